@@ -1,0 +1,1 @@
+"""How data lie on disk: typed Parquet tables, image parts, feature shards. Knows no stage and no model."""
