@@ -1,0 +1,291 @@
+"""params.yaml as typed, validated, frozen objects.
+
+`load_params` checks the file against workflow/schemas/params.schema.json (unknown keys, types, ranges)
+and against the rules between keys (`_cross_checks`), and reports every violation at once. What each knob
+means is said once, in the comments of params.yaml; the classes below mirror it one to one.
+"""
+
+import dataclasses
+import types
+import typing
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from stages.errors import InputError
+from stages.schema import refused, schema_violations
+
+SCHEMA_PATH = Path(__file__).resolve().parent.parent / "workflow" / "schemas" / "params.schema.json"
+
+
+@dataclass(frozen=True)
+class Vit:
+    width: int
+    layers: int
+    heads: int
+    patch_size: int
+
+
+@dataclass(frozen=True)
+class Simulate:
+    patients: int
+    image_size: int
+    vit: Vit
+
+
+@dataclass(frozen=True)
+class Index:
+    images: str
+    labels: str
+    split: str
+    checksums: str
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    classes: tuple[str, ...]
+    per_class: int
+    rule: str
+    remove: str
+
+
+@dataclass(frozen=True)
+class Dataset:
+    layout: str
+    root: str
+    reports: str | None
+    index: Index
+    views: tuple[str, ...]
+    sections: str
+    section_order: str
+    split: str
+    split_fractions: tuple[float, ...]
+    benchmark: Benchmark | None
+
+
+@dataclass(frozen=True)
+class Images:
+    size: int
+    aspect: str
+
+
+@dataclass(frozen=True)
+class Vision:
+    model: str
+    revision: str | None
+    watch: str
+    skip_last_blocks: int
+
+
+@dataclass(frozen=True)
+class Features:
+    shards: tuple[int, ...]
+    batch_size: int
+
+
+@dataclass(frozen=True)
+class Tokenizer:
+    pretrained: str | None
+    watch: str
+    vocab_size: int
+
+
+@dataclass(frozen=True)
+class Model:
+    width: int
+    layers: int
+    heads: int
+    queries: int
+    cross_attention_every: int
+    dropout: float
+    max_text_tokens: int
+    projection: int
+    text_checkpoint: str | None
+    text_watch: str
+    codebook_size: int
+    code_width: int
+    commitment: float
+    decoder_channels: tuple[int, ...]
+    image_channels: int
+
+
+@dataclass(frozen=True)
+class Pretrain:
+    dataset: str
+    steps: int
+    batch_size: int
+    accumulate: int
+    precision: str
+    learning_rate: float
+    warmup_fraction: float
+    warmup_start: float
+    final_learning_rate: float
+    betas: tuple[float, ...]
+    weight_decay: float
+    clip_norm: float | None
+    temperature: float
+    label_smoothing: float
+    validate_every: int
+    checkpoint_every: int
+    checkpoint_minutes: float
+
+
+@dataclass(frozen=True)
+class Variant:
+    itc: float
+    itm: float
+    itg: float
+    tig: float
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    retrieve: tuple[str, ...]
+    write_reports: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Retrieve:
+    ks: tuple[int, ...]
+    bootstrap: int
+
+
+@dataclass(frozen=True)
+class WriteReports:
+    max_reports: int | None
+    batch_size: int
+    bootstrap: int
+
+
+@dataclass(frozen=True)
+class ScoreImages:
+    max_images: int | None
+    inception_weights: str | None
+    watch: str
+
+
+@dataclass(frozen=True)
+class Params:
+    preset: str
+    seed: int
+    simulate: Simulate
+    datasets: Mapping[str, Dataset]
+    images: Images
+    vision: Vision
+    features: Features
+    tokenizer: Tokenizer
+    model: Model
+    pretrain: Pretrain
+    variants: Mapping[str, Variant]
+    evaluate: Evaluate
+    retrieve: Retrieve
+    write_reports: WriteReports
+    score_images: ScoreImages
+
+
+def load_params(path: str | Path = "params.yaml") -> Params:
+    """Read, check and type a parameter file.
+
+    Raises InputError if the file is missing, is no YAML, or breaks the schema or a rule between keys; the
+    message lists every violation with its path, its value and what is allowed.
+    """
+    raw = _read_yaml(Path(path))
+    problems = list(schema_violations(raw, SCHEMA_PATH))
+    if not problems:  # the rules between keys rely on the right shape
+        params = _build(Params, raw)
+        problems = list(_cross_checks(params))
+    if problems:
+        raise InputError(
+            f"{path}: {len(problems)} wrong value(s); nothing was run. Correct them and start again:\n"
+            + "\n".join(f"  {problem}" for problem in problems)
+        )
+    return params
+
+
+def _read_yaml(path: Path) -> object:
+    # ruamel, because DVC reads params.yaml with it: YAML 1.2, in which 1e-3 is a number and `no` a text.
+    from ruamel.yaml import YAML, YAMLError
+
+    try:
+        return YAML(typ="safe").load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: not found; copy a preset: cp workflow/presets/demo.yaml {path}") from None
+    except (YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not valid YAML in UTF-8: {' '.join(str(error).split())}") from None
+
+
+def _build(kind: typing.Any, value: typing.Any) -> typing.Any:
+    """`value` (plain YAML data of the right shape) as the annotated type `kind`."""
+    if dataclasses.is_dataclass(kind):
+        hints = typing.get_type_hints(kind)
+        return kind(**{field: _build(hint, value[field]) for field, hint in hints.items()})
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin is types.UnionType:  # `X | None`
+        return None if value is None else _build(arguments[0], value)
+    if origin is tuple:
+        return tuple(_build(arguments[0], item) for item in value)
+    if origin is Mapping:
+        return {key: _build(arguments[1], item) for key, item in value.items()}
+    return kind(value)  # int, float (an integer in YAML becomes one), str
+
+
+def _cross_checks(params: Params) -> Iterator[str]:
+    """The rules between keys, which a JSON schema cannot tell; one line for each that is broken."""
+    used = {"pretrain.dataset": (params.pretrain.dataset,)}
+    used |= {f"evaluate.{name}": datasets for name, datasets in vars(params.evaluate).items()}
+    for path, datasets in used.items():
+        for dataset in datasets:
+            if dataset not in params.datasets:
+                yield refused(
+                    path, dataset, f"a data set listed under `datasets` ({', '.join(params.datasets)})"
+                )
+
+    for name, dataset in params.datasets.items():
+        fractions = dataset.split_fractions
+        if abs(sum(fractions) - 1) > 1e-6:
+            yield refused(f"datasets.{name}.split_fractions", fractions, "three parts that sum to 1")
+
+    for name, variant in params.variants.items():
+        if not any(vars(variant).values()):
+            yield refused(f"variants.{name}", vars(variant), "at least one weight above 0")
+
+    for path, part in {"simulate.vit.width": params.simulate.vit, "model.width": params.model}.items():
+        if part.width % part.heads:
+            yield refused(path, part.width, f"a multiple of the {part.heads} heads")
+
+    pretrain = params.pretrain
+    for name in ("warmup_start", "final_learning_rate"):
+        rate, peak = getattr(pretrain, name), pretrain.learning_rate
+        if rate > peak:
+            yield refused(f"pretrain.{name}", rate, f"at most pretrain.learning_rate ({peak})")
+    if pretrain.batch_size % pretrain.accumulate:
+        allowed = f"a divisor of batch_size ({pretrain.batch_size})"
+        yield refused("pretrain.accumulate", pretrain.accumulate, allowed)
+
+    yield from _watch_checks(params)
+
+
+def _watch_checks(params: Params) -> Iterator[str]:
+    """A `watch` key is what DVC watches for a knob that takes a local path or a name on a hub: that path
+    itself or, as a hub cannot be watched, a file of code that the stage depends on anyway."""
+    vision, tokenizer, model, scores = params.vision, params.tokenizer, params.model, params.score_images
+    hub = vision.model.startswith(("timm:", "hf:"))
+    if hub and vision.revision is None:
+        yield refused("vision.revision", None, "a commit: a hub's model must not change unnoticed")
+    if not hub and vision.revision is not None:
+        yield refused("vision.revision", vision.revision, "null, as vision.model is a local folder")
+
+    text, score = "stages/models/text.py", "stages/score_images.py"
+    for path, watch, expected in (
+        ("vision.watch", vision.watch, "stages/models/vision.py" if hub else vision.model),
+        ("tokenizer.watch", tokenizer.watch, _local(tokenizer.pretrained) or text),
+        ("model.text_watch", model.text_watch, _local(model.text_checkpoint) or text),
+        ("score_images.watch", scores.watch, scores.inception_weights or score),
+    ):
+        if watch != expected:
+            yield refused(path, watch, expected)
+
+
+def _local(name: str | None) -> str | None:
+    """`name` if it is a path here; None if it is null or a hub's ORGANISATION/NAME."""
+    return name if name is not None and (name.startswith((".", "/", "~")) or Path(name).exists()) else None
