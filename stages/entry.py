@@ -1,0 +1,106 @@
+"""The one way in: turns a stage's function into a command, a tracked run and clear errors."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import inspect
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from stages.errors import InputError
+
+QUIET_LIBRARIES = {
+    "TOKENIZERS_PARALLELISM": "false",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+}
+DISK_FULL_CODES = (errno.ENOSPC, errno.EDQUOT)
+# Rust and C++ libraries (polars, safetensors, sqlite) lose the errno and keep the words.
+DISK_FULL_WORDS = ("No space left on device", "Disk quota exceeded", "database or disk is full")
+
+
+def run_stage(function: Callable, *, arguments: Sequence[str] = ()) -> None:
+    """Runs `function(params, run, *arguments)` as the stage that its file is named after.
+
+    `function` is defined in `stages/NAME.py`; `arguments` are the names of its positional
+    command-line arguments, strings all. The run is called `NAME` or `NAME@a-b`, as in dvc.yaml.
+    Leaves `results/metrics/STAGE.json` and `results/runs/STAGE.json`. Exits with code 1 and one
+    message on an InputError (bad parameters or data, an MLflow store that cannot be used) and
+    on a full disk; anything else is a bug and keeps its traceback.
+    """
+    stem = Path(function.__code__.co_filename).stem
+    values = vars(command_line(stem, function, arguments).parse_args())
+    name = stem + ("@" + "-".join(values.values()) if values else "")
+    set_library_defaults()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        from stages.params import load_params
+        from stages.tracking import Run
+
+        params = load_params()
+        with Run.open(name) as run:
+            function(params, run, **values)
+    except InputError as error:
+        sys.exit(refuse(name, str(error)))
+    except Exception as error:
+        full = disk_full_message(error)
+        if full is None:
+            raise
+        sys.exit(refuse(name, full))
+
+
+def command_line(stem: str, function: Callable, arguments: Sequence[str]) -> argparse.ArgumentParser:
+    """The stage's command line; its help text is the docstring of `function`."""
+    parser = argparse.ArgumentParser(
+        prog=f"python -m stages.{stem}",
+        description=inspect.getdoc(function),
+        epilog="Run from the repository root; parameters come from params.yaml.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    for argument in arguments:
+        parser.add_argument(argument, help=f"a {argument} enabled in params.yaml")
+    return parser
+
+
+def set_library_defaults() -> None:
+    """Sets, where the user has not: threads for the cores this process may use, no telemetry."""
+    cores = os.environ.get("SLURM_CPUS_PER_TASK") or str(available_cores())
+    for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "POLARS_MAX_THREADS"):
+        os.environ.setdefault(variable, cores)
+    for variable, value in QUIET_LIBRARIES.items():
+        os.environ.setdefault(variable, value)
+
+
+def available_cores() -> int:
+    """Cores this process may use: its affinity where the system knows one."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def disk_full_message(error: BaseException) -> str | None:
+    """What to tell the user if a full disk lies behind `error` or one of its causes, else None."""
+    seen: BaseException | None = error
+    while seen is not None:
+        full = isinstance(seen, OSError) and seen.errno in DISK_FULL_CODES
+        if full or any(word in str(seen) for word in DISK_FULL_WORDS):
+            where = getattr(seen, "filename", None) or os.getcwd()
+            folder = next(p for p in (Path(where), *Path(where).absolute().parents) if p.is_dir())
+            free = shutil.disk_usage(folder).free / 2**20
+            return (
+                f"the disk is full: could not write {where} ({free:.0f} MiB free there, or a quota is used up); "
+                "free some space, then run the same command again"
+            )
+        seen = seen.__cause__ or seen.__context__
+    return None
+
+
+def refuse(name: str, message: str) -> int:
+    """Prints one message for the user; returns the exit code."""
+    print(f"{name}: {message}", file=sys.stderr, flush=True)
+    return 1
