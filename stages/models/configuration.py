@@ -1,0 +1,45 @@
+"""MedUnifier's configuration in transformers' form."""
+
+from huggingface_hub.dataclasses import strict
+from transformers import PreTrainedConfig
+
+
+@strict
+class MedUnifierConfig(PreTrainedConfig):
+    """Sizes of the network; the defaults are the paper's (section 4.1, appendix 2).
+
+    Args:
+        vision_width: width of the frozen ViT's tokens. vision_tokens: their number, [CLS] included.
+        width, layers, heads, queries, cross_attention_every, dropout: see `QFormer`.
+        vocab_size, max_text_tokens: of the tokenizer; of the longest report, special token included.
+        projection: width of the ITC embeddings. temperature: ITC's, at the start.
+        codebook_size, code_width, commitment, decoder_channels, decoder_norm, image_channels: see `ImageGenerator`.
+        decode_token_id: [DEC].
+    """
+
+    model_type = "medunifier"
+
+    vision_width: int = 1408
+    vision_tokens: int = 257
+    width: int = 768
+    layers: int = 12
+    heads: int = 12
+    queries: int = 32
+    cross_attention_every: int = 1
+    dropout: float = 0.1
+    vocab_size: int = 30523
+    max_text_tokens: int = 95
+    projection: int = 256
+    temperature: float = 0.07
+    label_smoothing: float = 0.0
+    codebook_size: int = 512
+    code_width: int = 768
+    commitment: float = 0.5
+    decoder_channels: tuple[int, ...] | list[int] = (768, 384, 192, 96)
+    decoder_norm: str = "group"
+    image_channels: int = 3
+    pad_token_id: int = 0
+    cls_token_id: int = 2
+    sep_token_id: int = 3
+    decode_token_id: int = 30522
+    initializer_range: float = 0.02

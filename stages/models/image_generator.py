@@ -1,0 +1,177 @@
+"""Text-grounded image generation: latent adapters, two-level quantiser, decoder (paper section 3.4, appendix 1-2).
+
+Shapes: B batch, C code width. The top level is an 8 x 8 map made of the 32 query outputs, the bottom
+level a 16 x 16 map made of the 256 patch tokens joined by the report's [CLS].
+"""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from stages.models.quantizer import Quantized, Quantizer
+
+TOP_GRID = 8
+BOTTOM_GRID = 16
+
+
+class Generated(NamedTuple):
+    """A reconstruction and what led to it."""
+
+    images: torch.Tensor  # (B, image channels, 224, 224), unclamped
+    top: Quantized  # 8 x 8
+    bottom: Quantized  # 16 x 16
+
+
+class Norm2d(nn.GroupNorm):
+    """GroupNorm with at most 8 groups.
+
+    Stands in for the paper's BatchNorm (`decoder_norm: batch` brings that back): it is the same in
+    training and evaluation, for any batch size, and for any split of a batch over processes.
+    """
+
+    def __init__(self, channels: int):
+        super().__init__(next(g for g in (8, 4, 2, 1) if channels % g == 0), channels)
+
+
+def norm2d(kind: str, channels: int) -> nn.Module:
+    """The decoder's normalisation by name: `group` or `batch`."""
+    return {"group": Norm2d, "batch": nn.BatchNorm2d}[kind](channels)
+
+
+class ResidualBlock(nn.Module):
+    """Two convolutions around a bottleneck (as VQ-VAE-2's)."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        inner = max(channels // 4, 8)
+        self.conv = nn.Conv2d(channels, inner, 3, padding=1)
+        self.mix = nn.Conv2d(inner, channels, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.mix(F.relu(self.conv(F.relu(x))))
+
+
+class LatentAdapter(nn.Module):
+    """Non-linear map of tokens, learnt spatial position, residual block (appendix Fig. 1).
+
+    The output is normalised over channels, not rectified: latents and codes then live on one scale,
+    and latents may be negative.
+
+    Args:
+        source: token width. width: C. tokens: (rows, columns) in which the tokens lie.
+        grid: height and width of the map; the tokens' map is resized to it.
+    """
+
+    def __init__(self, source: int, width: int, tokens: tuple[int, int], grid: int):
+        super().__init__()
+        self.tokens, self.grid = tokens, grid
+        self.map = nn.Sequential(nn.Linear(source, width), nn.GELU(), nn.Linear(width, width))
+        self.position = nn.Parameter(torch.zeros(1, width, grid, grid))
+        self.residual = ResidualBlock(width)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        """tokens (B, rows * columns, source) -> latents z_e (B, C, grid, grid)."""
+        x = self.map(tokens).transpose(1, 2).unflatten(2, self.tokens)  # (B, C, rows, columns)
+        if self.tokens != (self.grid, self.grid):
+            x = F.interpolate(x, size=(self.grid, self.grid), mode="bilinear", align_corners=False)
+        return latent_norm(self.residual(x + self.position))
+
+
+def latent_norm(x: torch.Tensor) -> torch.Tensor:
+    """Zero mean, unit variance over channels at each place of (B, C, h, w)."""
+    return F.layer_norm(x.permute(0, 2, 3, 1), (x.shape[1],)).permute(0, 3, 1, 2)
+
+
+class Up(nn.Module):
+    """Deconvolutional block: transposed convolution that doubles height and width, ReLU, normalisation."""
+
+    def __init__(self, source: int, width: int, norm: str):
+        super().__init__()
+        self.conv = nn.ConvTranspose2d(source, width, 4, stride=2, padding=1)
+        self.norm = norm2d(norm, width)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.norm(F.relu(self.conv(x)))
+
+
+class ImageDecoder(nn.Module):
+    """D of Eq. 22: latents of both levels -> picture.
+
+    Four doublings of 16 give 256, not 224, so a 3 x 3 convolution without padding comes first
+    (16 -> 14, and 14 x 16 = 224), as in the authors' code. The channels taper.
+
+    Args:
+        width: C. channels: channels that enter each of the four doublings.
+        image_channels: 1 or 3. norm: see `norm2d`.
+    """
+
+    def __init__(self, width: int, channels: tuple[int, ...], image_channels: int, norm: str):
+        super().__init__()
+        self.enter = nn.Conv2d(2 * width, channels[0], 3)
+        self.residual = ResidualBlock(channels[0])
+        self.up = nn.Sequential(*(Up(a, b, norm) for a, b in zip(channels, channels[1:], strict=False)))
+        self.leave = nn.ConvTranspose2d(channels[-1], image_channels, 4, stride=2, padding=1)
+        nn.init.constant_(self.leave.bias, 0.5)  # mid grey
+
+    def forward(self, top: torch.Tensor, bottom: torch.Tensor) -> torch.Tensor:
+        """top (B, C, 16, 16), already doubled, and bottom (B, C, 16, 16) -> (B, image channels, 224, 224)."""
+        return self.leave(self.up(self.residual(self.enter(torch.cat([top, bottom], 1)))))
+
+
+class ImageGenerator(nn.Module):
+    """The TIG module (Eq. 18-22).
+
+    Args:
+        query_width: width of the query outputs and of the text [CLS].
+        vision_width: width of the image tokens.
+        queries: number of query tokens, seen as 4 rows.
+        code_width, codebook_size: C and codes, at each level.
+        decoder_channels, image_channels, norm: see `ImageDecoder`.
+    """
+
+    def __init__(
+        self,
+        *,
+        query_width: int,
+        vision_width: int,
+        queries: int,
+        code_width: int,
+        codebook_size: int,
+        decoder_channels: tuple[int, ...],
+        image_channels: int,
+        norm: str = "group",
+    ):
+        super().__init__()
+        if queries % 4:
+            raise ValueError(f"model.queries ({queries}) must be a multiple of 4: they are laid out in 4 rows")
+        self.top_adapter = LatentAdapter(query_width, code_width, (4, queries // 4), TOP_GRID)
+        self.bottom_adapter = LatentAdapter(
+            vision_width + query_width, code_width, (BOTTOM_GRID, BOTTOM_GRID), BOTTOM_GRID
+        )
+        self.top_quantizer = Quantizer(codebook_size, code_width)
+        self.top_decoder = Up(code_width, code_width, norm)  # 8 -> 16
+        self.join = nn.Conv2d(2 * code_width, code_width, 1)
+        self.bottom_quantizer = Quantizer(codebook_size, code_width)
+        self.decoder = ImageDecoder(code_width, decoder_channels, image_channels, norm)
+
+    def forward(self, queries: torch.Tensor, patches: torch.Tensor, text: torch.Tensor) -> Generated:
+        """Query outputs (B, Q, W), patch tokens (B, 256, vision width), text [CLS] (B, W) -> reconstruction."""
+        top, bottom, up = self.quantize(queries, patches, text)
+        return Generated(self.decoder(up, bottom.latents), top, bottom)
+
+    def quantize(
+        self, queries: torch.Tensor, patches: torch.Tensor, text: torch.Tensor
+    ) -> tuple[Quantized, Quantized, torch.Tensor]:
+        """Both levels; the bottom's latents are joined by the doubled top's before lookup (Eq. 21)."""
+        top = self.top_quantizer(self.top_adapter(queries))
+        up = self.top_decoder(top.latents)
+        local = self.bottom_adapter(torch.cat([patches, text[:, None].expand(-1, patches.shape[1], -1)], 2))
+        bottom = self.bottom_quantizer(latent_norm(self.join(torch.cat([up, local], 1))))
+        return top, bottom, up
+
+    def decode(self, top: torch.Tensor, bottom: torch.Tensor) -> torch.Tensor:
+        """Codes (B, 8, 8) and (B, 16, 16) -> pictures (B, image channels, 224, 224) in [0, 1]."""
+        up = self.top_decoder(self.top_quantizer.lookup(top))
+        return self.decoder(up, self.bottom_quantizer.lookup(bottom)).clamp(0, 1)

@@ -1,0 +1,265 @@
+"""MedUnifier: Q-Former, text head and image generator behind one model (paper section 3, Fig. 2)."""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers import AutoConfig, AutoModel, PreTrainedModel
+from transformers import initialization as init
+
+from stages.models import objectives
+from stages.models.configuration import MedUnifierConfig
+from stages.models.distributed import all_gather, own_rows, world_size
+from stages.models.image_generator import Generated, ImageGenerator
+from stages.models.qformer import KeysValues, QFormer
+
+TEMPERATURE_RANGE = (0.01, 0.5)  # where the learnable temperature is kept
+OBJECTIVES = ("itc", "itm", "itg", "tig")
+
+
+class TextHead(nn.Module):
+    """BERT's prediction head; the output matrix is the word embedding (H_itg, Eq. 16)."""
+
+    def __init__(self, width: int, vocab_size: int):
+        super().__init__()
+        self.dense = nn.Linear(width, width)
+        self.norm = nn.LayerNorm(width, eps=1e-12)
+        self.bias = nn.Parameter(torch.zeros(vocab_size))
+
+    def forward(self, x: torch.Tensor, words: torch.Tensor) -> torch.Tensor:
+        """x (..., W) and word embeddings (V, W) -> logits (..., V)."""
+        return F.linear(self.norm(F.gelu(self.dense(x))), words, self.bias)
+
+
+class Losses(NamedTuple):
+    """Outcome of a training or validation step."""
+
+    total: torch.Tensor  # Eq. 24
+    parts: dict[str, torch.Tensor]  # each objective's loss, and what is worth watching beside it, detached
+
+
+class MedUnifierModel(PreTrainedModel):
+    """The trainable network; it reads the tokens of a frozen ViT.
+
+    Shapes: features (B, 1 + 256, vision width); input_ids and attention_mask (B, L), texts begin with [CLS]
+    and end with [SEP], padding follows.
+    """
+
+    config_class = MedUnifierConfig
+    main_input_name = "features"
+    _supports_sdpa = True
+
+    def __init__(self, config: MedUnifierConfig):
+        super().__init__(config)
+        c = config
+        self.vision_norm = nn.LayerNorm(c.vision_width)
+        self.qformer = QFormer(
+            width=c.width,
+            layers=c.layers,
+            heads=c.heads,
+            queries=c.queries,
+            vision_width=c.vision_width,
+            vocab_size=c.vocab_size,
+            max_positions=c.max_text_tokens,
+            cross_attention_every=c.cross_attention_every,
+            dropout=c.dropout,
+        )
+        self.text_head = TextHead(c.width, c.vocab_size)
+        self.query_projection = nn.Linear(c.width, c.projection)
+        self.text_projection = nn.Linear(c.width, c.projection)
+        self.match_head = nn.Linear(c.width, 2)
+        self.log_temperature = nn.Parameter(torch.tensor(c.temperature).log())
+        self.image_generator = ImageGenerator(
+            query_width=c.width,
+            vision_width=c.vision_width,
+            queries=c.queries,
+            code_width=c.code_width,
+            codebook_size=c.codebook_size,
+            decoder_channels=tuple(c.decoder_channels),
+            image_channels=c.image_channels,
+            norm=c.decoder_norm,
+        )
+        self.post_init()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        # BERT's start for the transformer; convolutions keep torch's
+        std = self.config.initializer_range
+        if isinstance(module, nn.Linear):
+            init.normal_(module.weight, std=std)
+            if module.bias is not None:
+                init.zeros_(module.bias)
+        elif isinstance(module, nn.Embedding):
+            init.normal_(module.weight, std=std)
+        elif isinstance(module, QFormer):
+            init.normal_(module.query_tokens, std=std)
+
+    @property
+    def temperature(self) -> torch.Tensor:
+        """tau of Eq. 10-11."""
+        return self.log_temperature.exp()
+
+    @torch.no_grad()
+    def constrain(self) -> None:
+        """Keeps the temperature in `TEMPERATURE_RANGE`; called after every optimiser step."""
+        low, high = torch.tensor(TEMPERATURE_RANGE).log().tolist()
+        self.log_temperature.clamp_(low, high)
+
+    def read_image(self, features: torch.Tensor) -> list[KeysValues | None]:
+        """Normalises the ViT's tokens and prepares them for cross-attention."""
+        return self.qformer.read_image(self.vision_norm(features))
+
+    def encode_image(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Query outputs f^q (B, Q, W), and their ITC embeddings (B, Q, P), L2-normalised (Eq. 8)."""
+        queries, _ = self.qformer.encode_queries(self.read_image(features))
+        return queries, F.normalize(self.query_projection(queries), dim=-1)
+
+    def encode_text(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Output of [CLS] (B, W), and its ITC embedding (B, P), L2-normalised (Eq. 9)."""
+        text = self.qformer.encode_text(input_ids, attention_mask)
+        return text, F.normalize(self.text_projection(text), dim=-1)
+
+    def match(self, features: torch.Tensor, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        """Logits (B, 2) of (not matched, matched), averaged over the queries (Eq. 14)."""
+        return self._match(self.read_image(features), input_ids, attention_mask)
+
+    def _match(self, image: list[KeysValues | None], ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        return self.match_head(self.qformer.fuse(image, ids, mask)).mean(1)
+
+    def _logits(self, x: torch.Tensor) -> torch.Tensor:
+        return self.text_head(x, self.qformer.word_embeddings.weight)
+
+    @torch.no_grad()
+    def generate_reports(self, features: torch.Tensor, max_new_tokens: int | None = None) -> torch.Tensor:
+        """Greedy reports: ids (B, up to max_new_tokens), [SEP] at the end of each, then padding.
+
+        Keys and values of queries and earlier words are kept, so each step computes one token per report.
+        """
+        c = self.config
+        _, queries = self.qformer.encode_queries(self.read_image(features))
+        token = torch.full((len(features), 1), c.decode_token_id, device=features.device)
+        done = torch.zeros(len(features), dtype=torch.bool, device=features.device)
+        past, words = None, []
+        for _ in range(min(max_new_tokens or c.max_text_tokens, c.max_text_tokens)):
+            x, past = self.qformer.decode_text(token, queries, past)
+            logits = self._logits(x[:, -1])
+            logits[:, [c.pad_token_id, c.cls_token_id, c.decode_token_id]] = -torch.inf  # never part of a report
+            token = logits.argmax(-1).masked_fill(done, c.pad_token_id)[:, None]
+            words.append(token)
+            done |= token[:, 0] == c.sep_token_id
+            if done.all():
+                break
+        return torch.cat(words, 1)
+
+    def reconstruct(self, features: torch.Tensor, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        """Pictures (B, image channels, 224, 224) in [0, 1] drawn from the codes of these (Eq. 22)."""
+        return self._generate(features, input_ids, attention_mask).images.clamp(0, 1)
+
+    def encode_codes(
+        self, features: torch.Tensor, input_ids: torch.Tensor, attention_mask: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Codes of both levels, row by row: top (B, 64), bottom (B, 256)."""
+        queries, _ = self.encode_image(features)
+        text, _ = self.encode_text(input_ids, attention_mask)
+        top, bottom, _ = self.image_generator.quantize(queries, self.vision_norm(features)[:, 1:], text)
+        return top.codes.flatten(1), bottom.codes.flatten(1)
+
+    def decode_codes(self, top: torch.Tensor, bottom: torch.Tensor) -> torch.Tensor:
+        """Codes (B, 64) and (B, 256) -> pictures (B, image channels, 224, 224) in [0, 1]."""
+        return self.image_generator.decode(top.unflatten(1, (8, 8)).long(), bottom.unflatten(1, (16, 16)).long())
+
+    def _generate(self, features: torch.Tensor, ids: torch.Tensor, mask: torch.Tensor) -> Generated:
+        queries, _ = self.encode_image(features)
+        text, _ = self.encode_text(ids, mask)
+        return self.image_generator(queries, self.vision_norm(features)[:, 1:], text)
+
+    def forward(
+        self,
+        features: torch.Tensor,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        images: torch.Tensor | None = None,
+        weights: dict[str, float] | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Losses:
+        """The pre-training losses of a batch (Eq. 24). An objective of weight 0 is not computed.
+
+        Args:
+            images: targets of TIG, (B, image channels, 224, 224) in [0, 1].
+            weights: objective -> lambda; None: 1 for each.
+            generator: draws the hard negatives; in the same state on every process.
+        """
+        weights = {name: 1.0 for name in OBJECTIVES} if weights is None else weights
+        on = {name for name in OBJECTIVES if weights.get(name, 0.0) > 0}
+        image = self.read_image(features)
+        queries, seen = self.qformer.encode_queries(image)
+        losses, watch = {}, {}
+        if on & {"itc", "itm", "tig"}:
+            text = self.qformer.encode_text(input_ids, attention_mask)
+        if on & {"itc", "itm"}:
+            losses["itc"], image_to_text, text_to_image = objectives.contrastive(
+                F.normalize(self.query_projection(queries).float(), dim=-1),
+                F.normalize(self.text_projection(text).float(), dim=-1),
+                self.temperature,
+                self.config.label_smoothing,
+            )
+        if "itm" in on:
+            losses["itm"], watch["itm_accuracy"] = self._matching_loss(
+                features, image, input_ids, attention_mask, image_to_text, text_to_image, generator
+            )
+        if "itg" in on:
+            start = input_ids.clone()
+            start[:, 0] = self.config.decode_token_id
+            x, _ = self.qformer.decode_text(start[:, :-1], seen)
+            losses["itg"] = objectives.generation(
+                self._logits(x), input_ids[:, 1:], attention_mask[:, 1:], self.config.label_smoothing
+            )
+        if "tig" in on:
+            made = self.image_generator(queries, self.vision_norm(features)[:, 1:], text)
+            watch["tig_mse"] = objectives.reconstruction(made.images, images)
+            watch["tig_codebook"] = made.top.codebook_loss + made.bottom.codebook_loss
+            watch["tig_commitment"] = made.top.commitment_loss + made.bottom.commitment_loss
+            losses["tig"] = watch["tig_mse"] + watch["tig_codebook"] + self.config.commitment * watch["tig_commitment"]
+        losses = {name: loss for name, loss in losses.items() if name in on}
+        total = sum(weights[name] * loss for name, loss in losses.items())
+        return Losses(total, {name: value.detach() for name, value in (losses | watch).items()})
+
+    def _matching_loss(
+        self, features, image, ids, mask, image_to_text, text_to_image, generator
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """ITM over (own pairs; each text with a hard image; each image with a hard text) and its accuracy."""
+        n = len(ids)
+        same = _same_text(ids, mask)
+        hard_images = objectives.hard_negatives(text_to_image, self.temperature, same, generator)
+        hard_texts = objectives.hard_negatives(image_to_text, self.temperature, same, generator)
+        if world_size() == 1:
+            wrong_images = [kv and kv.take(hard_images) for kv in image]
+            wrong_ids, wrong_mask = ids[hard_texts], mask[hard_texts]
+        else:
+            # other processes' images are read here anew, so that gradients stay where they are used
+            wrong_images = self.read_image(all_gather(features.detach())[hard_images])
+            missing = self.config.max_text_tokens - ids.shape[1]
+            ids = F.pad(ids, (0, missing), value=self.config.pad_token_id)
+            mask = F.pad(mask, (0, missing))
+            wrong_ids, wrong_mask = all_gather(ids)[hard_texts], all_gather(mask)[hard_texts]
+        images = [own and _stack(own, wrong, own) for own, wrong in zip(image, wrong_images, strict=True)]
+        logits = self._match(images, torch.cat([ids, ids, wrong_ids]), torch.cat([mask, mask, wrong_mask]))
+        labels = torch.arange(3 * n, device=ids.device) < n
+        accuracy = (logits.argmax(1) == labels).float().mean()
+        return objectives.matching(logits, labels.long()), accuracy
+
+
+def _stack(*parts: KeysValues) -> KeysValues:
+    return KeysValues(torch.cat([p.keys for p in parts]), torch.cat([p.values for p in parts]))
+
+
+def _same_text(ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """(n, N): own texts that equal texts of the global batch, compared by a 64-bit hash."""
+    odd = torch.arange(1, ids.shape[1] + 1, device=ids.device).mul(0x9E3779B97F4A7C1).bitwise_or(1)
+    key = ((ids + 1) * mask * odd).sum(1)
+    every = all_gather(key)
+    return every[own_rows(len(key))][:, None] == every
+
+
+AutoConfig.register("medunifier", MedUnifierConfig)
+AutoModel.register(MedUnifierConfig, MedUnifierModel)

@@ -1,0 +1,83 @@
+"""The four pre-training losses (paper section 3.3-3.5, Eq. 8-24), as functions of tensors.
+
+Shapes: n rows of this process, N rows of all processes, Q queries, P projection width.
+"""
+
+import torch
+import torch.nn.functional as F
+
+from stages.models.distributed import all_gather, all_sum, own_rows, world_size
+
+
+def similarity(queries: torch.Tensor, texts: torch.Tensor) -> torch.Tensor:
+    """Best cosine over the queries of each image with each text (Eq. 10, the max inside).
+
+    queries (n, Q, P) and texts (m, P), both L2-normalised -> (n, m).
+    """
+    return torch.einsum("nqp,mp->nqm", queries, texts).amax(1)
+
+
+def contrastive(
+    queries: torch.Tensor, texts: torch.Tensor, temperature: torch.Tensor, smoothing: float = 0.0
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """ITC (Eq. 10-12) over the global batch.
+
+    Args:
+        queries (n, Q, P), texts (n, P): L2-normalised, row i of one belongs to row i of the other.
+        temperature: tau. smoothing: label smoothing (0: paper; 0.1: release).
+    Returns:
+        the loss; cosines of own images with all texts (n, N); cosines of own texts with all images (n, N).
+    """
+    image_to_text = similarity(queries, all_gather(texts))
+    text_to_image = similarity(all_gather(queries), texts).T
+    n, total = image_to_text.shape
+    target = torch.arange(total, device=texts.device)[own_rows(n)]
+    loss = (
+        F.cross_entropy(image_to_text / temperature, target, label_smoothing=smoothing)
+        + F.cross_entropy(text_to_image / temperature, target, label_smoothing=smoothing)
+    ) / 2
+    return loss, image_to_text, text_to_image
+
+
+@torch.no_grad()
+def hard_negatives(
+    cosines: torch.Tensor, temperature: torch.Tensor, same: torch.Tensor, generator: torch.Generator
+) -> torch.Tensor:
+    """One negative for each row, drawn in proportion to exp(cosine / tau) (ALBEF, Li et al. 2021).
+
+    All rows are drawn at once, by adding Gumbel noise and taking the largest.
+
+    Args:
+        cosines (n, N): own rows against all candidates.
+        same (n, N): True where the candidate is no negative: the pair itself or one equal to it.
+        generator: in the same state on every process, so that the draw does not depend on their number.
+    Returns:
+        (n,) indices into the global batch. A row whose candidates are all `same` gets the next row.
+    """
+    n, total = cosines.shape
+    uniform = torch.rand(total, total, generator=generator).clamp_(1e-20, 1 - 1e-7)[own_rows(n)]
+    gumbel = -torch.log(-torch.log(uniform)).to(cosines.device)
+    rows = torch.arange(total, device=cosines.device)[own_rows(n)]
+    drawn = (cosines.float() / temperature + gumbel).masked_fill(same, -torch.inf).argmax(1)
+    return torch.where(same.all(1), (rows + 1) % total, drawn)
+
+
+def matching(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """ITM (Eq. 13): two-class cross-entropy; logits (k, 2), labels (k,) with 1 for a matched pair."""
+    return F.cross_entropy(logits.float(), labels)
+
+
+def generation(logits: torch.Tensor, targets: torch.Tensor, mask: torch.Tensor, smoothing: float = 0.0) -> torch.Tensor:
+    """ITG (Eq. 15): mean over all tokens of the global batch of -log p(token | image, tokens before).
+
+    logits (n, L, V) at positions 0 .. L-1, targets (n, L) the tokens that follow, mask (n, L) of real targets.
+    """
+    wanted = mask.bool()
+    total = F.cross_entropy(logits[wanted].float(), targets[wanted], reduction="sum", label_smoothing=smoothing)
+    # each process's share, scaled so that the mean over processes is the mean over all tokens
+    return total * world_size() / all_sum(wanted.sum()).clamp_min(1)
+
+
+def reconstruction(images: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """First term of TIG (Eq. 23): mean squared error of (n, C, H, W) in [0, 1]."""
+    return F.mse_loss(images.float(), targets.float())

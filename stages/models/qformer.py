@@ -1,0 +1,227 @@
+"""The Q-Former: one BERT-shaped transformer over [queries ; text] that reads an image by cross-attention.
+
+Paper section 3.2-3.3 and Fig. 2. Its three attention masks are not built as masks here. Each pass
+computes only the rows and keys that its mask leaves visible:
+
+=====================  =================================  ==========================================
+mask (Fig. 2)          rows computed                      keys seen
+=====================  =================================  ==========================================
+uni-modal (ITC)        `encode_queries`, `encode_text`    queries see queries, text sees text
+bi-directional (ITM)   `fuse`                             all see all
+multi-modal causal     `decode_text`                      all queries, and text up to oneself
+(ITG)
+=====================  =================================  ==========================================
+
+The query rows of the uni-modal and of the causal mask are the same computation, so `decode_text` takes
+the keys and values that `encode_queries` left behind. The image's cross-attention keys and values depend
+on the image alone: `read_image` computes them once for every pass that looks at that image.
+
+Shapes: B batch, Q queries, L text tokens, T image tokens, W width, H heads, D = W / H.
+"""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+
+class KeysValues(NamedTuple):
+    """Attention keys and values of one layer."""
+
+    keys: torch.Tensor  # (B, H, N, D)
+    values: torch.Tensor  # (B, H, N, D)
+
+    def take(self, rows: torch.Tensor) -> "KeysValues":
+        """The same for a selection of the batch."""
+        return KeysValues(self.keys[rows], self.values[rows])
+
+    def then(self, other: "KeysValues") -> "KeysValues":
+        """Both, one after the other along the sequence."""
+        return KeysValues(torch.cat([self.keys, other.keys], 2), torch.cat([self.values, other.values], 2))
+
+
+class Attention(nn.Module):
+    """Multi-head attention with BERT's output: projection, dropout, residual, LayerNorm."""
+
+    def __init__(self, width: int, heads: int, dropout: float, source_width: int | None = None):
+        super().__init__()
+        self.heads = heads
+        self.dropout = dropout
+        self.query = nn.Linear(width, width)
+        self.key = nn.Linear(source_width or width, width)
+        self.value = nn.Linear(source_width or width, width)
+        self.out = nn.Linear(width, width)
+        self.norm = nn.LayerNorm(width, eps=1e-12)
+
+    def read(self, x: torch.Tensor) -> KeysValues:
+        """Keys and values of the tokens x (B, N, source width)."""
+        return KeysValues(self._split(self.key(x)), self._split(self.value(x)))
+
+    def forward(self, x: torch.Tensor, seen: KeysValues, mask: torch.Tensor | None = None) -> torch.Tensor:
+        """x (B, R, W) attends to `seen`; mask (broadcast to B, H, R, N) is True where it may look."""
+        dropout = self.dropout if self.training else 0.0
+        a = F.scaled_dot_product_attention(self._split(self.query(x)), *seen, attn_mask=mask, dropout_p=dropout)
+        a = self.out(a.transpose(1, 2).flatten(2))  # (B, R, W)
+        return self.norm(x + F.dropout(a, self.dropout, self.training))
+
+    def _split(self, x: torch.Tensor) -> torch.Tensor:
+        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, N, W) -> (B, H, N, D)
+
+
+class FeedForward(nn.Module):
+    """BERT's two-layer perceptron with residual and LayerNorm."""
+
+    def __init__(self, width: int, dropout: float):
+        super().__init__()
+        self.dropout = dropout
+        self.up = nn.Linear(width, 4 * width)
+        self.down = nn.Linear(4 * width, width)
+        self.norm = nn.LayerNorm(width, eps=1e-12)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.down(F.gelu(self.up(x)))
+        return self.norm(x + F.dropout(y, self.dropout, self.training))
+
+
+class Block(nn.Module):
+    """Self-attention shared by queries and text; cross-attention for queries; one feed-forward for each."""
+
+    def __init__(self, width: int, heads: int, dropout: float, vision_width: int, cross_attention: bool):
+        super().__init__()
+        self.attention = Attention(width, heads, dropout)
+        self.cross_attention = Attention(width, heads, dropout, vision_width) if cross_attention else None
+        self.feed_forward_queries = FeedForward(width, dropout)
+        self.feed_forward_text = FeedForward(width, dropout)
+
+    def finish_queries(self, x: torch.Tensor, image: KeysValues | None) -> torch.Tensor:
+        """What follows self-attention on query rows (B, Q, W)."""
+        if self.cross_attention is not None:
+            x = self.cross_attention(x, image)
+        return self.feed_forward_queries(x)
+
+
+class QFormer(nn.Module):
+    """The image-text encoder and, with shared weights, the text generator (paper section 3.2).
+
+    Args:
+        width, layers, heads, queries: W, number of blocks, H, Q.
+        vision_width: width of the image tokens.
+        vocab_size: entries of the word embedding.
+        max_positions: longest text, special token included.
+        cross_attention_every: blocks 0, k, 2k ... look at the image (1: paper; 2: BLIP-2 and the release).
+        dropout: probability, on hidden states and on attention weights.
+    """
+
+    def __init__(
+        self,
+        *,
+        width: int,
+        layers: int,
+        heads: int,
+        queries: int,
+        vision_width: int,
+        vocab_size: int,
+        max_positions: int,
+        cross_attention_every: int = 1,
+        dropout: float = 0.1,
+    ):
+        super().__init__()
+        if width % heads:
+            raise ValueError(f"model.width ({width}) must be a multiple of model.heads ({heads})")
+        self.dropout = dropout
+        self.query_tokens = nn.Parameter(torch.zeros(1, queries, width))
+        self.word_embeddings = nn.Embedding(vocab_size, width)
+        self.position_embeddings = nn.Embedding(max_positions, width)
+        self.norm = nn.LayerNorm(width, eps=1e-12)
+        self.blocks = nn.ModuleList(
+            Block(width, heads, dropout, vision_width, cross_attention=i % cross_attention_every == 0)
+            for i in range(layers)
+        )
+
+    def embed_queries(self, batch: int) -> torch.Tensor:
+        """The learnable queries, once per image: (B, Q, W)."""
+        return self._embed(self.query_tokens.expand(batch, -1, -1))
+
+    def embed_text(self, input_ids: torch.Tensor, start: int = 0) -> torch.Tensor:
+        """Word and position embeddings of ids (B, L) whose first token stands at position `start`: (B, L, W)."""
+        positions = torch.arange(start, start + input_ids.shape[1], device=input_ids.device)
+        return self._embed(self.word_embeddings(input_ids) + self.position_embeddings(positions))
+
+    def _embed(self, x: torch.Tensor) -> torch.Tensor:
+        return F.dropout(self.norm(x), self.dropout, self.training)
+
+    def read_image(self, features: torch.Tensor) -> list[KeysValues | None]:
+        """Cross-attention keys and values of image tokens (B, T, vision width), one entry per block."""
+        return [b.cross_attention.read(features) if b.cross_attention is not None else None for b in self.blocks]
+
+    def encode_queries(self, image: list[KeysValues | None]) -> tuple[torch.Tensor, list[KeysValues]]:
+        """Query rows of the uni-modal mask.
+
+        Returns the queries' outputs (B, Q, W) and, per block, their self-attention keys and values,
+        which are those of the multi-modal causal mask too.
+        """
+        batch = next(kv.keys.shape[0] for kv in image if kv is not None)
+        x, seen = self.embed_queries(batch), []
+        for block, picture in zip(self.blocks, image, strict=True):
+            seen.append(block.attention.read(x))
+            x = block.finish_queries(block.attention(x, seen[-1]), picture)
+        return x, seen
+
+    def encode_text(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        """Text rows of the uni-modal mask: ids and mask (B, L) -> outputs of the first token (B, W).
+
+        The last block computes the first row only: nothing else leaves it.
+        """
+        x = self.embed_text(input_ids)
+        mask = attention_mask[:, None, None, :].bool()  # (B, 1, 1, L)
+        last = len(self.blocks) - 1
+        for i, block in enumerate(self.blocks):
+            seen = block.attention.read(x)
+            x = block.feed_forward_text(block.attention(x[:, :1] if i == last else x, seen, mask))
+        return x[:, 0]
+
+    def fuse(
+        self, image: list[KeysValues | None], input_ids: torch.Tensor, attention_mask: torch.Tensor
+    ) -> torch.Tensor:
+        """Query rows of the bi-directional mask: (B, Q, W).
+
+        The last block computes no text rows: only the queries' outputs are read (paper Eq. 14).
+        """
+        batch = input_ids.shape[0]
+        queries, text = self.embed_queries(batch), self.embed_text(input_ids)
+        n = queries.shape[1]
+        mask = F.pad(attention_mask.bool(), (n, 0), value=True)[:, None, None, :]  # (B, 1, 1, Q + L)
+        last = len(self.blocks) - 1
+        for i, (block, picture) in enumerate(zip(self.blocks, image, strict=True)):
+            both = torch.cat([queries, text], 1)
+            seen = block.attention.read(both)
+            both = block.attention(queries if i == last else both, seen, mask)
+            queries = block.finish_queries(both[:, :n], picture)
+            if i < last:
+                text = block.feed_forward_text(both[:, n:])
+        return queries
+
+    def decode_text(
+        self, input_ids: torch.Tensor, queries: list[KeysValues], past: list[KeysValues] | None = None
+    ) -> tuple[torch.Tensor, list[KeysValues]]:
+        """Text rows of the multi-modal causal mask.
+
+        Args:
+            input_ids: the new tokens (B, L). Padding may only follow the text: no token looks ahead,
+                so what stands behind cannot disturb.
+            queries: what `encode_queries` left behind, per block.
+            past: keys and values of the tokens before, as this method returned them; None at the start.
+        Returns:
+            outputs (B, L, W), and keys and values of all text tokens so far.
+        """
+        start = past[0].keys.shape[2] if past else 0
+        x = self.embed_text(input_ids, start)
+        new, n = x.shape[1], queries[0].keys.shape[2]
+        mask = torch.ones(new, n + start + new, dtype=torch.bool, device=x.device).tril(n + start)  # (L, Q + past + L)
+        so_far = []
+        for i, block in enumerate(self.blocks):
+            own = block.attention.read(x)
+            so_far.append(past[i].then(own) if past else own)
+            x = block.feed_forward_text(block.attention(x, queries[i].then(so_far[-1]), mask))
+        return x, so_far

@@ -1,0 +1,84 @@
+"""Reports as tokens: training, loading and use of the tokenizer."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from stages.errors import InputError
+
+DECODE_TOKEN = "[DEC]"  # first token of a text to be generated, as [CLS] is of one to be encoded
+SPECIAL = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
+
+
+def train_wordpiece(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
+    """A lower-casing WordPiece tokenizer with BERT's special tokens and [DEC].
+
+    Args:
+        texts: the training reports. vocab_size: entries, special tokens included.
+    """
+    tokenizer = Tokenizer(models.WordPiece(unk_token=SPECIAL["unk"]))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
+    special = [*SPECIAL.values(), DECODE_TOKEN]
+    tokenizer.train_from_iterable(texts, trainers.WordPieceTrainer(vocab_size=vocab_size, special_tokens=special))
+    names = {f"{role}_token": token for role, token in SPECIAL.items()}
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, **names, additional_special_tokens=[DECODE_TOKEN], model_max_length=512
+    )
+
+
+def load_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:
+    """A tokenizer by hub name or folder; [DEC] is added where it is missing.
+
+    Raises InputError when it cannot be loaded or lacks one of [CLS], [SEP], [PAD].
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(name))
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"no tokenizer at {name!r}: {error}. Give a folder with tokenizer.json or vocab.txt, or a hub name."
+        ) from error
+    for role in ("cls", "sep", "pad"):
+        if getattr(tokenizer, f"{role}_token_id") is None:
+            raise InputError(f"the tokenizer {name!r} has no {role} token; a BERT-style tokenizer is needed.")
+    if DECODE_TOKEN not in tokenizer.get_vocab():
+        tokenizer.add_special_tokens({"additional_special_tokens": [DECODE_TOKEN]})
+    return tokenizer
+
+
+def tokenize(
+    tokenizer: PreTrainedTokenizerBase, texts: list[str], max_tokens: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Texts -> ids and mask (B, L): [CLS] words [SEP], cut at max_tokens, padded to the longest here."""
+    ids = [encode(tokenizer, text, max_tokens) for text in texts]
+    return pad(ids, tokenizer.pad_token_id)
+
+
+def encode(tokenizer: PreTrainedTokenizerBase, text: str, max_tokens: int) -> list[int]:
+    """One text -> [CLS] words [SEP], cut at max_tokens; the [SEP] stays."""
+    words = tokenizer.encode(text, add_special_tokens=False, truncation=True, max_length=max_tokens - 2)
+    return [tokenizer.cls_token_id, *words, tokenizer.sep_token_id]
+
+
+def pad(rows: list[list[int]], pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Lists of ids -> ids and mask (B, L), L the longest."""
+    length = max(map(len, rows))
+    ids = torch.full((len(rows), length), pad_id)
+    mask = torch.zeros(len(rows), length, dtype=torch.long)
+    for i, row in enumerate(rows):
+        ids[i, : len(row)] = torch.tensor(row)
+        mask[i, : len(row)] = 1
+    return ids, mask
+
+
+def decode(tokenizer: PreTrainedTokenizerBase, ids: torch.Tensor) -> list[str]:
+    """Generated ids (B, L) -> texts, up to the first [SEP], without special tokens."""
+    texts = []
+    for row in ids.tolist():
+        end = row.index(tokenizer.sep_token_id) if tokenizer.sep_token_id in row else len(row)
+        texts.append(tokenizer.decode(row[:end], skip_special_tokens=True, clean_up_tokenization_spaces=True))
+    return texts
