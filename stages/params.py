@@ -106,6 +106,7 @@ class Model:
     code_width: int
     commitment: float
     decoder_channels: tuple[int, ...]
+    decoder_norm: str
     image_channels: int
 
 

@@ -1,0 +1,236 @@
+"""Stage pretrain: the four-loss pre-training of one variant (paper section 3, recipe of section 4.1)."""
+
+import csv
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from stages.entry import run_stage
+from stages.errors import InputError
+from stages.params import Params
+from stages.storage.features import FeatureStore
+from stages.storage.images import ImageStore
+from stages.storage.tables import read_table
+from stages.tracking import Run
+
+if TYPE_CHECKING:
+    import torch
+
+    from stages.models.medunifier import MedUnifierModel
+
+
+def pretrain(params: Params, run: Run, variant: str) -> None:
+    """Trains the Q-Former and the image generator with the objectives and weights of VARIANT."""
+    import torch
+
+    from stages.checkpoints import Checkpoints
+    from stages.models.text import load_tokenizer
+    from stages.training import Recipe, mix, state_folder, train
+
+    p = params.pretrain
+    weights = dict(vars(params.variants[variant]))
+    tokenizer = load_tokenizer("models/tokenizer")
+    training = Pairs(params, tokenizer, "train")
+    validation = Pairs(params, tokenizer, "validate")
+    run.say(f"{len(training)} pairs to train on, {len(validation)} to validate on")
+
+    torch.manual_seed(mix(params.seed, 0))
+    model = build_model(params, tokenizer, training.features, run)
+
+    def loss(model, batch, generator):
+        losses = model(**batch, weights=weights, generator=generator)
+        return losses.total, losses.parts
+
+    def validate(model: "MedUnifierModel") -> dict[str, float]:
+        return validation_losses(model, validation, p.batch_size, weights, params.seed)
+
+    history = train(
+        model,
+        Recipe(
+            steps=p.steps,
+            batch_size=p.batch_size,
+            learning_rate=p.learning_rate,
+            seed=params.seed,
+            accumulate=p.accumulate,
+            precision=p.precision,
+            warmup_fraction=p.warmup_fraction,
+            warmup_start=p.warmup_start,
+            final_learning_rate=p.final_learning_rate,
+            betas=p.betas,
+            weight_decay=p.weight_decay,
+            clip_norm=p.clip_norm,
+            validate_every=p.validate_every,
+            checkpoint_every=p.checkpoint_every,
+            checkpoint_minutes=p.checkpoint_minutes,
+        ),
+        items=len(training),
+        load=training.load,
+        loss=loss,
+        validate=validate,
+        run=run,
+        checkpoints=Checkpoints(state_folder(run.name, run.signature)),
+    )
+
+    first, last = history.first_and_last("validate")
+    values = {"train_pairs": len(training), "validate_pairs": len(validation)}
+    for name in (n for n in weights if n in last):
+        values |= {f"val_{name}_first": first[name], f"val_{name}_last": last[name]}
+    values |= {name: last[name] for name in last if name.startswith("perplexity")}
+    values |= {"temperature": float(model.temperature), "parameters": sum(x.numel() for x in model.parameters())}
+    write_curves(history.rows, Path("results/curves") / f"{run.name}.csv")
+    save_model(model, tokenizer, params, variant, values)
+    run.metrics(values)
+    run.artifact(Path("results/curves") / f"{run.name}.csv")
+
+
+class Pairs:
+    """One split of the pre-training data set as (features, report, picture).
+
+    Rows of the prepared table without a decoded picture or a report are left out.
+    """
+
+    def __init__(self, params: Params, tokenizer, split: str):
+        from stages.models.text import encode
+
+        name = params.pretrain.dataset
+        self.images = ImageStore(Path("data/images") / name)
+        self.features = FeatureStore(Path("data/features") / name)
+        table = read_table(Path("data/prepared") / name / f"{split}.parquet")
+        usable = [
+            (image_id, report)
+            for image_id, report in table.select("image_id", "report").iter_rows()
+            if report and image_id in self.images and image_id in self.features
+        ]
+        if not usable:
+            raise InputError(f"data set {name}, split {split}: no picture with a report; pre-training needs both.")
+        ids = [image_id for image_id, _ in usable]
+        self.channels = params.model.image_channels
+        self.pad_id = tokenizer.pad_token_id
+        self.image_rows, self.feature_rows = self.images.rows(ids), self.features.rows(ids)
+        self.tokens = [encode(tokenizer, report, params.model.max_text_tokens) for _, report in usable]
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def load(self, rows: np.ndarray) -> "dict[str, torch.Tensor]":
+        """Row numbers (k,) -> what `MedUnifierModel.forward` takes."""
+        import torch
+
+        from stages.models.text import pad
+
+        ids, mask = pad([self.tokens[row] for row in rows], self.pad_id)
+        pixels = torch.from_numpy(self.images.read(self.image_rows[rows]))[:, None]  # (k, 1, H, W)
+        return {
+            "features": torch.from_numpy(self.features.read(self.feature_rows[rows])).float(),
+            "input_ids": ids,
+            "attention_mask": mask,
+            "images": (pixels.float() / 255).expand(-1, self.channels, -1, -1),
+        }
+
+
+def build_model(params: Params, tokenizer, features: FeatureStore, run: Run) -> "MedUnifierModel":
+    """A new model of the sizes in params.yaml, its text side from `model.text_checkpoint` if there is one."""
+    from stages.models.medunifier import MedUnifierConfig, MedUnifierModel
+    from stages.models.text import DECODE_TOKEN
+
+    m = params.model
+    model = MedUnifierModel(
+        MedUnifierConfig(
+            vision_width=features.width,
+            vision_tokens=features.n_tokens,
+            width=m.width,
+            layers=m.layers,
+            heads=m.heads,
+            queries=m.queries,
+            cross_attention_every=m.cross_attention_every,
+            dropout=m.dropout,
+            vocab_size=len(tokenizer),
+            max_text_tokens=m.max_text_tokens,
+            projection=m.projection,
+            temperature=params.pretrain.temperature,
+            label_smoothing=params.pretrain.label_smoothing,
+            codebook_size=m.codebook_size,
+            code_width=m.code_width,
+            commitment=m.commitment,
+            decoder_channels=m.decoder_channels,
+            decoder_norm=m.decoder_norm,
+            image_channels=m.image_channels,
+            pad_token_id=tokenizer.pad_token_id,
+            cls_token_id=tokenizer.cls_token_id,
+            sep_token_id=tokenizer.sep_token_id,
+            decode_token_id=tokenizer.convert_tokens_to_ids(DECODE_TOKEN),
+        )
+    )
+    if m.text_checkpoint:
+        from stages.models.bert import load_bert
+
+        report = load_bert(model.qformer, model.text_head, m.text_checkpoint)
+        run.say(f"text side from {m.text_checkpoint}; unused there: {report.unused}; new here: {report.missing}")
+    return model
+
+
+def validation_losses(
+    model: "MedUnifierModel", pairs: Pairs, batch_size: int, weights: dict[str, float], seed: int
+) -> dict[str, float]:
+    """Losses over a whole split in evaluation mode, and the perplexity of its codes at both levels.
+
+    Batches are as large as in training, since ITC and ITM depend on it; the last one is filled up from the
+    start of the split. Hard negatives are drawn alike at every call.
+    """
+    import torch
+
+    device = next(model.parameters()).device
+    order = np.resize(np.arange(len(pairs)), -(-len(pairs) // batch_size) * batch_size)
+    sums: dict[str, float] = {}
+    counts = {level: torch.zeros(model.config.codebook_size) for level in ("top", "bottom")}
+    batches = order.reshape(-1, batch_size)
+    for number, rows in enumerate(batches):
+        batch = {k: v.to(device) for k, v in pairs.load(rows).items()}
+        with torch.no_grad():
+            generator = torch.Generator().manual_seed(seed + number)
+            parts = model(**batch, weights=weights, generator=generator).parts
+            if weights["tig"] > 0:
+                codes = model.encode_codes(batch["features"], batch["input_ids"], batch["attention_mask"])
+                for level, found in zip(counts, codes, strict=True):
+                    counts[level] += torch.bincount(found.flatten().cpu(), minlength=len(counts[level]))
+        for name, value in parts.items():
+            sums[name] = sums.get(name, 0.0) + float(value) / len(batches)
+    if weights["tig"] > 0:
+        for level, count in counts.items():
+            sums[f"perplexity_{level}"] = float(torch.exp(torch.distributions.Categorical(probs=count).entropy()))
+    return sums
+
+
+def write_curves(rows: list[dict], path: Path) -> None:
+    """All points of all curves as CSV: step, split, then a column per value, empty where not measured."""
+    columns = dict.fromkeys(name for row in rows for name in row)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(columns), restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()} for row in rows)
+
+
+def save_model(model: "MedUnifierModel", tokenizer, params: Params, variant: str, values: dict[str, float]) -> None:
+    """models/VARIANT in transformers' layout, with a model card."""
+    folder = Path("models") / variant
+    shutil.rmtree(folder, ignore_errors=True)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    p = params.pretrain
+    lines = [
+        "---\nlibrary_name: transformers\ntags: [chest-x-ray, vision-language, medunifier]\n---",
+        f"# MedUnifier, variant `{variant}`",
+        f"Pre-trained on `{p.dataset}` (configuration `{params.preset}`, seed {params.seed}): {p.steps} steps of "
+        f"{p.batch_size} pairs, {p.precision}. Objectives and weights: {dict(vars(params.variants[variant]))}. "
+        f"Reads the tokens of the frozen encoder `{params.vision.model}`.",
+        "Research software: not a medical device, not for clinical use.",
+        "| value | |\n|---|---|\n" + "\n".join(f"| {name} | {value:.6g} |" for name, value in values.items()),
+    ]
+    (folder / "README.md").write_text("\n\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    run_stage(pretrain, arguments=("variant",))

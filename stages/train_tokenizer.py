@@ -1,0 +1,42 @@
+"""Stage train_tokenizer: the tokenizer that every later stage reads."""
+
+import shutil
+from pathlib import Path
+
+from stages.entry import run_stage
+from stages.errors import InputError
+from stages.params import Params
+from stages.storage.tables import read_table
+from stages.tracking import Run
+
+OUT = Path("models/tokenizer")
+
+
+def train_tokenizer(params: Params, run: Run) -> None:
+    """Trains WordPiece on the training reports of the pre-training data set, or loads `tokenizer.pretrained`."""
+    from stages.models.text import encode, load_tokenizer, train_wordpiece
+
+    table = Path("data/prepared") / params.pretrain.dataset / "train.parquet"
+    reports = [text for text in read_table(table)["report"].to_list() if text]
+    if not reports:
+        raise InputError(f"{table} holds no reports; the tokenizer and the pre-training need a data set with texts.")
+    if params.tokenizer.pretrained:
+        tokenizer = load_tokenizer(params.tokenizer.pretrained)
+    else:
+        tokenizer = train_wordpiece(reports, params.tokenizer.vocab_size)
+    shutil.rmtree(OUT, ignore_errors=True)
+    tokenizer.save_pretrained(OUT)
+
+    lengths = sorted(len(encode(tokenizer, text, 10_000)) for text in reports[:2000])
+    run.metrics(
+        {
+            "reports": len(reports),
+            "vocabulary": len(tokenizer),
+            "tokens_median": lengths[len(lengths) // 2],
+            "tokens_95th_percentile": lengths[int(0.95 * (len(lengths) - 1))],
+        }
+    )
+
+
+if __name__ == "__main__":
+    run_stage(train_tokenizer)

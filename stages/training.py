@@ -1,0 +1,319 @@
+"""The one training loop: every trained stage hands it a model, a way to load rows and a recipe.
+
+Resume is exact because nothing random survives a step: the order of the data follows from (seed, epoch), and
+each step's dropout and negatives from (seed, step). A checkpoint needs weights, optimiser and step, no more.
+"""
+
+import math
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs
+from torch import nn
+from tqdm import tqdm
+
+from stages.checkpoints import Checkpoints
+from stages.errors import InputError
+
+LOG_EVERY = 10  # steps between points of a curve; each is the mean over the steps since the last
+Batch = dict[str, torch.Tensor]
+
+
+class Tracker(Protocol):
+    """What the loop tells its run (see `stages.tracking.Run`)."""
+
+    def curve(self, step: int, values: dict[str, float]) -> None: ...
+    def say(self, text: str) -> None: ...
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to train; the names are those of params.yaml."""
+
+    steps: int
+    batch_size: int  # items per step over all processes and micro-batches
+    learning_rate: float
+    seed: int
+    accumulate: int = 1
+    precision: str = "fp32"
+    warmup_fraction: float = 0.05
+    warmup_start: float = 0.0
+    final_learning_rate: float = 0.0
+    betas: tuple[float, float] = (0.9, 0.95)
+    weight_decay: float = 0.05
+    clip_norm: float | None = 1.0
+    validate_every: int = 1000
+    checkpoint_every: int = 1000
+    checkpoint_minutes: float = 10.0
+
+    def learning_rate_at(self, step: int) -> float:
+        """Rate of step 0 .. steps - 1: linear warm-up to the peak, then a half cosine to the final rate."""
+        warmup = math.ceil(self.warmup_fraction * self.steps)
+        if step < warmup:
+            return self.warmup_start + (self.learning_rate - self.warmup_start) * step / warmup
+        done = (step - warmup) / max(self.steps - 1 - warmup, 1)
+        height = self.learning_rate - self.final_learning_rate
+        return self.final_learning_rate + height * (1 + math.cos(math.pi * done)) / 2
+
+
+@dataclass
+class History:
+    """Points of all curves so far: one dictionary per line of the curves' CSV."""
+
+    rows: list[dict[str, float | str]] = field(default_factory=list)
+
+    def add(self, step: int, split: str, values: dict[str, float]) -> None:
+        self.rows.append({"step": step, "split": split, **values})
+
+    def first_and_last(self, split: str) -> tuple[dict[str, float | str], dict[str, float | str]]:
+        """The first and the last point of a split."""
+        rows = [row for row in self.rows if row["split"] == split]
+        return rows[0], rows[-1]
+
+
+class DivergedError(InputError):
+    """A loss became NaN or infinite."""
+
+
+def train(
+    model: nn.Module,
+    recipe: Recipe,
+    *,
+    items: int,
+    load: Callable[[np.ndarray], Batch],
+    loss: Callable[[nn.Module, Batch, torch.Generator], tuple[torch.Tensor, dict[str, torch.Tensor]]],
+    validate: Callable[[nn.Module], dict[str, float]],
+    run: Tracker,
+    checkpoints: Checkpoints,
+) -> History:
+    """Trains `model` in place and returns its curves.
+
+    Args:
+        items: size of the training set.
+        load: row numbers (k,) -> batch on the CPU; called in a background thread, one batch ahead.
+        loss: (model, batch, generator) -> loss to minimise, and values to log. The generator is in the same
+            state on all processes.
+        validate: called before the first step, every `validate_every` steps and after the last.
+        checkpoints: where to go on from, if it holds any, and where to leave checkpoints.
+    Raises:
+        InputError: fewer items than a batch; a batch that does not divide over processes and micro-batches.
+        DivergedError: a loss that is not finite; names the step, the loss and the last checkpoint.
+        SystemExit: after SIGTERM or SIGUSR1, with a checkpoint written first.
+    """
+    accelerator = Accelerator(
+        mixed_precision={"fp32": "no"}.get(recipe.precision, recipe.precision),
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
+    )
+    pieces = accelerator.num_processes * recipe.accumulate
+    if items < recipe.batch_size:
+        raise InputError(f"{items} training items are fewer than batch_size = {recipe.batch_size}; lower batch_size")
+    if recipe.batch_size % pieces:
+        raise InputError(
+            f"batch_size = {recipe.batch_size} must be a multiple of processes x accumulate = "
+            f"{accelerator.num_processes} x {recipe.accumulate}"
+        )
+
+    plain = model
+    optimizer = torch.optim.AdamW(parameter_groups(plain, recipe.weight_decay), lr=0.0, betas=recipe.betas)
+    history, start = History(), 0
+    state = checkpoints.load()
+    if state is not None:
+        plain.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        history.rows, start = state["history"], state["step"]
+        run.say(f"goes on from the checkpoint after step {start}")
+    model, optimizer = accelerator.prepare(plain, optimizer)
+    if state is not None and accelerator.scaler is not None and state["scaler"]:
+        accelerator.scaler.load_state_dict(state["scaler"])
+
+    def save(step: int) -> None:
+        if accelerator.is_main_process:
+            scaler = accelerator.scaler.state_dict() if accelerator.scaler is not None else {}
+            checkpoints.save(
+                step,
+                {
+                    "step": step,
+                    "model": plain.state_dict(),
+                    "optimizer": optimizer.state_dict(),
+                    "scaler": scaler,
+                    "history": history.rows,
+                },
+            )
+        accelerator.wait_for_everyone()
+
+    def measure(step: int) -> None:
+        plain.eval()
+        values = validate(plain)
+        plain.train()
+        history.add(step, "validate", values)
+        run.curve(step, {f"validate/{name}": value for name, value in values.items()})
+
+    plain.train()
+    if start == 0:
+        measure(0)
+    window: list[dict[str, torch.Tensor]] = []
+    last_save, window_start = time.monotonic(), time.monotonic()
+    stop = StopSignal()
+    batches = prefetch(load, step_rows(items, recipe, start, accelerator.process_index, accelerator.num_processes))
+    bar = tqdm(
+        total=recipe.steps, initial=start, desc="training", unit="step", mininterval=5, disable=not accelerator.is_main_process
+    )
+    with stop, bar:
+        for step in range(start, recipe.steps):
+            rate = recipe.learning_rate_at(step)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            values: dict[str, torch.Tensor] = {}
+            for micro in range(recipe.accumulate):
+                batch = {k: v.to(accelerator.device, non_blocking=True) for k, v in next(batches).items()}
+                # processes differ in dropout and agree on what concerns the global batch
+                torch.manual_seed(mix(recipe.seed, step, micro, accelerator.process_index + 1))
+                shared = torch.Generator().manual_seed(mix(recipe.seed, step, micro, 0))
+                with accelerator.autocast():
+                    total, parts = loss(model, batch, shared)
+                # gradients are summed locally and exchanged with the last micro-batch only
+                with accelerator.no_sync(model) if micro < recipe.accumulate - 1 else nullcontext():
+                    accelerator.backward(total / recipe.accumulate)
+                for name, value in ({"loss": total.detach()} | parts).items():
+                    values[name] = values.get(name, 0) + value / recipe.accumulate
+            if recipe.clip_norm is not None:
+                values["gradient_norm"] = accelerator.clip_grad_norm_(model.parameters(), recipe.clip_norm)
+            optimizer.step()
+            optimizer.zero_grad()
+            if hasattr(plain, "constrain"):
+                plain.constrain()
+            window.append(values)
+            done = step + 1
+            bar.update()
+
+            validating = done % recipe.validate_every == 0 or done == recipe.steps
+            saving = (
+                done % recipe.checkpoint_every == 0
+                or done == recipe.steps
+                or stop.caught is not None
+                or agree(accelerator, time.monotonic() - last_save > 60 * recipe.checkpoint_minutes)
+            )
+            if done % LOG_EVERY == 0 or validating or saving:
+                means = mean_of(window, done - len(window), checkpoints)
+                seconds = (time.monotonic() - window_start) / len(window)
+                history.add(done, "train", means | {"learning_rate": rate})
+                speed = {"seconds_per_step": seconds, "items_per_second": recipe.batch_size / seconds}
+                run.curve(done, {f"train/{k}": v for k, v in (means | speed | {"learning_rate": rate}).items()})
+                bar.set_postfix(loss=f"{means['loss']:.3f}")
+                window = []
+            if validating:
+                measure(done)
+            if saving:
+                save(done)
+                last_save = time.monotonic()
+            if stop.caught is not None and done < recipe.steps:
+                run.say(f"stopped by {stop.caught.name} after step {done}; the same command goes on from there")
+                raise SystemExit(128 + stop.caught)
+            if not window:
+                window_start = time.monotonic()
+    return history
+
+
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """AdamW groups: matrices decay; biases, norms, scalars, positions, query tokens and codes do not."""
+    free = ("position", "query_tokens", "codebook")
+    decay, rest = [], []
+    for name, parameter in model.named_parameters():
+        matrix = parameter.ndim >= 2 and not any(word in name for word in free)
+        (decay if matrix else rest).append(parameter)
+    return [{"params": decay, "weight_decay": weight_decay}, {"params": rest, "weight_decay": 0.0}]
+
+
+def step_rows(items: int, recipe: Recipe, start: int, process: int, processes: int) -> Iterator[np.ndarray]:
+    """Row numbers of each micro-batch of this process, from step `start` on.
+
+    The data set is read in one endless order, a new permutation after the other; step s takes the
+    positions s * batch_size ... Every process and micro-batch takes its share of these.
+    """
+    permutations: dict[int, np.ndarray] = {}
+
+    def row(position: int) -> int:
+        epoch, place = divmod(position, items)
+        if epoch not in permutations:
+            permutations.clear()
+            permutations[epoch] = np.random.default_rng([recipe.seed, epoch]).permutation(items)
+        return permutations[epoch][place]
+
+    share = recipe.batch_size // processes // recipe.accumulate
+    for step in range(start, recipe.steps):
+        for micro in range(recipe.accumulate):
+            first = step * recipe.batch_size + (micro * processes + process) * share
+            yield np.array([row(first + i) for i in range(share)])
+
+
+def prefetch(load: Callable[[np.ndarray], Batch], rows: Iterator[np.ndarray]) -> Iterator[Batch]:
+    """load(rows) for each rows, the next one loading in a thread while this one is used."""
+    with ThreadPoolExecutor(1) as pool:
+        ahead = None
+        for chosen in rows:
+            ready, ahead = ahead, pool.submit(load, chosen)
+            if ready is not None:
+                yield ready.result()
+        if ahead is not None:
+            yield ahead.result()
+
+
+def mix(*numbers: int) -> int:
+    """One 63-bit seed out of several numbers, the same on every machine."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def agree(accelerator: Accelerator, decision: bool) -> bool:
+    """The main process's decision, on every process."""
+    if accelerator.num_processes == 1:
+        return decision
+    flag = torch.tensor(float(decision and accelerator.is_main_process), device=accelerator.device)
+    return bool(accelerator.reduce(flag, "sum") > 0)
+
+
+def mean_of(window: list[dict[str, Any]], first: int, checkpoints: Checkpoints) -> dict[str, float]:
+    """Means of the values of the steps since the last point; `first` is the number of steps before them."""
+    table = {name: [float(values[name]) for values in window] for name in window[0]}
+    for i in range(len(window)):
+        for name in sorted(table, key=lambda name: name == "loss"):  # a part tells more than the sum
+            if not math.isfinite(table[name][i]) and name != "gradient_norm":
+                saved = checkpoints.paths()
+                raise DivergedError(
+                    f"{name} is {table[name][i]} at step {first + i + 1}. Last good checkpoint: "
+                    f"{saved[-1] if saved else 'none yet'}. Lower pretrain.learning_rate, set pretrain.clip_norm, "
+                    "or use precision fp32 or bf16."
+                )
+    return {name: float(np.mean(column)) for name, column in table.items()}
+
+
+class StopSignal:
+    """Inside `with`, SIGTERM and SIGUSR1 are noted in `caught` instead of ending the process."""
+
+    def __init__(self) -> None:
+        self.caught: signal.Signals | None = None
+
+    def __enter__(self) -> "StopSignal":
+        self.before = {s: signal.signal(s, self._note) for s in (signal.SIGTERM, signal.SIGUSR1)}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, _: object) -> None:
+        self.caught = signal.Signals(number)
+
+
+def state_folder(stage: str, signature: str) -> Path:
+    """Where a stage's checkpoints live: another signature (parameters, inputs, code) is another folder."""
+    return Path(os.environ.get("MEDUNIFIER_STATE", ".state")) / "checkpoints" / stage / signature[:16]

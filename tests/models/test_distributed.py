@@ -1,0 +1,80 @@
+"""Two processes with half the batch each give the losses and gradients of one with the whole batch."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from stages.models.medunifier import MedUnifierConfig, MedUnifierModel
+
+REPO = Path(__file__).parents[2]
+
+
+def case() -> tuple[MedUnifierModel, dict[str, torch.Tensor]]:
+    """A small model and a batch of 6, the same wherever this is called."""
+    torch.manual_seed(3)
+    config = MedUnifierConfig(
+        vision_width=10, width=16, layers=2, heads=2, vocab_size=30, max_text_tokens=12, projection=8, dropout=0.0,
+        codebook_size=16, code_width=8, decoder_channels=(8, 8, 4, 4), image_channels=1, decode_token_id=5,
+    )
+    model = MedUnifierModel(config)
+    ids = torch.randint(6, 30, (6, 9))
+    ids[:, 0] = config.cls_token_id
+    lengths = torch.tensor([9, 5, 7, 3, 9, 4])
+    batch = {
+        "features": torch.randn(6, 257, 10),
+        "input_ids": ids,
+        "attention_mask": (torch.arange(9) < lengths[:, None]).long(),
+        "images": torch.rand(6, 1, 224, 224),
+    }
+    return model, batch
+
+
+def step(called: torch.nn.Module, model: MedUnifierModel, batch: dict[str, torch.Tensor], path: str) -> None:
+    """One forward and backward pass; leaves the mean losses and the gradients in a file."""
+    model.train()
+    losses = called(**batch, generator=torch.Generator().manual_seed(11))
+    losses.total.backward()
+    parts = {k: v.clone() for k, v in losses.parts.items()}
+    if dist.is_initialized():
+        for value in parts.values():
+            dist.all_reduce(value)
+            value /= dist.get_world_size()
+    if not dist.is_initialized() or dist.get_rank() == 0:
+        gradients = {k: p.grad for k, p in model.named_parameters() if p.grad is not None}
+        buffers = dict(model.named_buffers())
+        torch.save({"parts": parts, "gradients": gradients, "buffers": buffers}, path)
+
+
+PROGRAM = """
+import sys, torch, torch.distributed as dist
+from tests.models.test_distributed import case, step
+dist.init_process_group("gloo")
+model, batch = case()
+n = 6 // dist.get_world_size()
+mine = {k: v[dist.get_rank() * n : (dist.get_rank() + 1) * n] for k, v in batch.items()}
+step(torch.nn.parallel.DistributedDataParallel(model, find_unused_parameters=True), model, mine, sys.argv[1])
+dist.destroy_process_group()
+"""
+
+
+def test_two_processes_equal_one(tmp_path):
+    model, batch = case()
+    step(model, model, batch, tmp_path / "one.pt")
+    program = tmp_path / "program.py"
+    program.write_text(f"import sys; sys.path.insert(0, {str(REPO)!r})\n{PROGRAM}")
+    subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", program, tmp_path / "two.pt"],
+        cwd=REPO, check=True, timeout=120, capture_output=True,
+    )
+    one, two = torch.load(tmp_path / "one.pt"), torch.load(tmp_path / "two.pt")
+    close = {"rtol": 0, "atol": 1e-5}
+    for name in ("itc", "itm", "itg", "tig"):
+        torch.testing.assert_close(two["parts"][name], one["parts"][name], **close)
+    assert one["gradients"].keys() == two["gradients"].keys()
+    for name, gradient in one["gradients"].items():
+        torch.testing.assert_close(two["gradients"][name], gradient, **close, msg=name)
+    for name, buffer in one["buffers"].items():
+        torch.testing.assert_close(two["buffers"][name], buffer, **close, msg=name)

@@ -1,0 +1,157 @@
+"""The three passes against a plain mask-based forward, and against transformers' BLIP-2 Q-Former."""
+
+import itertools
+
+import pytest
+import torch
+from transformers import Blip2QFormerConfig, Blip2QFormerModel
+
+from stages.models.qformer import QFormer
+from tests.models import oracle
+
+CLOSE = {"rtol": 0, "atol": 1e-5}
+
+
+def random_case(seed: int):
+    torch.manual_seed(seed)
+    r = lambda low, high: int(torch.randint(low, high + 1, ()))  # noqa: E731
+    heads = r(1, 4)
+    qformer = QFormer(
+        width=8 * heads,
+        layers=r(1, 4),
+        heads=heads,
+        queries=r(1, 7),
+        vision_width=r(3, 20),
+        vocab_size=50,
+        max_positions=16,
+        cross_attention_every=r(1, 3),
+    )
+    for p in qformer.parameters():
+        torch.nn.init.normal_(p, std=0.3)
+    batch, length = r(1, 4), r(2, 12)
+    features = torch.randn(batch, r(1, 9), qformer.blocks[0].cross_attention.key.in_features)
+    ids = torch.randint(0, 50, (batch, length))
+    lengths = torch.randint(1, length + 1, (batch,))
+    mask = (torch.arange(length) < lengths[:, None]).long()
+    return qformer.eval(), features, ids, mask
+
+
+def gradients(qformer, out, weights):
+    qformer.zero_grad()
+    (out * weights).sum().backward()
+    return {k: p.grad.clone() for k, p in qformer.named_parameters() if p.grad is not None}
+
+
+def compare(qformer, fast, slow):
+    """Outputs and all parameter gradients of the same weighted sum."""
+    torch.testing.assert_close(fast, slow, **CLOSE)
+    weights = torch.randn_like(slow) / slow.numel()
+    one, other = gradients(qformer, fast, weights), gradients(qformer, slow, weights)
+    for name in one.keys() | other.keys():
+        nothing = torch.zeros(())
+        torch.testing.assert_close(
+            *torch.broadcast_tensors(one.get(name, nothing), other.get(name, nothing)), **CLOSE, msg=name
+        )
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_uni_modal_queries(seed):
+    qformer, features, ids, mask = random_case(seed)
+    fast, _ = qformer.encode_queries(qformer.read_image(features))
+    n = fast.shape[1]
+    compare(qformer, fast, oracle.forward(qformer, features, ids, mask, "uni-modal")[:, :n])
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_uni_modal_text(seed):
+    qformer, features, ids, mask = random_case(seed)
+    n = qformer.query_tokens.shape[1]
+    slow = oracle.forward(qformer, features, ids, mask, "uni-modal")[:, n]
+    compare(qformer, qformer.encode_text(ids, mask), slow)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_bi_directional(seed):
+    qformer, features, ids, mask = random_case(seed)
+    n = qformer.query_tokens.shape[1]
+    slow = oracle.forward(qformer, features, ids, mask, "bi-directional")[:, :n]
+    compare(qformer, qformer.fuse(qformer.read_image(features), ids, mask), slow)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_causal_shares_the_keys_of_the_uni_modal_queries(seed):
+    qformer, features, ids, mask = random_case(seed)
+    n = qformer.query_tokens.shape[1]
+    _, seen = qformer.encode_queries(qformer.read_image(features))
+    fast, _ = qformer.decode_text(ids, seen)
+    slow = oracle.forward(qformer, features, ids, mask, "multi-modal causal")[:, n:]
+    real = mask[..., None].bool()
+    compare(qformer, fast * real, slow * real)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_decoding_token_by_token_equals_decoding_at_once(seed):
+    qformer, features, ids, _ = random_case(seed)
+    _, seen = qformer.encode_queries(qformer.read_image(features))
+    whole, _ = qformer.decode_text(ids, seen)
+    past, steps = None, []
+    for i in range(ids.shape[1]):
+        out, past = qformer.decode_text(ids[:, i : i + 1], seen, past)
+        steps.append(out)
+    torch.testing.assert_close(torch.cat(steps, 1), whole, **CLOSE)
+
+
+def blip2_names(ours: str) -> str:
+    """Our parameter name in transformers' Q-Former."""
+    for own, theirs in {
+        "feed_forward_queries.up": "intermediate_query.dense",
+        "feed_forward_queries.down": "output_query.dense",
+        "feed_forward_queries.norm": "output_query.LayerNorm",
+        "feed_forward_text.up": "intermediate.dense",
+        "feed_forward_text.down": "output.dense",
+        "feed_forward_text.norm": "output.LayerNorm",
+        "cross_attention.": "crossattention.",
+        "blocks.": "encoder.layer.",
+    }.items():
+        ours = ours.replace(own, theirs)
+    for name, kind in itertools.product(("attention.", "crossattention."), ("query", "key", "value")):
+        ours = ours.replace(f".{name}{kind}", f".{name}attention.{kind}")
+    ours = ours.replace("attention.out.", "attention.output.dense.")
+    ours = ours.replace("attention.norm.", "attention.output.LayerNorm.")
+    return "layernorm." + ours.removeprefix("norm.") if ours.startswith("norm.") else ours
+
+
+@pytest.mark.parametrize("every", [1, 2])
+def test_equals_blip2_of_transformers(every):
+    torch.manual_seed(every)
+    ours = QFormer(
+        width=24, layers=4, heads=3, queries=5, vision_width=10, vocab_size=40, max_positions=12,
+        cross_attention_every=every,
+    ).eval()
+    for p in ours.parameters():
+        torch.nn.init.normal_(p, std=0.3)
+    theirs = Blip2QFormerModel(
+        Blip2QFormerConfig(
+            vocab_size=40, hidden_size=24, num_hidden_layers=4, num_attention_heads=3, intermediate_size=96,
+            max_position_embeddings=12, cross_attention_frequency=every, encoder_hidden_size=10,
+            use_qformer_text_input=True,
+        )
+    ).eval()
+    embeddings = ("query_tokens", "word_embeddings.weight", "position_embeddings.weight")
+    weights = {blip2_names(k): v for k, v in ours.state_dict().items() if k not in embeddings}
+    theirs.load_state_dict(weights, strict=True)
+
+    features, ids = torch.randn(3, 7, 10), torch.randint(0, 40, (3, 6))
+    mask = torch.tensor([[1] * 6, [1] * 4 + [0] * 2, [1] * 2 + [0] * 4])
+    image = ours.read_image(features)
+    query_only = theirs(query_embeds=ours.query_tokens.expand(3, -1, -1), encoder_hidden_states=features)
+    torch.testing.assert_close(ours.encode_queries(image)[0], query_only.last_hidden_state, **CLOSE)
+
+    words = ours.word_embeddings(ids) + ours.position_embeddings(torch.arange(6))
+    both = theirs(
+        query_embeds=torch.cat([ours.query_tokens.expand(3, -1, -1), words], 1),
+        query_length=5,
+        attention_mask=torch.cat([torch.ones(3, 5), mask], 1),
+        encoder_hidden_states=features,
+    )
+    torch.testing.assert_close(ours.fuse(image, ids, mask), both.last_hidden_state[:, :5], **CLOSE)

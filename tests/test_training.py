@@ -1,0 +1,175 @@
+"""The training loop: schedule, data order, exact resume, signals, divergence."""
+
+import os
+import signal
+import threading
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from stages.checkpoints import Checkpoints
+from stages.errors import InputError
+from stages.training import DivergedError, Recipe, parameter_groups, step_rows, train
+
+
+class Silent:
+    def __init__(self):
+        self.curves = []
+
+    def curve(self, step, values):
+        self.curves.append((step, values))
+
+    def say(self, text):
+        pass
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(6, 16), nn.Dropout(0.3), nn.Tanh(), nn.Linear(16, 1))
+
+    def forward(self, x):
+        return self.layers(x)
+
+
+def recipe(**changes):
+    base = dict(
+        steps=12, batch_size=4, learning_rate=0.01, seed=5, warmup_fraction=0.2, validate_every=4, checkpoint_every=3
+    )
+    return Recipe(**(base | changes))
+
+
+def data(rows):
+    x = np.random.default_rng(0).normal(size=(10, 6)).astype(np.float32)[rows]
+    return {"x": torch.from_numpy(x), "y": torch.from_numpy(x.sum(1, keepdims=True))}
+
+
+def loss(model, batch, generator):
+    noise = torch.randn(len(batch["x"]), 1, generator=generator)  # as hard negatives: random, yet replayable
+    value = ((model(batch["x"]) - batch["y"] + 0.1 * noise) ** 2).mean()
+    return value, {"mse": value.detach()}
+
+
+def fit(folder, *, chosen=None, loss=loss, load=data):
+    torch.manual_seed(0)
+    net, run = Net(), Silent()
+    history = train(
+        net, chosen or recipe(), items=10, load=load, loss=loss, validate=lambda model: {"norm": 1.0}, run=run,
+        checkpoints=Checkpoints(folder),
+    )
+    return net, history
+
+
+def test_schedule_equals_a_table_written_by_hand():
+    r = Recipe(
+        steps=11, batch_size=1, learning_rate=1.0, seed=0, warmup_fraction=0.2, warmup_start=0.1, final_learning_rate=0.2
+    )
+    # 3 warm-up steps, then a half cosine over the remaining 8 (7 intervals): 0.2 + 0.4 (1 + cos(pi k / 7))
+    table = [0.1, 0.4, 0.7, 1.0, 0.960388, 0.849396, 0.689008, 0.510992, 0.350604, 0.239612, 0.2]
+    np.testing.assert_allclose([r.learning_rate_at(s) for s in range(11)], table, atol=1e-6)
+
+
+def test_every_item_once_per_epoch_and_shares_add_up():
+    r = recipe(steps=15, batch_size=4, accumulate=2)
+    alone = np.concatenate(list(step_rows(10, recipe(steps=15), 0, 0, 1)))
+    assert all(sorted(alone[i : i + 10]) == list(range(10)) for i in range(0, 60, 10))
+    shares = [list(step_rows(10, r, 0, process, 2)) for process in range(2)]
+    joined = [rows for step in range(15) for micro in range(2) for rows in (shares[0][2 * step + micro], shares[1][2 * step + micro])]
+    assert np.concatenate(joined).tolist() == alone.tolist()
+    assert np.concatenate(list(step_rows(10, recipe(steps=15), 6, 0, 1))).tolist() == alone[24:].tolist()
+
+
+def test_only_matrices_decay():
+    decay, free = parameter_groups(nn.Sequential(nn.Linear(2, 3), nn.LayerNorm(3)), 0.05)
+    assert [p.ndim for p in decay["params"]] == [2] and decay["weight_decay"] == 0.05
+    assert {p.ndim for p in free["params"]} == {1} and free["weight_decay"] == 0.0
+
+
+@pytest.mark.parametrize("stop_at", [1, 5, 11])
+def test_interrupted_and_resumed_equals_uninterrupted(tmp_path, stop_at):
+    whole, history = fit(tmp_path / "whole")
+    calls = iter(range(100))
+
+    def dies(model, batch, generator):
+        if next(calls) == stop_at:
+            raise KeyboardInterrupt  # as good as kill -9: nothing of the loop runs after it
+        return loss(model, batch, generator)
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(tmp_path / "parts", loss=dies)
+    resumed, again = fit(tmp_path / "parts")
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), resumed.parameters(), strict=True))
+    first = {r["step"]: r["loss"] for r in history.rows if r["split"] == "train"}
+    second = {r["step"]: r["loss"] for r in again.rows if r["split"] == "train"}
+    assert all(first[step] == pytest.approx(second[step], abs=0) for step in first.keys() & second.keys())
+    assert [r["step"] for r in again.rows if r["split"] == "validate"] == [0, 4, 8, 12]
+
+
+def test_sigterm_leaves_a_checkpoint_of_the_step_reached(tmp_path):
+    calls = iter(range(100))
+
+    def told(model, batch, generator):
+        if next(calls) == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return loss(model, batch, generator)
+
+    with pytest.raises(SystemExit) as stopped:
+        fit(tmp_path, loss=told)
+    assert stopped.value.code == 128 + signal.SIGTERM
+    assert Checkpoints(tmp_path).load()["step"] == 5
+    whole, _ = fit(tmp_path / "whole")
+    resumed, _ = fit(tmp_path)
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), resumed.parameters(), strict=True))
+
+
+def test_nan_names_step_loss_and_checkpoint(tmp_path):
+    calls = iter(range(100))
+
+    def breaks(model, batch, generator):
+        value, parts = loss(model, batch, generator)
+        if next(calls) == 7:
+            return value * float("nan"), {"mse": parts["mse"] * float("nan")}
+        return value, parts
+
+    with pytest.raises(DivergedError, match=r"mse is nan at step 8\. Last good checkpoint: .*step-00000006\.pt"):
+        fit(tmp_path, loss=breaks)
+
+
+def test_a_broken_checkpoint_is_set_aside_for_the_one_before(tmp_path, capsys):
+    whole, _ = fit(tmp_path)
+    newest = Checkpoints(tmp_path).paths()[-1]
+    newest.write_bytes(newest.read_bytes()[:100])
+    resumed, _ = fit(tmp_path)
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), resumed.parameters(), strict=True))
+    assert "set aside" in capsys.readouterr().out
+
+
+def test_batches_that_cannot_be_are_refused(tmp_path):
+    with pytest.raises(InputError, match="10 training items are fewer than batch_size = 16"):
+        fit(tmp_path, chosen=recipe(batch_size=16))
+    with pytest.raises(InputError, match="multiple of processes x accumulate"):
+        fit(tmp_path, chosen=recipe(accumulate=3))
+
+
+def test_accumulation_equals_the_whole_batch(tmp_path):
+    def plain(model, batch, generator):
+        model.eval()  # no dropout: micro-batches draw theirs anew
+        return ((model(batch["x"]) - batch["y"]) ** 2).mean(), {}
+
+    one, _ = fit(tmp_path / "a", loss=plain)
+    two, _ = fit(tmp_path / "b", loss=plain, chosen=recipe(accumulate=2))
+    for a, b in zip(one.parameters(), two.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-6)
+
+
+def test_loading_runs_beside_training(tmp_path):
+    threads = set()
+
+    def load(rows):
+        threads.add(threading.current_thread())
+        return data(rows)
+
+    fit(tmp_path, load=load)
+    assert threading.main_thread() not in threads
