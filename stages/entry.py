@@ -45,6 +45,7 @@ def run_stage(function: Callable, *, arguments: Sequence[str] = ()) -> None:
         params = load_params()
         with Run.open(name) as run:
             function(params, run, **values)
+            run.finish()
     except InputError as error:
         sys.exit(refuse(name, str(error)))
     except Exception as error:
@@ -93,8 +94,8 @@ def disk_full_message(error: BaseException) -> str | None:
             folder = next(p for p in (Path(where), *Path(where).absolute().parents) if p.is_dir())
             free = shutil.disk_usage(folder).free / 2**20
             return (
-                f"the disk is full: could not write {where} ({free:.0f} MiB free there, or a quota is used up); "
-                "free some space, then run the same command again"
+                f"the disk is full: could not write {where} ({free:.0f} MiB free there, or a quota is used "
+                "up); free some space, then run the same command again"
             )
         seen = seen.__cause__ or seen.__context__
     return None

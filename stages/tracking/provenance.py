@@ -1,0 +1,56 @@
+"""Where a run comes from: the commit, the machine, the job."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+from functools import cache
+
+CODE = ("stages", "params.yaml", "dvc.yaml")
+
+
+def tags(stage: str, signature: str) -> dict[str, str]:
+    """The tags of one execution of a stage; `device` is known better at its end."""
+    slurm = os.environ.get("SLURM_JOB_ID", "none")
+    if array := os.environ.get("SLURM_ARRAY_JOB_ID"):
+        slurm = f"{array}_{os.environ.get('SLURM_ARRAY_TASK_ID', '')}"
+    return common() | {
+        "dvc_stage": stage,
+        "stage_signature": signature,
+        "slurm_job_id": slurm,
+        "node": platform.node(),
+        "device": device(),
+        "mlflow.source.name": f"stages/{stage.split('@')[0]}.py",
+        "mlflow.source.type": "LOCAL",
+    }
+
+
+def common() -> dict[str, str]:
+    """The tags of every run: the commit, whether the code differs from it, the user."""
+    commit = git("rev-parse", "HEAD")
+    return {
+        "git_commit": commit or "unknown",
+        "git_dirty": str(bool(git("status", "--porcelain", "--", *CODE))).lower(),
+        "mlflow.source.git.commit": commit or "unknown",
+        "mlflow.user": os.environ.get("USER") or "unknown",
+    }
+
+
+@cache
+def git(*arguments: str) -> str:
+    """What git answers, or nothing where there is no git or no repository."""
+    try:
+        done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def device() -> str:
+    """The accelerator that this process has used, or `cpu`. Never the reason that torch is imported."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
+        return torch.cuda.get_device_name()
+    return "cpu"

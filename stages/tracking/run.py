@@ -1,0 +1,233 @@
+"""What a stage holds while it works: it reports, and the reports reach MLflow and the results folder."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import resource
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from stages.errors import InputError
+from stages.pipeline import Pipeline
+from stages.storage.files import atomic_path
+from stages.tracking import provenance
+from stages.tracking.configurations import adopt_under, find_parent
+from stages.tracking.interface import PARENT_TAG, Store, StoreError, exclusive, store_uri
+from stages.tracking.journal import Journal
+from stages.tracking.leftovers import retire
+from stages.tracking.store import open_store
+
+SEND_EVERY = 10.0  # seconds between batches; a stage shorter than this sends once, at its end
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Writes JSON with sorted keys, whole or not at all."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(
+            json.dumps(content, indent=2, sort_keys=True, allow_nan=False) + "\n", encoding="utf-8"
+        )
+
+
+def finite(values: Mapping[str, float], run_name: str) -> dict[str, float]:
+    """`values` as plain ints and floats; InputError names the first that is not a finite number."""
+    plain = {}
+    for name, value in values.items():
+        number = int(value) if hasattr(value, "__index__") else float(value)
+        if not math.isfinite(number):
+            raise InputError(
+                f"{run_name}: metric `{name}` is {number}, not a finite number; "
+                "look at the curves in results/curves, and lower the learning rate if a loss has diverged"
+            )
+        plain[name] = number
+    return plain
+
+
+class LocalRun:
+    """What a stage reports, without MLflow: final metrics go to `FOLDER/NAME.json`."""
+
+    def __init__(self, name: str, folder: str | Path) -> None:
+        self.name = name
+        self.metrics_path = Path(folder) / f"{name}.json"
+        self.final: dict[str, float] = {}
+
+    def curve(self, step: int, values: Mapping[str, float]) -> None:
+        """Records metrics that belong to one step of training. InputError on a NaN or infinity."""
+        self.record(step=int(step), curve=finite(values, self.name))
+
+    def metrics(self, values: Mapping[str, float]) -> None:
+        """Adds final metrics; several calls are merged. InputError on a NaN or infinity."""
+        plain = finite(values, self.name)
+        self.final |= plain
+        write_json(self.metrics_path, self.final)
+        self.record(metrics=plain)
+
+    def artifact(self, path: str | Path, folder: str = "") -> None:
+        """Records a file (picture, CSV) in `folder` of the run; InputError if it does not exist."""
+        if not Path(path).is_file():
+            raise InputError(f"{path}: no such file to record as an artifact of {self.name}")
+        self.record(artifact=Path(path), folder=folder)
+
+    def params(self, values: Mapping[str, Any]) -> None:
+        """Records parameters besides those that dvc.yaml declares for the stage."""
+        self.record(params=dict(values))
+
+    def say(self, text: str) -> None:
+        """Prints one line of progress."""
+        print(f"[{self.name}] {text}", flush=True)
+
+    def finish(self) -> None:
+        """Writes the metrics file, even if the stage reported none."""
+        write_json(self.metrics_path, self.final)
+
+    def record(self, **entry: Any) -> None:
+        """Where reports go besides the metrics file: nowhere."""
+
+
+class SilentRun(LocalRun):
+    """The run of the processes of a distributed stage other than the first: reports nothing."""
+
+    def metrics(self, values: Mapping[str, float]) -> None:
+        finite(values, self.name)
+
+    def say(self, text: str) -> None:
+        pass
+
+    def finish(self) -> None:
+        pass
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+class Run(LocalRun):
+    """A stage's run in MLflow, a child of the present configuration's run.
+
+    Reports go to a journal on disk; a thread sends it every SEND_EVERY seconds, and the end sends the rest.
+    If the store fails meanwhile, the stage goes on, and a warning tells how to send the rest later.
+    """
+
+    def __init__(self, name: str, store: Store, journal: Journal) -> None:
+        super().__init__(name, "results/metrics")
+        self.store = store
+        self.journal = journal
+        self.started = time.monotonic()
+        self.warned = False
+        self.stop = threading.Event()
+        self.sender = threading.Thread(target=self.send_at_intervals, daemon=True, name="mlflow-sender")
+
+    @classmethod
+    def open(cls, name: str) -> Run | SilentRun:
+        """The run of stage `name`, begun, or continued if this very execution was killed before.
+
+        Raises InputError if dvc.yaml has no such stage, and StoreError, within a bounded time, if the MLflow
+        store is locked or cannot be reached.
+        """
+        if int(os.environ.get("RANK", "0")) > 0:
+            return SilentRun(name, "results/metrics")
+        pipeline = Pipeline()
+        if name not in pipeline.stages:
+            known = ", ".join(pipeline.stages)
+            raise InputError(f"dvc.yaml has no stage `{name}` with this params.yaml; it has {known}")
+        signature = pipeline.signature(name)
+        store = open_store()
+        with exclusive():
+            parent_id = find_parent(store, pipeline)
+            adopt_under(store, parent_id, pipeline, pipeline.upstream(name), only_unchanged=True)
+            journal = killed_execution(store, name, parent_id, signature)
+            if journal is None:
+                run_id = store.create(name, provenance.tags(name, signature) | {PARENT_TAG: parent_id})
+                journal = Journal.create(name, run_id, parent_id, signature, store_uri())
+                journal.claim()
+                journal.append(params=pipeline.stage_parameters(name))
+            journal.append(status="RUNNING")
+            journal.send(store)
+        return cls(name, store, journal)
+
+    def finish(self) -> None:
+        """Writes the final metrics, none included, and which run this was: the last act of a stage."""
+        super().finish()
+        about = {"run_id": self.journal.about["run_id"], "stage": self.name}
+        write_json(Path("results/runs") / f"{self.name}.json", about)
+
+    def record(self, **entry: Any) -> None:
+        """Appends a report to the journal."""
+        if "curve" in entry:
+            self.journal.append_curve(entry["step"], entry["curve"])
+        elif "artifact" in entry:
+            self.journal.append_artifact(entry["artifact"], entry["folder"])
+        else:
+            self.journal.append(**entry)
+
+    def send_at_intervals(self) -> None:
+        while not self.stop.wait(SEND_EVERY):
+            self.send()
+
+    def send(self) -> bool:
+        """Sends what the journal holds; False, after one warning, if the store refuses."""
+        try:
+            self.journal.send(self.store)
+            return True
+        except StoreError as error:
+            if not self.warned:
+                print(
+                    f"[{self.name}] warning: {error}\n[{self.name}] the stage goes on and its results are written; "
+                    "send its record to MLflow later: python -m stages.tracking upload",
+                    file=sys.stderr,
+                    flush=True,
+                )
+            self.warned = True
+            return False
+
+    def __enter__(self) -> Self:
+        self.sender.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Closes the run; an error that ends the block goes on, and leaves the run FAILED or KILLED."""
+        self.stop.set()
+        self.sender.join()
+        if error is None:
+            status = "FINISHED"
+        else:
+            status = "FAILED" if isinstance(error, Exception) else "KILLED"  # SIGTERM, SIGINT
+        self.journal.append(costs=self.costs(), tags={"device": provenance.device()})
+        self.journal.append(status=status)
+        sent = self.send()
+        ended = self.journal.ended
+        self.journal.release()
+        if sent and ended:
+            self.journal.remove()
+        if status == "FINISHED" and sent:
+            retire(self.name, self.store)
+
+    def costs(self) -> dict[str, float]:
+        """Time and memory of this process and its children so far."""
+        own, children = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+        kibibyte = 1 if sys.platform == "darwin" else 1024  # bytes in one unit of ru_maxrss
+        return {
+            "system/wall_seconds": time.monotonic() - self.started,
+            "system/cpu_seconds": own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime,
+            "system/peak_memory_mib": own.ru_maxrss * kibibyte / 2**20,
+        }
+
+
+def killed_execution(store: Store, stage: str, parent_id: str, signature: str) -> Journal | None:
+    """The claimed journal of an execution of the same work that was killed, to be continued; or None."""
+    for journal in reversed(Journal.all(stage)):
+        about = journal.about
+        same = (about["parent_id"], about["signature"], about["uri"]) == (parent_id, signature, store_uri())
+        if same and not journal.ended and store.get(about["run_id"]) is not None and journal.claim():
+            return journal
+    return None
