@@ -37,6 +37,11 @@ class Schema:
                 wrong.append(f"column '{name}' has {nulls} nulls, expected none")
         return wrong
 
+    def check(self, frame: pl.DataFrame, source: str) -> None:
+        """ValueError, naming `source`, if `frame` departs from the schema."""
+        if wrong := self.violations(frame):
+            raise ValueError(f"{source}: not a {self.name} table: {'; '.join(wrong)}")
+
 
 _PREPARED_COLUMNS = {
     "image_id": pl.String,
@@ -63,11 +68,24 @@ REJECTED = Schema(
     frozenset({"reason"}),
 )
 
+# The picture files behind the prepared tables: all that decoding needs to know.
+MANIFEST = Schema(
+    "manifest",
+    {
+        "image_id": pl.String,
+        "study_id": pl.String,
+        "image_path": pl.String,  # relative to the data set's root
+        "bytes": pl.Int64,
+        "sha256": pl.String,  # as the data set lists it; null if it does not
+    },
+    frozenset({"image_id", "study_id", "image_path", "bytes"}),
+)
+
 
 def write_table(frame: pl.DataFrame, path: str | Path, schema: Schema | None) -> None:
     """Write `frame` as Parquet, atomically. A frame that departs from `schema` is a bug: ValueError."""
-    if schema and (wrong := schema.violations(frame)):
-        raise ValueError(f"{path}: not a {schema.name} table: {'; '.join(wrong)}")
+    if schema:
+        schema.check(frame, str(path))
     with atomic_path(path) as temporary:
         frame.write_parquet(temporary, compression="zstd")
 

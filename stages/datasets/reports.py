@@ -1,0 +1,150 @@
+"""Free-text radiology reports -> findings and impression.
+
+Gives the same sections as the parser that MIMIC-CXR's authors publish (MIT-LCP/mimic-cxr,
+txt/section_parser.py and txt/create_section_files.py); the names, misspellings and study ids below are facts
+of that data set.
+"""
+
+import re
+from dataclasses import dataclass
+from functools import cache
+
+_HEADER = re.compile(r"\n ([A-Z ()/,-]+):\s")
+_BLANK_LINE = "\n \n"
+
+_SPELLINGS = {
+    "findings": (
+        "findings", "finding", "findins", "findindgs", "findgings", "findngs", "findnings", "finidngs",
+        "reference findings", "chest, two views",
+    ),
+    "impression": (
+        "impression", "impresson", "imprression", "imoression", "impressoin", "imprssion", "impresion",
+        "imperssion", "mpression", "impession", "conclusion", "findings and impression",
+        "findings/impression", "findings/ impression",
+        "ndication",  # surprising, but so the published parser reads it
+    ),
+    "comparison": (
+        "comparison", "comparisons", "comparision", "comparsion", "comparrison", "comparisions",
+        "reference exam", "comparison exam", "comparison film",
+    ),
+    "indication": (
+        "indication", "idication", "reason for examination", "reason for exam", "clinical indication",
+    ),
+    "history": ("history", "clinical history", "clinical information", "patient history", "pfi"),
+    "examination": ("examination", "exam", "type of examination"),
+    "recommendations": ("recommendations", "recommendation", "recommendation(s)"),
+    "wet read": ("wet read", "wetread"),
+}  # fmt: skip
+_NAME_OF = {spelling: name for name, spellings in _SPELLINGS.items() for spelling in spellings}
+_NAME_INSIDE = ("impression", "findings", "history", "comparison", "addendum")
+# Titles of the procedure, under which radiologists write their findings.
+_TITLE = re.compile(
+    "chest|portable|pa and lat|lateral and pa|ap and lateral|lateral and ap|frontal and|two views"
+    "|frontal view|pa view|ap view|one view|lateral view|bone window"
+    "|frontal upright|frontal semi-upright|ribs"
+)
+
+# Studies of MIMIC-CXR whose text stands in a section of another name ...
+_TEXT_UNDER = {
+    "50913680": "recommendations", "59363654": "examination", "59279892": "technique",
+    "59768032": "recommendations", "57936451": "indication", "50058765": "indication",
+    "53356173": "examination", "53202765": "technique", "50808053": "technique", "51966317": "indication",
+    "50743547": "examination", "56451190": "note", "59067458": "recommendations", "59215320": "examination",
+    "55124749": "indication", "54365831": "indication", "59087630": "recommendations",
+    "58157373": "recommendations", "56482935": "recommendations", "58375018": "recommendations",
+    "54654948": "indication", "55157853": "examination", "51491012": "history",
+}  # fmt: skip
+# ... or between two characters of the file ...
+_TEXT_BETWEEN = {
+    "50525523": (201, 349), "57564132": (233, 554), "59982525": (313, 717), "53488209": (149, 475),
+    "54875119": (234, 988), "50196495": (59, 399), "56579911": (59, 218), "52648681": (292, 631),
+    "59889364": (172, 453), "53514462": (73, 377), "59505494": (59, 450), "53182247": (59, 412),
+    "51410602": (47, 320), "56412866": (522, 822), "54986978": (59, 306), "59003148": (262, 505),
+    "57150433": (61, 394), "56760320": (219, 457), "59562049": (158, 348), "52674888": (145, 296),
+    "55258338": (192, 568), "59330497": (140, 655), "52119491": (179, 454),
+}  # fmt: skip
+# ... or that say nothing about the picture.
+_NO_TEXT = {
+    "58235663", "50798377", "54168089", "53071062", "56724958", "54231141", "53607029", "52035334",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Report:
+    """The texts of one report, white space cleaned; None where there is none.
+
+    `body` is set only if there are neither findings nor impression: the text that stands for them.
+    """
+
+    findings: str | None = None
+    impression: str | None = None
+    body: str | None = None
+
+
+def parse_report(text: str, study_id: str | None = None) -> Report:
+    """Split a report. `study_id` (digits) selects the hand-made rules of MIMIC-CXR."""
+    if study_id in _NO_TEXT:
+        return Report()
+    if study_id in _TEXT_BETWEEN:
+        start, end = _TEXT_BETWEEN[study_id]
+        return Report(body=clean_text(text[start:end]))
+    sections = _split(text)
+    if (name := _TEXT_UNDER.get(study_id)) in sections:
+        return Report(body=clean_text(sections[name]))
+    findings, impression = (clean_text(sections.get(name)) for name in ("findings", "impression"))
+    if findings or impression:
+        return Report(findings, impression)
+    return Report(body=clean_text(sections.get("last_paragraph", sections.get("comparison"))))
+
+
+def clean_text(text: str | None) -> str | None:
+    """Runs of white space become one space; None for nothing but white space. `___` (de-identified) stays."""
+    return " ".join(text.split()) or None if text else None
+
+
+def decode_text(raw: bytes) -> tuple[str, bool]:
+    """The text of a report file, with `\\n` line ends, and whether it was UTF-8 (else Windows Latin-1).
+
+    Raises UnicodeError for a file that is no text in either.
+    """
+    if b"\0" in raw:
+        raise UnicodeError("it holds zero bytes, so it is no text in UTF-8 or Latin-1")
+    try:
+        text, is_utf8 = raw.decode("utf-8"), True
+    except UnicodeDecodeError:
+        text, is_utf8 = raw.decode("cp1252"), False
+    return text.replace("\r\n", "\n").replace("\r", "\n"), is_utf8
+
+
+def _split(text: str) -> dict[str, str]:
+    """Section name -> its text: the last of several with one name, leaving out empty findings, impressions."""
+    sections = []
+    name, start, header = "preamble", 0, _HEADER.search(text)
+    while header:
+        sections.append((name, text[start : header.start()]))
+        name, start = _section_name(header[1]), header.end()
+        # What follows a header on its own line is text, even where it looks like a header again.
+        header = _HEADER.search(text, max(start, text.find("\n", start)))
+    sections.append((name, text[start:]))
+    sections = [
+        (name, text) for name, text in sections if text.strip() or name not in ("findings", "impression")
+    ]
+    if not any(name in ("findings", "impression") for name, _ in sections):
+        name, text = sections.pop()
+        first, blank_line, rest = text.partition(_BLANK_LINE)
+        sections.append((name, first))
+        if blank_line:
+            sections.append(("last_paragraph", rest))
+    return dict(sections)
+
+
+@cache
+def _section_name(header: str) -> str:
+    """The name that a header stands for; itself, in lower case, where it is none of the known ones."""
+    header = header.lower().strip()
+    if header in _NAME_OF:
+        return _NAME_OF[header]
+    for name in _NAME_INSIDE:
+        if name in header:
+            return name
+    return "findings" if _TITLE.search(header) else header

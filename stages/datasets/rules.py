@@ -1,0 +1,99 @@
+"""The rules that every data set goes through, in order: pictures, reports, texts, splits, benchmark."""
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import polars as pl
+
+from stages.datasets import RAW_REPORTS, Layout, Raw
+from stages.datasets.benchmarks import choose_benchmark
+from stages.datasets.index_files import some
+from stages.datasets.rejects import Reason, Selection
+from stages.datasets.splits import split_by_patient
+from stages.errors import InputError
+from stages.params import Dataset
+
+_STAT_THREADS = 16  # asking a network file system is waiting, mostly
+_NO_DETAIL = pl.lit(None, pl.String)
+
+
+def keep_wanted_pictures(selection: Selection, settings: Dataset) -> None:
+    """Reject repeated rows, what the layout rejects, unwanted views and missing files; adds `bytes`."""
+    here = pl.format("listed before; here with patient {}, study {}", "patient_id", "study_id")
+    selection.reject(~pl.col("image_id").is_first_distinct(), Reason.DUPLICATE_ID, here)
+    selection.reject(pl.col("reason").is_not_null(), pl.col("reason"), pl.col("detail"))
+    view = pl.col("view").fill_null("blank")
+    selection.reject(~view.is_in(settings.views), Reason.OTHER_VIEW, pl.format("view is {}", view))
+    paths = [os.path.join(settings.root, path) for path in selection.kept["image_path"]]
+    with ThreadPoolExecutor(_STAT_THREADS) as pool:
+        sizes = pl.Series("bytes", list(pool.map(_file_size, paths)), pl.Int64)
+    selection.kept = selection.kept.drop("reason", "detail").with_columns(sizes)
+    selection.reject(pl.col("bytes").is_null(), Reason.MISSING_IMAGE, pl.col("image_path"))
+
+
+def add_reports(selection: Selection, settings: Dataset, layout: Layout) -> Raw:
+    """Read the reports of the pictures still kept and join them on; reject pictures whose report is missing.
+
+    Raises InputError when one study is listed under several patients: its report would be anyone's.
+    """
+    patients = selection.kept.group_by("study_id").agg(pl.col("patient_id").n_unique())
+    if shared := patients.filter(pl.col("patient_id") > 1)["study_id"].sort().to_list():
+        path = Path(settings.root) / settings.index.images
+        raise InputError(f"{path}: {len(shared)} studies are listed under several patients: {some(shared)}")
+    reports = layout.read_reports(settings, selection.kept)
+    RAW_REPORTS.check(reports.rows, "read_reports")
+    selection.kept = selection.kept.join(reports.rows, on="study_id", how="left", maintain_order="left")
+    selection.reject(pl.col("reason").is_not_null(), pl.col("reason"), pl.col("detail"))
+    return reports
+
+
+def keep_wanted_texts(selection: Selection, settings: Dataset) -> None:
+    """Reject pictures whose report lacks what `sections` asks for; adds `report` in `section_order`."""
+    no_findings, no_impression, no_body = (
+        pl.col(name).is_null() for name in ("findings", "impression", "body")
+    )
+    if settings.sections == "both":
+        selection.reject(no_findings & no_impression, Reason.MISSING_TEXT, _NO_DETAIL)
+        selection.reject(no_findings, Reason.MISSING_FINDINGS, _NO_DETAIL)
+        selection.reject(no_impression, Reason.MISSING_IMPRESSION, _NO_DETAIL)
+    else:
+        selection.reject(no_findings & no_impression & no_body, Reason.MISSING_TEXT, _NO_DETAIL)
+    order = (
+        ["findings", "impression"]
+        if settings.section_order == "findings_first"
+        else ["impression", "findings"]
+    )
+    report = pl.concat_str(*order, "body", separator=" ", ignore_nulls=True)
+    selection.kept = selection.kept.with_columns(report.alias("report"))
+
+
+def assign_splits(selection: Selection, settings: Dataset, seed: int) -> None:
+    """Keep the official `split`, or draw one by patient. InputError for a layout without an official one."""
+    if settings.split == "patient":
+        drawn = split_by_patient(selection.kept["patient_id"], settings.split_fractions, seed)
+        undrawn = selection.kept.drop("split")
+        selection.kept = undrawn.join(drawn, on="patient_id", how="left", maintain_order="left")
+    elif selection.kept["split"].null_count():
+        raise InputError(
+            f"layout {settings.layout} has no official split; set `split: patient` in params.yaml"
+        )
+
+
+def set_benchmark_aside(selection: Selection, settings: Dataset, seed: int) -> pl.DataFrame | None:
+    """Take the benchmark's pictures out of training, with `remove: patients` all of their patients'."""
+    if settings.benchmark is None:
+        return None
+    chosen = choose_benchmark(selection.kept.filter(split="train"), settings.benchmark, seed)
+    selection.kept = selection.kept.filter(~pl.col("image_id").is_in(chosen["image_id"].to_list()))
+    if settings.benchmark.remove == "patients":
+        same = pl.col("patient_id").is_in(chosen["patient_id"].unique().to_list())
+        selection.reject(same, Reason.BENCHMARK_PATIENT, pl.format("patient {}", "patient_id"))
+    return chosen
+
+
+def _file_size(path: str) -> int | None:
+    try:
+        return os.stat(path).st_size
+    except FileNotFoundError:
+        return None

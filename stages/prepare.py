@@ -1,0 +1,138 @@
+"""prepare: a data set as distributed -> tables of pictures with their reports, split and accounted for."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from stages.datasets import RAW_IMAGES, find_layout
+from stages.datasets.benchmarks import ids_digest
+from stages.datasets.rejects import Selection
+from stages.datasets.rules import (
+    add_reports,
+    assign_splits,
+    keep_wanted_pictures,
+    keep_wanted_texts,
+    set_benchmark_aside,
+)
+from stages.datasets.splits import SPLITS, require_separate_patients
+from stages.entry import run_stage
+from stages.errors import InputError
+from stages.params import Dataset, Params
+from stages.storage.files import write_json
+from stages.storage.tables import BENCHMARK, LABEL_PREFIX, MANIFEST, PREPARED, REJECTED, write_table
+from stages.tracking import Run
+
+
+def prepare(params: Params, run: Run, dataset: str) -> None:
+    """Filter pictures, cut their reports into sections, split by patient, set the benchmark aside.
+
+    Writes data/prepared/DATASET: {train,validate,test,benchmark}.parquet, rejected.parquet with a reason for
+    every other row of the index, manifest.parquet (the kept pictures' files), summary.json (the counts).
+    """
+    settings = params.datasets[dataset]
+    if not Path(settings.root).is_dir():
+        raise InputError(
+            f"datasets.{dataset}.root: no folder {settings.root}; give the folder of the data set"
+        )
+    layout = find_layout(settings.layout)
+
+    raw = layout.read_images(settings)
+    RAW_IMAGES.check(raw.rows, f"read_images of {settings.layout}")
+    run.say(f"{len(raw.rows)} pictures in the index")
+    selection = Selection(raw.rows)
+    keep_wanted_pictures(selection, settings)
+    reports = add_reports(selection, settings, layout)
+    keep_wanted_texts(selection, settings)
+    assign_splits(selection, settings, params.seed)
+    split_tables(
+        selection, dataset
+    )  # a data set with nothing left is told so, not that its benchmark is too small
+    benchmark = set_benchmark_aside(selection, settings, params.seed)
+
+    tables = split_tables(selection, dataset)
+    if benchmark is not None:
+        tables["benchmark"] = benchmark
+    check_patients(tables, settings)
+    summary = {
+        "dataset": dataset,
+        **account(tables, selection, raw=len(raw.rows), notes=raw.notes | reports.notes),
+    }
+    write_tables(Path("data/prepared") / dataset, tables, selection, summary)
+    run.metrics(flat(summary))
+    run.say(f"kept {summary['kept']}, rejected {summary['rejected']}")
+
+
+def split_tables(selection: Selection, dataset: str) -> dict[str, pl.DataFrame]:
+    """The kept rows of each split. An empty split raises InputError that tells what was rejected."""
+    tables = {split: selection.kept.filter(split=split) for split in SPLITS}
+    if empty := [split for split, table in tables.items() if table.is_empty()]:
+        raise InputError(
+            f"datasets.{dataset}: no picture is left for {', '.join(empty)}; kept: {len(selection.kept)}, "
+            f"rejected: {selection.counts() or 'none'}. Check root, views, sections and split in params.yaml"
+        )
+    return tables
+
+
+def check_patients(tables: dict[str, pl.DataFrame], settings: Dataset) -> None:
+    """InputError if a patient is in two splits, or in one and in the benchmark that was to take it out."""
+    apart = [name for name in tables if name != "benchmark" or settings.benchmark.remove == "patients"]
+    assigned = [tables[name].select("patient_id", pl.lit(name).alias("split")) for name in apart]
+    require_separate_patients(pl.concat(assigned), f"{settings.root}/{settings.index.split}")
+
+
+def account(
+    tables: dict[str, pl.DataFrame], selection: Selection, raw: int, notes: dict[str, int]
+) -> dict[str, Any]:
+    """The counts of summary.json. Raw rows are kept or rejected; RuntimeError (a bug) if the sums differ."""
+    kept = {name: len(table) for name, table in tables.items()}
+    rejected = selection.counts()
+    if raw != sum(kept.values()) + sum(rejected.values()):
+        raise RuntimeError(
+            f"{raw} rows were read, but {kept} kept and {rejected} rejected do not add up to them"
+        )
+    summary = {
+        "raw": raw,
+        "kept": kept,
+        "rejected": rejected,
+        "patients": {name: table["patient_id"].n_unique() for name, table in tables.items()},
+        "studies": {name: table["study_id"].n_unique() for name, table in tables.items()},
+        "bytes": sum(table["bytes"].sum() for table in tables.values()),
+        "notes": notes,
+    }
+    if "benchmark" in tables:
+        chosen = tables["benchmark"]
+        classes = dict(chosen.group_by("benchmark_class", maintain_order=True).len().iter_rows())
+        summary["benchmark"] = {"classes": classes, "image_ids_sha256": ids_digest(chosen["image_id"])}
+    return summary
+
+
+def write_tables(
+    folder: Path, tables: dict[str, pl.DataFrame], selection: Selection, summary: dict[str, Any]
+) -> None:
+    """Replace `folder` by the prepared tables, their manifest, the rejects and the summary."""
+    shutil.rmtree(folder, ignore_errors=True)
+    for name, table in tables.items():
+        schema = BENCHMARK if name == "benchmark" else PREPARED
+        labels = [column for column in table.columns if column.startswith(LABEL_PREFIX)]
+        table = table.select(*schema.columns, *labels).sort("image_id")
+        write_table(table, folder / f"{name}.parquet", schema)
+    manifest = pl.concat([table.select(*MANIFEST.columns) for table in tables.values()]).sort("image_id")
+    write_table(manifest, folder / "manifest.parquet", MANIFEST)
+    write_table(selection.rejected, folder / "rejected.parquet", REJECTED)
+    write_json(folder / "summary.json", summary)
+
+
+def flat(summary: dict[str, Any]) -> dict[str, int]:
+    """The counts of a summary as metrics: raw, kept, kept_train, ..., rejected, rejected_other_view, ..."""
+    metrics = {"raw": summary["raw"], "bytes": summary["bytes"]}
+    for group in ("kept", "rejected"):
+        metrics[group] = sum(summary[group].values())
+    for group in ("kept", "rejected", "patients", "studies"):
+        metrics |= {f"{group}_{name}": count for name, count in summary[group].items()}
+    return metrics | summary["notes"]
+
+
+if __name__ == "__main__":
+    run_stage(prepare, arguments=("dataset",))
