@@ -1,0 +1,77 @@
+# Plans and dispatches the stages of dvc.yaml: one rule for each stage family, made from dvc.yaml itself.
+# A rule's input and output are stamps (.state/stamps); what makes a stamp invalid is DVC's judgement alone.
+import signal
+import sys
+
+from snakemake.exceptions import WorkflowError
+from snakemake.utils import min_version
+
+from stages.errors import InputError
+from workflow import hooks, plan, resources
+
+min_version("9.5")
+
+try:
+    STAGES = plan.make_plan() if workflow.is_main_process else plan.read_plan()
+    NEEDS = resources.load_resources(plan.families(STAGES))
+except InputError as error:
+    raise WorkflowError(error) from None
+
+if not workflow.is_main_process:
+    # A job on a node: a cluster's early warning before the end (--signal=USR1) is for the stage alone.
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+
+
+localrules:
+    all,
+
+
+rule all:
+    input:
+        [plan.stamp(name) for name in STAGES],
+
+
+for family, has_items in plan.families(STAGES).items():
+    stage = family + ("@{item}" if has_items else "")
+
+    rule:
+        name:
+            family
+        input:
+            lambda wildcards, stage=stage: [
+                plan.stamp(name) for name in STAGES[stage.format(**wildcards)].upstream
+            ],
+        output:
+            touch(plan.stamp(stage)),
+        log:
+            f".state/logs/{stage}.log",
+        benchmark:
+            f".state/benchmarks/{stage}.tsv"
+        conda:
+            "environment.yml"
+        threads: NEEDS[family]["cpus"]
+        resources:
+            **resources.snakemake_resources(NEEDS[family]),
+        params:
+            stage=stage,
+            python=sys.executable,
+            message=lambda wildcards, stage=stage: STAGES[stage.format(**wildcards)].message,
+        message:
+            "{params.message}"
+        shell:
+            "{params.python:q} -m workflow.run --cpus {threads} --log {log:q} {params.stage:q}"
+
+
+onstart:
+    if workflow.is_main_process:
+        hooks.before_run()
+
+
+onsuccess:
+    if workflow.is_main_process:
+        hooks.after_run(STAGES)
+
+
+onerror:
+    if workflow.is_main_process:
+        hooks.after_run(STAGES)

@@ -1,0 +1,34 @@
+"""What the main snakemake process does before the first job and after the last."""
+
+from typing import IO
+
+from workflow import locks
+from workflow.plan import STAMPS, STATE, Stage
+
+_held: list[IO] = []  # run.lock, open until this process ends
+
+
+def before_run() -> None:
+    """Claim the folder for this run and get the MLflow store ready for many writers at once.
+
+    Raises RuntimeError if another snakemake runs here.
+    """
+    with locks.exclusive(STATE / "sync.lock"):
+        lock = locks.hold_until_exit(STATE / "run.lock")
+    if lock is None:
+        raise RuntimeError(
+            f"another snakemake runs in this folder ({locks.owner(STATE / 'run.lock')}); wait for it"
+        )
+    _held.append(lock)
+
+    from stages.tracking import prepare_store
+
+    prepare_store()
+
+
+def after_run(stages: dict[str, Stage]) -> None:
+    """Let MLflow's parent run of this configuration know every stage that is up to date, also those whose
+    results came from the cache or from an earlier run."""
+    from stages.tracking import adopt
+
+    adopt([name for name in stages if (STAMPS / name).exists()])

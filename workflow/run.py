@@ -1,0 +1,125 @@
+"""Run one stage through DVC: `python -m workflow.run STAGE`. The rules of the Snakefile call it.
+
+DVC skips the stage if its inputs came out the same, restores its outputs if the run cache has them, and runs
+its command otherwise. Around that, this waits for a run of the same stage that outlived an earlier snakemake,
+clears what dead processes left, passes signals on, and keeps dvc.lock in order.
+"""
+
+import argparse
+import logging
+import os
+import signal
+import sys
+import traceback
+from pathlib import Path
+
+from workflow import lockfile, locks
+from workflow.files import write_atomically
+from workflow.plan import STATE, read_plan
+
+LOG_TAIL = 30  # lines shown of the log of a stage that failed
+
+
+def run_stage(name: str) -> str:
+    """Bring one stage up to date; returns `ran`, `restored` (from the run cache) or `unchanged`.
+
+    Raises DVC's ReproductionError if the stage's command fails.
+    """
+    from dvc.repo import Repo
+
+    with locks.exclusive(
+        STATE / "locks" / name, waiting=f"{name} still runs from an earlier start; waiting for it"
+    ):
+        repo = Repo(_wait_for_lock=True)
+        locks.end_orphans(name, Path(repo.root_dir))
+        with repo.lock:
+            stage = next(stage for stage in repo.stage.collect(name))
+            locks.clear_dvc_locks(
+                [part.fs_path for part in stage.deps], [part.fs_path for part in stage.outs]
+            )
+
+        restored = []
+        restore = repo.stage_cache.restore
+
+        def watched_restore(*args, **kwargs):
+            restore(*args, **kwargs)  # raises if the run cache has nothing for this stage
+            restored.append(name)
+
+        repo.stage_cache.restore = watched_restore
+        logging.getLogger("dvc").setLevel(logging.INFO)  # has its own handler
+        repo.scm_context.quiet = True  # no advice on `git add`
+        done = repo.reproduce(targets=[name], single_item=True)
+        with repo.lock:
+            lockfile.canonicalise(list(read_plan()))
+        return "unchanged" if not done else "restored" if restored else "ran"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m workflow.run", description=__doc__)
+    parser.add_argument("--cpus", type=int, default=1, help="cores that the stage may use")
+    parser.add_argument(
+        "--log", type=Path, help="file for everything that the stage prints; default: the terminal"
+    )
+    parser.add_argument("stage", help="a stage of dvc.yaml, such as `dvc stage list` prints them")
+    arguments = parser.parse_args()
+
+    terminal = os.dup(2)
+    if arguments.log:
+        _print_to(arguments.log)
+    _set_environment(arguments.cpus)
+    _handle_signals()
+    try:
+        outcome = run_stage(arguments.stage)
+    except Exception as error:  # noqa: BLE001 whatever it was, the user is to see the end of the log
+        _explain(error)
+        if arguments.log:
+            tail = arguments.log.read_text(encoding="utf-8", errors="replace").splitlines()[-LOG_TAIL:]
+            os.write(terminal, "\n".join([*tail, f"(all of it: {arguments.log})", ""]).encode())
+        return 1
+    write_atomically(STATE / "outcomes" / arguments.stage, outcome + "\n")
+    return 0
+
+
+def _print_to(log: Path) -> None:
+    """Send standard output and error, also those of every child process, to a file."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+    os.dup2(file, 1)
+    os.dup2(file, 2)
+    os.close(file)
+
+
+def _set_environment(cpus: int) -> None:
+    """`python` in a stage's command is this very Python, and libraries start no more threads than cores."""
+    os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "POLARS_MAX_THREADS"):
+        os.environ.setdefault(variable, str(cpus))
+
+
+def _handle_signals() -> None:
+    """SIGTERM (scancel, requeue) goes on to the stage, which saves and ends; DVC then tidies up. SIGUSR1, a
+    cluster's early warning, reaches every process of a job: it is for the stage alone."""
+    import psutil
+
+    def pass_on(number, frame):
+        for child in psutil.Process().children(recursive=True):
+            child.send_signal(number)
+
+    signal.signal(signal.SIGTERM, pass_on)
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+
+
+def _explain(error: Exception) -> None:
+    """Print DVC's own errors with their causes, one line each, and anything else with its traceback."""
+    from dvc.exceptions import DvcException
+
+    if not isinstance(error, DvcException):
+        traceback.print_exception(error)
+    cause: BaseException | None = error
+    while isinstance(cause, DvcException):
+        print(cause, file=sys.stderr, flush=True)
+        cause = cause.__cause__
+
+
+if __name__ == "__main__":
+    sys.exit(main())
