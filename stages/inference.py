@@ -1,0 +1,144 @@
+"""What every evaluation does with a trained model: load it, choose the items it can judge, run it in batches."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import polars as pl
+
+from stages.errors import InputError
+from stages.storage.features import FeatureStore
+from stages.storage.rows import MappedRows
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedTokenizerBase
+
+    from stages.models.medunifier import MedUnifierModel
+
+BATCH = 64  # items; results do not depend on it
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained model in evaluation mode, its tokenizer, and the device it is on."""
+
+    model: MedUnifierModel
+    tokenizer: PreTrainedTokenizerBase
+    device: torch.device
+
+    def features(self, store: FeatureStore, ids: Sequence[str]) -> torch.Tensor:
+        """The ViT tokens of pictures, float32 [n, n_tokens, width], on the model's device."""
+        import torch
+
+        return torch.from_numpy(store.read(store.rows(ids))).to(self.device).float()
+
+    def tokens(self, texts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Ids and mask [n, L] of texts, cleaned and cut as in training, on the model's device."""
+        from stages.models.text import tokenize
+
+        ids, mask = tokenize(self.tokenizer, list(texts), self.model.config.max_text_tokens)
+        return ids.to(self.device), mask.to(self.device)
+
+    def embed_images(self, store: FeatureStore, ids: Sequence[str]) -> np.ndarray:
+        """ITC embeddings of pictures, float32 [n, queries, projection], L2-normalised."""
+        import torch
+
+        with torch.inference_mode():
+            parts = [
+                self.model.encode_image(self.features(store, ids[part]))[1].float().cpu().numpy()
+                for part in batches(len(ids), BATCH, "embed pictures")
+            ]
+        return np.concatenate(parts)
+
+    def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
+        """ITC embeddings of texts, float32 [n, projection], L2-normalised."""
+        import torch
+
+        with torch.inference_mode():
+            parts = [
+                self.model.encode_text(*self.tokens(texts[part]))[1].float().cpu().numpy()
+                for part in batches(len(texts), BATCH, "embed reports")
+            ]
+        return np.concatenate(parts)
+
+
+def load_trained(variant: str, store: FeatureStore | None = None) -> Trained:
+    """The model of `models/VARIANT`, for the features of `store` where given.
+
+    Raises InputError when the folder is missing or broken, or when the features come from another ViT than
+    the model was trained on.
+    """
+    import torch
+    from safetensors import SafetensorError
+
+    from stages.models.medunifier import MedUnifierModel
+    from stages.models.text import load_tokenizer
+
+    folder = Path("models") / variant
+    missing = [name for name in ("config.json", "model.safetensors") if not (folder / name).is_file()]
+    if missing:
+        raise InputError(
+            f"{folder}: no trained model ({', '.join(missing)} missing); run pretrain@{variant} first"
+        )
+    try:
+        model = MedUnifierModel.from_pretrained(folder)
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{folder}: not a whole model ({error}); run pretrain@{variant} again") from error
+    if store is not None and store.width != model.config.vision_width:
+        raise InputError(
+            f"{store.folder}: tokens are {store.width} wide, {folder} was trained on {model.config.vision_width}; "
+            f"run extract_features and pretrain@{variant} with the same `vision`"
+        )
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return Trained(model.to(device).eval(), load_tokenizer(folder), device)
+
+
+def usable_items(
+    table: pl.DataFrame, source: str, stores: Sequence[MappedRows], run: Any, *, prefix: str = ""
+) -> pl.DataFrame:
+    """The rows of a prepared table that have a report and are in all `stores`, in the table's order.
+
+    The others are counted: in the metrics `PREFIXn_without_report` and `PREFIXn_without_picture` of `run`,
+    and in a line of its log. Raises InputError, naming `source`, when nothing is left.
+    """
+    with_report = table.filter(pl.col("report").str.strip_chars().str.len_chars() > 0)
+    present = [all(image_id in store for store in stores) for image_id in with_report["image_id"]]
+    items = with_report.filter(pl.Series(present, dtype=pl.Boolean))
+    without_report = len(table) - len(with_report)
+    without_picture = len(with_report) - len(items)
+    run.metrics({f"{prefix}n_without_report": without_report, f"{prefix}n_without_picture": without_picture})
+    left_out = f"{without_report} have no report, {without_picture} are not in {_names(stores)}"
+    if items.is_empty():
+        raise InputError(
+            f"{source}: none of its {len(table)} images can be used ({left_out}); look at "
+            "data/prepared/*/summary.json and data/images/*/rejected.parquet, and loosen the filters in params.yaml"
+        )
+    if len(items) < len(table):
+        run.say(f"{source}: {len(items)} of {len(table)} images are used; {left_out}")
+    return items
+
+
+def _names(stores: Sequence[MappedRows]) -> str:
+    return " and ".join(str(store.folder) for store in stores) or "any store"
+
+
+def seeded_rows(n: int, size: int | None, seed: int) -> np.ndarray:
+    """`size` of the row numbers 0..n-1, drawn by `seed`, in order; all of them if `size` is None or larger."""
+    if size is None or size >= n:
+        return np.arange(n)
+    return np.sort(np.random.default_rng(seed).permutation(n)[:size])
+
+
+def batches(n: int, size: int, title: str) -> Iterator[slice]:
+    """Slices of at most `size` that cover `n` items, with a progress bar (a line every 30 s in a log file)."""
+    from tqdm import tqdm
+
+    pause = 0.1 if sys.stderr.isatty() else 30
+    for start in tqdm(range(0, n, size), desc=title, unit="batch", mininterval=pause, leave=False):
+        yield slice(start, min(start + size, n))

@@ -1,0 +1,144 @@
+"""Generated reports against references: two scoring protocols, BLEU and ROUGE-L, the best constant report.
+
+BLEU is kept as counts for each item, whose sums give the score of the corpus, so that a bootstrap over items
+costs a matrix product. METEOR, in the same manner, is in meteor.py. All scores are in [0, 1].
+"""
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+
+ORDERS = 4  # n-grams of 1 to 4 words
+BLEU_COUNTS = 2 * ORDERS + 2  # statistics kept for each item
+
+# (references of each item, prediction of each item), as words separated by single spaces
+Cleaned = tuple[list[list[str]], list[str]]
+
+
+def clean_report(text: str) -> str:
+    """A report as R2Gen (Chen et al. 2020) scores it on MIMIC-CXR.
+
+    Lower case; enumeration ("1. ", " 2. ") and punctuation gone, hyphens excepted; each sentence ends in the
+    word ".". Sentences end at a full stop followed by a space.
+    """
+    text = text.replace("\n", " ")
+    for repeated in "_ .":
+        text = re.sub(re.escape(repeated) + "+", repeated, text)
+    text = text.replace("1. ", "")
+    for before in (". ", " "):
+        for number in "2345":
+            text = text.replace(f"{before}{number}. ", ". ")
+    sentences = text.strip().lower().split(". ")
+    sentences = [re.sub(r"""[.,?;*!%^&_+():<=>@\[\]{}"'/\\]""", "", sentence) for sentence in sentences]
+    return " ".join(" . ".join([*sentences, ""]).split())
+
+
+def clean_caption(text: str, max_words: int = 95) -> str:
+    """A text as the authors' release prepares it: case and full stops kept, some marks gone, cut after 95 words."""
+    return " ".join(re.sub(r'[!"()*#:;~]', " ", text).split()[:max_words])
+
+
+def sentences(text: str) -> list[str]:
+    """The sentences of a report; they end at . ! or ? before white space."""
+    return [sentence for sentence in re.split(r"(?<=[.!?])\s+", text.strip()) if sentence]
+
+
+def report_protocol(references: Sequence[str], predictions: Sequence[str]) -> Cleaned:
+    """The field's protocol (R2Gen's): the whole reference is the one reference; both sides cleaned alike."""
+    return [[clean_report(text)] for text in references], [clean_report(text) for text in predictions]
+
+
+def release_protocol(references: Sequence[str], predictions: Sequence[str]) -> Cleaned:
+    """The authors' release: every sentence of the reference is a reference of its own, case counts.
+
+    A perfect copy does not reach 1 (a word is credited as often as the richest sentence has it), and a copy
+    in lower case, as a lower-casing tokenizer writes it, loses the first word of every sentence.
+    """
+    split = [[clean_caption(sentence) for sentence in sentences(text)] or [""] for text in references]
+    return split, [clean_caption(text) for text in predictions]
+
+
+PROTOCOLS: dict[str, Callable[[Sequence[str], Sequence[str]], Cleaned]] = {
+    "report": report_protocol,
+    "release": release_protocol,
+}
+
+
+def bleu_statistics(references: Sequence[Sequence[str]], predictions: Sequence[str]) -> np.ndarray:
+    """Counts of each item, float64 [N, 10], by pycocoevalcap.
+
+    They are: matched n-grams (n = 1 to 4), n-grams of the prediction (1 to 4), words of the prediction, words
+    of the reference nearest in length.
+    """
+    from pycocoevalcap.bleu.bleu_scorer import cook_refs, cook_test
+
+    rows = []
+    for texts, prediction in zip(references, predictions, strict=True):
+        counts = cook_test(prediction, cook_refs(texts, n=ORDERS), eff="closest", n=ORDERS)
+        rows.append([*counts["correct"], *counts["guess"], counts["testlen"], counts["reflen"]])
+    return np.array(rows, np.float64)
+
+
+def bleu(statistics: np.ndarray) -> np.ndarray:
+    """BLEU-1 to BLEU-4 [..., 4] from (sums of) statistics [..., 10]; no smoothing, closest reference length."""
+    matched, guessed = statistics[..., :ORDERS], statistics[..., ORDERS : 2 * ORDERS]
+    predicted, reference = statistics[..., -2:-1], statistics[..., -1:]
+    with np.errstate(divide="ignore"):
+        log_precision = np.log(np.divide(matched, guessed, out=np.zeros_like(matched), where=guessed > 0))
+    mean = np.cumsum(log_precision, axis=-1) / np.arange(1, ORDERS + 1)
+    shortness = np.divide(reference, predicted, out=np.full_like(reference, np.inf), where=predicted > 0)
+    return np.exp(mean + np.minimum(0, 1 - shortness))
+
+
+def rouge_l(references: Sequence[Sequence[str]], predictions: Sequence[str]) -> np.ndarray:
+    """ROUGE-L (F with beta = 1.2) of each item [N], by pycocoevalcap."""
+    from pycocoevalcap.rouge.rouge import Rouge
+
+    scorer = Rouge()
+    pairs = zip(references, predictions, strict=True)
+    return np.array([scorer.calc_score([prediction], list(texts)) for texts, prediction in pairs])
+
+
+def best_constant(reports: Sequence[str]) -> str:
+    """The one of `reports` that scores the highest BLEU-4, under the protocol `report`, as the prediction for
+    every one of them: what a model that never looks at a picture can reach.
+
+    Exact, and linear in the number of reports: with one reference each, the matches of a candidate's k-th
+    occurrence of an n-gram are the reports that have it at least k times. Of equals the most frequent wins,
+    then the first in the alphabet.
+    """
+    if not reports:
+        raise ValueError("no reports to choose from")
+    first: dict[str, str] = {}
+    for report in reports:
+        first.setdefault(clean_report(report), report)
+    copies = Counter(clean_report(report) for report in reports)
+    holders: Counter[tuple[tuple[str, ...], int]] = Counter()
+    reference_words = 0
+    for text, count in copies.items():
+        words = text.split()
+        reference_words += count * len(words)
+        for occurrence in _occurrences(words):
+            holders[occurrence] += count
+
+    candidates = sorted(copies, key=lambda text: (-copies[text], text))
+    totals = np.zeros((len(candidates), BLEU_COUNTS))
+    for row, text in zip(totals, candidates, strict=True):
+        words = text.split()
+        for ngram, k in _occurrences(words):
+            row[len(ngram) - 1] += holders[ngram, k]
+            row[ORDERS + len(ngram) - 1] += len(reports)
+        row[-2:] = len(words) * len(reports), reference_words
+    return first[candidates[int(bleu(totals)[:, ORDERS - 1].argmax())]]
+
+
+def _occurrences(words: list[str]) -> Iterator[tuple[tuple[str, ...], int]]:
+    """Every n-gram of 1 to 4 words with the number of times it came before."""
+    seen: Counter[tuple[str, ...]] = Counter()
+    for n in range(1, ORDERS + 1):
+        for start in range(len(words) - n + 1):
+            ngram = tuple(words[start : start + n])
+            yield ngram, seen[ngram]
+            seen[ngram] += 1

@@ -1,0 +1,148 @@
+"""Stage retrieve: which reports belong to a picture, which pictures to a report (paper section 4.2, Table 2)."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from stages.entry import run_stage
+from stages.inference import load_trained, usable_items
+from stages.metrics import retrieval
+from stages.metrics.bootstrap import bootstrap_means, numbered
+from stages.params import Params
+from stages.storage.features import FeatureStore
+from stages.storage.tables import BENCHMARK, LABEL_PREFIX, PREPARED, Schema, read_table, write_table
+from stages.tracking import Run
+
+RANKED = 10  # candidates kept for each query in rankings.parquet
+RANKINGS = Schema(
+    "rankings",
+    {
+        "direction": pl.String,  # i2t: a picture asks for reports | t2i: a report asks for pictures
+        "query_id": pl.String,  # a report goes by the id of its picture
+        "ranked_ids": pl.List(pl.String),
+        "relevant": pl.List(pl.Boolean),
+        "scores": pl.List(pl.Float32),
+    },
+)
+
+
+def retrieve(params: Params, run: Run, variant: str, dataset: str) -> None:
+    """Rank the reports of DATASET for each of its pictures and the pictures for each report, by image-text
+    similarity, with the model VARIANT.
+
+    Items are the data set's benchmark where it has one, otherwise its test split. For mAP@K a candidate is
+    relevant if it is of the query's class; for Recall@K if it has the query's very report, word for word.
+    Figures are in percent.
+    """
+    store = FeatureStore(Path("data/features") / dataset)
+    items = usable_items(*read_items(dataset), [store], run)
+    trained = load_trained(variant, store)
+
+    ids = items["image_id"].to_list()
+    images = trained.embed_images(store, ids)
+    texts = trained.embed_texts(items["report"].to_list())
+    classes, pairs = numbered(item_classes(items)), numbered(items["report"].to_list())
+    run.metrics({"n_items": len(items), "n_classes": len(set(classes)), "n_reports": len(set(pairs))})
+
+    ks, patients = params.retrieve.ks, items["patient_id"].to_list()
+    depth = max(RANKED, *ks)
+    rankings = []
+    for direction, rank in (("i2t", retrieval.rank_texts), ("t2i", retrieval.rank_images)):
+        ranked, scores = rank(images, texts, depth)
+        metrics = scored(ranked, classes, pairs, ks, patients, params.retrieve.bootstrap, params.seed)
+        run.metrics({f"{direction}_{name}": value for name, value in metrics.items()})
+        ranked, scores = ranked[:, :RANKED], scores[:, :RANKED]
+        rankings.append(
+            pl.DataFrame(
+                {
+                    "direction": [direction] * len(ids),
+                    "query_id": ids,
+                    "ranked_ids": np.array(ids, dtype=object)[ranked].tolist(),
+                    "relevant": (classes[ranked] == classes[:, None]).tolist(),
+                    "scores": scores.tolist(),
+                },
+                schema=dict(RANKINGS.columns),
+            )
+        )
+    folder = Path("results/retrieval") / f"{variant}-{dataset}"
+    write_table(pl.concat(rankings), folder / "rankings.parquet", RANKINGS)
+
+
+def read_items(dataset: str) -> tuple[pl.DataFrame, str]:
+    """The benchmark of a data set, or its test split if it has none; and the name of the file."""
+    folder = Path("data/prepared") / dataset
+    if (folder / "benchmark.parquet").is_file():
+        return read_table(folder / "benchmark.parquet", BENCHMARK), str(folder / "benchmark.parquet")
+    return read_table(folder / "test.parquet", PREPARED), str(folder / "test.parquet")
+
+
+def item_classes(items: pl.DataFrame) -> list[str]:
+    """The class of each item: `benchmark_class` where there is one, otherwise its single positive label.
+
+    An item with no positive label or with several belongs with those that have its very report, word for word.
+    """
+    if "benchmark_class" in items.columns:
+        return items["benchmark_class"].to_list()
+    labels = [name for name in items.columns if name.startswith(LABEL_PREFIX)]
+    positive = items.select(pl.col(name) == 1 for name in labels).rows() if labels else [()] * len(items)
+    classes = []
+    for report, flags in zip(items["report"], positive, strict=True):
+        found = [name for name, flag in zip(labels, flags, strict=True) if flag]
+        classes.append(found[0] if len(found) == 1 else f"report: {report}")
+    return classes
+
+
+def scored(
+    ranked: np.ndarray,
+    classes: np.ndarray,
+    pairs: np.ndarray,
+    ks: Sequence[int],
+    patients: Sequence[str],
+    resamples: int,
+    seed: int,
+) -> dict[str, float | int]:
+    """Flat metrics of one direction, in percent: mAP@K in both definitions and Recall@K, with interval and chance.
+
+    Args:
+        ranked: int64 [n, depth], candidates of each query, best first. Queries and candidates are the same items.
+        classes, pairs: int64 [n], equal where two items are of one class, or have the same report.
+        patients: whose item it is; the bootstrap draws patients.
+    """
+    n = len(ranked)
+    in_class, in_pair = np.bincount(classes)[classes], np.bincount(pairs)[pairs]  # relevant candidates, [n]
+    same_class, same_pair = classes[ranked] == classes[:, None], pairs[ranked] == pairs[:, None]
+
+    scores: dict[str, np.ndarray] = {}
+    chances: dict[str, float] = {}
+    for k in ks:
+        scores[f"map_at_{k}"] = retrieval.average_precision(same_class, in_class, k)
+        scores[f"map_release_at_{k}"] = retrieval.average_precision_release(same_class, k)
+        scores[f"recall_at_{k}"] = retrieval.recall(same_pair, k)
+        for name, chance, relevant in (
+            ("map", retrieval.chance_average_precision, in_class),
+            ("map_release", retrieval.chance_average_precision_release, in_class),
+            ("recall", retrieval.chance_recall, in_pair),
+        ):
+            chances[f"{name}_at_{k}"] = mean_chance(chance, relevant, n, k)
+
+    matrix = np.stack(list(scores.values()), axis=1)
+    intervals = bootstrap_means(matrix, resamples=resamples, seed=seed, clusters=patients)
+    metrics: dict[str, float | int] = {}
+    for name, interval in zip(scores, intervals, strict=True):
+        metrics |= interval.flat(name, scale=100)
+        metrics[f"{name}_chance"] = 100 * chances[name]
+    return metrics
+
+
+def mean_chance(
+    chance: Callable[[int, int, int], float], n_relevant: np.ndarray, n_candidates: int, k: int
+) -> float:
+    """The mean over queries of `chance(relevant, candidates, k)`."""
+    sizes, counts = np.unique(n_relevant, return_counts=True)
+    return float(np.average([chance(int(size), n_candidates, k) for size in sizes], weights=counts))
+
+
+if __name__ == "__main__":
+    run_stage(retrieve, arguments=("variant", "dataset"))

@@ -1,0 +1,163 @@
+"""Stage write_reports: a report for each test picture, scored against the radiologist's (paper Table 4)."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from stages.entry import run_stage
+from stages.inference import Trained, batches, load_trained, seeded_rows, usable_items
+from stages.metrics.bootstrap import Interval, bootstrap, bootstrap_means
+from stages.metrics.meteor import Meteor, meteor
+from stages.metrics.retrieval import rank_texts
+from stages.metrics.text import BLEU_COUNTS, PROTOCOLS, best_constant, bleu, bleu_statistics, rouge_l
+from stages.params import Params
+from stages.storage.features import FeatureStore
+from stages.storage.tables import PREPARED, Schema, read_table, write_table
+from stages.tracking import Run
+
+CONSTANT_FROM = 10_000  # training reports among which the best constant one is sought, drawn by the seed
+HEADLINE = ("bleu_4", "meteor", "rouge_l")  # under the protocol `report` these get intervals
+PREDICTIONS = Schema(
+    "predictions",
+    {"image_id": pl.String, "study_id": pl.String, "reference": pl.String, "prediction": pl.String},
+    frozenset({"image_id", "study_id", "reference", "prediction"}),
+)
+
+
+def write_reports(params: Params, run: Run, variant: str, dataset: str) -> None:
+    """Write a report for each test picture of DATASET with the model VARIANT, greedily, and score them.
+
+    Figures are in percent: BLEU-1 to 4, METEOR and ROUGE-L under the field's protocol (`bleu_1` ...) and the
+    release's (`release_bleu_1` ...); in front of them `constant_` for the best constant report, which is chosen
+    on the training reports, and `nearest_` for the training report most similar to the picture. `bleu_4_gain` is what the model has over the constant report.
+    """
+    with Meteor() as scorer:  # loads its dictionaries while the model writes
+        store = FeatureStore(Path("data/features") / dataset)
+        folder = Path("data/prepared") / dataset
+        test = usable_items(
+            read_table(folder / "test.parquet", PREPARED), f"{folder}/test.parquet", [store], run
+        )
+        test = test[seeded_rows(len(test), params.write_reports.max_reports, params.seed)]
+        training = usable_items(
+            read_table(folder / "train.parquet", PREPARED),
+            f"{folder}/train.parquet",
+            [],
+            run,
+            prefix="train_",
+        )
+        trained = load_trained(variant, store)
+
+        ids, references = test["image_id"].to_list(), test["report"].to_list()
+        run.say(f"write {len(ids)} reports")
+        written = generate(trained, store, ids, params.write_reports.batch_size)
+        output = Path("results/reports") / f"{variant}-{dataset}" / "predictions.parquet"
+        table = test.select("image_id", "study_id", reference="report").with_columns(
+            prediction=pl.Series(written)
+        )
+        write_table(table, output, PREDICTIONS)
+        run.artifact(output)
+
+        known = training["report"][seeded_rows(len(training), CONSTANT_FROM, params.seed)].to_list()
+        constant = best_constant(known)
+        run.say(f"best constant report of {len(known)} training reports: {constant}")
+        systems = {
+            "": written,
+            "constant_": [constant] * len(ids),
+            "nearest_": nearest_reports(
+                trained, store, ids, training["report"].unique(maintain_order=True).to_list()
+            ),
+        }
+        how = {"resamples": params.write_reports.bootstrap, "seed": params.seed}
+        how["clusters"] = test["patient_id"].to_list()
+        run.say("score them")
+        run.metrics({"n_written": len(ids)} | gain(references, written, constant, how))
+        for system, predictions in systems.items():
+            run.metrics(
+                {
+                    f"{system}{name}": value
+                    for name, value in score(references, predictions, scorer, how).items()
+                }
+            )
+
+
+def generate(trained: Trained, store: FeatureStore, ids: Sequence[str], batch_size: int) -> list[str]:
+    """The model's report for each picture, greedy, in the order of `ids`."""
+    import torch
+
+    from stages.models.text import decode
+
+    written = []
+    with torch.inference_mode():
+        for part in batches(len(ids), batch_size, "write reports"):
+            tokens = trained.model.generate_reports(
+                trained.features(store, ids[part]), trained.model.config.max_text_tokens
+            )
+            written += decode(trained.tokenizer, tokens.cpu())
+    return written
+
+
+def nearest_reports(
+    trained: Trained, store: FeatureStore, ids: Sequence[str], reports: Sequence[str]
+) -> list[str]:
+    """For each picture the one of `reports` that is most similar to it by image-text similarity."""
+    best, _ = rank_texts(trained.embed_images(store, ids), trained.embed_texts(reports), 1)
+    return [reports[number] for number in best[:, 0]]
+
+
+def score(
+    references: Sequence[str], predictions: Sequence[str], scorer: Meteor, how: dict
+) -> dict[str, float | int]:
+    """Flat metrics, in percent, of one system under both protocols; `how` as for `bootstrap`."""
+    metrics = {}
+    for protocol, clean in PROTOCOLS.items():
+        intervals = intervals_of(*clean(references, predictions), scorer, how)
+        for name, interval in intervals.items():
+            if protocol == "report" and name in HEADLINE:
+                metrics |= interval.flat(name, scale=100)
+            elif protocol == "report":
+                metrics[name] = 100 * interval.value
+            else:
+                metrics[f"{protocol}_{name}"] = 100 * interval.value
+    return metrics
+
+
+def gain(
+    references: Sequence[str], predictions: Sequence[str], constant: str, how: dict
+) -> dict[str, float | int]:
+    """`bleu_4_gain`, in percent: BLEU-4 of the predictions less that of the constant report, drawn together."""
+    clean = PROTOCOLS["report"]
+    both = [
+        bleu_statistics(*clean(references, texts)) for texts in (predictions, [constant] * len(references))
+    ]
+    (difference,) = bootstrap(
+        np.concatenate(both, axis=1),
+        lambda sums: bleu(sums[..., :BLEU_COUNTS])[..., -1:] - bleu(sums[..., BLEU_COUNTS:])[..., -1:],
+        **how,
+    )
+    return difference.flat("bleu_4_gain", scale=100)
+
+
+def intervals_of(
+    references: Sequence[Sequence[str]], predictions: Sequence[str], scorer: Meteor, how: dict
+) -> dict[str, Interval]:
+    """BLEU-1 to 4, METEOR and ROUGE-L of cleaned texts, in [0, 1], by name."""
+    *bleus, meteor_score = bootstrap(
+        np.concatenate(
+            [bleu_statistics(references, predictions), scorer.statistics(references, predictions)], axis=1
+        ),
+        lambda sums: np.concatenate(
+            [bleu(sums[..., :BLEU_COUNTS]), meteor(sums[..., BLEU_COUNTS:])[..., None]], axis=-1
+        ),
+        **how,
+    )
+    (rouge,) = bootstrap_means(rouge_l(references, predictions)[:, None], **how)
+    return {f"bleu_{n}": interval for n, interval in enumerate(bleus, 1)} | {
+        "meteor": meteor_score,
+        "rouge_l": rouge,
+    }
+
+
+if __name__ == "__main__":
+    run_stage(write_reports, arguments=("variant", "dataset"))
