@@ -21,6 +21,7 @@ from stages.tracking.interface import (
 # A server that does not answer must not hold a stage for MLflow's default of minutes.
 CLIENT_DEFAULTS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
 }
@@ -35,16 +36,15 @@ class ClientStore:
         from mlflow.tracking import MlflowClient
 
         self.uri = uri
-        with self.explained():
+        with exclusive(timeout=120), self.explained():
             self.client = MlflowClient(uri)
-            with exclusive(timeout=120):
-                experiment = self.client.get_experiment_by_name(EXPERIMENT)
-                if experiment is None:
-                    self.experiment = self.client.create_experiment(EXPERIMENT)
-                elif experiment.lifecycle_stage != "active":
-                    raise deleted_experiment(experiment.experiment_id)
-                else:
-                    self.experiment = experiment.experiment_id
+            experiment = self.client.get_experiment_by_name(EXPERIMENT)
+            if experiment is None:
+                self.experiment = self.client.create_experiment(EXPERIMENT)
+            elif experiment.lifecycle_stage == "active":
+                self.experiment = experiment.experiment_id
+            else:
+                raise deleted_experiment(experiment.experiment_id)
 
     @contextmanager
     def explained(self) -> Iterator[None]:

@@ -1,0 +1,88 @@
+"""A small project to track: two stages in a folder of its own, around the real parameters."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+REPO = Path(__file__).resolve().parents[1]
+
+DVC_YAML = """
+stages:
+  first:
+    desc: Make a file
+    cmd: python first.py
+    deps: [first.py]
+    params: [seed, vision.skip_last_blocks]
+    outs: [out/first.txt, results/runs/first.json]
+    metrics: [results/metrics/first.json]
+  second:
+    desc: Use the file
+    matrix: {variant: "${variants}"}
+    cmd: python second.py ${item.variant}
+    deps: [second.py, out/first.txt]
+    params: [pretrain.learning_rate, "variants.${item.variant}"]
+    outs:
+      - out/second-${item.variant}.txt
+      - results/runs/second@${item.variant}.json
+    metrics:
+      - results/metrics/second@${item.variant}.json
+"""
+
+STAGE = '''
+from pathlib import Path
+from stages.entry import run_stage
+
+def {name}(params, run{signature}):
+    """Does the {name} thing."""
+    {body}
+
+if __name__ == "__main__":
+    run_stage({name}, arguments={arguments})
+'''
+
+
+def write_project(folder: Path) -> Path:
+    """Parameters, dvc.yaml and the inputs of its stages."""
+    (folder / "out").mkdir(parents=True)
+    (folder / "params.yaml").write_text((REPO / "workflow/presets/demo.yaml").read_text())
+    (folder / "dvc.yaml").write_text(DVC_YAML)
+    write_stage(folder, "first", 'Path("out/first.txt").write_text("x")')
+    write_stage(folder, "second", 'Path("out/second-full.txt").write_text("x")', ("variant",))
+    (folder / "out/first.txt").write_text("x")
+    return folder
+
+
+def write_stage(folder: Path, name: str, body: str, arguments: tuple[str, ...] = ()) -> None:
+    """A stage file; `body` is the code of its function."""
+    signature = "".join(f", {argument}" for argument in arguments)
+    text = STAGE.format(
+        name=name, body=body.replace("\n", "\n    "), signature=signature, arguments=arguments
+    )
+    (folder / f"{name}.py").write_text(text)
+
+
+def set_parameter(folder: Path, old: str, new: str) -> None:
+    """Edits params.yaml."""
+    text = (folder / "params.yaml").read_text()
+    assert text.count(old) == 1, old
+    (folder / "params.yaml").write_text(text.replace(old, new))
+
+
+def start(folder: Path, *command: str, **environment: str) -> subprocess.Popen:
+    """Starts `python COMMAND` in the project."""
+    return subprocess.Popen(
+        [sys.executable, *command],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1"} | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def python(folder: Path, *command: str, **environment: str) -> subprocess.CompletedProcess:
+    """Runs `python COMMAND` in the project to its end."""
+    process = start(folder, *command, **environment)
+    out, err = process.communicate(timeout=60)
+    return subprocess.CompletedProcess(command, process.returncode, out, err)
