@@ -50,10 +50,15 @@ def finite(values: Mapping[str, float], run_name: str) -> dict[str, float]:
 
 
 class LocalRun:
-    """What a stage reports, without MLflow: final metrics go to `FOLDER/NAME.json`."""
+    """What a stage reports, without MLflow: final metrics go to `FOLDER/NAME.json`.
 
-    def __init__(self, name: str, folder: str | Path) -> None:
+    `signature` is a digest of what determines the stage's result: command, parameters, inputs. What a stage
+    keeps between executions (checkpoints) belongs to one signature.
+    """
+
+    def __init__(self, name: str, folder: str | Path, signature: str = "local") -> None:
         self.name = name
+        self.signature = signature
         self.metrics_path = Path(folder) / f"{name}.json"
         self.final: dict[str, float] = {}
 
@@ -117,7 +122,7 @@ class Run(LocalRun):
     """
 
     def __init__(self, name: str, store: Store, journal: Journal) -> None:
-        super().__init__(name, "results/metrics")
+        super().__init__(name, "results/metrics", journal.about["signature"])
         self.store = store
         self.journal = journal
         self.started = time.monotonic()
@@ -132,13 +137,13 @@ class Run(LocalRun):
         Raises InputError if dvc.yaml has no such stage, and StoreError, within a bounded time, if the MLflow
         store is locked or cannot be reached.
         """
-        if int(os.environ.get("RANK", "0")) > 0:
-            return SilentRun(name, "results/metrics")
         pipeline = Pipeline()
         if name not in pipeline.stages:
             known = ", ".join(pipeline.stages)
             raise InputError(f"dvc.yaml has no stage `{name}` with this params.yaml; it has {known}")
         signature = pipeline.signature(name)
+        if int(os.environ.get("RANK", "0")) > 0:
+            return SilentRun(name, "results/metrics", signature)
         store = open_store()
         with exclusive():
             parent_id = find_parent(store, pipeline)
