@@ -16,7 +16,6 @@ from stages.errors import InputError
 EXPERIMENT = "medunifier"
 DEFAULT_URI = "sqlite:///mlflow.db"
 PARENT_TAG = "mlflow.parentRunId"
-STATE = Path(".state/tracking")
 
 
 class StoreError(InputError):
@@ -71,6 +70,11 @@ def store_uri() -> str:
     return os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI
 
 
+def state_folder() -> Path:
+    """Where journals and the lock live."""
+    return Path(os.environ.get("MEDUNIFIER_STATE", ".state")) / "tracking"
+
+
 def patience() -> float:
     """Seconds to wait for a store that others hold; MEDUNIFIER_STORE_SECONDS overrides 30."""
     return float(os.environ.get("MEDUNIFIER_STORE_SECONDS", "30"))
@@ -81,14 +85,15 @@ def exclusive(timeout: float | None = None) -> Iterator[None]:
     """Holds the lock under which stages of this repository find or make runs."""
     from filelock import FileLock, Timeout
 
-    STATE.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(STATE / "lock", is_singleton=True)  # a singleton may be taken again by its holder
+    path = state_folder() / "lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path, is_singleton=True)  # a singleton may be taken again by its holder
     try:
         with lock.acquire(timeout=patience() if timeout is None else timeout):
             yield
     except Timeout:
         raise StoreError(
-            f"{STATE / 'lock'}: held by another stage for over {patience():.0f} s; "
+            f"{path}: held by another stage for over {patience():.0f} s; "
             "look for a hanging `python -m stages...`, end it, and run the same command again"
         ) from None
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from stages.storage.files import atomic_path
-from stages.tracking.interface import PARENT_TAG, STATE, Point, Store, exclusive, now
+from stages.tracking.interface import PARENT_TAG, Point, Store, exclusive, now, state_folder
 
 
 class Journal:
@@ -36,7 +36,7 @@ class Journal:
     @classmethod
     def create(cls, stage: str, run_id: str, parent_id: str, signature: str, uri: str) -> Journal:
         """A new journal; `uri` is the store that holds the run."""
-        folder = STATE / stage / run_id
+        folder = state_folder() / stage / run_id
         about = {"stage": stage, "run_id": run_id, "parent_id": parent_id, "signature": signature, "uri": uri}
         (folder / "artifacts").mkdir(parents=True, exist_ok=True)
         (folder / "journal.jsonl").touch()
@@ -47,7 +47,7 @@ class Journal:
     @classmethod
     def all(cls, stage: str | None = None) -> list[Journal]:
         """Every journal on disk, or those of one stage, oldest first."""
-        found = STATE.glob(f"{stage or '*'}/*/run.json")
+        found = state_folder().glob(f"{stage or '*'}/*/run.json")
         return [cls(path.parent) for path in sorted(found, key=lambda path: (path.stat().st_mtime, path))]
 
     def claim(self) -> bool:
