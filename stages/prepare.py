@@ -22,10 +22,10 @@ from stages.errors import InputError
 from stages.params import Dataset, Params
 from stages.storage.files import write_json
 from stages.storage.tables import BENCHMARK, LABEL_PREFIX, MANIFEST, PREPARED, REJECTED, write_table
-from stages.tracking import Run
+from stages.tracking import LocalRun
 
 
-def prepare(params: Params, run: Run, dataset: str) -> None:
+def prepare(params: Params, run: LocalRun, dataset: str) -> None:
     """Filter pictures, cut their reports into sections, split by patient, set the benchmark aside.
 
     Writes data/prepared/DATASET: {train,validate,test,benchmark}.parquet, rejected.parquet with a reason for

@@ -117,7 +117,7 @@ def decode_text(raw: bytes) -> tuple[str, bool]:
 
 
 def _split(text: str) -> dict[str, str]:
-    """Section name -> its text: the last of several with one name, leaving out empty findings, impressions."""
+    """Section name -> its text: the last of several with one name, without empty findings or impressions."""
     sections = []
     name, start, header = "preamble", 0, _HEADER.search(text)
     while header:

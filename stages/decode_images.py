@@ -1,0 +1,119 @@
+"""decode_images: every kept picture -> grey uint8 at the model's size, in memory-mapped parts."""
+
+import hashlib
+import os
+import shutil
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from stages.datasets import images
+from stages.datasets.images import UnreadableImage, decode_image
+from stages.datasets.rejects import Reason
+from stages.datasets.workers import parallel_map
+from stages.entry import available_cores, run_stage
+from stages.errors import InputError
+from stages.params import Images, Params
+from stages.storage.files import write_json
+from stages.storage.images import PART_ROWS, part_path, write_part
+from stages.storage.tables import MANIFEST, REJECTED, read_table, write_table
+from stages.tracking import LocalRun
+
+_BYTES_A_WORKER = 50_000_000  # some seconds of decoding; less is done before another process has started
+
+
+def decode_images(params: Params, run: LocalRun, dataset: str) -> None:
+    """Decode every picture of data/prepared/DATASET/manifest.parquet to a grey square of images.size pixels.
+
+    Writes data/images/DATASET: part-*.arrow, rejected.parquet (pictures that cannot be decoded whole),
+    summary.json. Finished parts survive a kill and are not decoded again.
+    """
+    root = Path(params.datasets[dataset].root)
+    manifest = read_table(f"data/prepared/{dataset}/manifest.parquet", MANIFEST)
+    parts = list(manifest.iter_slices(PART_ROWS))
+    work = work_folder(manifest, root, params.images, run.name)
+    workers = min(available_cores(), 1 + manifest["bytes"].sum() // _BYTES_A_WORKER)
+    with parallel_map(workers) as mapped:
+        for number, part in enumerate(parts):
+            if not part_path(work, number).exists():
+                decode_part(part, root, params.images, mapped, work, number)
+            run.say(f"part {number + 1} of {len(parts)}: {len(part)} pictures")
+
+    rejected = pl.concat([read_table(rejects_path(work, number), REJECTED) for number in range(len(parts))])
+    summary = {
+        "dataset": dataset,
+        "pictures": len(manifest),
+        "decoded": len(manifest) - len(rejected),
+        "rejected": dict(rejected.group_by("reason").len().iter_rows()),
+        "size": params.images.size,
+        "aspect": params.images.aspect,
+    }
+    if not summary["decoded"]:
+        raise InputError(f"{root}: none of {len(manifest)} pictures can be decoded: {rejected['detail'][0]}")
+    publish(work, Path("data/images") / dataset, rejected, summary)
+    run.metrics({name: summary[name] for name in ("pictures", "decoded")} | {"rejected": len(rejected)})
+    run.say(f"decoded {summary['decoded']} of {len(manifest)} pictures, rejected {len(rejected)}")
+
+
+def work_folder(manifest: pl.DataFrame, root: Path, settings: Images, stage: str) -> Path:
+    """Where parts wait until all are done: another folder for other pictures, settings or decoder."""
+    key = hashlib.sha256(f"{root} {settings} {PART_ROWS}".encode())
+    key.update(Path(images.__file__).read_bytes())
+    for row in manifest.iter_rows():
+        key.update(repr(row).encode())
+    return Path(os.environ.get("MEDUNIFIER_STATE", ".state")) / stage / key.hexdigest()[:16]
+
+
+def decode_part(
+    part: pl.DataFrame, root: Path, settings: Images, mapped: Callable, work: Path, number: int
+) -> None:
+    """Decode the pictures of one part; writes its rejects, then the part itself, which marks it as done."""
+    paths = [str(root / path) for path in part["image_path"]]
+    decode = partial(picture_or_problem, size=settings.size, aspect=settings.aspect)
+    results = list(mapped(decode, paths))
+    is_picture = pl.Series([isinstance(result, np.ndarray) for result in results], dtype=pl.Boolean)
+    problems = [
+        f"{path}: {result}"
+        for path, result in zip(part["image_path"], results, strict=True)
+        if isinstance(result, str)
+    ]
+    rejected = part.filter(~is_picture).select(
+        "image_id",
+        "study_id",
+        pl.lit(Reason.UNREADABLE_IMAGE.value).alias("reason"),
+        pl.Series("detail", problems, pl.String),
+    )
+    write_table(rejected, rejects_path(work, number), REJECTED)
+    pictures = [result for result in results if isinstance(result, np.ndarray)]
+    write_part(part_path(work, number), part.filter(is_picture)["image_id"], pictures, settings.size)
+
+
+def picture_or_problem(path: str, size: int, aspect: str) -> np.ndarray | str:
+    """The decoded picture, uint8 [size, size], or what is wrong with the file."""
+    try:
+        return decode_image(path, size, aspect)
+    except UnreadableImage as problem:
+        return str(problem)
+
+
+def rejects_path(work: Path, number: int) -> Path:
+    """Where the rejects of part `number` wait."""
+    return work / f"rejected-{number:05d}.parquet"
+
+
+def publish(work: Path, folder: Path, rejected: pl.DataFrame, summary: dict) -> None:
+    """Move the parts to `folder`, with the rejects in one table and the summary; clears the waiting room."""
+    shutil.rmtree(folder, ignore_errors=True)
+    for path in sorted(work.glob("part-*.arrow")):
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.move(path, folder / path.name)
+    write_table(rejected, folder / "rejected.parquet", REJECTED)
+    write_json(folder / "summary.json", summary)
+    shutil.rmtree(work.parent)
+
+
+if __name__ == "__main__":
+    run_stage(decode_images, arguments=("dataset",))
