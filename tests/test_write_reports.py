@@ -1,0 +1,171 @@
+"""The stage write_reports: a model that writes the references scores 100, baselines are what they say."""
+
+import dataclasses
+import json
+import shutil
+
+import numpy as np
+import polars as pl
+import pytest
+
+from stages import write_reports as stage
+from stages.errors import InputError
+from stages.inference import load_trained
+from stages.metrics.meteor import Meteor
+from stages.metrics.text import bleu, bleu_statistics, report_protocol
+from stages.storage.features import FeatureStore
+from stages.tracking import LocalRun
+from stages.write_reports import generate, nearest_reports, write_reports
+from tests.trained_project import DATASET, SPLITS, VARIANT, make_project, report_of, with_answers
+
+PREDICTIONS = f"results/reports/{VARIANT}-{DATASET}/predictions.parquet"
+
+
+@pytest.fixture
+def params(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return make_project(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def java():
+    """One Java for all tests: loading its dictionaries takes seconds."""
+    with Meteor() as running:
+        yield running
+
+
+@pytest.fixture
+def shared_java(java, monkeypatch):
+    class Borrowed:
+        def __enter__(self):
+            return java
+
+        def __exit__(self, *_):
+            pass
+
+    monkeypatch.setattr(stage, "Meteor", Borrowed)
+
+
+def run_write_reports(params) -> dict[str, float]:
+    run = LocalRun(f"write_reports@{VARIANT}-{DATASET}", "results/metrics")
+    write_reports(params, run, VARIANT, DATASET)
+    return json.loads(run.metrics_path.read_text())
+
+
+def writes(text_of):
+    """A stand-in for `load_trained`: a model that writes `text_of(number)` about an image."""
+
+    def load(variant, store):
+        trained = load_trained(variant, store)
+        embed = {"encode_image": trained.model.encode_image, "encode_text": trained.model.encode_text}
+        answer = with_answers(
+            trained,
+            generate_reports=lambda numbers, _: trained.tokens([text_of(n) for n in numbers])[0][:, 1:],
+        )
+        for name, function in embed.items():
+            setattr(answer.model, name, function)
+        return answer
+
+    return load
+
+
+def test_writing_the_references_scores_100(params, monkeypatch, shared_java):
+    monkeypatch.setattr(stage, "load_trained", writes(report_of))
+    metrics = run_write_reports(params)
+    for name in ("bleu_1", "bleu_4", "meteor", "rouge_l"):
+        assert metrics[name] == pytest.approx(100)
+    for name in ("bleu_4", "meteor", "rouge_l"):
+        assert metrics[f"{name}_ci_low"] == pytest.approx(100)
+        assert metrics[f"{name}_n"] == SPLITS["test"]
+        assert metrics[f"constant_{name}"] < 95
+        assert (
+            metrics[f"constant_{name}_ci_low"]
+            <= metrics[f"constant_{name}"]
+            <= metrics[f"constant_{name}_ci_high"]
+        )
+    assert metrics["bleu_4_gain"] == pytest.approx(100 - metrics["constant_bleu_4"])
+    assert 0 < metrics["bleu_4_gain_ci_low"] < metrics["bleu_4_gain"] < metrics["bleu_4_gain_ci_high"]
+    assert metrics["release_bleu_1"] < 100, "case is lost by the tokenizer, and the release counts it"
+
+    table = pl.read_parquet(PREDICTIONS)
+    assert table.columns == ["image_id", "study_id", "reference", "prediction"]
+    assert table["reference"].to_list() == [report_of(n) for n in range(16, 24)]
+    assert table["prediction"].to_list() == [report_of(n).lower() for n in range(16, 24)]
+
+
+def test_the_constant_is_chosen_on_training_reports_only(params, monkeypatch, shared_java, capsys):
+    path = f"data/prepared/{DATASET}/train.parquet"
+    usual = "The heart is of normal size. The lungs are clear."
+    table = pl.read_parquet(path)
+    reports = [usual] * 9 + table["report"].to_list()[9:]
+    table.with_columns(report=pl.Series(reports)).write_parquet(path)
+    metrics = run_write_reports(params)
+    assert f"best constant report of 12 training reports: {usual}" in capsys.readouterr().out
+    references = [report_of(n) for n in range(16, 24)]
+    expected = 100 * bleu(bleu_statistics(*report_protocol(references, [usual] * 8)).sum(0))
+    assert [metrics[f"constant_bleu_{n}"] for n in (1, 2, 3, 4)] == pytest.approx(expected)
+
+
+def test_the_real_model_writes_and_every_metric_is_there(params, shared_java):
+    metrics = run_write_reports(dataclasses.replace(params, seed=3))
+    scores = ("bleu_1", "bleu_2", "bleu_3", "bleu_4", "meteor", "rouge_l")
+    expected = {f"{s}{p}{m}" for s in ("", "constant_", "nearest_") for p in ("", "release_") for m in scores}
+    assert expected <= set(metrics)
+    assert all(0 <= metrics[name] <= 100 for name in expected)
+    assert run_write_reports(dataclasses.replace(params, seed=3)) == metrics
+
+
+def test_batches_do_not_change_the_reports(params):
+    store = FeatureStore(f"data/features/{DATASET}")
+    trained, ids = load_trained(VARIANT, store), store.image_ids[:7]
+    assert generate(trained, store, ids, 1) == generate(trained, store, ids, 3)
+
+
+def test_nearest_report_is_the_most_similar_one(params):
+    store = FeatureStore(f"data/features/{DATASET}")
+    trained, ids = load_trained(VARIANT, store), store.image_ids[16:]
+    reports = [report_of(n) for n in range(12)]
+    images, texts = trained.embed_images(store, ids), trained.embed_texts(reports)
+    expected = [reports[max(range(12), key=lambda j: (image @ texts[j]).max())] for image in images]
+    assert nearest_reports(trained, store, ids, reports) == expected
+
+
+def test_a_seeded_sample_of_the_test_split(params, monkeypatch, shared_java):
+    monkeypatch.setattr(stage, "load_trained", writes(report_of))
+
+    def written(seed: int) -> list[str]:
+        chosen = dataclasses.replace(params.write_reports, max_reports=3)
+        metrics = run_write_reports(dataclasses.replace(params, write_reports=chosen, seed=seed))
+        assert metrics["n_written"] == metrics["bleu_4_n"] == 3
+        return pl.read_parquet(PREDICTIONS)["image_id"].to_list()
+
+    assert written(0) == written(0) == sorted(written(0))
+    assert len({tuple(written(seed)) for seed in range(4)}) > 1
+
+
+def test_missing_java_model_or_reports_is_an_input_error(params, monkeypatch, shared_java):
+    path = f"data/prepared/{DATASET}/test.parquet"
+    table = pl.read_parquet(path)
+    table.with_columns(report=pl.lit(None, pl.String)).write_parquet(path)
+    with pytest.raises(InputError, match="none of its 8 images can be used"):
+        run_write_reports(params)
+    table.write_parquet(path)
+    shutil.rmtree("models/full")
+    with pytest.raises(InputError, match="run pretrain@full first"):
+        run_write_reports(params)
+
+    def no_java():
+        raise InputError("METEOR needs Java")
+
+    monkeypatch.setattr(stage, "Meteor", Meteor)
+    monkeypatch.setattr("stages.metrics.meteor.find_java", no_java)
+    with pytest.raises(InputError, match="METEOR needs Java"):
+        run_write_reports(params)
+
+
+def test_empty_predictions_score_0(params, monkeypatch, shared_java):
+    monkeypatch.setattr(stage, "load_trained", writes(lambda number: ""))
+    metrics = run_write_reports(params)
+    assert pl.read_parquet(PREDICTIONS)["prediction"].to_list() == [""] * 8
+    assert metrics["release_bleu_1"] == metrics["bleu_4"] == metrics["release_rouge_l"] == 0
+    assert np.isfinite(list(metrics.values())).all()
