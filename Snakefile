@@ -64,7 +64,10 @@ for family, has_items in plan.families(STAGES).items():
 
 onstart:
     if workflow.is_main_process:
-        hooks.before_run()
+        try:
+            hooks.before_run()
+        except InputError as error:
+            raise WorkflowError(error) from None
 
 
 onsuccess:

@@ -2,6 +2,7 @@
 
 from typing import IO
 
+from stages.errors import InputError
 from workflow import locks
 from workflow.plan import STAMPS, STATE, Stage
 
@@ -11,12 +12,12 @@ _held: list[IO] = []  # run.lock, open until this process ends
 def before_run() -> None:
     """Claim the folder for this run and get the MLflow store ready for many writers at once.
 
-    Raises RuntimeError if another snakemake runs here.
+    Raises InputError if another snakemake runs here, or if the store cannot be used.
     """
     with locks.exclusive(STATE / "sync.lock"):
         lock = locks.hold_until_exit(STATE / "run.lock")
     if lock is None:
-        raise RuntimeError(
+        raise InputError(
             f"another snakemake runs in this folder ({locks.owner(STATE / 'run.lock')}); wait for it"
         )
     _held.append(lock)
