@@ -1,0 +1,57 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from stages.datasets.workers import parallel_map
+from stages.errors import InputError
+
+
+def square_slowly(number):
+    time.sleep(0.01 * (number % 3))
+    return number * number, os.getpid()
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_results_keep_their_order_whatever_the_number_of_workers(workers):
+    with parallel_map(workers) as mapped:
+        results = list(mapped(square_slowly, range(40)))
+    assert [result for result, _ in results] == [number * number for number in range(40)]
+    assert (os.getpid() in {process for _, process in results}) == (workers == 1)
+
+
+def end_abruptly(number):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_killed_worker_is_told():
+    with pytest.raises(InputError, match="killed, most likely for lack of memory"), parallel_map(2) as mapped:
+        list(mapped(end_abruptly, range(4)))
+
+
+def test_workers_end_with_a_parent_that_is_killed(tmp_path):
+    script = tmp_path / "parent.py"
+    script.write_text(
+        "import time\n"
+        "from stages.datasets.workers import parallel_map\n"
+        "if __name__ == '__main__':\n"
+        "    with parallel_map(2) as mapped:\n"
+        "        results = mapped(time.sleep, [0] * 16 + [60])\n"
+        "        print('started', next(results), flush=True)\n"
+        "        next(results)\n"
+    )
+    repository = Path(__file__).resolve().parents[2]
+    environment = {**os.environ, "PYTHONPATH": str(repository)}
+    parent = subprocess.Popen([sys.executable, script], env=environment, stdout=subprocess.PIPE, text=True)
+    assert "started" in parent.stdout.readline()
+    children = psutil.Process(parent.pid).children(recursive=True)
+    assert children
+    parent.kill()
+    parent.wait()
+    _, alive = psutil.wait_procs(children, timeout=5)
+    assert not alive
