@@ -81,7 +81,9 @@ def encode(
                 "which half precision cannot hold; check vision.model, or leave out its last blocks"
             )
         yield tokens.half().cpu().numpy()
-        run.say(f"{batch.stop - rows.start} of {len(rows)} pictures")
+        done, before = batch.stop - rows.start, start - rows.start
+        if 10 * done // len(rows) > 10 * before // len(rows):
+            run.say(f"{done} of {len(rows)} pictures")
 
 
 if __name__ == "__main__":

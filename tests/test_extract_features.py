@@ -19,7 +19,7 @@ SIZE = 32
 
 
 class Patches(torch.nn.Module):
-    """Stands in for the frozen ViT: each 16 x 16 patch by a random linear map, its tokens scaled by `scale`."""
+    """Stands in for the frozen ViT: 16 x 16 patches through a random linear map, times `scale`."""
 
     checksum = "of the weights"
 
