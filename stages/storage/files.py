@@ -13,7 +13,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     """Yield a temporary name beside `path` to write to; it becomes `path` when the block ends well.
 
     Whoever is killed or fails inside the block leaves `path` as it was. Missing folders are made.
-    Raises OSError when the disk is full or the folder cannot be written.
+    Raises OSError, naming the file, when the disk is full or the folder cannot be written.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -21,6 +21,9 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     try:
         yield temporary
         os.replace(temporary, path)
+    except OSError as error:
+        error.filename = error.filename or str(path)  # libraries tell that the disk is full, not where
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -1,5 +1,6 @@
 """Typed Parquet tables: the columns that stages may rely on, checked when written and when read."""
 
+import io
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -86,8 +87,11 @@ def write_table(frame: pl.DataFrame, path: str | Path, schema: Schema | None) ->
     """Write `frame` as Parquet, atomically. A frame that departs from `schema` is a bug: ValueError."""
     if schema:
         schema.check(frame, str(path))
+    content = io.BytesIO()
+    frame.write_parquet(content, compression="zstd")
+    # By hand: polars makes a full disk an error of its own, without the errno.
     with atomic_path(path) as temporary:
-        frame.write_parquet(temporary, compression="zstd")
+        temporary.write_bytes(content.getbuffer())
 
 
 def read_table(path: str | Path, schema: Schema | None = None) -> pl.DataFrame:
