@@ -1,0 +1,48 @@
+"""What happens to data sets on their way: files cut short, lost, or written in another encoding."""
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+
+TRUNCATED, LOST_IMAGES, LOST_REPORTS = 0.003, 0.002, 0.0012  # shares of all
+SPARED = 20  # a tree with fewer files loses none; a larger one at least one of each kind
+KEPT_BYTES = 0.4  # of a truncated file
+
+
+def damage(images: Path, reports: Path, seed: int) -> Counter:
+    """Truncate and delete a few files below the two roots and recode one report; give the counts.
+
+    Index files and checksums stay as they are, as after a broken download.
+    """
+    rng = np.random.default_rng([*b"damage", seed])
+    pictures, texts = sorted(images.glob("files/*/*/*/*.jpg")), sorted(reports.glob("files/*/*/*.txt"))
+    truncated, lost = _few(len(pictures), TRUNCATED), _few(len(pictures), LOST_IMAGES)
+    chosen = [pictures[index] for index in rng.choice(len(pictures), truncated + lost, replace=False)]
+    for path in chosen[:truncated]:
+        content = path.read_bytes()
+        path.write_bytes(content[: int(len(content) * KEPT_BYTES)])
+    for path in chosen[truncated:]:
+        path.unlink()
+    lost_texts = _few(len(texts), LOST_REPORTS)
+    order = [texts[index] for index in rng.permutation(len(texts))]
+    for path in order[:lost_texts]:
+        path.unlink()
+    recoded = _recode_one(order[lost_texts:]) if lost_texts else 0
+    return Counter(
+        images_truncated=truncated, images_missing=lost, reports_missing=lost_texts, reports_latin1=recoded
+    )
+
+
+def _few(total: int, share: float) -> int:
+    return max(1, round(total * share)) if total >= SPARED else 0
+
+
+def _recode_one(texts: list[Path]) -> int:
+    """Give the first report with a fever its temperature, in Latin-1: the degree sign is no UTF-8 there."""
+    for path in texts:
+        text = path.read_text(encoding="utf-8")
+        if "with fever" in text:
+            path.write_bytes(text.replace("with fever", "with fever of 39 °C", 1).encode("latin-1"))
+            return 1
+    return 0

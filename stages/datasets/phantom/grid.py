@@ -1,0 +1,49 @@
+"""Draws docs/phantom_grid.png, the phantom at a glance: `python -m stages.datasets.phantom.grid [PATH]`."""
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from stages.datasets.phantom.anatomy import draw_anatomy
+from stages.datasets.phantom.findings import Finding
+from stages.datasets.phantom.reports import Facts
+from stages.datasets.phantom.studies import draw_view
+
+TILE, CAPTION, COLUMNS, GREYS = 224, 22, 5, 48  # pixels, pixels, tiles, shades kept (a small file)
+TILES: tuple[tuple[str, str, tuple[Finding, ...], str], ...] = (  # caption, view, findings, device
+    ("normal", "PA", (), "none"),
+    ("severe cardiomegaly", "PA", (Finding("cardiomegaly", "none", "none", 3),), "pacemaker"),
+    ("moderate pulmonary edema", "AP", (Finding("edema", "both", "none", 2),), "none"),
+    ("moderate right effusion", "PA", (Finding("pleural_effusion", "right", "lower", 2),), "none"),
+    ("moderate left pneumothorax", "PA", (Finding("pneumothorax", "left", "upper", 2),), "none"),
+    ("moderate right atelectasis", "PA", (Finding("atelectasis", "right", "lower", 2),), "none"),
+    ("severe left pneumonia", "AP", (Finding("pneumonia", "left", "mid", 3),), "central line"),
+    ("right upper consolidation", "PA", (Finding("consolidation", "right", "upper", 3),), "none"),
+    ("lateral, normal", "LATERAL", (), "none"),
+    ("lateral, effusion", "LATERAL", (Finding("pleural_effusion", "left", "lower", 2),), "none"),
+)
+
+
+def draw_grid(seed: int = 0) -> Image.Image:
+    """The tiles of TILES with captions, each of another patient."""
+    rows = -(-len(TILES) // COLUMNS)
+    sheet = Image.new("L", (COLUMNS * TILE, rows * (TILE + CAPTION)), 255)
+    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(13)
+    for number, (caption, view, findings, device) in enumerate(TILES):
+        anatomy = draw_anatomy(np.random.default_rng([seed, number]))
+        anatomy = replace(anatomy, scoliosis=0.0) if number else anatomy
+        film = draw_view(Facts(anatomy, findings, device, view == "AP"), view, [seed, number, 1], 320)
+        left, top = number % COLUMNS * TILE, number // COLUMNS * (TILE + CAPTION)
+        sheet.paste(Image.fromarray(film).resize((TILE, TILE), Image.Resampling.LANCZOS), (left, top))
+        pen.text((left + TILE / 2, top + TILE + CAPTION / 2), caption, fill=0, font=font, anchor="mm")
+    return sheet.quantize(GREYS)
+
+
+if __name__ == "__main__":
+    target = Path(sys.argv[1] if len(sys.argv) > 1 else "docs/phantom_grid.png")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    draw_grid().save(target, optimize=True)
+    print(f"{target}: {target.stat().st_size / 1000:.0f} kB")

@@ -1,0 +1,95 @@
+"""The stage `simulate` and its stand-in ViT."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+import stages.simulate
+from stages.datasets.phantom.stand_in_vit import patch_kernel, position_code, write_vit
+from stages.simulate import ROOT, make_patients, simulate
+from stages.tracking import LocalRun
+
+VIT = SimpleNamespace(width=192, layers=2, heads=3, patch_size=14)
+
+
+def run(patients: int, seed: int = 0) -> dict[str, float]:
+    params = SimpleNamespace(seed=seed, simulate=SimpleNamespace(patients=patients, image_size=48, vit=VIT))
+    simulate(params, LocalRun("simulate", "metrics"))
+    return json.loads(Path("metrics/simulate.json").read_text())
+
+
+def tree(root: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(root)): p.read_bytes() for p in sorted(root.rglob("*")) if p.is_file()}
+
+
+def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run(30)
+    first = tree(ROOT)
+    metrics = run(30)
+    assert tree(ROOT) == first
+    assert not list(ROOT.parent.glob(".*"))  # nothing half-written is left
+    assert {"vit", "mimic-cxr", "mimic-cxr-jpg", "truth.parquet", "README.md"} == {
+        p.name for p in ROOT.iterdir()
+    }
+    assert metrics["patients"] == 30 and metrics["images_frontal"] <= metrics["images"]
+    assert metrics["images_truncated"] >= 1 and metrics["images_missing"] >= 1
+    run(30, seed=1)
+    other = tree(ROOT)
+    assert not {name for name in first if name.endswith(".jpg")} & set(other)
+    assert other["vit/model.safetensors"] != first["vit/model.safetensors"]
+
+
+def test_without_patients_only_the_vit_is_made(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert run(0) == {"patients": 0}
+    assert {path.name for path in ROOT.iterdir()} == {"vit", "README.md"}
+
+
+def test_the_number_of_processes_changes_nothing(monkeypatch):
+    alone = list(make_patients(2, 10, 48))
+    monkeypatch.setattr(stages.simulate, "POOL_FROM", 0)
+    monkeypatch.setattr(stages.simulate, "available_cores", lambda: 2)
+    assert list(make_patients(2, 10, 48)) == alone
+
+
+def test_the_vit_loads_with_transformers_and_keeps_what_a_patch_looks_like(tmp_path):
+    import torch
+    from transformers import ViTModel
+
+    write_vit(tmp_path, VIT, seed=3)
+    vit, info = ViTModel.from_pretrained(tmp_path, output_loading_info=True)
+    assert not info["missing_keys"] and not info["unexpected_keys"]
+    coarse = torch.rand(24, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+    pixels = torch.nn.functional.interpolate(coarse, size=224, mode="bicubic").clamp(0, 1)
+    with torch.no_grad():
+        tokens = vit.eval()(pixel_values=pixels.expand(-1, 3, -1, -1)).last_hidden_state
+    assert tokens.shape == (24, 257, 192)
+    assert tokens.abs().max() < 100  # far from the limits of float16
+    # A linear map, fitted on some patches, gives others back.
+    patches = torch.nn.functional.unfold(pixels, 14, stride=14).transpose(1, 2).reshape(-1, 196)
+    inputs = torch.cat([tokens[:, 1:].reshape(-1, 192), torch.ones(len(patches), 1)], dim=1)
+    fit, rest = slice(0, 4000), slice(4000, None)
+    weights = torch.linalg.lstsq(inputs[fit], patches[fit]).solution
+    error = (inputs[rest] @ weights - patches[rest]).var() / patches[rest].var()
+    assert error < 0.05
+
+
+@pytest.mark.parametrize(("patch_size", "width"), [(14, 192), (8, 96), (16, 64)])
+def test_the_patch_embedding_loses_no_direction(patch_size, width):
+    kernel = patch_kernel(patch_size, width, np.random.default_rng(0)).reshape(width, -1)
+    singular = np.linalg.svd(kernel, compute_uv=False)[: min(width, patch_size**2)]
+    assert singular.min() == pytest.approx(0.35) and singular.max() < 6
+
+
+def test_position_codes_are_closest_to_their_neighbours():
+    code = position_code(16, 192, np.random.default_rng(0))
+    distance = np.linalg.norm(code[:, None] - code[None], axis=-1)
+    np.fill_diagonal(distance, np.inf)
+    rows, columns = np.divmod(np.arange(256), 16)
+    nearest = distance.argmin(axis=1)
+    steps = np.abs(rows[nearest] - rows) + np.abs(columns[nearest] - columns)
+    assert (steps == 1).all()
