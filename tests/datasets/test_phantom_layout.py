@@ -13,9 +13,12 @@ import polars as pl
 import pytest
 from PIL import Image
 
+from stages.datasets.phantom.anatomy import draw_anatomy
 from stages.datasets.phantom.damage import damage
+from stages.datasets.phantom.findings import Finding
 from stages.datasets.phantom.mimic_layout import MimicWriter
-from stages.datasets.phantom.studies import make_patient
+from stages.datasets.phantom.reports import Facts
+from stages.datasets.phantom.studies import draw_view, make_patient
 
 PATIENTS, SIZE, SEED = 60, 48, 5
 STUDIES = [make_patient(SEED, number, SIZE) for number in range(PATIENTS)]
@@ -146,6 +149,18 @@ def test_views_are_many_and_mostly_frontal():
     )
     assert views["PA"] > views["AP"] > 0 and views["LATERAL"] > 0 and views["LL"] > 0
     assert views["PA"] + views["AP"] > 0.7 * views.total()
+
+
+def test_the_side_a_patient_lies_on_is_down():
+    anatomy = draw_anatomy(np.random.default_rng(0))
+    fluid = (Finding("pleural_effusion", "left", "lower", 3),)
+    for view, lower in (("AP LLD", True), ("PA RLD", False)):
+        with_fluid, without = (
+            draw_view(Facts(anatomy, findings, "none", True), view, [1], 96).astype(float)
+            for findings in (fluid, ())
+        )
+        rows = np.abs(with_fluid - without).sum(axis=1)
+        assert (rows[48:].sum() > rows[:48].sum()) == lower
 
 
 def test_a_changed_report_or_picture_changes_the_identifiers(tmp_path, intact):

@@ -65,7 +65,9 @@ def draw_view(facts: Facts, view: str, key: list[int], size: int) -> np.ndarray:
     if view in LATERAL:
         return draw_lateral(facts.anatomy, facts.findings, key, size)
     film = draw_frontal(facts.anatomy, facts.findings, facts.device, facts.portable, key, size)
-    return np.rot90(film, 1 if view.endswith("LLD") else 3) if view in DECUBITUS else film
+    if view in DECUBITUS:  # lying on the left side: the patient's left, right in the picture, comes down
+        return np.rot90(film, -1 if view.endswith("LLD") else 1)
+    return film
 
 
 def _views(rng: np.random.Generator, portable: bool) -> list[str]:
