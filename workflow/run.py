@@ -25,33 +25,36 @@ def run_stage(name: str) -> str:
 
     Raises DVC's ReproductionError if the stage's command fails.
     """
-    from dvc.repo import Repo
+    from dvc.repo import Repo, lock_repo
 
-    with locks.exclusive(
-        STATE / "locks" / name, waiting=f"{name} still runs from an earlier start; waiting for it"
-    ):
+    stage_lock = STATE / "locks" / name
+    with locks.exclusive(stage_lock, waiting=f"{name} still runs from an earlier start; waiting for it"):
         repo = Repo(_wait_for_lock=True)
+        repo.scm_context.quiet = True  # no advice on `git add`
+        restored = _note_restores(repo)
         locks.end_orphans(name, Path(repo.root_dir))
-        with repo.lock:
-            stage = next(stage for stage in repo.stage.collect(name))
+        with lock_repo(repo):  # DVC lets go of it while the stage's command runs
+            (stage,) = repo.stage.collect(name)
             locks.clear_dvc_locks(
                 [part.fs_path for part in stage.deps], [part.fs_path for part in stage.outs]
             )
-
-        restored = []
-        restore = repo.stage_cache.restore
-
-        def watched_restore(*args, **kwargs):
-            restore(*args, **kwargs)  # raises if the run cache has nothing for this stage
-            restored.append(name)
-
-        repo.stage_cache.restore = watched_restore
-        logging.getLogger("dvc").setLevel(logging.INFO)  # has its own handler
-        repo.scm_context.quiet = True  # no advice on `git add`
-        done = repo.reproduce(targets=[name], single_item=True)
-        with repo.lock:
+            logging.getLogger("dvc").setLevel(logging.INFO)  # has its own handler
+            done = repo.reproduce(targets=[name], single_item=True)
             lockfile.canonicalise(list(read_plan()))
         return "unchanged" if not done else "restored" if restored else "ran"
+
+
+def _note_restores(repo) -> list[str]:
+    """A list that will hold the name of every stage that `repo` restores from the run cache."""
+    restored: list[str] = []
+    restore = repo.stage_cache.restore
+
+    def watched(stage, *args, **kwargs):
+        restore(stage, *args, **kwargs)  # raises if the run cache has nothing for this stage
+        restored.append(stage.name)
+
+    repo.stage_cache.restore = watched
+    return restored
 
 
 def main() -> int:

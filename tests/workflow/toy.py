@@ -214,7 +214,7 @@ class Toy:
             env=self.environment,
             text=True,
             capture_output=True,
-            timeout=100,
+            timeout=300,
         )
         assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
         return done.stdout
@@ -263,7 +263,7 @@ class Started:
         self.process.start()
 
     def wait(self, code: int = 0) -> str:
-        self.process.join(100)
+        self.process.join(300)
         assert self.process.exitcode == code, f"{self.command}: {self.process.exitcode}\n{self.text}"
         return self.text
 
@@ -291,7 +291,7 @@ def _enter(command: list[str], folder: str, environment: dict[str, str], output:
     sys.exit(main(command[1:]))
 
 
-def wait_for(condition: Callable[[], object], seconds: float = 30) -> None:
+def wait_for(condition: Callable[[], object], seconds: float = 120) -> None:
     """Wait until `condition()` holds."""
     end = time.monotonic() + seconds
     while not condition():
