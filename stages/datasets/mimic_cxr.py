@@ -125,7 +125,7 @@ def _report_reader(root: Path) -> Callable[[str], bytes | None]:
     def read(path: str) -> bytes | None:
         try:
             return (root / path).read_bytes()
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
 
     return read

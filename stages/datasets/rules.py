@@ -95,5 +95,5 @@ def set_benchmark_aside(selection: Selection, settings: Dataset, seed: int) -> p
 def _file_size(path: str) -> int | None:
     try:
         return os.stat(path).st_size
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
