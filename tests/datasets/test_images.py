@@ -228,6 +228,7 @@ def test_dicom_decoders(compressed, plain):
     np.testing.assert_array_equal(*decoded)
 
 
+@pytest.mark.filterwarnings("ignore:End of file reached")
 def test_dicom_that_is_truncated_or_no_single_grey_picture(tmp_path):
     whole = dicom(tmp_path / "whole.dcm", STORED, syntax=JPEG2000Lossless).read_bytes()
     for length in (200, len(whole) // 2, len(whole) - 40):
