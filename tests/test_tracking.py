@@ -131,6 +131,13 @@ def test_run_is_a_child_with_parameters_tags_and_metrics(project, monkeypatch):
     assert Journal.all() == []  # all is sent: nothing is left on disk
 
 
+def test_stage_that_declares_no_metrics_file_writes_none(project):
+    run_id = execute("third", {"pages": 1})
+    assert not (project / "results/metrics").exists() and history(run_id, "pages") == [(0, 1.0)]
+    set_parameter(project, "seed: 0", "seed: 1")
+    assert adopt(["third"]) == ["third"]
+
+
 def test_parallel_stages_share_one_parent(project):
     running = [start(project, "first.py")] + [start(project, "second.py", "full") for _ in range(3)]
     for process in running:
@@ -287,11 +294,11 @@ def test_stages_that_dvc_restores_from_its_cache_are_shown(project):
     assert python(project, "-m", "dvc", "init", "--no-scm", "-q").returncode == 0
     assert repro() == "0 stage(s) shown from cache\n"
     set_parameter(project, "learning_rate: 1.0e-3", "learning_rate: 2.0e-3")
-    assert repro() == "0 stage(s) shown from cache\n"  # `second` showed `first` when it started
+    assert repro() == "1 stage(s) shown from cache\n"  # `third`; `second` showed `first` when it started
     set_parameter(project, "learning_rate: 2.0e-3", "learning_rate: 1.0e-3")
     assert repro() == "0 stage(s) shown from cache\n"  # restored, and the runs of this configuration already
     set_parameter(project, "image_size: 320", "image_size: 256")
-    assert repro() == "2 stage(s) shown from cache\n"
+    assert repro() == "3 stage(s) shown from cache\n"
     states = [
         [
             (child.tags["dvc_stage"], child.tags.get("cached"))
@@ -300,9 +307,9 @@ def test_stages_that_dvc_restores_from_its_cache_are_shown(project):
         for run in parents()
     ]
     assert states == [
-        [("first", None), ("second@full", None)],
-        [("first", "true"), ("second@full", None)],
-        [("first", "true"), ("second@full", "true")],
+        [("first", None), ("second@full", None), ("third", None)],
+        [("first", "true"), ("second@full", None), ("third", "true")],
+        [("first", "true"), ("second@full", "true"), ("third", "true")],
     ]
 
 

@@ -27,6 +27,11 @@ stages:
       - results/runs/second@${item.variant}.json
     metrics:
       - results/metrics/second@${item.variant}.json
+  third:
+    desc: Gather metrics
+    cmd: python third.py
+    deps: [third.py, results/metrics]
+    outs: [results/runs/third.json]
 """
 
 STAGE = '''
@@ -49,6 +54,7 @@ def write_project(folder: Path) -> Path:
     (folder / "dvc.yaml").write_text(DVC_YAML)
     write_stage(folder, "first", 'Path("out/first.txt").write_text("x")')
     write_stage(folder, "second", 'Path("out/second-full.txt").write_text("x")', ("variant",))
+    write_stage(folder, "third", 'run.metrics({"pages": 1})')
     (folder / "out/first.txt").write_text("x")
     return folder
 

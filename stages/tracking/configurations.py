@@ -61,7 +61,8 @@ def adopt_under(
             tags |= {key: source.tags[key] for key in ("device", "node", "git_commit") if key in source.tags}
         tags |= {PARENT_TAG: parent_id, "cached": "true", "source_run_id": source_id}
         run_id = store.create(name, tags)
-        metrics = json.loads((Path("results/metrics") / f"{name}.json").read_text(encoding="utf-8"))
+        report = Path("results/metrics") / f"{name}.json"
+        metrics = json.loads(report.read_text(encoding="utf-8")) if report.exists() else {}
         moment = now()
         points = [Point(key, value, moment) for key, value in metrics.items()]
         store.log(run_id, points, pipeline.stage_parameters(name), {})

@@ -24,6 +24,7 @@ from stages.tracking.journal import Journal
 from stages.tracking.leftovers import retire
 from stages.tracking.store import open_store
 
+METRICS = Path("results/metrics")
 SEND_EVERY = 10.0  # seconds between batches; a stage shorter than this sends once, at its end
 
 
@@ -50,16 +51,16 @@ def finite(values: Mapping[str, float], run_name: str) -> dict[str, float]:
 
 
 class LocalRun:
-    """What a stage reports, without MLflow: final metrics go to `FOLDER/NAME.json`.
+    """What a stage reports, without MLflow: final metrics go to `FOLDER/NAME.json`, or, without a folder, nowhere.
 
     `signature` is a digest of what determines the stage's result: command, parameters, inputs. What a stage
     keeps between executions (checkpoints) belongs to one signature.
     """
 
-    def __init__(self, name: str, folder: str | Path, signature: str = "local") -> None:
+    def __init__(self, name: str, folder: str | Path | None, signature: str = "local") -> None:
         self.name = name
         self.signature = signature
-        self.metrics_path = Path(folder) / f"{name}.json"
+        self.metrics_path = None if folder is None else Path(folder) / f"{name}.json"
         self.final: dict[str, float] = {}
 
     def curve(self, step: int, values: Mapping[str, float]) -> None:
@@ -70,7 +71,7 @@ class LocalRun:
         """Adds final metrics; several calls are merged. InputError on a NaN or infinity."""
         plain = finite(values, self.name)
         self.final |= plain
-        write_json(self.metrics_path, self.final)
+        self.write_metrics()
         self.record(metrics=plain)
 
     def artifact(self, path: str | Path, folder: str = "") -> None:
@@ -89,7 +90,12 @@ class LocalRun:
 
     def finish(self) -> None:
         """Writes the metrics file, even if the stage reported none."""
-        write_json(self.metrics_path, self.final)
+        self.write_metrics()
+
+    def write_metrics(self) -> None:
+        """Writes the final metrics reported so far."""
+        if self.metrics_path is not None:
+            write_json(self.metrics_path, self.final)
 
     def record(self, **entry: Any) -> None:
         """Where reports go besides the metrics file: nowhere."""
@@ -121,8 +127,8 @@ class Run(LocalRun):
     If the store fails meanwhile, the stage goes on, and a warning tells how to send the rest later.
     """
 
-    def __init__(self, name: str, store: Store, journal: Journal) -> None:
-        super().__init__(name, "results/metrics", journal.about["signature"])
+    def __init__(self, name: str, folder: Path | None, store: Store, journal: Journal) -> None:
+        super().__init__(name, folder, journal.about["signature"])
         self.store = store
         self.journal = journal
         self.started = time.monotonic()
@@ -143,7 +149,7 @@ class Run(LocalRun):
             raise InputError(f"dvc.yaml has no stage `{name}` with this params.yaml; it has {known}")
         signature = pipeline.signature(name)
         if int(os.environ.get("RANK", "0")) > 0:
-            return SilentRun(name, "results/metrics", signature)
+            return SilentRun(name, None, signature)
         store = open_store()
         with exclusive():
             parent_id = find_parent(store, pipeline)
@@ -156,7 +162,9 @@ class Run(LocalRun):
                 journal.append(params=pipeline.stage_parameters(name))
             journal.append(status="RUNNING")
             journal.send(store)
-        return cls(name, store, journal)
+        # A stage that reads results/metrics as a whole declares no metrics file: it would change its own input.
+        declared = f"results/metrics/{name}.json" in pipeline.stages[name].outputs
+        return cls(name, METRICS if declared else None, store, journal)
 
     def finish(self) -> None:
         """Writes the final metrics, none included, and which run this was: the last act of a stage."""

@@ -1,0 +1,287 @@
+"""The page's sections: what the files of the pipeline hold, in the words and numbers that page.html shows."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from markupsafe import Markup, escape
+
+from stages.report import svg, tables
+from stages.report.tables import Metrics
+
+Curve = Sequence[Mapping[str, Any]]  # rows of results/curves: step, split and whatever was measured there
+
+
+def data_section(
+    name: str, prepared: Mapping, decoded: Mapping, meanings: Mapping[str, str], separate: bool
+) -> dict[str, Any]:
+    """Counts of one data set, from the summaries of prepare and decode_images.
+
+    Args:
+        meanings: what each reason of rejection means.
+        separate: no patient of the benchmark is in another split, so that patients can be added up.
+    """
+    kept = prepared["kept"]
+    rejects = [("prepare", *item) for item in prepared["rejected"].items()]
+    rejects += [("decode_images", *item) for item in decoded["rejected"].items()]
+    classes = prepared.get("benchmark", {}).get("classes", {})
+    return {
+        "name": name,
+        "raw": prepared["raw"],
+        "kept": sum(kept.values()),
+        "dropped": sum(prepared["rejected"].values()),
+        "decoded": decoded["decoded"],
+        "undecoded": sum(decoded["rejected"].values()),
+        "parts": [
+            {
+                "name": split,
+                "pictures": pictures,
+                "studies": prepared["studies"][split],
+                "patients": prepared["patients"][split],
+            }
+            for split, pictures in kept.items()
+        ],
+        "studies": sum(prepared["studies"].values()) if separate else None,
+        "patients": sum(prepared["patients"].values()) if separate else None,
+        "separate": separate,
+        "benchmark": ", ".join(f"{count} of {words(label)}" for label, count in classes.items()),
+        "rejects": [
+            {
+                "stage": stage,
+                "reason": words(reason),
+                "pictures": pictures,
+                "meaning": with_code(meanings.get(reason, "")),
+            }
+            for stage, reason, pictures in sorted(rejects, key=lambda reject: -reject[2])
+            if pictures
+        ],
+    }
+
+
+def training_section(
+    variant: str, weights: Mapping[str, float], metrics: Metrics, curve: Curve, recipe: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Loss curves and validation losses of one variant.
+
+    Args:
+        recipe: `dataset`, `steps`, `batch_size` and `learning_rate` of pretrain.
+    """
+    objectives = ", ".join(f"{key.upper()} × {weight:g}" for key, weight in weights.items() if weight)
+    pairs = metrics.get("validate_pairs")
+    return {
+        "name": variant,
+        "heading": f"Variant {variant}",
+        "summary": f"{recipe['steps']} steps of {recipe['batch_size']} pairs from {recipe['dataset']}, peak learning "
+        f"rate {recipe['learning_rate']:g}; objectives and weights: {objectives}.",
+        "validated": f"{pairs:.0f} validation pairs of {recipe['dataset']}"
+        if pairs
+        else "the validation split",
+        "losses": tables.loss_rows(metrics),
+        "charts": [chart for chart in charts(curve) if chart[2]],
+    }
+
+
+def charts(curve: Curve) -> list[tuple[str, str, Markup]]:
+    """(name, detail, SVG) of each chart; the SVG is empty where nothing was measured."""
+
+    def points(column: str, split: str) -> list[svg.Point]:
+        return [
+            (row["step"], row[column])
+            for row in curve
+            if row["split"] == split and row.get(column) is not None
+        ]
+
+    def chart(name: str, detail: str, *lines: svg.Line) -> tuple[str, str, Markup]:
+        return name, detail, Markup(svg.line_chart(name, lines))
+
+    found = [
+        chart(
+            key.upper(),
+            name.lower(),
+            svg.Line("training", points(key, "train"), "train"),
+            svg.Line("validation", points(key, "validate"), "validate", dots=True),
+        )
+        for key, name in tables.LOSSES.items()
+    ]
+    levels = [svg.Line(n, points(f"perplexity_{n}", "validate"), n, dots=True) for n in ("top", "bottom")]
+    found.append(chart("Perplexity", Markup('<b class="top">top</b>, <b class="bottom">bottom</b>'), *levels))
+    for column, name, detail in (
+        ("loss", "Total loss", "weighted sum"),
+        ("temperature", "Temperature", "of ITC"),
+        ("learning_rate", "Learning rate", "AdamW"),
+    ):
+        found.append(chart(name, detail, svg.Line("training", points(column, "train"), "validate")))
+    return found
+
+
+def retrieval_section(variant: str, dataset: str, metrics: Metrics, benchmark: bool) -> dict[str, Any]:
+    """Retrieval figures of one variant on one data set."""
+    ks = sorted({int(match[1]) for name in metrics if (match := re.fullmatch(r"i2t_map_at_(\d+)", name))})
+    groups = tables.retrieval_groups(metrics, ks)
+    subset = "class-balanced benchmark" if benchmark else "test split"
+    return {
+        "heading": f"Variant {variant} on {dataset}",
+        "caption": f"{metrics['n_items']} pictures and their reports from the {subset} of {dataset} "
+        f"({metrics['n_classes']} classes, {metrics['n_reports']} different reports), ranked against each other by "
+        "image-text similarity. For mAP a candidate is relevant if it is of the query’s class, for recall if it is "
+        "the very report. “Release”: average precision as the authors’ release defines it, see the notes below.",
+        "groups": [
+            (heading, [vars(row) | {"plot": interval_plot(row)} for row in rows]) for heading, rows in groups
+        ],
+    }
+
+
+def interval_plot(row: tables.Row) -> Markup:
+    """The row's interval and baseline on a line from 0 to 100 %; nothing without an interval."""
+    if row.low is None or row.high is None:
+        return Markup()
+    return Markup(svg.whisker(row.value, row.low, row.high, row.baseline, (0, 100)))
+
+
+def writing_section(
+    variant: str, dataset: str, metrics: Metrics, samples: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    """Scores and samples of the reports that one variant wrote for one data set."""
+    written = metrics["n_written"]
+    gain = tables.row(metrics, "bleu_4_gain", "")
+    margin = ""
+    if gain is not None and gain.low is not None:
+        margin = f" BLEU-4 is {gain.value:+.1f} ({gain.low:+.1f} to {gain.high:+.1f}) points off the constant report."
+    return {
+        "heading": f"Variant {variant} on {dataset}",
+        "caption": f"{written} reports written greedily for test pictures of {dataset} and scored against the "
+        f"radiologist’s, n = {written} for every figure. The constant report is the one training report that scores "
+        f"best for all; the nearest is that of the most similar training text.{margin}",
+        "systems": list(tables.SYSTEMS.values()),
+        "groups": tables.writing_groups(metrics),
+        "samples": samples,
+        "sampling": f"{len(samples)} of the {written} reports, evenly spaced through the table and not chosen by "
+        "quality. Wording of three words or more that both share is shaded.",
+    }
+
+
+def images_section(
+    variant: str,
+    dataset: str,
+    scores: Metrics,
+    codes: Metrics,
+    codebook_size: int,
+    pairs: Sequence[tuple[str, str, str]],
+) -> dict[str, Any]:
+    """Reconstruction scores, codebook use and picture pairs (real, reconstructed, label) of one variant."""
+    compared, reference = (scores.get(f"fd_vit_{name}_n") for name in ("reconstruction", "reference"))
+    sizes = (
+        f" Fréchet distances compare {compared} pictures with {reference} training pictures."
+        if compared
+        else ""
+    )
+    return {
+        "heading": f"Variant {variant} on {dataset}",
+        "caption": f"Test pictures of {dataset}, drawn from their codes and compared with themselves.{sizes}",
+        "rows": tables.image_rows(scores),
+        "codes": tables.code_rows(codes, codebook_size),
+        "codes_caption": f"How the test pictures of {dataset} use the {codebook_size} codes of each level. "
+        "Perplexity is the number of equally frequent codes that would carry as much.",
+        "pairs": pairs,
+        "pairs_caption": "Each real test picture stands above its reconstruction from 64 + 256 codes; the figure is "
+        "its PSNR.",
+    }
+
+
+def facts(
+    data: Mapping[str, Any], retrieval: Metrics | None, writing: Metrics | None, scores: Metrics
+) -> list[dict[str, str]]:
+    """The headline figures, each with its interval, n and what to hold it against."""
+    found = [
+        {
+            "name": f"Pictures of {data['name']}",
+            "value": f"{data['kept']:,}".replace(",", "\u202f"),
+            "unit": "kept",
+            "note": f"of {data['raw']:,} in the index".replace(",", "\u202f"),
+        }
+    ]
+    for metrics, name, label, unit, baseline, against in (
+        (retrieval, "i2t_map_at_1", "Picture to report, mAP@1", "%", "i2t_map_at_1_chance", "chance"),
+        (
+            writing,
+            "bleu_4",
+            "Written reports, BLEU\N{NON-BREAKING HYPHEN}4",
+            "%",
+            "constant_bleu_4",
+            "constant report",
+        ),
+        (scores, "psnr_gain", "Reconstruction, PSNR gain", "dB", "", ""),
+    ):
+        row = tables.row(metrics or {}, name, label, baseline=baseline, against=against)
+        if row is None:
+            continue
+        note = f"{row.low:.1f} to {row.high:.1f}, n = {row.n}" if row.low is not None else ""
+        if row.baseline is not None:
+            note += f"; {against} {row.baseline:.1f}"
+        elif name == "psnr_gain":
+            note += "; above the mean picture"
+        found.append({"name": label, "value": f"{row.value:.1f}", "unit": unit, "note": note})
+    return found
+
+
+def notes(
+    preset: str,
+    phantoms: Sequence[str],
+    seeded_encoder: bool,
+    seed: int,
+    fid: bool,
+    retrieval: bool,
+    writing: bool,
+) -> list[str]:
+    """What a reader must know to take the figures for what they are."""
+    found = []
+    if phantoms:
+        found.append(
+            f"{' and '.join(phantoms)}: synthetic data. Procedural pictures with generated reports, made to exercise "
+            "the pipeline; nothing here says anything about patients, and the figures cannot be compared with "
+            "published ones."
+        )
+    if seeded_encoder:
+        found.append(
+            "The frozen image encoder is a small ViT with random weights made from the seed. It stands in for "
+            "downloaded weights, which would see far more in a picture."
+        )
+    found.append(
+        "Intervals are 95 % percentile bootstrap intervals over the test patients. They tell how far another draw of "
+        f"patients could move a figure, not another training run: this is one run, with seed {seed}."
+    )
+    if retrieval:
+        found.append(
+            "mAP@K divides the summed precisions by min(K, number of relevant candidates); the release’s definition "
+            "divides by the hits within K and is higher, for chance as well. Compare each only with its own chance."
+        )
+    if writing:
+        found.append(
+            "Word overlap is no clinical correctness: reports resemble each other, so a constant report scores well. "
+            "Read a model’s score as its distance from that baseline."
+        )
+    found.append(
+        "FID is given with torch-fidelity’s Inception weights."
+        if fid
+        else "There is no FID: it needs torch-fidelity’s Inception weights (score_images.inception_weights names no "
+        "file). The Fréchet distance in the frozen ViT’s features is a distance of its own, not to be compared with "
+        "any FID; real validation pictures give it a scale."
+    )
+    found.append(f"Everything was computed with the parameters of configuration {preset} (params.yaml).")
+    return found
+
+
+def words(name: str) -> str:
+    """`pleural_effusion` as it is read."""
+    return name.replace("_", " ")
+
+
+def with_code(text: str) -> Markup:
+    """Plain text in which `names` stand between backticks, as HTML."""
+    parts = text.split("`")
+    return Markup("").join(
+        Markup("<code>{}</code>").format(part) if index % 2 else escape(part)
+        for index, part in enumerate(parts)
+    )

@@ -1,0 +1,167 @@
+"""Flat metrics (results/metrics/STAGE.json) as the rows of the page's tables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+Metrics = Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One metric: its value with the 95 % interval, what it is to be held against, and over how many items."""
+
+    label: str
+    value: float
+    digits: int = 1
+    unit: str = ""
+    low: float | None = None
+    high: float | None = None
+    n: int | None = None
+    baseline: float | None = None
+    against: str = ""  # what the baseline is
+
+
+def row(
+    metrics: Metrics,
+    name: str,
+    label: str,
+    *,
+    digits: int = 1,
+    unit: str = "",
+    baseline: str = "",
+    against: str = "",
+) -> Row | None:
+    """The row of metric `name`, with the interval, n and baseline that the metrics hold; None without it."""
+    if name not in metrics:
+        return None
+    n = metrics.get(f"{name}_n")
+    return Row(
+        label,
+        metrics[name],
+        digits,
+        unit,
+        metrics.get(f"{name}_ci_low"),
+        metrics.get(f"{name}_ci_high"),
+        None if n is None else int(n),
+        metrics.get(baseline),
+        against if baseline in metrics else "",
+    )
+
+
+def present(rows: Sequence[Row | None]) -> list[Row]:
+    return [found for found in rows if found is not None]
+
+
+def retrieval_groups(metrics: Metrics, ks: Sequence[int]) -> list[tuple[str, list[Row]]]:
+    """(heading, rows) for both directions of retrieval, each metric beside chance; in percent."""
+    groups = []
+    for direction, heading in (("i2t", "A picture asks for reports"), ("t2i", "A report asks for pictures")):
+        rows = [
+            row(
+                metrics,
+                f"{direction}_{kind}_at_{k}",
+                label.format(k),
+                baseline=f"{direction}_{kind}_at_{k}_chance",
+            )
+            for kind, label in (
+                ("map", "mAP@{}"),
+                ("map_release", "mAP@{}, release"),
+                ("recall", "Recall@{}"),
+            )
+            for k in ks
+        ]
+        groups.append((heading, present(rows)))
+    return [group for group in groups if group[1]]
+
+
+TEXT_METRICS = {
+    "bleu_1": "BLEU-1",
+    "bleu_2": "BLEU-2",
+    "bleu_3": "BLEU-3",
+    "bleu_4": "BLEU-4",
+    "meteor": "METEOR",
+    "rouge_l": "ROUGE-L",
+}
+SYSTEMS = {"": "model", "nearest_": "nearest training report", "constant_": "best constant report"}
+PROTOCOLS = {
+    "": "The field’s protocol: the whole report, lower-cased, is the one reference",
+    "release_": "The release’s protocol: each sentence of the reference is a reference of its own",
+}
+
+
+def writing_groups(metrics: Metrics) -> list[tuple[str, list[tuple[str, list[Row | None]]]]]:
+    """(protocol, [(metric, its row for each of SYSTEMS)]) of the written reports; in percent."""
+    groups = []
+    for protocol, heading in PROTOCOLS.items():
+        lines = [
+            (label, [row(metrics, f"{system}{protocol}{name}", label) for system in SYSTEMS])
+            for name, label in TEXT_METRICS.items()
+        ]
+        lines = [(label, rows) for label, rows in lines if rows[0] is not None]
+        if lines:
+            groups.append((heading, lines))
+    return groups
+
+
+def image_rows(metrics: Metrics) -> list[Row]:
+    """Reconstruction: each score beside the baseline that gives it a scale."""
+    frechet = [
+        row(
+            metrics,
+            f"{name}_reconstruction",
+            label,
+            digits=2,
+            baseline=f"{name}_validation",
+            against="real validation pictures",
+        )
+        for name, label in (("fd_vit", "Fréchet distance in the frozen ViT"), ("fid", "FID"))
+    ]
+    return present(
+        [
+            row(
+                metrics,
+                "psnr_reconstruction",
+                "PSNR",
+                unit="dB",
+                digits=2,
+                baseline="psnr_mean_image",
+                against="mean training picture",
+            ),
+            row(metrics, "psnr_gain", "PSNR gain over the mean picture", unit="dB", digits=2),
+            row(metrics, "ssim_reconstruction", "SSIM", digits=3),
+            *frechet,
+        ]
+    )
+
+
+LOSSES = {
+    "itc": "Image-text contrast",
+    "itm": "Image-text matching",
+    "itg": "Report generation",
+    "tig": "Image generation",
+}
+
+
+def loss_rows(metrics: Metrics) -> list[tuple[str, str, float, float]]:
+    """(short name, name, first, last) of each validation loss."""
+    return [
+        (key, name, metrics[f"val_{key}_first"], metrics[f"val_{key}_last"])
+        for key, name in LOSSES.items()
+        if f"val_{key}_last" in metrics
+    ]
+
+
+def code_rows(metrics: Metrics, codebook_size: int) -> list[tuple[str, float, float, float]]:
+    """(level, perplexity, its share of the codebook, used share) of the test pictures' codes."""
+    return [
+        (
+            f"{level}, {grid}",
+            metrics[f"perplexity_{level}"],
+            metrics[f"perplexity_{level}"] / codebook_size,
+            metrics[f"used_fraction_{level}"],
+        )
+        for level, grid in (("top", "8 × 8"), ("bottom", "16 × 16"))
+        if f"perplexity_{level}" in metrics
+    ]
