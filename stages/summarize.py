@@ -28,6 +28,9 @@ def summarize(params: Params, run: Run) -> None:
 
     The page holds its style, figures and pictures in itself and opens without a network. It shows the data
     sets, variants and evaluations that params.yaml enables, and is the same for the same results.
+
+    The pipeline is drawn from dvc.yaml, which DVC refuses as a dependency; a new stage brings new metrics, and
+    with them a new page.
     """
     content = gather(params)
     page = render_page(content)
