@@ -293,7 +293,9 @@ def mean_of(window: list[dict[str, Any]], first: int, checkpoints: Checkpoints) 
                     f"{saved[-1] if saved else 'none yet'}. Lower pretrain.learning_rate, set pretrain.clip_norm, "
                     "or use precision fp32 or bf16."
                 )
-    return {name: float(np.mean(column)) for name, column in table.items()}
+    # under fp16 the gradient norm of a step that the loss scaler skips is infinite: left out of the mean
+    finite = {name: [value for value in column if math.isfinite(value)] for name, column in table.items()}
+    return {name: float(np.mean(column)) for name, column in finite.items() if column}
 
 
 class StopSignal:

@@ -24,7 +24,9 @@ def train_wordpiece(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece()
     special = [*SPECIAL.values(), DECODE_TOKEN]
-    tokenizer.train_from_iterable(texts, trainers.WordPieceTrainer(vocab_size=vocab_size, special_tokens=special))
+    tokenizer.train_from_iterator(
+        texts, trainers.WordPieceTrainer(vocab_size=vocab_size, special_tokens=special, show_progress=False)
+    )
     names = {f"{role}_token": token for role, token in SPECIAL.items()}
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, **names, additional_special_tokens=[DECODE_TOKEN], model_max_length=512
@@ -40,11 +42,11 @@ def load_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:
         tokenizer = AutoTokenizer.from_pretrained(str(name))
     except (OSError, ValueError) as error:
         raise InputError(
-            f"no tokenizer at {name!r}: {error}. Give a folder with tokenizer.json or vocab.txt, or a hub name."
+            f"no tokenizer at {str(name)!r}: {str(error)[:300]}. Give a folder with tokenizer.json or vocab.txt, or a hub name."
         ) from error
     for role in ("cls", "sep", "pad"):
         if getattr(tokenizer, f"{role}_token_id") is None:
-            raise InputError(f"the tokenizer {name!r} has no {role} token; a BERT-style tokenizer is needed.")
+            raise InputError(f"the tokenizer {str(name)!r} has no {role} token; a BERT-style tokenizer is needed.")
     if DECODE_TOKEN not in tokenizer.get_vocab():
         tokenizer.add_special_tokens({"additional_special_tokens": [DECODE_TOKEN]})
     return tokenizer

@@ -58,7 +58,7 @@ def load_vision(model: str, revision: str | None = None, skip_last_blocks: int =
         else:
             vit, tokens = _timm(f"local-dir:{model}")
     except (OSError, RuntimeError, ValueError) as error:
-        raise InputError(f"vision.model: cannot load {model!r}: {error}") from error
+        raise InputError(f"vision.model: cannot load {model!r}: {str(error)[:300]}") from error
     if skip_last_blocks:
         _drop_last_blocks(vit, skip_last_blocks)
     return FrozenViT(vit, tokens)
@@ -74,14 +74,17 @@ def _timm(name: str):
 
 
 def _transformers(name: str, revision: str | None):
-    from transformers import AutoConfig, AutoModel, Blip2VisionModel
+    from transformers import AutoModel, Blip2VisionModel, PreTrainedConfig
 
-    config = AutoConfig.from_pretrained(name, revision=revision)
-    if config.model_type.replace("-", "_") == "blip_2":
+    config, _ = PreTrainedConfig.get_config_dict(name, revision=revision)
+    if config.get("model_type", "").replace("-", "_").startswith("blip_2"):
+        # the whole of BLIP-2 or its vision part alone, which the Auto classes do not know
         vit = Blip2VisionModel.from_pretrained(name, revision=revision)
     else:
         vit = AutoModel.from_pretrained(name, revision=revision)
         vit = getattr(vit, "vision_model", vit)
+    if isinstance(getattr(vit, "pooler", None), nn.Module):
+        vit.pooler = None  # not asked for; a checkpoint without one would give it random weights, and a new checksum
     return vit, lambda vit, pixels: vit(pixel_values=pixels).last_hidden_state
 
 

