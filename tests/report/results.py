@@ -90,7 +90,12 @@ def write_metrics(folder: Path, rng: np.random.Generator) -> None:
     for name, (first, last) in losses.items():
         values |= {f"val_{name}_first": first, f"val_{name}_last": last}
     write_json(folder / "pretrain@full.json", values)
-    codes = {"perplexity_top": 101.5, "perplexity_bottom": 311.2, "used_fraction_top": 0.41, "used_fraction_bottom": 0.93}
+    codes = {
+        "perplexity_top": 101.5,
+        "perplexity_bottom": 311.2,
+        "used_fraction_top": 0.41,
+        "used_fraction_bottom": 0.93,
+    }
     write_json(folder / "encode_codes@full.json", codes)
 
     values = {"n_items": 150, "n_classes": 5, "n_reports": 148}
@@ -110,7 +115,9 @@ def write_metrics(folder: Path, rng: np.random.Generator) -> None:
             values |= interval(f"{system}{name}", base, 2.0, 40)
     write_json(folder / "write_reports@full-phantom.json", values)
 
-    values = interval("psnr_reconstruction", 23.41, 0.3, 200) | interval("ssim_reconstruction", 0.71, 0.01, 200)
+    values = interval("psnr_reconstruction", 23.41, 0.3, 200) | interval(
+        "ssim_reconstruction", 0.71, 0.01, 200
+    )
     values |= interval("psnr_mean_image", 15.2, 0.3, 200) | interval("psnr_gain", 8.21, 0.2, 200)
     values |= {"fd_vit_reconstruction": 4.11, "fd_vit_validation": 0.52}
     values |= {"fd_vit_reconstruction_n": 98, "fd_vit_validation_n": 98, "fd_vit_reference_n": 256}
@@ -120,12 +127,19 @@ def write_metrics(folder: Path, rng: np.random.Generator) -> None:
 def write_curve(path: Path, rng: np.random.Generator) -> None:
     """Training points every 10 steps, validation every 100."""
     rows = []
+    starts = {"itc": 3.4, "itm": 0.6, "itg": 6.8, "tig": 0.2}
     for step in range(0, 501, 10):
-        decay = {k: 0.1 + s * math.exp(-step / 150) for k, s in dict(itc=3.4, itm=0.6, itg=6.8, tig=0.2).items()}
+        decay = {name: 0.1 + start * math.exp(-step / 150) for name, start in starts.items()}
         if step:
             noisy = {k: v * rng.uniform(0.9, 1.1) for k, v in decay.items()}
             rate = 0.001 * min(step / 25, 0.5 + 0.5 * math.cos(math.pi * step / 500))
-            row = {"step": step, "split": "train", **noisy, "loss": sum(noisy.values()), "learning_rate": rate}
+            row = {
+                "step": step,
+                "split": "train",
+                **noisy,
+                "loss": sum(noisy.values()),
+                "learning_rate": rate,
+            }
             rows.append(row | {"temperature": 0.07 - step * 4e-5})
         if step % 100 == 0:
             used = {"perplexity_top": 20 + step / 6, "perplexity_bottom": 30 + step / 2}

@@ -1,0 +1,140 @@
+import html.parser
+import json
+import re
+
+import pytest
+
+from stages.errors import InputError
+from stages.params import load_params
+from stages.summarize import summarize
+from stages.tracking import LocalRun
+from tests.report.results import write_results
+
+VOID = {"meta", "link", "img", "br"}
+
+
+class Reader(html.parser.HTMLParser):
+    """Checks that tags are balanced; collects text, attributes and tags."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.open, self.tags, self.addresses, self.ids, self.words = [], [], [], set(), []
+        self.feed(page)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        self.addresses += [
+            value for key, value in attributes if key in ("src", "href", "action", "data", "poster")
+        ]
+        self.ids |= {value for key, value in attributes if key == "id"}
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.tags.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open[-1:] not in (["style"], ["title"]):
+            self.words.append(data)
+
+    @property
+    def text(self):
+        return re.sub(r"[ \n]+", " ", " ".join(self.words))
+
+
+@pytest.fixture
+def results(tmp_path, monkeypatch):
+    monkeypatch.chdir(write_results(tmp_path / "project"))
+    return tmp_path / "project"
+
+
+def make(folder):
+    summarize(load_params(), LocalRun("summarize", folder / "local"))
+    return (folder / "results/report/index.html").read_text(encoding="utf-8")
+
+
+def edit(path, change):
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+def test_page_is_whole_and_asks_for_nothing(results):
+    page = make(results)
+    reader = Reader(page)
+    assert all(address.startswith(("data:", "#")) for address in reader.addresses)
+    assert {address[1:] for address in reader.addresses if address.startswith("#")} <= reader.ids
+    assert not re.search(r"https?://|@import|url\(|srcset", page) and "script" not in reader.tags
+    assert 'name="viewport" content="width=device-width' in page
+    assert len(page.encode()) < 3_000_000
+    assert reader.tags.count("caption") == reader.tags.count("table") > 5
+
+
+def test_same_results_give_the_same_page(results):
+    assert make(results) == make(results)
+
+
+def test_figures_stand_with_their_interval_n_and_chance(results):
+    text = Reader(make(results)).text
+    assert "mAP@1 51.0 43.9 to 58.1 18.3 150" in text
+    assert "BLEU-4 24.0 22.0 to 26.0 19.0 17.0 to 21.0 14.0 12.0 to 16.0" in text
+    assert "PSNR, dB 23.41 23.11 to 23.71 15.20 mean training picture 200" in text
+    assert "top, 8 × 8 101.5 19.8 % 41.0 %" in text
+    assert "Image-text contrast (ITC) 3.500 1.200 34 %" in text
+    assert "150 pictures and their reports from the class-balanced benchmark of phantom" in text
+
+
+def test_counts_reconcile_on_the_page(results):
+    text = Reader(make(results)).text.replace("\N{NARROW NO-BREAK SPACE}", "")
+    assert "2480 pictures in the index = 1553 kept + 927 rejected" in text
+    assert "1549 could be decoded and 4 could not" in text
+    assert "other view 641 prepare the view is not among views" in text
+    assert "unreadable image 4 decode_images" in text
+
+
+@pytest.mark.parametrize("path", ["data/prepared/phantom/summary.json", "data/images/phantom/summary.json"])
+def test_counts_that_do_not_add_up_are_refused(results, path):
+    edit(results / path, lambda summary: summary["rejected"].update(extra=1))
+    with pytest.raises(InputError, match=r"@phantom: \d+ pictures came in, \d+ are kept or rejected"):
+        make(results)
+
+
+@pytest.mark.parametrize(
+    "path, stage",
+    [
+        ("results/metrics/retrieve@full-phantom.json", "retrieve@full-phantom"),
+        ("results/curves/pretrain@full.csv", "pretrain@full"),
+        ("data/images/phantom/summary.json", "decode_images@phantom"),
+    ],
+)
+def test_missing_results_are_named(results, path, stage):
+    (results / path).unlink()
+    with pytest.raises(InputError, match=rf"{path}: missing; it is made by the stage {stage}"):
+        make(results)
+
+
+def test_notes_say_what_the_data_are_and_what_is_absent(results):
+    text = Reader(make(results)).text
+    assert "phantom: synthetic data" in text and "There is no FID" in text and "random weights" in text
+    fid = {"fid_reconstruction": 61.25, "fid_validation": 8.5, "fid_reconstruction_n": 98}
+    edit(results / "results/metrics/score_images@full.json", lambda metrics: metrics.update(fid))
+    text = Reader(make(results)).text
+    assert "There is no FID" not in text and "FID 61.25 8.50 real validation pictures 98" in text
+
+
+def test_reports_are_shown_as_text_beside_their_pictures(results):
+    page = make(results)
+    assert "bilateral &lt;small&gt; effusions" in page and "<small> effusions" not in page
+    assert page.count('<article class="report">') == 6 and page.count("Radiograph image-") == 6
+    assert page.count("Its reconstruction") == 12
+
+
+def test_only_enabled_evaluations_are_shown(results):
+    params = results / "params.yaml"
+    params.write_text(params.read_text().replace("retrieve: [phantom]", "retrieve: []"))
+    page = make(results)
+    assert 'id="retrieval"' not in page and 'id="reports"' in page
