@@ -49,6 +49,7 @@ def _allowed(schema: dict) -> str:
             "exclusiveMinimum": "above {}",
             "maximum": "at most {}",
             "exclusiveMaximum": "below {}",
+            "multipleOf": "a multiple of {}",
             "minLength": "of {} or more characters",
             "pattern": "matching {}",
             "minItems": "of {} or more entries",

@@ -1,0 +1,47 @@
+# Each target sets up what it needs (once; again when requirements.txt changes), then runs one command.
+#   make demo   the whole pipeline as params.yaml has it; as shipped: phantom data, on the CPU
+#   make test   the tests
+#   make lint   ruff, snakemake --lint, snakefmt
+#   make ui     MLflow's pages on http://127.0.0.1:5000 (another port: make ui PORT=5001)
+#   make setup  only the set-up
+#   make lock   requirements.txt anew from pyproject.toml
+
+PYTHON ?= python3
+PORT ?= 5000
+READY := .venv/requirements.installed
+
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+
+.PHONY: demo test lint ui setup lock
+
+demo: export HF_HUB_OFFLINE := 1
+demo: export TRANSFORMERS_OFFLINE := 1
+demo: setup
+	snakemake --profile local
+	python -m workflow.headline
+
+test: setup
+	pytest -n 2
+
+lint: setup
+	ruff check .
+	ruff format --check .
+	snakefmt --check Snakefile
+	snakemake --lint
+
+ui: setup
+	python -m stages.tracking prepare
+	mlflow ui --host 127.0.0.1 --port $(PORT) --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}"
+
+setup: $(READY)
+
+$(READY): requirements.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed (make PYTHON=...)")'
+	$(PYTHON) -m venv .venv
+	python -m pip install --quiet --disable-pip-version-check 'uv>=0.8,<1'
+	uv pip install --quiet --python .venv/bin/python --require-hashes -r requirements.txt
+	touch $@
+
+lock: setup
+	UV_CUSTOM_COMPILE_COMMAND='make lock' uv pip compile --quiet --universal --python-version 3.11 \
+		--generate-hashes --no-emit-index-url --no-annotate --extra dev -o requirements.txt pyproject.toml

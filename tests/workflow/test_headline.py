@@ -1,0 +1,69 @@
+"""The printed headline: the right figures beside the right references."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from stages.params import Params, load_params
+from tests.workflow.toy import REPO
+from workflow.headline import headline
+
+METRICS = {
+    "pretrain@full": {
+        **{f"val_{loss}_first": 2.0 for loss in ("itc", "itm", "itg", "tig")},
+        **{f"val_{loss}_last": 1.0 for loss in ("itc", "itm", "itg", "tig")},
+        "perplexity_top": 52.0,
+        "perplexity_bottom": 50.0,
+    },
+    "retrieve@full-phantom": {"i2t_map_at_1": 51.0, "i2t_map_at_1_chance": 20.0},
+    "write_reports@full-phantom": {"bleu_4": 0.3, "constant_bleu_4": 0.2},
+    "score_images@full": {"psnr_reconstruction": 24.0, "psnr_mean_image": 18.0},
+}
+
+
+@pytest.fixture
+def params() -> Params:
+    return load_params(REPO / "workflow/presets/demo.yaml")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for stage, values in METRICS.items():
+        (tmp_path / f"{stage}.json").write_text(json.dumps(values))
+    return tmp_path
+
+
+def test_each_promise_is_judged(params: Params, folder: Path) -> None:
+    lines = headline(params, folder)["full"]
+    assert [line.good for line in lines] == [True] * 8 + [False], "50 codes are less than a tenth of 512"
+
+
+@pytest.mark.parametrize(
+    ("stage", "metric", "value", "line"),
+    [
+        ("pretrain@full", "val_itm_last", 1.9, 1),
+        ("retrieve@full-phantom", "i2t_map_at_1", 49.0, 4),
+        ("write_reports@full-phantom", "bleu_4", 0.2, 5),
+        ("score_images@full", "psnr_reconstruction", 23.9, 6),
+        ("pretrain@full", "perplexity_top", 51.0, 7),
+    ],
+)
+def test_a_promise_not_kept_is_told(params, folder, stage: str, metric: str, value: float, line: int) -> None:
+    (folder / f"{stage}.json").write_text(json.dumps(METRICS[stage] | {metric: value}))
+    judged = headline(params, folder)["full"][line]
+    assert not judged.good and "NOT as asked" in str(judged)
+
+
+def test_what_is_missing_is_said(params: Params, tmp_path: Path) -> None:
+    lines = headline(params, tmp_path)["full"]
+    assert len(lines) == 9 and all("not measured" in str(line) for line in lines)
+
+
+def test_a_variant_without_an_objective_is_not_judged_by_it(params: Params, folder: Path) -> None:
+    variant = dataclasses.replace(params.variants["full"], tig=0.0)
+    lines = headline(dataclasses.replace(params, variants={"full": variant}), folder)["full"]
+    assert not any(
+        "image generation" in line.what or "PSNR" in line.what or "codes" in line.what for line in lines
+    )

@@ -1,0 +1,120 @@
+"""Print what a run is judged by: `python -m workflow.headline`, beside chance and what is asked for.
+
+Reads results/metrics/*.json for the parameters of the day. What has not been measured is said, not hidden.
+"""
+
+import json
+import math
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from stages.errors import InputError
+from stages.params import Params, load_params
+
+LOSSES = {"itc": "contrastive", "itm": "matching", "itg": "report writing", "tig": "image generation"}
+FALLS_TO = 0.9  # a validation loss has fallen well if it is at most this part of its start
+TIMES_CHANCE = 2.5  # image-to-text mAP@1
+DECIBELS = 6.0  # of the reconstructions over the mean image
+USED_CODES = 0.1  # perplexity, as a part of the codebook
+
+
+@dataclass(frozen=True)
+class Line:
+    """One figure with what it is held against; NaN where it is not there."""
+
+    what: str
+    value: float
+    against: str  # what `reference` is
+    reference: float
+    good: bool
+
+    def __str__(self) -> str:
+        if math.isnan(self.value) or math.isnan(self.reference):
+            return f"  {self.what:<34} not measured"
+        verdict = "as asked" if self.good else "NOT as asked"
+        return f"  {self.what:<34} {self.value:>9.4g}   {self.against:<28} {self.reference:>9.4g}   {verdict}"
+
+
+def headline(params: Params, folder: Path = Path("results/metrics")) -> dict[str, list[Line]]:
+    """For each variant the figures that show whether it learnt; `folder` holds the metrics of the stages.
+
+    Raises InputError if a metrics file is no JSON.
+    """
+    lines = {}
+    for name, variant in params.variants.items():
+        data, codes = params.pretrain.dataset, params.model.codebook_size
+        training = _read(folder / f"pretrain@{name}.json")
+        losses = [loss for loss, weight in vars(variant).items() if weight > 0]
+        lines[name] = [_fallen(training, loss) for loss in losses]
+        if data in params.evaluate.retrieve:
+            lines[name].append(_retrieval(_read(folder / f"retrieve@{name}-{data}.json")))
+        if variant.itg > 0 and data in params.evaluate.write_reports:
+            lines[name].append(_reports(_read(folder / f"write_reports@{name}-{data}.json")))
+        if variant.tig > 0:
+            lines[name].append(_pictures(_read(folder / f"score_images@{name}.json")))
+            lines[name] += _codes(training, codes)
+    return lines
+
+
+def _fallen(metrics: Mapping[str, float], loss: str) -> Line:
+    first, last = _get(metrics, f"val_{loss}_first"), _get(metrics, f"val_{loss}_last")
+    return Line(f"validation loss, {LOSSES[loss]}", last, "at the start", first, last <= FALLS_TO * first)
+
+
+def _retrieval(metrics: Mapping[str, float]) -> Line:
+    value, chance = _get(metrics, "i2t_map_at_1"), _get(metrics, "i2t_map_at_1_chance")
+    good = value >= TIMES_CHANCE * chance
+    return Line(
+        "report for a picture, mAP@1 (%)", value, f"chance (asked: {TIMES_CHANCE:g} times)", chance, good
+    )
+
+
+def _reports(metrics: Mapping[str, float]) -> Line:
+    value, constant = _get(metrics, "bleu_4"), _get(metrics, "constant_bleu_4")
+    return Line("written reports, BLEU-4", value, "best constant report", constant, value > constant)
+
+
+def _pictures(metrics: Mapping[str, float]) -> Line:
+    value, mean = _get(metrics, "psnr_reconstruction"), _get(metrics, "psnr_mean_image")
+    against = f"mean image (asked: +{DECIBELS:g})"
+    return Line("reconstructed pictures, PSNR (dB)", value, against, mean, value >= mean + DECIBELS)
+
+
+def _codes(metrics: Mapping[str, float], size: int) -> Iterator[Line]:
+    for level in ("top", "bottom"):
+        value = _get(metrics, f"perplexity_{level}")
+        asked = USED_CODES * size
+        yield Line(
+            f"codes in use, {level} (perplexity)", value, f"asked, of {size} codes", asked, value >= asked
+        )
+
+
+def _get(metrics: Mapping[str, float], name: str) -> float:
+    return float(metrics.get(name, math.nan))
+
+
+def _read(path: Path) -> Mapping[str, float]:
+    if not path.exists():
+        return {}
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path}: not valid JSON ({error}); run the pipeline again") from error
+
+
+def main() -> None:
+    try:
+        params = load_params()
+        judged = headline(params)
+    except InputError as error:
+        sys.exit(str(error))
+    for variant, lines in judged.items():
+        print(f"\n{params.preset}, variant {variant}, seed {params.seed}: held-out {params.pretrain.dataset}")
+        print("\n".join(map(str, lines)))
+    print("\nThe whole report: results/report/index.html. Runs and curves: make ui")
+
+
+if __name__ == "__main__":
+    main()
