@@ -47,6 +47,7 @@ for family, has_items in plan.families(STAGES).items():
             f".state/logs/{stage}.log",
         benchmark:
             f".state/benchmarks/{stage}.tsv"
+        localrule: NEEDS[family]["local"]
         conda:
             "environment.yml"
         threads: NEEDS[family]["cpus"]

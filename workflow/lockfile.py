@@ -40,21 +40,24 @@ def canonicalise(names: Sequence[str]) -> None:
     write_atomically(WHOLE_COPY, LOCKFILE.read_text(encoding="utf-8"))
 
 
-def mend() -> None:
-    """Put the last whole copy in place of a dvc.lock that is empty or no YAML: DVC rewrites the file in place,
-    and a kill at that moment cuts it short. What the copy lacks comes back from DVC's run cache."""
-    from dvc.utils.serialize import YAMLFileCorruptedError, parse_yaml
-
-    if not LOCKFILE.exists() or not WHOLE_COPY.exists():
-        return
-    text = LOCKFILE.read_text(encoding="utf-8")
-    try:
-        whole = text.endswith("\n") and isinstance(parse_yaml(text, str(LOCKFILE)), dict)
-    except YAMLFileCorruptedError:
-        whole = False
-    if not whole:
+def mend(repo) -> None:
+    """Put the last whole copy in place of a dvc.lock that was cut short: DVC rewrites the file in place, and may
+    be killed at that moment. What the copy lacks, or what a cut between two lines took away unnoticed, comes
+    back from the run cache of `repo`, DVC's object for this folder."""
+    if LOCKFILE.exists() and WHOLE_COPY.exists() and not _is_whole(repo):
         print("dvc.lock was cut short while DVC wrote it; put back its last whole copy", file=sys.stderr)
         shutil.copyfile(WHOLE_COPY, LOCKFILE)
+
+
+def _is_whole(repo) -> bool:
+    from dvc.dvcfile import Lockfile
+    from dvc.exceptions import DvcException
+
+    try:
+        content = Lockfile(repo, str(LOCKFILE)).load()
+    except DvcException:
+        return False
+    return "stages" in content and LOCKFILE.read_text(encoding="utf-8").endswith("\n")
 
 
 def _family(name: str) -> str:

@@ -74,10 +74,10 @@ def _ask_dvc() -> dict[str, Stage]:
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
 
-    lockfile.mend()
     try:
         repo = Repo(_wait_for_lock=True)
         with repo.lock:
+            lockfile.mend(repo)
             lockfile.canonicalise([stage.name for stage in repo.index.stages if stage.cmd])
             stages = [stage for stage in repo.index.stages if stage.cmd]  # the others are plain .dvc files
             return {
