@@ -1,0 +1,62 @@
+"""The real dvc.yaml with each preset: `snakemake -n` lists every stage of the contract."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from stages.params import load_params
+from tests.workflow.toy import REPO, Toy
+
+PRESETS = sorted(path.stem for path in (REPO / "workflow/presets").glob("*.yaml"))
+
+
+def expected_stages(preset: str) -> list[str]:
+    """The names that the public contract gives the stages."""
+    params = load_params(REPO / f"workflow/presets/{preset}.yaml")
+    names = ["simulate", "train_tokenizer", "summarize"]
+    for dataset in params.datasets:
+        names += [f"prepare@{dataset}", f"decode_images@{dataset}"]
+        names += [f"extract_features@{dataset}-{shard}" for shard in params.features.shards]
+    for variant in params.variants:
+        names += [f"pretrain@{variant}", f"encode_codes@{variant}", f"score_images@{variant}"]
+        for evaluation, datasets in vars(params.evaluate).items():
+            names += [f"{evaluation}@{variant}-{dataset}" for dataset in datasets]
+    return sorted(names)
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Toy:
+    """The repository's own pipeline, without data."""
+    folder = tmp_path / "checkout"
+    for name in ("workflow", "stages"):
+        shutil.copytree(REPO / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("Snakefile", "dvc.yaml", "environment.yml", ".gitignore", ".dvcignore"):
+        shutil.copy(REPO / name, folder)
+    for name in ("slurm", "local", "profiles"):
+        (folder / name).symlink_to(REPO.joinpath(name).readlink())
+    (folder / ".dvc").mkdir()
+    shutil.copy(REPO / ".dvc/config", folder / ".dvc")
+    toy = Toy(folder)
+    toy.shell("git init -q")
+    return toy
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_preset_plans_its_stages(checkout: Toy, preset: str) -> None:
+    shutil.copy(REPO / f"workflow/presets/{preset}.yaml", checkout.folder / "params.yaml")
+    for dataset in load_params(checkout.folder / "params.yaml").datasets.values():
+        root = checkout.folder / dataset.root
+        if not dataset.root.startswith(
+            "data/"
+        ):  # what no stage makes: a root with nothing but its index files
+            root.mkdir(parents=True, exist_ok=True)
+            for file in vars(dataset.index).values():
+                (root / file).touch()
+    profile = "slurm" if preset == "paper" else "local"
+    assert checkout.planned(f"snakemake --profile {profile} -n") == expected_stages(preset)
+
+
+def test_lint_is_clean(checkout: Toy) -> None:
+    shutil.copy(REPO / "params.yaml", checkout.folder)
+    assert "Congratulations" in checkout.call("snakemake --lint")
