@@ -70,7 +70,7 @@ def make_patients(seed: int, patients: int, image_size: int) -> Iterator[tuple[S
     if workers == 1 or patients < POOL_FROM:
         yield from map(draw, range(patients))
         return
-    # Spawned, not forked: the tracker and the libraries of the ViT have threads by now.
+    # Spawned, not forked: the tracker's libraries have threads by now.
     with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
         yield from pool.map(draw, range(patients), chunksize=8)
 

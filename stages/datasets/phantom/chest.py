@@ -18,6 +18,7 @@ class Chest:
     anatomy: Anatomy
     frame: Frame
     raised: dict[str, float]  # side -> lift of its hemidiaphragm
+    outlines: dict[str, Points]  # side -> outline of the lung
     x: np.ndarray
     y: np.ndarray
     lungs: np.ndarray  # 1 inside
@@ -32,13 +33,10 @@ class Chest:
     def empty(cls, anatomy: Anatomy, frame: Frame, raised: dict[str, float]) -> Chest:
         """Healthy lungs over hemidiaphragms lifted by `raised`."""
         x, y = frame.grid()
-        lungs = fill(frame, [body.lung_outline(anatomy, side, raised[side]) for side in SIDES], 0.0045)
+        outlines = {side: body.lung_outline(anatomy, side, raised[side]) for side in SIDES}
+        lungs = fill(frame, list(outlines.values()), 0.0045)
         maps = [np.zeros((frame.size, frame.size), dtype=np.float32) for _ in range(4)]
-        return cls(anatomy, frame, raised, x, y, lungs, *maps)
-
-    def lung_outlines(self) -> list[Points]:
-        """Outlines of both lungs."""
-        return [body.lung_outline(self.anatomy, side, self.raised[side]) for side in SIDES]
+        return cls(anatomy, frame, raised, outlines, x, y, lungs, *maps)
 
     def cover(self, opacity: np.ndarray, side: str | None = None) -> None:
         """Lay a shadow (0..1) over those present, on one side of the midline only if `side` is given."""

@@ -47,7 +47,7 @@ class Frame:
 def smooth_outline(controls: Points, steps: int = 8) -> Points:
     """Closed Catmull-Rom curve through `controls` [n, 2]; repeat a point for a sharp corner."""
     p1 = np.asarray(controls, dtype=np.float64)
-    p0, p2, p3 = np.roll(p1, 1, axis=0), np.roll(p1, -1, axis=0), np.roll(p1, -2, axis=0)
+    p0, p2, p3 = (p1.take(np.arange(step, step + len(p1)), axis=0, mode="wrap") for step in (-1, 1, 2))
     t = (np.arange(steps) / steps)[:, None, None]
     curve = 0.5 * (
         2 * p1 + (p2 - p0) * t + (2 * p0 - 5 * p1 + 4 * p2 - p3) * t**2 + (3 * p1 - 3 * p2 + p3 - p0) * t**3

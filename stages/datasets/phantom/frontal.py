@@ -59,7 +59,7 @@ def _soft_parts(chest: Chest, ratio: float, rng: np.random.Generator) -> np.ndar
     for side in SIDES:
         chest.cover(0.34 * chest.hilum_gain * bump(x, y, body.hilum(anatomy, side), (0.036, 0.062)))
     # Air thins out towards the lungs' rim: the rays pass less of it there.
-    depth = 0.78 + 0.22 * fill(frame, chest.lung_outlines(), 0.035)
+    depth = 0.78 + 0.22 * fill(frame, list(chest.outlines.values()), 0.035)
     air = chest.lungs * depth * (1 - 0.80 * heart) * (1 - 0.90 * middle) * (1 - 0.14 * anatomy.fat)
     air *= 1 - chest.opacity * (1 - chest.free_air)
 

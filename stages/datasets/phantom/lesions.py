@@ -125,7 +125,7 @@ def pneumothorax(chest: Chest, finding: Finding, rng: np.random.Generator) -> No
     share = {1: 0.84, 2: 0.68, 3: 0.46}[finding.severity] + float(rng.uniform(-0.02, 0.02))
     for side in finding.sides():
         sign = body.outward(side)
-        outline = body.lung_outline(chest.anatomy, side, chest.raised[side])
+        outline = chest.outlines[side]
         # It hangs on the hilum and rests on the diaphragm: the gap is widest at the apex and the side.
         anchor = np.array([MIDLINE + sign * 0.05, chest.dome(side) - 0.02])
         lung = anchor + (outline - anchor) * np.array([share, 0.5 + 0.5 * share])

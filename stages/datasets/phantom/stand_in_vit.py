@@ -10,10 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from safetensors.numpy import save_file
+
+from stages.storage.files import write_json
 
 if TYPE_CHECKING:
     from stages.params import Vit
 
+MLP_RATIO = 2
 IMAGE_SIZE = 224  # pixels, as the paper's encoders
 GREY = 0.45  # a usual brightness of a radiograph, which the embedding takes for zero
 ANCHOR, PLACE, BRANCH = (
@@ -24,49 +28,67 @@ ANCHOR, PLACE, BRANCH = (
 
 
 def write_vit(folder: Path, vit: "Vit", seed: int) -> None:
-    """Write a transformers `ViTModel` checkpoint (config.json, model.safetensors) to `folder`.
+    """Write a checkpoint (config.json, model.safetensors) that transformers' `ViTModel` loads from `folder`.
 
     Its tokens are [batch, 1 + (224 / patch_size)^2, width] for pixels [batch, 3, 224, 224] in 0..1, not
-    normalised. The same seed gives the same bytes.
+    normalised. The same seed gives the same bytes. Names of weights as in google/vit-base-patch16-224 on the
+    hub; written without transformers, whose import would take longer than all the rest of the stage's set-up.
     """
-    import torch
-    from transformers import ViTConfig, ViTModel
-    from transformers.utils import logging
-
-    config = ViTConfig(
-        hidden_size=vit.width,
-        num_hidden_layers=vit.layers,
-        num_attention_heads=vit.heads,
-        intermediate_size=2 * vit.width,
-        image_size=IMAGE_SIZE,
-        patch_size=vit.patch_size,
-        hidden_dropout_prob=0.0,
-        attention_probs_dropout_prob=0.0,
-    )
+    folder.mkdir(parents=True, exist_ok=True)
+    config = {
+        "architectures": ["ViTModel"],
+        "model_type": "vit",
+        "hidden_size": vit.width,
+        "num_hidden_layers": vit.layers,
+        "num_attention_heads": vit.heads,
+        "intermediate_size": MLP_RATIO * vit.width,
+        "image_size": IMAGE_SIZE,
+        "patch_size": vit.patch_size,
+        "num_channels": 3,
+        "hidden_act": "gelu",
+        "qkv_bias": True,
+        "layer_norm_eps": 1e-12,
+        "hidden_dropout_prob": 0.0,
+        "attention_probs_dropout_prob": 0.0,
+    }
+    write_json(folder / "config.json", config)
     rng = np.random.default_rng([*b"vit", seed])
-    with torch.random.fork_rng(devices=[]):  # the library's own initialisation must not disturb the caller's
-        torch.manual_seed(seed)
-        model = ViTModel(config)
-    with torch.no_grad():
-        for name, weight in model.named_parameters():
-            if weight.ndim == 2:
-                _set(weight, BRANCH * rng.standard_normal(weight.shape) / math.sqrt(weight.shape[1]))
-            elif name.endswith("bias"):
-                weight.zero_()
-        anchor = _unit(rng.standard_normal(vit.width)) * ANCHOR
-        kernel = patch_kernel(vit.patch_size, vit.width, rng)
-        embedding = model.embeddings.patch_embeddings.projection
-        _set(embedding.weight, np.repeat(kernel[:, None], 3, axis=1) / 3)
-        _set(embedding.bias, anchor - GREY * kernel.sum(axis=(1, 2)))
-        places = position_code(IMAGE_SIZE // vit.patch_size, vit.width, rng)
-        _set(model.embeddings.position_embeddings, np.concatenate([np.zeros((1, vit.width)), places])[None])
-        _set(model.embeddings.cls_token, anchor[None, None])
+    weights = {name: np.ascontiguousarray(value, np.float32) for name, value in _weights(vit, rng).items()}
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def _weights(vit: "Vit", rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """Name -> value of every weight of a `ViTModel`."""
+    width = vit.width
+    anchor = _unit(rng.standard_normal(width)) * ANCHOR
+    kernel = patch_kernel(vit.patch_size, width, rng)
+    places = position_code(IMAGE_SIZE // vit.patch_size, width, rng)
+    weights = {
+        "embeddings.cls_token": anchor[None, None],
+        "embeddings.position_embeddings": np.concatenate([np.zeros((1, width)), places])[None],
+        "embeddings.patch_embeddings.projection.weight": np.repeat(kernel[:, None], 3, axis=1) / 3,
+        "embeddings.patch_embeddings.projection.bias": anchor - GREY * kernel.sum(axis=(1, 2)),
         # The closing norm divides by a token's length, of which the anchor is most: nearly a constant, so
         # that brightness survives. The norm's bias then takes the anchor itself away.
-        _set(model.layernorm.weight, np.full(vit.width, 2.0))
-        _set(model.layernorm.bias, -2.0 * math.sqrt(vit.width) * anchor / math.hypot(ANCHOR, PLACE, 2.0))
-    logging.disable_progress_bar()
-    model.save_pretrained(folder)
+        "layernorm.weight": np.full(width, 2.0),
+        "layernorm.bias": -2.0 * math.sqrt(width) * anchor / math.hypot(ANCHOR, PLACE, 2.0),
+        **_linear("pooler.dense", width, width, rng),
+    }
+    for number in range(vit.layers):
+        block = f"encoder.layer.{number}"
+        for name in ("attention.attention.query", "attention.attention.key", "attention.attention.value"):
+            weights |= _linear(f"{block}.{name}", width, width, rng)
+        weights |= _linear(f"{block}.attention.output.dense", width, width, rng)
+        weights |= _linear(f"{block}.intermediate.dense", MLP_RATIO * width, width, rng)
+        weights |= _linear(f"{block}.output.dense", width, MLP_RATIO * width, rng)
+        for norm in ("layernorm_before", "layernorm_after"):
+            weights |= {f"{block}.{norm}.weight": np.ones(width), f"{block}.{norm}.bias": np.zeros(width)}
+    return weights
+
+
+def _linear(name: str, outputs: int, inputs: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    weight = BRANCH * rng.standard_normal((outputs, inputs)) / math.sqrt(inputs)
+    return {f"{name}.weight": weight, f"{name}.bias": np.zeros(outputs)}
 
 
 def patch_kernel(patch_size: int, width: int, rng: np.random.Generator) -> np.ndarray:
@@ -98,9 +120,3 @@ def position_code(side: int, width: int, rng: np.random.Generator) -> np.ndarray
 
 def _unit(vectors: np.ndarray) -> np.ndarray:
     return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
-
-
-def _set(parameter, values: np.ndarray) -> None:
-    import torch
-
-    parameter.copy_(torch.from_numpy(np.ascontiguousarray(values)))
