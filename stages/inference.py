@@ -74,18 +74,18 @@ def load_trained(variant: str, store: FeatureStore | None = None) -> Trained:
     Raises InputError when the folder is missing or broken, or when the features come from another ViT than
     the model was trained on.
     """
-    import torch
-    from safetensors import SafetensorError
-
-    from stages.models.medunifier import MedUnifierModel
-    from stages.models.text import load_tokenizer
-
     folder = Path("models") / variant
     missing = [name for name in ("config.json", "model.safetensors") if not (folder / name).is_file()]
     if missing:
         raise InputError(
             f"{folder}: no trained model ({', '.join(missing)} missing); run pretrain@{variant} first"
         )
+    import torch
+    from safetensors import SafetensorError
+
+    from stages.models.medunifier import MedUnifierModel
+    from stages.models.text import load_tokenizer
+
     try:
         model = MedUnifierModel.from_pretrained(folder)
     except (OSError, SafetensorError) as error:
