@@ -98,6 +98,7 @@ class Model:
     queries: int
     cross_attention_every: int
     dropout: float
+    init_std: float
     max_text_tokens: int
     projection: int
     text_checkpoint: str | None

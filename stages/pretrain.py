@@ -160,6 +160,7 @@ def build_model(params: Params, tokenizer, features: FeatureStore, run: Run) -> 
             pad_token_id=tokenizer.pad_token_id,
             cls_token_id=tokenizer.cls_token_id,
             sep_token_id=tokenizer.sep_token_id,
+            initializer_range=m.init_std,
             decode_token_id=tokenizer.convert_tokens_to_ids(DECODE_TOKEN),
         )
     )

@@ -36,7 +36,13 @@ class Net(nn.Module):
 
 def recipe(**changes):
     base = dict(
-        steps=12, batch_size=4, learning_rate=0.01, seed=5, warmup_fraction=0.2, validate_every=4, checkpoint_every=3
+        steps=12,
+        batch_size=4,
+        learning_rate=0.01,
+        seed=5,
+        warmup_fraction=0.2,
+        validate_every=4,
+        checkpoint_every=3,
     )
     return Recipe(**(base | changes))
 
@@ -56,7 +62,13 @@ def fit(folder, *, chosen=None, loss=loss, load=data):
     torch.manual_seed(0)
     net, run = Net(), Silent()
     history = train(
-        net, chosen or recipe(), items=10, load=load, loss=loss, validate=lambda model: {"norm": 1.0}, run=run,
+        net,
+        chosen or recipe(),
+        items=10,
+        load=load,
+        loss=loss,
+        validate=lambda model: {"norm": 1.0},
+        run=run,
         checkpoints=Checkpoints(folder),
     )
     return net, history
@@ -64,7 +76,13 @@ def fit(folder, *, chosen=None, loss=loss, load=data):
 
 def test_schedule_equals_a_table_written_by_hand():
     r = Recipe(
-        steps=11, batch_size=1, learning_rate=1.0, seed=0, warmup_fraction=0.2, warmup_start=0.1, final_learning_rate=0.2
+        steps=11,
+        batch_size=1,
+        learning_rate=1.0,
+        seed=0,
+        warmup_fraction=0.2,
+        warmup_start=0.1,
+        final_learning_rate=0.2,
     )
     # 3 warm-up steps, then a half cosine over the remaining 8 (7 intervals): 0.2 + 0.4 (1 + cos(pi k / 7))
     table = [0.1, 0.4, 0.7, 1.0, 0.960388, 0.849396, 0.689008, 0.510992, 0.350604, 0.239612, 0.2]
@@ -76,7 +94,12 @@ def test_every_item_once_per_epoch_and_shares_add_up():
     alone = np.concatenate(list(step_rows(10, recipe(steps=15), 0, 0, 1)))
     assert all(sorted(alone[i : i + 10]) == list(range(10)) for i in range(0, 60, 10))
     shares = [list(step_rows(10, r, 0, process, 2)) for process in range(2)]
-    joined = [rows for step in range(15) for micro in range(2) for rows in (shares[0][2 * step + micro], shares[1][2 * step + micro])]
+    joined = [
+        rows
+        for step in range(15)
+        for micro in range(2)
+        for rows in (shares[0][2 * step + micro], shares[1][2 * step + micro])
+    ]
     assert np.concatenate(joined).tolist() == alone.tolist()
     assert np.concatenate(list(step_rows(10, recipe(steps=15), 6, 0, 1))).tolist() == alone[24:].tolist()
 
@@ -133,7 +156,9 @@ def test_nan_names_step_loss_and_checkpoint(tmp_path):
             return value * float("nan"), {"mse": parts["mse"] * float("nan")}
         return value, parts
 
-    with pytest.raises(DivergedError, match=r"mse is nan at step 8\. Last good checkpoint: .*step-00000006\.pt"):
+    with pytest.raises(
+        DivergedError, match=r"mse is nan at step 8\. Last good checkpoint: .*step-00000006\.pt"
+    ):
         fit(tmp_path, loss=breaks)
 
 

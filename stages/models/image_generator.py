@@ -56,8 +56,8 @@ class ResidualBlock(nn.Module):
 class LatentAdapter(nn.Module):
     """Non-linear map of tokens, learnt spatial position, residual block (appendix Fig. 1).
 
-    The output is normalised over channels, not rectified: latents and codes then live on one scale,
-    and latents may be negative.
+    The output has unit length at each place and is not rectified. Unit length bounds the quantiser's terms
+    by 4 / C, so that they cannot outweigh the pictures' squared error, which is a few hundredths at the start.
 
     Args:
         source: token width. width: C. tokens: (rows, columns) in which the tokens lie.
@@ -76,12 +76,12 @@ class LatentAdapter(nn.Module):
         x = self.map(tokens).transpose(1, 2).unflatten(2, self.tokens)  # (B, C, rows, columns)
         if self.tokens != (self.grid, self.grid):
             x = F.interpolate(x, size=(self.grid, self.grid), mode="bilinear", align_corners=False)
-        return latent_norm(self.residual(x + self.position))
+        return unit_length(self.residual(x + self.position))
 
 
-def latent_norm(x: torch.Tensor) -> torch.Tensor:
-    """Zero mean, unit variance over channels at each place of (B, C, h, w)."""
-    return F.layer_norm(x.permute(0, 2, 3, 1), (x.shape[1],)).permute(0, 3, 1, 2)
+def unit_length(x: torch.Tensor) -> torch.Tensor:
+    """Length 1 over the channels at each place of (B, C, h, w)."""
+    return F.normalize(x, dim=1)
 
 
 class Up(nn.Module):
@@ -113,7 +113,9 @@ class ImageDecoder(nn.Module):
         self.residual = ResidualBlock(channels[0])
         self.up = nn.Sequential(*(Up(a, b, norm) for a, b in zip(channels, channels[1:], strict=False)))
         self.leave = nn.ConvTranspose2d(channels[-1], image_channels, 4, stride=2, padding=1)
-        nn.init.constant_(self.leave.bias, 0.5)  # mid grey
+        with torch.no_grad():  # the first pictures are an even mid grey, not noise of many times their contrast
+            self.leave.weight.mul_(0.1)
+            self.leave.bias.fill_(0.5)
 
     def forward(self, top: torch.Tensor, bottom: torch.Tensor) -> torch.Tensor:
         """top (B, C, 16, 16), already doubled, and bottom (B, C, 16, 16) -> (B, image channels, 224, 224)."""
@@ -146,6 +148,7 @@ class ImageGenerator(nn.Module):
         super().__init__()
         if queries % 4:
             raise ValueError(f"model.queries ({queries}) must be a multiple of 4: they are laid out in 4 rows")
+        self.gain = code_width**0.5  # brings latents of unit length to unit variance, for the decoders
         self.top_adapter = LatentAdapter(query_width, code_width, (4, queries // 4), TOP_GRID)
         self.bottom_adapter = LatentAdapter(
             vision_width + query_width, code_width, (BOTTOM_GRID, BOTTOM_GRID), BOTTOM_GRID
@@ -159,19 +162,19 @@ class ImageGenerator(nn.Module):
     def forward(self, queries: torch.Tensor, patches: torch.Tensor, text: torch.Tensor) -> Generated:
         """Query outputs (B, Q, W), patch tokens (B, 256, vision width), text [CLS] (B, W) -> reconstruction."""
         top, bottom, up = self.quantize(queries, patches, text)
-        return Generated(self.decoder(up, bottom.latents), top, bottom)
+        return Generated(self.decoder(up, bottom.latents * self.gain), top, bottom)
 
     def quantize(
         self, queries: torch.Tensor, patches: torch.Tensor, text: torch.Tensor
     ) -> tuple[Quantized, Quantized, torch.Tensor]:
         """Both levels; the bottom's latents are joined by the doubled top's before lookup (Eq. 21)."""
         top = self.top_quantizer(self.top_adapter(queries))
-        up = self.top_decoder(top.latents)
+        up = self.top_decoder(top.latents * self.gain)
         local = self.bottom_adapter(torch.cat([patches, text[:, None].expand(-1, patches.shape[1], -1)], 2))
-        bottom = self.bottom_quantizer(latent_norm(self.join(torch.cat([up, local], 1))))
+        bottom = self.bottom_quantizer(unit_length(self.join(torch.cat([up, local], 1))))
         return top, bottom, up
 
     def decode(self, top: torch.Tensor, bottom: torch.Tensor) -> torch.Tensor:
         """Codes (B, 8, 8) and (B, 16, 16) -> pictures (B, image channels, 224, 224) in [0, 1]."""
-        up = self.top_decoder(self.top_quantizer.lookup(top))
-        return self.decoder(up, self.bottom_quantizer.lookup(bottom)).clamp(0, 1)
+        up = self.top_decoder(self.top_quantizer.lookup(top) * self.gain)
+        return self.decoder(up, self.bottom_quantizer.lookup(bottom) * self.gain).clamp(0, 1)

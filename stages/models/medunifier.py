@@ -11,7 +11,7 @@ from transformers import initialization as init
 from stages.models import objectives
 from stages.models.configuration import MedUnifierConfig
 from stages.models.distributed import all_gather, own_rows, world_size
-from stages.models.image_generator import Generated, ImageGenerator
+from stages.models.image_generator import Generated, ImageGenerator, LatentAdapter
 from stages.models.qformer import KeysValues, QFormer
 
 TEMPERATURE_RANGE = (0.01, 0.5)  # where the learnable temperature is kept
@@ -83,9 +83,13 @@ class MedUnifierModel(PreTrainedModel):
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
-        # BERT's start for the transformer; convolutions keep torch's
+        # BERT's start for the transformer and its heads; convolutions keep torch's
         std = self.config.initializer_range
-        if isinstance(module, nn.Linear):
+        if isinstance(module, LatentAdapter):
+            for layer in module.map:
+                if isinstance(layer, nn.Linear):
+                    init.normal_(layer.weight, std=layer.in_features**-0.5)
+        elif isinstance(module, nn.Linear):
             init.normal_(module.weight, std=std)
             if module.bias is not None:
                 init.zeros_(module.bias)

@@ -32,11 +32,11 @@ class Quantizer(nn.Module):
         revive_below: a code whose average share of use falls below this fraction of 1 / size is dead.
     """
 
-    def __init__(self, size: int, width: int, *, decay: float = 0.95, revive_below: float = 0.05):
+    def __init__(self, size: int, width: int, *, decay: float = 0.9, revive_below: float = 0.05):
         super().__init__()
         self.decay = decay
         self.revive_below = revive_below
-        self.codebook = nn.Parameter(torch.randn(size, width))
+        self.codebook = nn.Parameter(torch.randn(size, width) * width**-0.5)
         self.register_buffer("usage", torch.full((size,), 1.0 / size))  # average share of the latents
         self.register_buffer("started", torch.tensor(False))
         self.register_buffer("revived", torch.tensor(0))  # codes moved since the start
