@@ -48,6 +48,8 @@ class Checkpoints:
             try:
                 return torch.load(path, map_location="cpu", weights_only=True)
             except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
-                print(f"{path} cannot be read ({error}); set aside as {path.name}.broken, trying the one before")
+                print(
+                    f"{path} cannot be read ({error}); set aside as {path.name}.broken, trying the one before"
+                )
                 shutil.move(path, path.with_name(path.name + ".broken"))
         return None

@@ -78,7 +78,10 @@ def pretrain(params: Params, run: Run, variant: str) -> None:
     for name in (n for n in weights if n in last):
         values |= {f"val_{name}_first": first[name], f"val_{name}_last": last[name]}
     values |= {name: last[name] for name in last if name.startswith("perplexity")}
-    values |= {"temperature": float(model.temperature), "parameters": sum(x.numel() for x in model.parameters())}
+    values |= {
+        "temperature": float(model.temperature),
+        "parameters": sum(x.numel() for x in model.parameters()),
+    }
     write_curves(history.rows, Path("results/curves") / f"{run.name}.csv")
     save_model(model, tokenizer, params, variant, values)
     run.metrics(values)
@@ -104,7 +107,9 @@ class Pairs:
             if report and image_id in self.images and image_id in self.features
         ]
         if not usable:
-            raise InputError(f"data set {name}, split {split}: no picture with a report; pre-training needs both.")
+            raise InputError(
+                f"data set {name}, split {split}: no picture with a report; pre-training needs both."
+            )
         ids = [image_id for image_id, _ in usable]
         self.channels = params.model.image_channels
         self.pad_id = tokenizer.pad_token_id
@@ -168,7 +173,9 @@ def build_model(params: Params, tokenizer, features: FeatureStore, run: Run) -> 
         from stages.models.bert import load_bert
 
         report = load_bert(model.qformer, model.text_head, m.text_checkpoint)
-        run.say(f"text side from {m.text_checkpoint}; unused there: {report.unused}; new here: {report.missing}")
+        run.say(
+            f"text side from {m.text_checkpoint}; unused there: {report.unused}; new here: {report.missing}"
+        )
     return model
 
 
@@ -200,7 +207,9 @@ def validation_losses(
             sums[name] = sums.get(name, 0.0) + float(value) / len(batches)
     if weights["tig"] > 0:
         for level, count in counts.items():
-            sums[f"perplexity_{level}"] = float(torch.exp(torch.distributions.Categorical(probs=count).entropy()))
+            sums[f"perplexity_{level}"] = float(
+                torch.exp(torch.distributions.Categorical(probs=count).entropy())
+            )
     return sums
 
 
@@ -211,10 +220,14 @@ def write_curves(rows: list[dict], path: Path) -> None:
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, list(columns), restval="", lineterminator="\n")
         writer.writeheader()
-        writer.writerows({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()} for row in rows)
+        writer.writerows(
+            {k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()} for row in rows
+        )
 
 
-def save_model(model: "MedUnifierModel", tokenizer, params: Params, variant: str, values: dict[str, float]) -> None:
+def save_model(
+    model: "MedUnifierModel", tokenizer, params: Params, variant: str, values: dict[str, float]
+) -> None:
     """models/VARIANT in transformers' layout, with a model card."""
     folder = Path("models") / variant
     shutil.rmtree(folder, ignore_errors=True)

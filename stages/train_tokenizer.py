@@ -19,7 +19,9 @@ def train_tokenizer(params: Params, run: Run) -> None:
     table = Path("data/prepared") / params.pretrain.dataset / "train.parquet"
     reports = [text for text in read_table(table)["report"].to_list() if text]
     if not reports:
-        raise InputError(f"{table} holds no reports; the tokenizer and the pre-training need a data set with texts.")
+        raise InputError(
+            f"{table} holds no reports; the tokenizer and the pre-training need a data set with texts."
+        )
     if params.tokenizer.pretrained:
         tokenizer = load_tokenizer(params.tokenizer.pretrained)
     else:

@@ -116,7 +116,9 @@ def train(
     )
     pieces = accelerator.num_processes * recipe.accumulate
     if items < recipe.batch_size:
-        raise InputError(f"{items} training items are fewer than batch_size = {recipe.batch_size}; lower batch_size")
+        raise InputError(
+            f"{items} training items are fewer than batch_size = {recipe.batch_size}; lower batch_size"
+        )
     if recipe.batch_size % pieces:
         raise InputError(
             f"batch_size = {recipe.batch_size} must be a multiple of processes x accumulate = "
@@ -164,9 +166,16 @@ def train(
     window: list[dict[str, torch.Tensor]] = []
     last_save, window_start = time.monotonic(), time.monotonic()
     stop = StopSignal()
-    batches = prefetch(load, step_rows(items, recipe, start, accelerator.process_index, accelerator.num_processes))
+    batches = prefetch(
+        load, step_rows(items, recipe, start, accelerator.process_index, accelerator.num_processes)
+    )
     bar = tqdm(
-        total=recipe.steps, initial=start, desc="training", unit="step", mininterval=5, disable=not accelerator.is_main_process
+        total=recipe.steps,
+        initial=start,
+        desc="training",
+        unit="step",
+        mininterval=5,
+        disable=not accelerator.is_main_process,
     )
     with stop, bar:
         for step in range(start, recipe.steps):
@@ -208,7 +217,9 @@ def train(
                 seconds = (time.monotonic() - window_start) / len(window)
                 history.add(done, "train", means | {"learning_rate": rate})
                 speed = {"seconds_per_step": seconds, "items_per_second": recipe.batch_size / seconds}
-                run.curve(done, {f"train/{k}": v for k, v in (means | speed | {"learning_rate": rate}).items()})
+                run.curve(
+                    done, {f"train/{k}": v for k, v in (means | speed | {"learning_rate": rate}).items()}
+                )
                 bar.set_postfix(loss=f"{means['loss']:.3f}")
                 window = []
             if validating:
@@ -217,7 +228,9 @@ def train(
                 save(done)
                 last_save = time.monotonic()
             if stop.caught is not None and done < recipe.steps:
-                run.say(f"stopped by {stop.caught.name} after step {done}; the same command goes on from there")
+                run.say(
+                    f"stopped by {stop.caught.name} after step {done}; the same command goes on from there"
+                )
                 raise SystemExit(128 + stop.caught)
             if not window:
                 window_start = time.monotonic()

@@ -28,7 +28,9 @@ def read_checkpoint(name: str) -> dict[str, torch.Tensor]:
         from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
         try:
-            folder = Path(snapshot_download(name, allow_patterns=["*.safetensors", "pytorch_model.bin", "*.json"]))
+            folder = Path(
+                snapshot_download(name, allow_patterns=["*.safetensors", "pytorch_model.bin", "*.json"])
+            )
         except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
             raise InputError(
                 f"model.text_checkpoint: {name!r} is no folder and cannot be fetched from the hub ({error}). "
@@ -40,7 +42,10 @@ def read_checkpoint(name: str) -> dict[str, torch.Tensor]:
         tensors = torch.load(folder / "pytorch_model.bin", weights_only=True, map_location="cpu")
     else:
         raise InputError(f"{folder} holds neither model.safetensors nor pytorch_model.bin.")
-    old = {"gamma": "weight", "beta": "bias"}  # names of LayerNorm parameters in checkpoints of TensorFlow origin
+    old = {
+        "gamma": "weight",
+        "beta": "bias",
+    }  # names of LayerNorm parameters in checkpoints of TensorFlow origin
     clean = {}
     for key, tensor in tensors.items():
         stem, _, last = key.removeprefix("bert.").rpartition(".")
@@ -84,13 +89,22 @@ def load_bert(qformer: nn.Module, text_head: nn.Module, name: str) -> LoadReport
 
     with torch.no_grad():
         put("qformer.word_embeddings.weight", take("embeddings.word_embeddings.weight"), rows=True)
-        positions, kinds = take("embeddings.position_embeddings.weight"), take("embeddings.token_type_embeddings.weight")
+        positions, kinds = (
+            take("embeddings.position_embeddings.weight"),
+            take("embeddings.token_type_embeddings.weight"),
+        )
         if positions is not None:
-            put("qformer.position_embeddings.weight", positions + (kinds[0] if kinds is not None else 0), rows=True)
+            put(
+                "qformer.position_embeddings.weight",
+                positions + (kinds[0] if kinds is not None else 0),
+                rows=True,
+            )
         pairs = [("embeddings.LayerNorm", "qformer.norm")]
         for i in range(len(qformer.blocks)):
             theirs, ours = f"encoder.layer.{i}", f"qformer.blocks.{i}"
-            pairs += [(f"{theirs}.attention.self.{x}", f"{ours}.attention.{x}") for x in ("query", "key", "value")]
+            pairs += [
+                (f"{theirs}.attention.self.{x}", f"{ours}.attention.{x}") for x in ("query", "key", "value")
+            ]
             pairs += [(f"{theirs}.attention.output.dense", f"{ours}.attention.out")]
             pairs += [(f"{theirs}.attention.output.LayerNorm", f"{ours}.attention.norm")]
             for branch in ("text", "queries"):

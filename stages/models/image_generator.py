@@ -113,7 +113,9 @@ class ImageDecoder(nn.Module):
         self.residual = ResidualBlock(channels[0])
         self.up = nn.Sequential(*(Up(a, b, norm) for a, b in zip(channels, channels[1:], strict=False)))
         self.leave = nn.ConvTranspose2d(channels[-1], image_channels, 4, stride=2, padding=1)
-        with torch.no_grad():  # the first pictures are an even mid grey, not noise of many times their contrast
+        with (
+            torch.no_grad()
+        ):  # the first pictures are an even mid grey, not noise of many times their contrast
             self.leave.weight.mul_(0.1)
             self.leave.bias.fill_(0.5)
 
@@ -147,7 +149,9 @@ class ImageGenerator(nn.Module):
     ):
         super().__init__()
         if queries % 4:
-            raise ValueError(f"model.queries ({queries}) must be a multiple of 4: they are laid out in 4 rows")
+            raise ValueError(
+                f"model.queries ({queries}) must be a multiple of 4: they are laid out in 4 rows"
+            )
         self.gain = code_width**0.5  # brings latents of unit length to unit variance, for the decoders
         self.top_adapter = LatentAdapter(query_width, code_width, (4, queries // 4), TOP_GRID)
         self.bottom_adapter = LatentAdapter(

@@ -118,12 +118,16 @@ class MedUnifierModel(PreTrainedModel):
         queries, _ = self.qformer.encode_queries(self.read_image(features))
         return queries, F.normalize(self.query_projection(queries), dim=-1)
 
-    def encode_text(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def encode_text(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Output of [CLS] (B, W), and its ITC embedding (B, P), L2-normalised (Eq. 9)."""
         text = self.qformer.encode_text(input_ids, attention_mask)
         return text, F.normalize(self.text_projection(text), dim=-1)
 
-    def match(self, features: torch.Tensor, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+    def match(
+        self, features: torch.Tensor, input_ids: torch.Tensor, attention_mask: torch.Tensor
+    ) -> torch.Tensor:
         """Logits (B, 2) of (not matched, matched), averaged over the queries (Eq. 14)."""
         return self._match(self.read_image(features), input_ids, attention_mask)
 
@@ -147,7 +151,9 @@ class MedUnifierModel(PreTrainedModel):
         for _ in range(min(max_new_tokens or c.max_text_tokens, c.max_text_tokens)):
             x, past = self.qformer.decode_text(token, queries, past)
             logits = self._logits(x[:, -1])
-            logits[:, [c.pad_token_id, c.cls_token_id, c.decode_token_id]] = -torch.inf  # never part of a report
+            logits[
+                :, [c.pad_token_id, c.cls_token_id, c.decode_token_id]
+            ] = -torch.inf  # never part of a report
             token = logits.argmax(-1).masked_fill(done, c.pad_token_id)[:, None]
             words.append(token)
             done |= token[:, 0] == c.sep_token_id
@@ -155,7 +161,9 @@ class MedUnifierModel(PreTrainedModel):
                 break
         return torch.cat(words, 1)
 
-    def reconstruct(self, features: torch.Tensor, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+    def reconstruct(
+        self, features: torch.Tensor, input_ids: torch.Tensor, attention_mask: torch.Tensor
+    ) -> torch.Tensor:
         """Pictures (B, image channels, 224, 224) in [0, 1] drawn from the codes of these (Eq. 22)."""
         return self._generate(features, input_ids, attention_mask).images.clamp(0, 1)
 
@@ -170,7 +178,9 @@ class MedUnifierModel(PreTrainedModel):
 
     def decode_codes(self, top: torch.Tensor, bottom: torch.Tensor) -> torch.Tensor:
         """Codes (B, 64) and (B, 256) -> pictures (B, image channels, 224, 224) in [0, 1]."""
-        return self.image_generator.decode(top.unflatten(1, (8, 8)).long(), bottom.unflatten(1, (16, 16)).long())
+        return self.image_generator.decode(
+            top.unflatten(1, (8, 8)).long(), bottom.unflatten(1, (16, 16)).long()
+        )
 
     def _generate(self, features: torch.Tensor, ids: torch.Tensor, mask: torch.Tensor) -> Generated:
         queries, _ = self.encode_image(features)
@@ -223,7 +233,9 @@ class MedUnifierModel(PreTrainedModel):
             watch["tig_mse"] = objectives.reconstruction(made.images, images)
             watch["tig_codebook"] = made.top.codebook_loss + made.bottom.codebook_loss
             watch["tig_commitment"] = made.top.commitment_loss + made.bottom.commitment_loss
-            losses["tig"] = watch["tig_mse"] + watch["tig_codebook"] + self.config.commitment * watch["tig_commitment"]
+            losses["tig"] = (
+                watch["tig_mse"] + watch["tig_codebook"] + self.config.commitment * watch["tig_commitment"]
+            )
         losses = {name: loss for name, loss in losses.items() if name in on}
         total = sum(weights[name] * loss for name, loss in losses.items())
         return Losses(total, {name: value.detach() for name, value in (losses | watch).items()})

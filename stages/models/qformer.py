@@ -61,7 +61,9 @@ class Attention(nn.Module):
     def forward(self, x: torch.Tensor, seen: KeysValues, mask: torch.Tensor | None = None) -> torch.Tensor:
         """x (B, R, W) attends to `seen`; mask (broadcast to B, H, R, N) is True where it may look."""
         dropout = self.dropout if self.training else 0.0
-        a = F.scaled_dot_product_attention(self._split(self.query(x)), *seen, attn_mask=mask, dropout_p=dropout)
+        a = F.scaled_dot_product_attention(
+            self._split(self.query(x)), *seen, attn_mask=mask, dropout_p=dropout
+        )
         a = self.out(a.transpose(1, 2).flatten(2))  # (B, R, W)
         return self.norm(x + F.dropout(a, self.dropout, self.training))
 
@@ -153,7 +155,9 @@ class QFormer(nn.Module):
 
     def read_image(self, features: torch.Tensor) -> list[KeysValues | None]:
         """Cross-attention keys and values of image tokens (B, T, vision width), one entry per block."""
-        return [b.cross_attention.read(features) if b.cross_attention is not None else None for b in self.blocks]
+        return [
+            b.cross_attention.read(features) if b.cross_attention is not None else None for b in self.blocks
+        ]
 
     def encode_queries(self, image: list[KeysValues | None]) -> tuple[torch.Tensor, list[KeysValues]]:
         """Query rows of the uni-modal mask.
@@ -218,7 +222,9 @@ class QFormer(nn.Module):
         start = past[0].keys.shape[2] if past else 0
         x = self.embed_text(input_ids, start)
         new, n = x.shape[1], queries[0].keys.shape[2]
-        mask = torch.ones(new, n + start + new, dtype=torch.bool, device=x.device).tril(n + start)  # (L, Q + past + L)
+        mask = torch.ones(new, n + start + new, dtype=torch.bool, device=x.device).tril(
+            n + start
+        )  # (L, Q + past + L)
         so_far = []
         for i, block in enumerate(self.blocks):
             own = block.attention.read(x)

@@ -46,7 +46,9 @@ def load_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:
         ) from error
     for role in ("cls", "sep", "pad"):
         if getattr(tokenizer, f"{role}_token_id") is None:
-            raise InputError(f"the tokenizer {str(name)!r} has no {role} token; a BERT-style tokenizer is needed.")
+            raise InputError(
+                f"the tokenizer {str(name)!r} has no {role} token; a BERT-style tokenizer is needed."
+            )
     if DECODE_TOKEN not in tokenizer.get_vocab():
         tokenizer.add_special_tokens({"additional_special_tokens": [DECODE_TOKEN]})
     return tokenizer

@@ -84,7 +84,9 @@ def _transformers(name: str, revision: str | None):
         vit = AutoModel.from_pretrained(name, revision=revision)
         vit = getattr(vit, "vision_model", vit)
     if isinstance(getattr(vit, "pooler", None), nn.Module):
-        vit.pooler = None  # not asked for; a checkpoint without one would give it random weights, and a new checksum
+        vit.pooler = (
+            None  # not asked for; a checkpoint without one would give it random weights, and a new checksum
+        )
     return vit, lambda vit, pixels: vit(pixel_values=pixels).last_hidden_state
 
 
@@ -95,7 +97,9 @@ def _drop_last_blocks(vit: nn.Module, count: int) -> None:
             blocks = getattr(holder, name, None)
             if isinstance(blocks, nn.ModuleList | nn.Sequential):
                 if count >= len(blocks):
-                    raise InputError(f"vision.skip_last_blocks is {count}, but the model has {len(blocks)} blocks.")
+                    raise InputError(
+                        f"vision.skip_last_blocks is {count}, but the model has {len(blocks)} blocks."
+                    )
                 setattr(holder, name, blocks[:-count])
                 for norm in ("norm", "fc_norm", "layernorm", "post_layernorm"):
                     if isinstance(getattr(vit, norm, None), nn.Module):

@@ -23,7 +23,9 @@ def visible(kind: str, queries: int, mask: torch.Tensor) -> torch.Tensor:
     return seen
 
 
-def forward(qformer, features: torch.Tensor, ids: torch.Tensor, mask: torch.Tensor, kind: str) -> torch.Tensor:
+def forward(
+    qformer, features: torch.Tensor, ids: torch.Tensor, mask: torch.Tensor, kind: str
+) -> torch.Tensor:
     """Outputs (B, Q + L, W) of the whole sequence; evaluation mode."""
     n = qformer.query_tokens.shape[1]
     words = qformer.word_embeddings(ids) + qformer.position_embeddings(torch.arange(ids.shape[1]))

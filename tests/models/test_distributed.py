@@ -16,8 +16,19 @@ def case() -> tuple[MedUnifierModel, dict[str, torch.Tensor]]:
     """A small model and a batch of 6, the same wherever this is called."""
     torch.manual_seed(3)
     config = MedUnifierConfig(
-        vision_width=10, width=16, layers=2, heads=2, vocab_size=30, max_text_tokens=12, projection=8, dropout=0.0,
-        codebook_size=16, code_width=8, decoder_channels=(8, 8, 4, 4), image_channels=1, decode_token_id=5,
+        vision_width=10,
+        width=16,
+        layers=2,
+        heads=2,
+        vocab_size=30,
+        max_text_tokens=12,
+        projection=8,
+        dropout=0.0,
+        codebook_size=16,
+        code_width=8,
+        decoder_channels=(8, 8, 4, 4),
+        image_channels=1,
+        decode_token_id=5,
     )
     model = MedUnifierModel(config)
     ids = torch.randint(6, 30, (6, 9))
@@ -66,8 +77,19 @@ def test_two_processes_equal_one(tmp_path):
     program = tmp_path / "program.py"
     program.write_text(f"import sys; sys.path.insert(0, {str(REPO)!r})\n{PROGRAM}")
     subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", program, tmp_path / "two.pt"],
-        cwd=REPO, check=True, timeout=120, capture_output=True,
+        [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            "--nproc-per-node=2",
+            program,
+            tmp_path / "two.pt",
+        ],
+        cwd=REPO,
+        check=True,
+        timeout=120,
+        capture_output=True,
     )
     one, two = torch.load(tmp_path / "one.pt"), torch.load(tmp_path / "two.pt")
     close = {"rtol": 0, "atol": 1e-5}

@@ -125,15 +125,27 @@ def blip2_names(ours: str) -> str:
 def test_equals_blip2_of_transformers(every):
     torch.manual_seed(every)
     ours = QFormer(
-        width=24, layers=4, heads=3, queries=5, vision_width=10, vocab_size=40, max_positions=12,
+        width=24,
+        layers=4,
+        heads=3,
+        queries=5,
+        vision_width=10,
+        vocab_size=40,
+        max_positions=12,
         cross_attention_every=every,
     ).eval()
     for p in ours.parameters():
         torch.nn.init.normal_(p, std=0.3)
     theirs = Blip2QFormerModel(
         Blip2QFormerConfig(
-            vocab_size=40, hidden_size=24, num_hidden_layers=4, num_attention_heads=3, intermediate_size=96,
-            max_position_embeddings=12, cross_attention_frequency=every, encoder_hidden_size=10,
+            vocab_size=40,
+            hidden_size=24,
+            num_hidden_layers=4,
+            num_attention_heads=3,
+            intermediate_size=96,
+            max_position_embeddings=12,
+            cross_attention_frequency=every,
+            encoder_hidden_size=10,
             use_qformer_text_input=True,
         )
     ).eval()

@@ -28,8 +28,13 @@ def real_bert() -> Path:
 
 def qformer_for(bert_config, *, layers=None, queries=4) -> QFormer:
     return QFormer(
-        width=bert_config.hidden_size, layers=layers or bert_config.num_hidden_layers, heads=bert_config.num_attention_heads,
-        queries=queries, vision_width=10, vocab_size=bert_config.vocab_size + 1, max_positions=95,
+        width=bert_config.hidden_size,
+        layers=layers or bert_config.num_hidden_layers,
+        heads=bert_config.num_attention_heads,
+        queries=queries,
+        vision_width=10,
+        vocab_size=bert_config.vocab_size + 1,
+        max_positions=95,
     ).eval()
 
 
@@ -64,14 +69,18 @@ def test_a_real_bert_gives_its_own_text_outputs():
     report = load_bert(qformer, TextHead(bert.config.hidden_size, bert.config.vocab_size + 1), str(folder))
     tokenizer = load_tokenizer(folder)
     assert tokenizer.convert_tokens_to_ids("[DEC]") == bert.config.vocab_size
-    ids, mask = tokenize(tokenizer, ["no focal consolidation", "the heart is mildly enlarged, effusion on the left"], 95)
+    ids, mask = tokenize(
+        tokenizer, ["no focal consolidation", "the heart is mildly enlarged, effusion on the left"], 95
+    )
     with torch.no_grad():
         theirs = bert(ids, attention_mask=mask).last_hidden_state[:, 0]
         torch.testing.assert_close(qformer.encode_text(ids, mask), theirs, rtol=0, atol=1e-5)
     block = qformer.blocks[0]
     assert torch.equal(block.feed_forward_text.up.weight, block.feed_forward_queries.up.weight)
     assert "qformer.query_tokens" in report.missing
-    assert all("cross_attention" in k or k.startswith(("qformer.query_tokens", "text_head")) for k in report.missing)
+    assert all(
+        "cross_attention" in k or k.startswith(("qformer.query_tokens", "text_head")) for k in report.missing
+    )
     assert all("pooler" in k or "position_ids" in k for k in report.unused)
 
 

@@ -18,7 +18,9 @@ PIXELS = torch.rand(2, 3, 224, 224, generator=torch.Generator().manual_seed(0))
 def transformers_vit(tmp_path_factory):
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("vit")
-    config = ViTConfig(hidden_size=32, num_hidden_layers=3, num_attention_heads=2, intermediate_size=64, patch_size=14)
+    config = ViTConfig(
+        hidden_size=32, num_hidden_layers=3, num_attention_heads=2, intermediate_size=64, patch_size=14
+    )
     ViTModel(config).save_pretrained(folder)
     return folder
 
@@ -30,7 +32,12 @@ def timm_vit(tmp_path_factory):
     sizes = {"img_size": 224, "patch_size": 14, "embed_dim": 32, "depth": 3, "num_heads": 2, "num_classes": 0}
     model = timm.create_model("vit_tiny_patch16_224", pretrained=False, **sizes)
     save_file(model.state_dict(), folder / "model.safetensors")
-    config = {"architecture": "vit_tiny_patch16_224", "num_classes": 0, "model_args": sizes, "pretrained_cfg": {}}
+    config = {
+        "architecture": "vit_tiny_patch16_224",
+        "num_classes": 0,
+        "model_args": sizes,
+        "pretrained_cfg": {},
+    }
     (folder / "config.json").write_text(json.dumps(config))
     return folder, model.eval()
 
@@ -59,7 +66,9 @@ def test_last_blocks_left_out_with_the_final_norm(transformers_vit, timm_vit):
     hidden = full(pixel_values=PIXELS, output_hidden_states=True).hidden_states
     torch.testing.assert_close(load_vision(str(transformers_vit), None, 1)(PIXELS), hidden[2])
     folder, model = timm_vit
-    states = model.forward_intermediates(PIXELS, indices=[1], norm=False, output_fmt="NLC", return_prefix_tokens=True)
+    states = model.forward_intermediates(
+        PIXELS, indices=[1], norm=False, output_fmt="NLC", return_prefix_tokens=True
+    )
     patches, prefix = states[1][0]
     torch.testing.assert_close(load_vision(str(folder), None, 1)(PIXELS), torch.cat([prefix, patches], 1))
     with pytest.raises(InputError, match="skip_last_blocks is 3, but the model has 3 blocks"):
@@ -69,7 +78,11 @@ def test_last_blocks_left_out_with_the_final_norm(transformers_vit, timm_vit):
 def test_blip2_vision_folder(tmp_path):
     torch.manual_seed(0)
     config = Blip2VisionConfig(
-        hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, initializer_range=0.02
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+        initializer_range=0.02,
     )
     model = Blip2VisionModel(config).eval()
     model.save_pretrained(tmp_path)

@@ -1,0 +1,133 @@
+"""The stages train_tokenizer and pretrain on a tiny project: what they read, leave and say."""
+
+import csv
+import dataclasses
+from pathlib import Path
+
+import polars as pl
+import pytest
+import torch
+from transformers import AutoModel, AutoTokenizer
+
+from stages import pretrain, train_tokenizer
+from stages.errors import InputError
+from stages.models.text import DECODE_TOKEN, decode
+from stages.tracking import LocalRun
+from tests.trained_project import make_project
+
+
+def tiny(params, **changes):
+    """The shipped parameters with a network and a recipe small enough for a test."""
+    model = dataclasses.replace(
+        params.model,
+        width=16,
+        layers=2,
+        heads=2,
+        projection=8,
+        codebook_size=32,
+        code_width=8,
+        decoder_channels=(8, 8, 4, 4),
+        max_text_tokens=40,
+    )
+    recipe = dict(steps=6, batch_size=4, validate_every=3, checkpoint_every=2)
+    return dataclasses.replace(
+        params, model=model, pretrain=dataclasses.replace(params.pretrain, **recipe, **changes)
+    )
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    params = tiny(make_project(tmp_path))
+    train_tokenizer.train_tokenizer(params, LocalRun("train_tokenizer", "results/metrics"))
+    return params
+
+
+def test_leaves_a_model_curves_and_metrics(project):
+    run = LocalRun("pretrain@full", "results/metrics")
+    pretrain.pretrain(project, run, "full")
+    model, tokenizer = AutoModel.from_pretrained("models/full"), AutoTokenizer.from_pretrained("models/full")
+    assert model.config.decode_token_id == tokenizer.convert_tokens_to_ids(DECODE_TOKEN)
+    assert not list(Path("models/full").glob("*.bin")) and Path("models/full/model.safetensors").is_file()
+    assert "pretrained on" in Path("models/full/README.md").read_text().lower().replace("-", "")
+
+    with open("results/curves/pretrain@full.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [int(r["step"]) for r in rows if r["split"] == "validate"] == [0, 3, 6]
+    for name in ("itc", "itm", "itg", "tig"):
+        validate = [float(r[name]) for r in rows if r["split"] == "validate"]
+        assert run.final[f"val_{name}_first"] == pytest.approx(validate[0], rel=1e-4)
+        assert run.final[f"val_{name}_last"] == pytest.approx(validate[-1], rel=1e-4)
+    assert 1 <= run.final["perplexity_top"] <= 32
+    assert run.final["train_pairs"] == 12 and run.final["validate_pairs"] == 4
+    assert run.final["parameters"] == sum(p.numel() for p in model.parameters())
+
+
+def test_same_seed_same_weights_other_seed_others(project):
+    def weights(seed, signature):
+        run = LocalRun("pretrain@full", "results/metrics", signature)
+        pretrain.pretrain(dataclasses.replace(project, seed=seed), run, "full")
+        return AutoModel.from_pretrained("models/full").state_dict()
+
+    one, again, other = weights(0, "a"), weights(0, "b"), weights(1, "c")
+    assert all(torch.equal(one[k], again[k]) for k in one)
+    assert not torch.equal(one["qformer.query_tokens"], other["qformer.query_tokens"])
+
+
+def test_an_objective_that_is_off_leaves_no_trace(project):
+    variant = dataclasses.replace(project.variants["full"], itm=0.0, tig=0.0)
+    run = LocalRun("pretrain@two", "results/metrics", "two")
+    pretrain.pretrain(dataclasses.replace(project, variants={"two": variant}), run, "two")
+    assert "val_itc_last" in run.final and "val_itg_last" in run.final
+    assert not {k for k in run.final if "itm" in k or "tig" in k or "perplexity" in k}
+    trained = AutoModel.from_pretrained("models/two")
+    assert not trained.image_generator.top_quantizer.started  # the generator was never run
+
+
+def test_pairs_leave_out_what_has_no_report_and_read_what_belongs_together(project):
+    table = Path("data/prepared/phantom/train.parquet")
+    frame = pl.read_parquet(table)
+    gap = pl.when(pl.col("image_id") == "i03").then(None).otherwise(pl.col("report"))
+    frame.with_columns(gap.alias("report")).write_parquet(table)
+    tokenizer = AutoTokenizer.from_pretrained("models/tokenizer")
+    pairs = pretrain.Pairs(project, tokenizer, "train")
+    ids = [i for i in frame["image_id"].to_list() if i != "i03"]
+    assert len(pairs) == len(ids)
+    batch = pairs.load(torch.tensor([5, 2]).numpy())
+    for place, row in enumerate((5, 2)):
+        number = int(ids[row][1:])
+        assert batch["features"][place, 0, 0] == number
+        real = batch["attention_mask"][place].bool()
+        assert decode(tokenizer, batch["input_ids"][place : place + 1, 1:]) == [
+            frame.filter(pl.col("image_id") == ids[row])["report"][0].lower()
+        ]
+        assert real.sum() == len(pairs.tokens[row])
+    assert 0 <= batch["images"].min() and batch["images"].max() <= 1 and batch["images"].shape[1] == 1
+
+
+def test_a_data_set_without_reports_is_refused(project):
+    table = Path("data/prepared/phantom/train.parquet")
+    pl.read_parquet(table).with_columns(report=pl.lit(None, pl.String)).write_parquet(table)
+    with pytest.raises(InputError, match="train.parquet holds no reports"):
+        train_tokenizer.train_tokenizer(project, LocalRun("train_tokenizer", "results/metrics"))
+    with pytest.raises(InputError, match="no picture with a report"):
+        pretrain.pretrain(project, LocalRun("pretrain@full", "results/metrics"), "full")
+
+
+def test_validation_equals_the_losses_of_its_batches_by_hand(project):
+    tokenizer = AutoTokenizer.from_pretrained("models/tokenizer")
+    pairs = pretrain.Pairs(project, tokenizer, "train")  # 12 items, batches of 8: the second wraps around
+    torch.manual_seed(0)
+    model = pretrain.build_model(project, tokenizer, pairs.features, LocalRun("x", "results/metrics")).eval()
+    weights = {"itc": 1.0, "itm": 1.0, "itg": 1.0, "tig": 1.0}
+    found = pretrain.validation_losses(model, pairs, 8, weights, 7)
+    by_hand = []
+    with torch.no_grad():
+        for number, rows in enumerate(([*range(8)], [8, 9, 10, 11, 0, 1, 2, 3])):
+            batch = pairs.load(torch.tensor(rows).numpy())
+            by_hand.append(
+                model(**batch, weights=weights, generator=torch.Generator().manual_seed(7 + number)).parts
+            )
+    for name in weights:
+        assert found[name] == pytest.approx(sum(float(p[name]) for p in by_hand) / 2, rel=1e-5)
+    assert pretrain.validation_losses(model, pairs, 8, weights, 7) == found
