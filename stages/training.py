@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import numpy as np
 import torch
@@ -317,7 +317,7 @@ class StopSignal:
     def __init__(self) -> None:
         self.caught: signal.Signals | None = None
 
-    def __enter__(self) -> "StopSignal":
+    def __enter__(self) -> Self:
         self.before = {s: signal.signal(s, self._note) for s in (signal.SIGTERM, signal.SIGUSR1)}
         return self
 

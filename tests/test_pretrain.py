@@ -29,7 +29,7 @@ def tiny(params, **changes):
         decoder_channels=(8, 8, 4, 4),
         max_text_tokens=40,
     )
-    recipe = dict(steps=6, batch_size=4, validate_every=3, checkpoint_every=2)
+    recipe = {"steps": 6, "batch_size": 4, "validate_every": 3, "checkpoint_every": 2}
     return dataclasses.replace(
         params, model=model, pretrain=dataclasses.replace(params.pretrain, **recipe, **changes)
     )

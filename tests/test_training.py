@@ -35,15 +35,15 @@ class Net(nn.Module):
 
 
 def recipe(**changes):
-    base = dict(
-        steps=12,
-        batch_size=4,
-        learning_rate=0.01,
-        seed=5,
-        warmup_fraction=0.2,
-        validate_every=4,
-        checkpoint_every=3,
-    )
+    base = {
+        "steps": 12,
+        "batch_size": 4,
+        "learning_rate": 0.01,
+        "seed": 5,
+        "warmup_fraction": 0.2,
+        "validate_every": 4,
+        "checkpoint_every": 3,
+    }
     return Recipe(**(base | changes))
 
 

@@ -4,6 +4,7 @@ Shapes: B batch, C code width. The top level is an 8 x 8 map made of the 32 quer
 level a 16 x 16 map made of the 256 patch tokens joined by the report's [CLS].
 """
 
+import itertools
 from typing import NamedTuple
 
 import torch
@@ -111,7 +112,7 @@ class ImageDecoder(nn.Module):
         super().__init__()
         self.enter = nn.Conv2d(2 * width, channels[0], 3)
         self.residual = ResidualBlock(channels[0])
-        self.up = nn.Sequential(*(Up(a, b, norm) for a, b in zip(channels, channels[1:], strict=False)))
+        self.up = nn.Sequential(*(Up(a, b, norm) for a, b in itertools.pairwise(channels)))
         self.leave = nn.ConvTranspose2d(channels[-1], image_channels, 4, stride=2, padding=1)
         with (
             torch.no_grad()

@@ -8,15 +8,15 @@ from stages.models.quantizer import Quantizer
 
 
 def make(**changes):
-    sizes = dict(
-        query_width=12,
-        vision_width=10,
-        queries=32,
-        code_width=8,
-        codebook_size=16,
-        decoder_channels=(8, 8, 4, 4),
-        image_channels=1,
-    )
+    sizes = {
+        "query_width": 12,
+        "vision_width": 10,
+        "queries": 32,
+        "code_width": 8,
+        "codebook_size": 16,
+        "decoder_channels": (8, 8, 4, 4),
+        "image_channels": 1,
+    }
     return ImageGenerator(**(sizes | changes))
 
 

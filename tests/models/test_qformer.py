@@ -14,7 +14,7 @@ CLOSE = {"rtol": 0, "atol": 1e-5}
 
 def random_case(seed: int):
     torch.manual_seed(seed)
-    r = lambda low, high: int(torch.randint(low, high + 1, ()))  # noqa: E731
+    r = lambda low, high: int(torch.randint(low, high + 1, ()))
     heads = r(1, 4)
     qformer = QFormer(
         width=8 * heads,
