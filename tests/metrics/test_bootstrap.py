@@ -45,6 +45,19 @@ def test_clusters_widen_the_interval_as_theory_says():
     assert (aware.high - aware.low) / (blind.high - blind.low) == pytest.approx(20**0.5, rel=0.1)
 
 
+def test_unequal_clusters_agree_with_a_slow_loop():
+    rng = np.random.default_rng(0)
+    clusters = rng.integers(0, 12, 60)
+    scores = rng.normal(size=60) + clusters
+    (ours,) = bootstrap_means(scores[:, None], resamples=4000, seed=0, clusters=clusters.tolist())
+    slow = []
+    for _ in range(4000):
+        drawn = np.concatenate([scores[clusters == c] for c in rng.choice(np.unique(clusters), 12)])
+        slow.append(drawn.mean())
+    low, high = np.quantile(slow, [0.025, 0.975])
+    assert (ours.low, ours.high) == pytest.approx((low, high), abs=0.05 * (high - low))
+
+
 def test_interval_covers_the_truth_about_95_times_in_100():
     rng = np.random.default_rng(0)
     hits = 0
