@@ -11,7 +11,7 @@ def fresh_store(tmp_path_factory):
     """A store made by several writers at once on an empty folder: (folder, what they printed)."""
     folder = tmp_path_factory.mktemp("fresh")
     writers = [start(folder, "-m", "stages.tracking", "prepare") for _ in range(4)]
-    return folder, [(*writer.communicate(timeout=120), writer.returncode) for writer in writers]
+    return folder, [(*writer.communicate(timeout=300), writer.returncode) for writer in writers]
 
 
 @pytest.fixture

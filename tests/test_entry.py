@@ -72,9 +72,9 @@ def test_a_bug_keeps_its_traceback(project):
 
 
 def test_bad_parameters_stop_a_stage_before_it_begins(project):
-    set_parameter(project, "seed: 0", "sead: 0")
+    set_parameter(project, "seed", "-1")
     done = python(project, "first.py")
-    assert done.returncode == 1 and "sead: unknown key" in done.stderr and "Traceback" not in done.stderr
+    assert done.returncode == 1 and "seed: -1 is refused" in done.stderr and "Traceback" not in done.stderr
     assert not (project / ".state").exists()
 
 

@@ -1,12 +1,14 @@
 """A small project to track: two stages in a folder of its own, around the real parameters."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 REPO = Path(__file__).resolve().parents[1]
 
+PARAMETERS = {"seed": "0", "learning_rate": "1.0e-3", "skip_last_blocks": "0", "image_size": "320"}
 DVC_YAML = """
 stages:
   first:
@@ -51,6 +53,8 @@ def write_project(folder: Path) -> Path:
     """Parameters, dvc.yaml and the inputs of its stages."""
     (folder / "out").mkdir(parents=True)
     (folder / "params.yaml").write_text((REPO / "workflow/presets/demo.yaml").read_text())
+    for key, value in PARAMETERS.items():
+        set_parameter(folder, key, value)
     (folder / "dvc.yaml").write_text(DVC_YAML)
     write_stage(folder, "first", 'Path("out/first.txt").write_text("x")')
     write_stage(folder, "second", 'Path("out/second-full.txt").write_text("x")', ("variant",))
@@ -68,11 +72,11 @@ def write_stage(folder: Path, name: str, body: str, arguments: tuple[str, ...] =
     (folder / f"{name}.py").write_text(text)
 
 
-def set_parameter(folder: Path, old: str, new: str) -> None:
-    """Edits params.yaml."""
-    text = (folder / "params.yaml").read_text()
-    assert text.count(old) == 1, old
-    (folder / "params.yaml").write_text(text.replace(old, new))
+def set_parameter(folder: Path, key: str, value: str) -> None:
+    """Edits params.yaml; `key` is the last part of the name and stands there once."""
+    text, times = re.subn(rf"(?m)^(\s*{key}:[ ]+)\S+", rf"\g<1>{value}", (folder / "params.yaml").read_text())
+    assert times == 1, key
+    (folder / "params.yaml").write_text(text)
 
 
 def start(folder: Path, *command: str, **environment: str) -> subprocess.Popen:
@@ -90,5 +94,5 @@ def start(folder: Path, *command: str, **environment: str) -> subprocess.Popen:
 def python(folder: Path, *command: str, **environment: str) -> subprocess.CompletedProcess:
     """Runs `python COMMAND` in the project to its end."""
     process = start(folder, *command, **environment)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=300)
     return subprocess.CompletedProcess(command, process.returncode, out, err)

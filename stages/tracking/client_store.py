@@ -10,6 +10,7 @@ from typing import Any
 
 from stages.tracking.interface import (
     EXPERIMENT,
+    SLOW_START,
     Point,
     StoredRun,
     StoreError,
@@ -36,7 +37,7 @@ class ClientStore:
         from mlflow.tracking import MlflowClient
 
         self.uri = uri
-        with exclusive(timeout=120), self.explained():
+        with exclusive(SLOW_START), self.explained():
             self.client = MlflowClient(uri)
             experiment = self.client.get_experiment_by_name(EXPERIMENT)
             if experiment is None:

@@ -14,6 +14,9 @@ from typing import Any, Protocol
 from stages.errors import InputError
 
 EXPERIMENT = "medunifier"
+SLOW_START = (
+    300.0  # seconds for what imports MLflow, which takes minutes when many do so at once on a busy node
+)
 DEFAULT_URI = "sqlite:///mlflow.db"
 PARENT_TAG = "mlflow.parentRunId"
 
@@ -88,12 +91,13 @@ def exclusive(timeout: float | None = None) -> Iterator[None]:
     path = state_folder() / "lock"
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path, is_singleton=True)  # a singleton may be taken again by its holder
+    seconds = patience() if timeout is None else timeout
     try:
-        with lock.acquire(timeout=patience() if timeout is None else timeout):
+        with lock.acquire(timeout=seconds):
             yield
     except Timeout:
         raise StoreError(
-            f"{path}: held by another stage for over {patience():.0f} s; "
+            f"{path}: held by another stage for over {seconds:.0f} s; "
             "look for a hanging `python -m stages...`, end it, and run the same command again"
         ) from None
 

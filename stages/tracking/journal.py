@@ -8,6 +8,7 @@ A journal is a folder `.state/tracking/STAGE/RUN_ID/`:
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -52,7 +53,7 @@ class Journal:
 
     def claim(self) -> bool:
         """Takes the journal for writing; False if a living process has it."""
-        file = self.path.open("r+b")
+        file = self.path.open("r+b", buffering=0)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -73,9 +74,12 @@ class Journal:
 
     def append(self, **entry: Any) -> None:
         """Adds one entry; it survives the process at once."""
+        line = json.dumps(entry | {"time": now()}).encode() + b"\n"
         with self.writing:
-            self.file.write(json.dumps(entry | {"time": now()}).encode() + b"\n")
-            self.file.flush()
+            start = self.file.tell()
+            if self.file.write(line) != len(line):  # a full disk takes a part
+                self.file.seek(self.file.truncate(start))
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
 
     def append_curve(self, step: int, values: Mapping[str, float]) -> None:
         """Adds values at a step, save those that an interrupted execution has already reported."""

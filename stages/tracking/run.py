@@ -9,7 +9,7 @@ import resource
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -162,6 +162,7 @@ class Run(LocalRun):
                 journal.append(params=pipeline.stage_parameters(name))
             journal.append(status="RUNNING")
             journal.send(store)
+            close_lost(store, name, parent_id)
         # A stage that reads results/metrics as a whole declares no metrics file: it would change its own input.
         declared = f"results/metrics/{name}.json" in pipeline.stages[name].outputs
         return cls(name, METRICS if declared else None, store, journal)
@@ -183,12 +184,12 @@ class Run(LocalRun):
 
     def send_at_intervals(self) -> None:
         while not self.stop.wait(SEND_EVERY):
-            self.send()
+            self.attempt(self.journal.send)
 
-    def send(self) -> bool:
-        """Sends what the journal holds; False, after one warning, if the store refuses."""
+    def attempt(self, action: Callable[[Store], object]) -> bool:
+        """Does something with the store; False, after one warning, if the store refuses."""
         try:
-            self.journal.send(self.store)
+            action(self.store)
             return True
         except StoreError as error:
             if not self.warned:
@@ -217,13 +218,13 @@ class Run(LocalRun):
             status = "FAILED" if isinstance(error, Exception) else "KILLED"  # SIGTERM, SIGINT
         self.journal.append(costs=self.costs(), tags={"device": provenance.device()})
         self.journal.append(status=status)
-        sent = self.send()
+        sent = self.attempt(self.journal.send)
         ended = self.journal.ended
         self.journal.release()
         if sent and ended:
             self.journal.remove()
         if status == "FINISHED" and sent:
-            retire(self.name, self.store)
+            self.attempt(lambda store: retire(self.name, store))
 
     def costs(self) -> dict[str, float]:
         """Time and memory of this process and its children so far."""
@@ -244,3 +245,11 @@ def killed_execution(store: Store, stage: str, parent_id: str, signature: str) -
         if same and not journal.ended and store.get(about["run_id"]) is not None and journal.claim():
             return journal
     return None
+
+
+def close_lost(store: Store, stage: str, parent_id: str) -> None:
+    """Marks runs of the stage as killed that have no journal: nobody will ever end them."""
+    known = {journal.about["run_id"] for journal in Journal.all(stage)}
+    for run in store.find({PARENT_TAG: parent_id, "dvc_stage": stage}):
+        if run.status == "RUNNING" and run.run_id not in known:
+            store.set_status(run.run_id, "KILLED")

@@ -6,7 +6,7 @@ import shutil
 import sqlite3
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlparse
@@ -24,33 +24,9 @@ class SqliteStore:
         self.experiment = experiment
         self.location = location
 
-    @contextmanager
-    def connect(self, write: bool = False) -> Iterator[sqlite3.Connection]:
-        """One transaction; waits `patience()` for others, then raises StoreError."""
-        try:
-            database = sqlite3.connect(f"{self.path.as_uri()}?mode=rw", uri=True, timeout=patience())
-            try:
-                database.isolation_level = None
-                database.execute("BEGIN IMMEDIATE" if write else "BEGIN")
-                yield database
-                database.execute("COMMIT")
-            finally:
-                database.close()  # rolls back what was not committed
-        except sqlite3.Error as error:
-            raise StoreError(self.explain(error)) from error
-
-    def explain(self, error: sqlite3.Error) -> str:
-        """The user's message for a failure of SQLite."""
-        text = str(error)
-        if "locked" in text:
-            return (
-                f"{self.path}: the MLflow database is locked by another program for over {patience():.0f} s; "
-                "close it (an sqlite shell, a stopped `mlflow ui`: `fuser mlflow.db` names it), "
-                "then run the same command again"
-            )
-        if "not a database" in text or "malformed" in text:
-            return f"{self.path}: damaged ({text}); move the file away and run the same command again"
-        return f"{self.path}: the MLflow database cannot be used: {text}; check the disk and the file's permissions"
+    def connect(self, write: bool = False) -> AbstractContextManager[sqlite3.Connection]:
+        """One transaction on the store."""
+        return transaction(self.path, write)
 
     def find(self, tags: Mapping[str, str]) -> list[StoredRun]:
         query = "SELECT run_uuid FROM runs WHERE experiment_id = ? AND lifecycle_stage = 'active'"
@@ -144,6 +120,36 @@ class SqliteStore:
             shutil.copyfile(path, target)
         except OSError as error:
             raise StoreError(f"{target}: the artifact could not be written: {error.strerror}") from error
+
+
+@contextmanager
+def transaction(path: Path, write: bool = False) -> Iterator[sqlite3.Connection]:
+    """One transaction on an existing SQLite file; waits `patience()` for others, then raises StoreError."""
+    try:
+        database = sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True, timeout=patience())
+        try:
+            database.isolation_level = None
+            database.execute("BEGIN IMMEDIATE" if write else "BEGIN")
+            yield database
+            database.execute("COMMIT")
+        finally:
+            database.close()  # rolls back what was not committed
+    except sqlite3.Error as error:
+        raise StoreError(explain(path, error)) from error
+
+
+def explain(path: Path, error: sqlite3.Error) -> str:
+    """The user's message for a failure of SQLite."""
+    text = str(error)
+    if "locked" in text:
+        return (
+            f"{path}: the MLflow database is locked by another program for over {patience():.0f} s; "
+            f"close it (an sqlite shell, a stopped `mlflow ui`: `fuser {path.name}` names it), "
+            "then run the same command again"
+        )
+    if "not a database" in text or "malformed" in text:
+        return f"{path}: damaged ({text}); move the file away and run the same command again"
+    return f"{path}: the MLflow database cannot be used: {text}; check the disk and the file's permissions"
 
 
 def local_path(location: str) -> Path | None:

@@ -16,8 +16,16 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from stages.tracking.client_store import CLIENT_DEFAULTS, ClientStore
-from stages.tracking.interface import EXPERIMENT, Store, StoreError, deleted_experiment, exclusive, store_uri
-from stages.tracking.sqlite_store import KNOWN_SCHEMAS, SqliteStore, local_path
+from stages.tracking.interface import (
+    EXPERIMENT,
+    SLOW_START,
+    Store,
+    StoreError,
+    deleted_experiment,
+    exclusive,
+    store_uri,
+)
+from stages.tracking.sqlite_store import KNOWN_SCHEMAS, SqliteStore, local_path, transaction
 
 CREATE_STORE = """
 import sys
@@ -38,17 +46,27 @@ def prepare_store() -> None:
     path = sqlite_path(uri)
     if path is None or ready(path):
         return
-    with exclusive(timeout=120):
-        if not ready(path):
+    with exclusive(SLOW_START):
+        if path.exists() and not ready(path):
+            bring_up_to_date(path)
+        elif not path.exists():
+            partial = path.with_name(path.name + ".partial")  # whoever is killed leaves no half-made store
+            partial.unlink(missing_ok=True)
             path.parent.mkdir(parents=True, exist_ok=True)
-            location = (path.absolute().parent / "mlartifacts").as_uri()
-            code = run_mlflow(["-c", CREATE_STORE, uri, EXPERIMENT, location])
-            if code and "mlflow db upgrade" in code:
-                code = run_mlflow(["-m", "mlflow", "db", "upgrade", uri]) or run_mlflow(
-                    ["-c", CREATE_STORE, uri, EXPERIMENT, location]
-                )
-            if code:
-                raise StoreError(f"{uri}: MLflow could not prepare this store: {code}")
+            bring_up_to_date(partial, path)
+            os.replace(partial, path)
+
+
+def bring_up_to_date(path: Path, final: Path | None = None) -> None:
+    """Makes or upgrades the tables of a SQLite file, and the experiment; its artifacts go beside `final`."""
+    uri = f"sqlite:///{path}"
+    location = ((final or path).absolute().parent / "mlartifacts").as_uri()
+    create = ["-c", CREATE_STORE, uri, EXPERIMENT, location]
+    problem = run_mlflow(create)
+    if "db upgrade" in problem:  # MLflow refuses an older schema and names the command
+        problem = run_mlflow(["-m", "mlflow", "db", "upgrade", uri]) or run_mlflow(create)
+    if problem:
+        raise StoreError(f"{final or path}: MLflow could not prepare this store: {problem}")
 
 
 def run_mlflow(arguments: list[str]) -> str:
@@ -59,11 +77,11 @@ def run_mlflow(arguments: list[str]) -> str:
             env=CLIENT_DEFAULTS | os.environ,
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=SLOW_START,
             check=False,
         )
     except subprocess.TimeoutExpired:
-        return "no answer within 300 s"
+        return f"no answer within {SLOW_START:.0f} s"
     return "" if done.returncode == 0 else (done.stderr.strip().splitlines() or ["no message"])[-1]
 
 
@@ -71,7 +89,7 @@ def ready(path: Path) -> bool:
     """True if the SQLite file has tables of a known schema and the experiment."""
     if not path.exists():
         return False
-    with SqliteStore(path, 0, "").connect() as database:
+    with transaction(path) as database:
         tables = {row[0] for row in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
         if not {"alembic_version", "experiments"} <= tables:
             return False
@@ -90,7 +108,7 @@ def open_store() -> Store:
     prepare_store()
     path = sqlite_path(store_uri())
     if path is not None and ready(path):
-        with SqliteStore(path, 0, "").connect() as database:
+        with transaction(path) as database:
             experiment, location, lifecycle = experiment_row(database)
         if lifecycle != "active":
             raise deleted_experiment(experiment)
