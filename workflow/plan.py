@@ -6,7 +6,7 @@ when it starts; the jobs that it dispatches read the file instead, which spares 
 
 import json
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from stages.errors import InputError
@@ -29,12 +29,12 @@ class Stage:
     description: str  # `desc` of dvc.yaml
     upstream: tuple[str, ...]  # names of the stages whose outputs it reads
     changed: str  # what DVC found changed; empty if nothing
+    reason: str = ""  # why it runs: what has changed, or which stages before it run
 
     @property
     def message(self) -> str:
         """One sentence on what the stage does, and why it runs."""
-        reason = self.changed or f"after {', '.join(self.upstream)}; skipped if its inputs come out the same"
-        return f"{self.name}: {self.description} ({reason})"
+        return f"{self.name}: {self.description} ({self.reason})"
 
 
 def make_plan() -> dict[str, Stage]:
@@ -80,7 +80,7 @@ def _ask_dvc() -> dict[str, Stage]:
             lockfile.mend(repo)
             lockfile.canonicalise([stage.name for stage in repo.index.stages if stage.cmd])
             stages = [stage for stage in repo.index.stages if stage.cmd]  # the others are plain .dvc files
-            return {
+            found = {
                 stage.name: Stage(
                     name=stage.name,
                     family=stage.name.partition("@")[0],
@@ -92,6 +92,19 @@ def _ask_dvc() -> dict[str, Stage]:
             }
     except DvcException as error:
         raise InputError(f"DVC cannot read the pipeline: {error}") from error
+    return {name: replace(stage, reason=_reason(stage, found)) for name, stage in found.items()}
+
+
+def _reason(stage: Stage, stages: dict[str, Stage]) -> str:
+    def runs(name: str) -> bool:
+        return bool(stages[name].changed) or any(map(runs, stages[name].upstream))
+
+    before = ", ".join(filter(runs, stage.upstream))
+    return (
+        stage.changed
+        or (before and f"after {before}; skipped if its inputs come out the same")
+        or "up to date"
+    )
 
 
 def _upstream(stage, outs_trie) -> tuple[str, ...]:
