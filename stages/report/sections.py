@@ -9,6 +9,7 @@ from typing import Any
 from markupsafe import Markup, escape
 
 from stages.report import svg, tables
+from stages.report.page import count, decimals
 from stages.report.tables import Metrics
 
 Curve = Sequence[Mapping[str, Any]]  # rows of results/curves: step, split and whatever was measured there
@@ -148,11 +149,14 @@ def writing_section(
     gain = tables.row(metrics, "bleu_4_gain", "")
     margin = ""
     if gain is not None and gain.low is not None:
-        margin = f" BLEU-4 is {gain.value:+.1f} ({gain.low:+.1f} to {gain.high:+.1f}) points off the constant report."
+        margin = (
+            f" The model’s BLEU-4 less that of the constant report is {decimals(gain.value, 1)} "
+            f"({decimals(gain.low, 1)} to {decimals(gain.high, 1)})."
+        )
     return {
         "heading": f"Variant {variant} on {dataset}",
         "caption": f"{written} reports written greedily for test pictures of {dataset} and scored against the "
-        f"radiologist’s, n = {written} for every figure. The constant report is the one training report that scores "
+        f"references, n = {written} for every figure. The constant report is the one training report that scores "
         f"best for all; the nearest is that of the most similar training text.{margin}",
         "systems": list(tables.SYSTEMS.values()),
         "groups": tables.writing_groups(metrics),
@@ -197,9 +201,9 @@ def facts(
     found = [
         {
             "name": f"Pictures of {data['name']}",
-            "value": f"{data['kept']:,}".replace(",", "\u202f"),
+            "value": count(data["kept"]),
             "unit": "kept",
-            "note": f"of {data['raw']:,} in the index".replace(",", "\u202f"),
+            "note": f"of {count(data['raw'])} in the index",
         }
     ]
     for metrics, name, label, unit, baseline, against in (
@@ -217,12 +221,14 @@ def facts(
         row = tables.row(metrics or {}, name, label, baseline=baseline, against=against)
         if row is None:
             continue
-        note = f"{row.low:.1f} to {row.high:.1f}, n = {row.n}" if row.low is not None else ""
+        parts = []
+        if row.low is not None and row.high is not None:
+            parts.append(f"{decimals(row.low, 1)} to {decimals(row.high, 1)}, n = {row.n}")
         if row.baseline is not None:
-            note += f"; {against} {row.baseline:.1f}"
+            parts.append(f"{against} {decimals(row.baseline, 1)}")
         elif name == "psnr_gain":
-            note += "; above the mean picture"
-        found.append({"name": label, "value": f"{row.value:.1f}", "unit": unit, "note": note})
+            parts.append("against the mean picture")
+        found.append({"name": label, "value": decimals(row.value, 1), "unit": unit, "note": "; ".join(parts)})
     return found
 
 
