@@ -237,9 +237,11 @@ def save_model(
     lines = [
         "---\nlibrary_name: transformers\ntags: [chest-x-ray, vision-language, medunifier]\n---",
         f"# MedUnifier, variant `{variant}`",
-        (f"Pre-trained on `{p.dataset}` (configuration `{params.preset}`, seed {params.seed}): {p.steps} steps of "
-        f"{p.batch_size} pairs, {p.precision}. Objectives and weights: {dict(vars(params.variants[variant]))}. "
-        f"Reads the tokens of the frozen encoder `{params.vision.model}`."),
+        (
+            f"Pre-trained on `{p.dataset}` (configuration `{params.preset}`, seed {params.seed}): {p.steps} steps of "
+            f"{p.batch_size} pairs, {p.precision}. Objectives and weights: {dict(vars(params.variants[variant]))}. "
+            f"Reads the tokens of the frozen encoder `{params.vision.model}`."
+        ),
         "Research software: not a medical device, not for clinical use.",
         "| value | |\n|---|---|\n" + "\n".join(f"| {name} | {value:.6g} |" for name, value in values.items()),
     ]
