@@ -159,6 +159,8 @@ def train(
         plain.train()
         history.add(step, "validate", values)
         run.curve(step, {f"validate/{name}": value for name, value in values.items()})
+        numbers = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
+        run.say(f"step {step} of {recipe.steps}, validation: {numbers}")
 
     plain.train()
     if start == 0:

@@ -10,6 +10,8 @@ import logging
 import os
 import signal
 import sys
+import threading
+import time
 import traceback
 from pathlib import Path
 
@@ -69,6 +71,7 @@ def main() -> int:
     terminal = os.dup(2)
     if arguments.log:
         _print_to(arguments.log)
+        threading.Thread(target=_relay, args=(arguments.log, arguments.stage, terminal), daemon=True).start()
     _set_environment(arguments.cpus)
     _handle_signals()
     try:
@@ -90,6 +93,20 @@ def _print_to(log: Path) -> None:
     os.dup2(file, 1)
     os.dup2(file, 2)
     os.close(file)
+
+
+def _relay(log: Path, stage: str, terminal: int) -> None:
+    """Copy what the stage says of its progress, the lines that begin with its name, from its log to `terminal`."""
+    start = f"[{stage}]".encode()
+    with log.open("rb") as file:
+        while True:
+            line = file.readline()
+            if line.endswith(b"\n"):
+                if line.startswith(start):
+                    os.write(terminal, line)
+            else:  # the end so far, perhaps in the middle of a line
+                file.seek(-len(line), os.SEEK_CUR)
+                time.sleep(0.5)
 
 
 def _set_environment(cpus: int) -> None:
