@@ -78,24 +78,29 @@ def test_index_files_that_cannot_be_used(fake, bend, message):
         images(fake)
 
 
+HEADER = b"dicom_id,subject_id,study_id,ViewPosition\n"
+
+
 @pytest.mark.parametrize(
-    ("content", "message"),
+    ("text", "cut", "message"),
     [
-        (gzip.compress(b""), "the file is empty"),
-        (gzip.compress(b"dicom_id,subject_id,study_id,ViewPosition\n"), "a header but no rows"),
-        (
-            gzip.compress(b"dicom_id,subject_id,study_id,ViewPosition\n" + b"a,b,c,d\n" * 99)[:-9],
-            "not a readable",
-        ),
-        (gzip.compress("dicom_id,subject_id,study_id,ViewPosition\né,1,2,PA\n".encode("latin-1")), "UTF-8"),
-        (gzip.compress(b"dicom_id,subject_id,study_id,ViewPosition\na,b,c,d,e,f\n"), "not a readable CSV"),
-        (None, "no such index file"),
+        (b"", 0, "the file is empty"),
+        (HEADER, 0, "a header but no rows"),
+        (HEADER + b"a,b,c,d\n" * 99, 9, "not a readable"),
+        (HEADER + "\u00e9,1,2,PA\n".encode("latin-1"), 0, "UTF-8"),
+        (HEADER + b"a,b,c,d,e,f\n", 0, "not a readable CSV"),
+        (None, 0, "no such index file"),
     ],
+    ids=["empty", "header only", "cut off", "latin-1", "too many fields", "missing"],
 )
-def test_broken_index_files(fake, content, message):
+def test_broken_index_files(fake, text, cut, message):
     fake.write()
     path = fake.root / "mimic-cxr-2.0.0-metadata.csv.gz"
-    path.unlink() if content is None else path.write_bytes(content)
+    if text is None:
+        path.unlink()
+    else:
+        packed = gzip.compress(text)
+        path.write_bytes(packed[: len(packed) - cut])
     with pytest.raises(InputError, match=f"metadata.csv.gz: .*{message}"):
         mimic_cxr.read_images(fake.settings())
 
