@@ -38,6 +38,7 @@ def pretrain(params: Params, run: Run, variant: str) -> None:
 
     torch.manual_seed(mix(params.seed, 0))
     model = build_model(params, tokenizer, training.features, run)
+    model.standardise_vision(training.load(np.arange(min(64, len(training))))["features"])
 
     def loss(model, batch, generator):
         losses = model(**batch, weights=weights, generator=generator)

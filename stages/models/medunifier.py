@@ -109,6 +109,18 @@ class MedUnifierModel(PreTrainedModel):
         low, high = torch.tensor(TEMPERATURE_RANGE).log().tolist()
         self.log_temperature.clamp_(low, high)
 
+    @torch.no_grad()
+    def standardise_vision(self, features: torch.Tensor) -> None:
+        """Starts the norm after the ViT so that each channel of these tokens has mean 0 and variance 1.
+
+        A frozen ViT's channels differ in scale by orders of magnitude, and much of a token is the same in
+        every picture; what differs between pictures is then what attention sees first. features (B, T, vision width).
+        """
+        plain = F.layer_norm(features, self.vision_norm.normalized_shape).flatten(0, 1)
+        scale = plain.std(0).clamp_min(1e-3)
+        self.vision_norm.weight.copy_(1 / scale)
+        self.vision_norm.bias.copy_(-plain.mean(0) / scale)
+
     def read_image(self, features: torch.Tensor) -> list[KeysValues | None]:
         """Normalises the ViT's tokens and prepares them for cross-attention."""
         return self.qformer.read_image(self.vision_norm(features))
