@@ -70,8 +70,8 @@ def test_types_are_those_of_the_annotations(tmp_path: Path) -> None:
 
 def test_numbers_are_read_as_dvc_reads_them(tmp_path: Path) -> None:
     """YAML 1.1 takes 1e-3 for a text; DVC reads YAML 1.2."""
-    path = edited(tmp_path, {})
-    path.write_text(path.read_text().replace("learning_rate: 0.001", "learning_rate: 1e-3"))
+    path = edited(tmp_path, {"pretrain.learning_rate": 0.25})
+    path.write_text(path.read_text().replace("learning_rate: 0.25", "learning_rate: 1e-3"))
     assert load_params(path).pretrain.learning_rate == 0.001
 
 
@@ -107,7 +107,7 @@ def test_numbers_are_read_as_dvc_reads_them(tmp_path: Path) -> None:
         ("model.heads", 3, "128", "a multiple of the 3 heads"),
         ("pretrain.warmup_start", 0.1, "0.1", "at most pretrain.learning_rate"),
         ("pretrain.final_learning_rate", 0.1, "0.1", "at most pretrain.learning_rate"),
-        ("pretrain.accumulate", 5, "5", "a divisor of batch_size (32)"),
+        ("pretrain.accumulate", 5, "5", "a divisor of batch_size (16)"),
         ("vision.watch", "stages/models/vision.py", "vision.py", "data/simulated/vit"),
         ("vision.model", "timm:vit_tiny_patch16_224", "data/simulated/vit", "stages/models/vision.py"),
         ("vision.revision", "abc", "abc", "null, as vision.model is a local folder"),

@@ -3,9 +3,8 @@
 import re
 from pathlib import Path
 
-import yaml
-
 from stages.datasets.rejects import Reason
+from stages.pipeline import read_yaml
 
 REPO = Path(__file__).parents[1]
 README = (REPO / "README.md").read_text(encoding="utf-8")
@@ -17,7 +16,7 @@ def test_every_reason_for_a_rejection_is_explained():
 
 
 def test_the_table_of_stages_is_dvc_yaml_s():
-    families = yaml.safe_load((REPO / "dvc.yaml").read_text())["stages"]
+    families = read_yaml(REPO / "dvc.yaml")["stages"]
     named = re.findall(r"^\| `([a-z_]+)(?:@[A-Z-]+)?` \|", README, flags=re.MULTILINE)
     assert [name for name in named if name in families] == list(families)
 
