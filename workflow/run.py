@@ -96,14 +96,15 @@ def _print_to(log: Path) -> None:
 
 
 def _relay(log: Path, stage: str, terminal: int) -> None:
-    """Copy what the stage says of its progress, the lines that begin with its name, from its log to `terminal`."""
+    """Copy what the stage says of its progress, each text that begins with its name, from its log to `terminal`."""
     start = f"[{stage}]".encode()
     with log.open("rb") as file:
         while True:
             line = file.readline()
             if line.endswith(b"\n"):
-                if line.startswith(start):
-                    os.write(terminal, line)
+                place = line.rfind(start)  # a progress bar may stand before it
+                if place >= 0:
+                    os.write(terminal, line[place:])
             else:  # the end so far, perhaps in the middle of a line
                 file.seek(-len(line), os.SEEK_CUR)
                 time.sleep(0.5)
