@@ -92,19 +92,22 @@ def _ask_dvc() -> dict[str, Stage]:
             }
     except DvcException as error:
         raise InputError(f"DVC cannot read the pipeline: {error}") from error
-    return {name: replace(stage, reason=_reason(stage, found)) for name, stage in found.items()}
+    return _with_reasons(found)
 
 
-def _reason(stage: Stage, stages: dict[str, Stage]) -> str:
-    def runs(name: str) -> bool:
-        return bool(stages[name].changed) or any(map(runs, stages[name].upstream))
+def _with_reasons(stages: dict[str, Stage]) -> dict[str, Stage]:
+    running = {name for name, stage in stages.items() if stage.changed}
+    while more := {name for name, stage in stages.items() if running & set(stage.upstream)} - running:
+        running |= more
 
-    before = ", ".join(filter(runs, stage.upstream))
-    return (
-        stage.changed
-        or (before and f"after {before}; skipped if its inputs come out the same")
-        or "up to date"
-    )
+    def reason(stage: Stage) -> str:
+        before = [name for name in stage.upstream if name in running]
+        after = (
+            f"after {', '.join(before)}; skipped if its inputs come out the same" if before else "up to date"
+        )
+        return stage.changed or after
+
+    return {name: replace(stage, reason=reason(stage)) for name, stage in stages.items()}
 
 
 def _upstream(stage, outs_trie) -> tuple[str, ...]:

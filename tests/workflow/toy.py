@@ -269,7 +269,7 @@ class Started:
 
     @property
     def text(self) -> str:
-        return self.output.read_text(encoding="utf-8")
+        return self.output.read_text(encoding="utf-8") if self.output.exists() else ""
 
     def kill(self, everything: bool) -> None:
         """kill -9, of the main process alone or of everything that it started, too."""
