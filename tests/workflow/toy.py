@@ -214,7 +214,7 @@ class Toy:
             env=self.environment,
             text=True,
             capture_output=True,
-            timeout=300,
+            timeout=600,
         )
         assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
         return done.stdout
@@ -263,7 +263,7 @@ class Started:
         self.process.start()
 
     def wait(self, code: int = 0) -> str:
-        self.process.join(300)
+        self.process.join(600)
         assert self.process.exitcode == code, f"{self.command}: {self.process.exitcode}\n{self.text}"
         return self.text
 
