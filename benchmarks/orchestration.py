@@ -112,6 +112,7 @@ def main() -> int:
     )
     arguments = parser.parse_args()
 
+    load = os.getloadavg()[0]
     measured = figures()
     for name, value in measured.items():
         limit = f"   asked: under {LIMITS[name]:g}" if name in LIMITS else ""
@@ -121,7 +122,7 @@ def main() -> int:
             "command": "python -m benchmarks.orchestration --save",
             "date": datetime.date.today().isoformat(),
             "cores": os.cpu_count(),
-            "load_before": round(os.getloadavg()[0], 1),
+            "load_before": round(load, 1),
             "python": platform.python_version(),
             **{package: version(package) for package in ("snakemake", "dvc")},
             "stages": STAGES,
