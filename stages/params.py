@@ -141,6 +141,13 @@ class Variant:
 
 
 @dataclass(frozen=True)
+class TrainedVariants:
+    itc: tuple[str, ...]
+    itg: tuple[str, ...]
+    tig: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Evaluate:
     retrieve: tuple[str, ...]
     write_reports: tuple[str, ...]
@@ -179,6 +186,7 @@ class Params:
     model: Model
     pretrain: Pretrain
     variants: Mapping[str, Variant]
+    trained: TrainedVariants
     evaluate: Evaluate
     retrieve: Retrieve
     write_reports: WriteReports
@@ -250,6 +258,14 @@ def _cross_checks(params: Params) -> Iterator[str]:
     for name, variant in params.variants.items():
         if not any(vars(variant).values()):
             yield refused(f"variants.{name}", vars(variant), "at least one weight above 0")
+    for objective, names in vars(params.trained).items():
+        able = [name for name, variant in params.variants.items() if getattr(variant, objective) > 0]
+        for name in names:
+            if name not in able:
+                allowed = (
+                    f"a variant whose weight of {objective} is above 0 ({', '.join(able) or 'there is none'})"
+                )
+                yield refused(f"trained.{objective}", name, allowed)
 
     for path, part in {"simulate.vit.width": params.simulate.vit, "model.width": params.model}.items():
         if part.width % part.heads:

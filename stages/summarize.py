@@ -48,15 +48,15 @@ def gather(params: Params) -> dict[str, Any]:
     data = {name: read_data(name, params) for name in params.datasets}
     retrieval = {
         (variant, dataset): read_metrics(f"retrieve@{variant}-{dataset}")
-        for variant in variants
+        for variant in params.trained.itc
         for dataset in params.evaluate.retrieve
     }
     writing = {
         (variant, dataset): read_metrics(f"write_reports@{variant}-{dataset}")
-        for variant in variants
+        for variant in params.trained.itg
         for dataset in params.evaluate.write_reports
     }
-    scores = {variant: read_metrics(f"score_images@{variant}") for variant in variants}
+    scores = {variant: read_metrics(f"score_images@{variant}") for variant in params.trained.tig}
     phantoms = [name for name, dataset in params.datasets.items() if is_simulated(dataset.root)]
     families, picture = draw_families(Pipeline())
     return {
@@ -78,7 +78,7 @@ def gather(params: Params) -> dict[str, Any]:
             data[trained_on],
             next(iter(retrieval.values()), None),
             next(iter(writing.values()), None),
-            scores[variants[0]],
+            next(iter(scores.values())),
         ),
         "families": families,
         "pipeline_picture": picture,
@@ -103,7 +103,7 @@ def gather(params: Params) -> dict[str, Any]:
                 params.model.codebook_size,
                 read_pairs(variant, params.images.size),
             )
-            for variant in variants
+            for variant in scores
         ],
         "notes": sections.notes(
             params.preset,

@@ -103,6 +103,8 @@ def test_numbers_are_read_as_dvc_reads_them(tmp_path: Path) -> None:
             "itc",
             "at least one weight above 0",
         ),
+        ("trained.tig", ["itc_only"], "itc_only", "a variant whose weight of tig is above 0 (full)"),
+        ("trained.itc", [], "[]", "of 1 or more entries"),
         ("simulate.vit.heads", 5, "192", "a multiple of the 5 heads"),
         ("model.heads", 3, "128", "a multiple of the 3 heads"),
         ("pretrain.warmup_start", 0.1, "0.1", "at most pretrain.learning_rate"),
@@ -149,6 +151,14 @@ def test_a_hub_model_needs_a_revision(tmp_path: Path) -> None:
     assert "vision.revision: null is refused" in refusal(edited(tmp_path, changes))
     assert (
         load_params(edited(tmp_path, changes | {"vision.revision": "f9e44c8"})).vision.revision == "f9e44c8"
+    )
+
+
+def test_a_head_that_no_objective_trains_is_not_evaluated(tmp_path: Path) -> None:
+    message = refusal(edited(tmp_path, {"variants.full.itg": 0}))
+    assert (
+        'trained.itg: "full" is refused; allowed: a variant whose weight of itg is above 0 (there is none)'
+        in message
     )
 
 

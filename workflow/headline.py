@@ -48,12 +48,13 @@ def headline(params: Params, folder: Path = Path("results/metrics")) -> dict[str
         training = _read(folder / f"pretrain@{name}.json")
         losses = [loss for loss, weight in vars(variant).items() if weight > 0]
         lines[name] = [_fallen(training, loss) for loss in losses]
-        if data in params.evaluate.retrieve:
+        if name in params.trained.itc and data in params.evaluate.retrieve:
             lines[name].append(_retrieval(_read(folder / f"retrieve@{name}-{data}.json")))
-        if variant.itg > 0 and data in params.evaluate.write_reports:
+        if name in params.trained.itg and data in params.evaluate.write_reports:
             lines[name].append(_reports(_read(folder / f"write_reports@{name}-{data}.json")))
-        if variant.tig > 0:
+        if name in params.trained.tig:
             lines[name].append(_pictures(_read(folder / f"score_images@{name}.json")))
+        if variant.tig > 0:
             lines[name] += _codes(training, codes)
     return lines
 

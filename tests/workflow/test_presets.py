@@ -18,10 +18,12 @@ def expected_stages(preset: str) -> list[str]:
     for dataset in params.datasets:
         names += [f"prepare@{dataset}", f"decode_images@{dataset}"]
         names += [f"extract_features@{dataset}-{shard}" for shard in params.features.shards]
-    for variant in params.variants:
-        names += [f"pretrain@{variant}", f"encode_codes@{variant}", f"score_images@{variant}"]
-        for evaluation, datasets in vars(params.evaluate).items():
-            names += [f"{evaluation}@{variant}-{dataset}" for dataset in datasets]
+    trained = params.trained
+    names += [f"pretrain@{variant}" for variant in params.variants]
+    names += [f"{family}@{variant}" for family in ("encode_codes", "score_images") for variant in trained.tig]
+    for family, variants in (("retrieve", trained.itc), ("write_reports", trained.itg)):
+        datasets = getattr(params.evaluate, family)
+        names += [f"{family}@{variant}-{dataset}" for variant in variants for dataset in datasets]
     return sorted(names)
 
 
