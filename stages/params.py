@@ -104,8 +104,13 @@ class Model:
     text_checkpoint: str | None
     text_watch: str
     codebook_size: int
+    codebook_start: str
     code_width: int
+    codebook_weight: float
     commitment: float
+    adapter: str
+    adapter_blocks: int
+    bottom_latents: str
     decoder_channels: tuple[int, ...]
     decoder_norm: str
     image_channels: int
@@ -124,9 +129,13 @@ class Pretrain:
     final_learning_rate: float
     betas: tuple[float, ...]
     weight_decay: float
+    decay_all: bool
     clip_norm: float | None
     temperature: float
+    temperature_range: tuple[float, ...] | None
+    negatives: str
     label_smoothing: float
+    text_padding: str
     validate_every: int
     checkpoint_every: int
     checkpoint_minutes: float
@@ -276,6 +285,11 @@ def _cross_checks(params: Params) -> Iterator[str]:
         rate, peak = getattr(pretrain, name), pretrain.learning_rate
         if rate > peak:
             yield refused(f"pretrain.{name}", rate, f"at most pretrain.learning_rate ({peak})")
+    low, high = pretrain.temperature_range or (0.0, float("inf"))
+    if not low <= pretrain.temperature <= high:
+        yield refused(
+            "pretrain.temperature", pretrain.temperature, f"within temperature_range ({low} to {high})"
+        )
     if pretrain.batch_size % pretrain.accumulate:
         allowed = f"a divisor of batch_size ({pretrain.batch_size})"
         yield refused("pretrain.accumulate", pretrain.accumulate, allowed)

@@ -61,6 +61,7 @@ def pretrain(params: Params, run: Run, variant: str) -> None:
             final_learning_rate=p.final_learning_rate,
             betas=p.betas,
             weight_decay=p.weight_decay,
+            decay_all=p.decay_all,
             clip_norm=p.clip_norm,
             validate_every=p.validate_every,
             checkpoint_every=p.checkpoint_every,
@@ -114,6 +115,8 @@ class Pairs:
         ids = [image_id for image_id, _ in usable]
         self.channels = params.model.image_channels
         self.pad_id = tokenizer.pad_token_id
+        full = params.pretrain.text_padding == "full"
+        self.padded_length = params.model.max_text_tokens if full else None
         self.image_rows, self.feature_rows = self.images.rows(ids), self.features.rows(ids)
         self.tokens = [encode(tokenizer, report, params.model.max_text_tokens) for _, report in usable]
 
@@ -126,7 +129,7 @@ class Pairs:
 
         from stages.models.text import pad
 
-        ids, mask = pad([self.tokens[row] for row in rows], self.pad_id)
+        ids, mask = pad([self.tokens[row] for row in rows], self.pad_id, self.padded_length)
         pixels = torch.from_numpy(self.images.read(self.image_rows[rows]))[:, None]  # (k, 1, H, W)
         return {
             "features": torch.from_numpy(self.features.read(self.feature_rows[rows])).float(),
@@ -156,10 +159,17 @@ def build_model(params: Params, tokenizer, features: FeatureStore, run: Run) -> 
             max_text_tokens=m.max_text_tokens,
             projection=m.projection,
             temperature=params.pretrain.temperature,
+            temperature_range=params.pretrain.temperature_range,
+            negatives=params.pretrain.negatives,
             label_smoothing=params.pretrain.label_smoothing,
             codebook_size=m.codebook_size,
+            codebook_start=m.codebook_start,
             code_width=m.code_width,
+            codebook_weight=m.codebook_weight,
             commitment=m.commitment,
+            adapter=m.adapter,
+            adapter_blocks=m.adapter_blocks,
+            bottom_latents=m.bottom_latents,
             decoder_channels=m.decoder_channels,
             decoder_norm=m.decoder_norm,
             image_channels=m.image_channels,

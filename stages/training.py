@@ -51,6 +51,7 @@ class Recipe:
     final_learning_rate: float = 0.0
     betas: tuple[float, float] = (0.9, 0.95)
     weight_decay: float = 0.05
+    decay_all: bool = False  # biases, norms and the like decay, too
     clip_norm: float | None = 1.0
     validate_every: int = 1000
     checkpoint_every: int = 1000
@@ -126,7 +127,9 @@ def train(
         )
 
     plain = model
-    optimizer = torch.optim.AdamW(parameter_groups(plain, recipe.weight_decay), lr=0.0, betas=recipe.betas)
+    optimizer = torch.optim.AdamW(
+        parameter_groups(plain, recipe.weight_decay, recipe.decay_all), lr=0.0, betas=recipe.betas
+    )
     history, start = History(), 0
     state = checkpoints.load()
     if state is not None:
@@ -239,8 +242,10 @@ def train(
     return history
 
 
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """AdamW groups: matrices decay; biases, norms, scalars, positions, query tokens and codes do not."""
+def parameter_groups(model: nn.Module, weight_decay: float, decay_all: bool = False) -> list[dict[str, Any]]:
+    """AdamW groups: matrices decay; biases, norms, scalars, positions, query tokens and codes do not, unless `decay_all`."""
+    if decay_all:
+        return [{"params": list(model.parameters()), "weight_decay": weight_decay}]
     free = ("position", "query_tokens", "codebook")
     decay, rest = [], []
     for name, parameter in model.named_parameters():

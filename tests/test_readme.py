@@ -31,3 +31,17 @@ def test_presets_and_figures_named_are_there():
 def test_make_targets_named_are_there():
     targets = set(re.findall(r"^([a-z-]+):", (REPO / "Makefile").read_text(), flags=re.MULTILINE))
     assert set(re.findall(r"(?:`|^)make ([a-z-]+)", README, flags=re.MULTILINE)) <= targets
+
+
+def test_every_choice_of_the_release_is_told_and_set():
+    def leaves(tree, path=""):
+        for key, value in tree.items():
+            yield from leaves(value, f"{path}{key}.") if isinstance(value, dict) else [(path + key, value)]
+
+    paper, release = (
+        dict(leaves(read_yaml(REPO / f"workflow/presets/{name}.yaml"))) for name in ("paper", "release")
+    )
+    told = re.findall(
+        r"^\| [^|]+ \| `([a-z_.]+)` \|", (REPO / "docs/release.md").read_text("utf-8"), re.MULTILINE
+    )
+    assert sorted(told) == sorted(key for key in paper if paper[key] != release[key] and key != "preset")

@@ -13,7 +13,10 @@ class MedUnifierConfig(PreTrainedConfig):
         width, layers, heads, queries, cross_attention_every, dropout: see `QFormer`.
         vocab_size, max_text_tokens: of the tokenizer; of the longest report, special token included.
         projection: width of the ITC embeddings. temperature: ITC's, at the start.
-        codebook_size, code_width, commitment, decoder_channels, decoder_norm, image_channels: see `ImageGenerator`.
+        temperature_range: where it is kept; None: anywhere. negatives: `global` or `local` (of one process alone).
+        codebook_size, codebook_start, code_width, adapter, adapter_blocks, bottom_latents, decoder_channels,
+        decoder_norm, image_channels: see `ImageGenerator`.
+        codebook_weight, commitment: of the two terms of Eq. 23 behind the squared error.
         decode_token_id: [DEC].
     """
 
@@ -31,10 +34,17 @@ class MedUnifierConfig(PreTrainedConfig):
     max_text_tokens: int = 95
     projection: int = 256
     temperature: float = 0.07
+    temperature_range: tuple[float, ...] | list[float] | None = (0.01, 0.5)
+    negatives: str = "global"
     label_smoothing: float = 0.0
     codebook_size: int = 512
+    codebook_start: str = "data"
     code_width: int = 768
+    codebook_weight: float = 1.0
     commitment: float = 0.5
+    adapter: str = "unit_length"
+    adapter_blocks: int = 1
+    bottom_latents: str = "joined"
     decoder_channels: tuple[int, ...] | list[int] = (768, 384, 192, 96)
     decoder_norm: str = "group"
     image_channels: int = 3

@@ -55,29 +55,30 @@ class ResidualBlock(nn.Module):
 
 
 class LatentAdapter(nn.Module):
-    """Non-linear map of tokens, learnt spatial position, residual block (appendix Fig. 1).
-
-    The output has unit length at each place and is not rectified. Unit length bounds the quantiser's terms
-    by 4 / C, so that they cannot outweigh the pictures' squared error, which is a few hundredths at the start.
+    """Non-linear map of tokens, learnt spatial position, residual blocks (appendix Fig. 1).
 
     Args:
         source: token width. width: C. tokens: (rows, columns) in which the tokens lie.
         grid: height and width of the map; the tokens' map is resized to it.
+        ending: `unit_length` at each place, which bounds the quantiser's terms by 4 / C, so that they cannot
+            outweigh the pictures' squared error, a few hundredths at the start; `rectified`: a ReLU (release).
+        blocks: number of residual blocks, each with weights of its own.
     """
 
-    def __init__(self, source: int, width: int, tokens: tuple[int, int], grid: int):
+    def __init__(self, source: int, width: int, tokens: tuple[int, int], grid: int, ending: str, blocks: int):
         super().__init__()
         self.tokens, self.grid = tokens, grid
+        self.ending = {"unit_length": unit_length, "rectified": F.relu}[ending]
         self.map = nn.Sequential(nn.Linear(source, width), nn.GELU(), nn.Linear(width, width))
         self.position = nn.Parameter(torch.zeros(1, width, grid, grid))
-        self.residual = ResidualBlock(width)
+        self.residual = nn.Sequential(*(ResidualBlock(width) for _ in range(blocks)))
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         """tokens (B, rows * columns, source) -> latents z_e (B, C, grid, grid)."""
         x = self.map(tokens).transpose(1, 2).unflatten(2, self.tokens)  # (B, C, rows, columns)
         if self.tokens != (self.grid, self.grid):
             x = F.interpolate(x, size=(self.grid, self.grid), mode="bilinear", align_corners=False)
-        return unit_length(self.residual(x + self.position))
+        return self.ending(self.residual(x + self.position))
 
 
 def unit_length(x: torch.Tensor) -> torch.Tensor:
@@ -101,16 +102,17 @@ class ImageDecoder(nn.Module):
     """D of Eq. 22: latents of both levels -> picture.
 
     Four doublings of 16 give 256, not 224, so a 3 x 3 convolution without padding comes first
-    (16 -> 14, and 14 x 16 = 224), as in the authors' code. The channels taper.
+    (16 -> 14, and 14 x 16 = 224), as in the authors' code. Tapering channels (768, 384, 192, 96) take 10 GFLOP
+    for a picture; the release's (2304, 4608, 4608, 2304) take 1690.
 
     Args:
-        width: C. channels: channels that enter each of the four doublings.
+        source: channels of both levels together. channels: channels that enter each of the four doublings.
         image_channels: 1 or 3. norm: see `norm2d`.
     """
 
-    def __init__(self, width: int, channels: tuple[int, ...], image_channels: int, norm: str):
+    def __init__(self, source: int, channels: tuple[int, ...], image_channels: int, norm: str):
         super().__init__()
-        self.enter = nn.Conv2d(2 * width, channels[0], 3)
+        self.enter = nn.Conv2d(source, channels[0], 3)
         self.residual = ResidualBlock(channels[0])
         self.up = nn.Sequential(*(Up(a, b, norm) for a, b in itertools.pairwise(channels)))
         self.leave = nn.ConvTranspose2d(channels[-1], image_channels, 4, stride=2, padding=1)
@@ -121,7 +123,7 @@ class ImageDecoder(nn.Module):
             self.leave.bias.fill_(0.5)
 
     def forward(self, top: torch.Tensor, bottom: torch.Tensor) -> torch.Tensor:
-        """top (B, C, 16, 16), already doubled, and bottom (B, C, 16, 16) -> (B, image channels, 224, 224)."""
+        """top (B, C, 16, 16), already doubled, and bottom (B, C', 16, 16) -> (B, image channels, 224, 224)."""
         return self.leave(self.up(self.residual(self.enter(torch.cat([top, bottom], 1)))))
 
 
@@ -132,7 +134,10 @@ class ImageGenerator(nn.Module):
         query_width: width of the query outputs and of the text [CLS].
         vision_width: width of the image tokens.
         queries: number of query tokens, seen as 4 rows.
-        code_width, codebook_size: C and codes, at each level.
+        code_width, codebook_size: C and codes, at each level. codebook_start: see `Quantizer`.
+        adapter, adapter_blocks: see `LatentAdapter`.
+        bottom_latents: how the doubled top's latents meet the bottom's: `joined` by a 1 x 1 convolution into C
+            channels; `concatenated` to 2 C, the width of the bottom's codes then (release).
         decoder_channels, image_channels, norm: see `ImageDecoder`.
     """
 
@@ -147,39 +152,50 @@ class ImageGenerator(nn.Module):
         decoder_channels: tuple[int, ...],
         image_channels: int,
         norm: str = "group",
+        adapter: str = "unit_length",
+        adapter_blocks: int = 1,
+        bottom_latents: str = "joined",
+        codebook_start: str = "data",
     ):
         super().__init__()
         if queries % 4:
             raise ValueError(
                 f"model.queries ({queries}) must be a multiple of 4: they are laid out in 4 rows"
             )
-        self.gain = code_width**0.5  # brings latents of unit length to unit variance, for the decoders
-        self.top_adapter = LatentAdapter(query_width, code_width, (4, queries // 4), TOP_GRID)
-        self.bottom_adapter = LatentAdapter(
-            vision_width + query_width, code_width, (BOTTOM_GRID, BOTTOM_GRID), BOTTOM_GRID
+        normed, joined = adapter == "unit_length", {"joined": True, "concatenated": False}[bottom_latents]
+        bottom_width = code_width if joined else 2 * code_width
+        # these bring latents of unit length to unit variance, for the decoders
+        self.top_gain, self.bottom_gain = (code_width**0.5, bottom_width**0.5) if normed else (1.0, 1.0)
+        self.top_adapter = LatentAdapter(
+            query_width, code_width, (4, queries // 4), TOP_GRID, adapter, adapter_blocks
         )
-        self.top_quantizer = Quantizer(codebook_size, code_width)
+        patch_grid = (BOTTOM_GRID, BOTTOM_GRID)
+        self.bottom_adapter = LatentAdapter(
+            vision_width + query_width, code_width, patch_grid, BOTTOM_GRID, adapter, adapter_blocks
+        )
+        self.top_quantizer = Quantizer(codebook_size, code_width, start=codebook_start)
         self.top_decoder = Up(code_width, code_width, norm)  # 8 -> 16
-        self.join = nn.Conv2d(2 * code_width, code_width, 1)
-        self.bottom_quantizer = Quantizer(codebook_size, code_width)
-        self.decoder = ImageDecoder(code_width, decoder_channels, image_channels, norm)
+        self.join = nn.Conv2d(2 * code_width, code_width, 1) if joined else nn.Identity()
+        self.normalise = unit_length if normed else nn.Identity()
+        self.bottom_quantizer = Quantizer(codebook_size, bottom_width, start=codebook_start)
+        self.decoder = ImageDecoder(code_width + bottom_width, decoder_channels, image_channels, norm)
 
     def forward(self, queries: torch.Tensor, patches: torch.Tensor, text: torch.Tensor) -> Generated:
         """Query outputs (B, Q, W), patch tokens (B, 256, vision width), text [CLS] (B, W) -> reconstruction."""
         top, bottom, up = self.quantize(queries, patches, text)
-        return Generated(self.decoder(up, bottom.latents * self.gain), top, bottom)
+        return Generated(self.decoder(up, bottom.latents * self.bottom_gain), top, bottom)
 
     def quantize(
         self, queries: torch.Tensor, patches: torch.Tensor, text: torch.Tensor
     ) -> tuple[Quantized, Quantized, torch.Tensor]:
         """Both levels; the bottom's latents are joined by the doubled top's before lookup (Eq. 21)."""
         top = self.top_quantizer(self.top_adapter(queries))
-        up = self.top_decoder(top.latents * self.gain)
+        up = self.top_decoder(top.latents * self.top_gain)
         local = self.bottom_adapter(torch.cat([patches, text[:, None].expand(-1, patches.shape[1], -1)], 2))
-        bottom = self.bottom_quantizer(unit_length(self.join(torch.cat([up, local], 1))))
+        bottom = self.bottom_quantizer(self.normalise(self.join(torch.cat([up, local], 1))))
         return top, bottom, up
 
     def decode(self, top: torch.Tensor, bottom: torch.Tensor) -> torch.Tensor:
         """Codes (B, 8, 8) and (B, 16, 16) -> pictures (B, image channels, 224, 224) in [0, 1]."""
-        up = self.top_decoder(self.top_quantizer.lookup(top) * self.gain)
-        return self.decoder(up, self.bottom_quantizer.lookup(bottom) * self.gain).clamp(0, 1)
+        up = self.top_decoder(self.top_quantizer.lookup(top) * self.top_gain)
+        return self.decoder(up, self.bottom_quantizer.lookup(bottom) * self.bottom_gain).clamp(0, 1)

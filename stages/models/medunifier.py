@@ -10,11 +10,10 @@ from transformers import initialization as init
 
 from stages.models import objectives
 from stages.models.configuration import MedUnifierConfig
-from stages.models.distributed import all_gather, own_rows, world_size
+from stages.models.distributed import all_gather, world_size
 from stages.models.image_generator import Generated, ImageGenerator, LatentAdapter
 from stages.models.qformer import KeysValues, QFormer
 
-TEMPERATURE_RANGE = (0.01, 0.5)  # where the learnable temperature is kept
 OBJECTIVES = ("itc", "itm", "itg", "tig")
 
 
@@ -79,6 +78,10 @@ class MedUnifierModel(PreTrainedModel):
             decoder_channels=tuple(c.decoder_channels),
             image_channels=c.image_channels,
             norm=c.decoder_norm,
+            adapter=c.adapter,
+            adapter_blocks=c.adapter_blocks,
+            bottom_latents=c.bottom_latents,
+            codebook_start=c.codebook_start,
         )
         self.post_init()
 
@@ -105,9 +108,14 @@ class MedUnifierModel(PreTrainedModel):
 
     @torch.no_grad()
     def constrain(self) -> None:
-        """Keeps the temperature in `TEMPERATURE_RANGE`; called after every optimiser step."""
-        low, high = torch.tensor(TEMPERATURE_RANGE).log().tolist()
-        self.log_temperature.clamp_(low, high)
+        """Keeps the temperature in its range; called after every optimiser step."""
+        if self.config.temperature_range is not None:
+            low, high = torch.tensor(self.config.temperature_range).log().tolist()
+            self.log_temperature.clamp_(low, high)
+
+    def _candidates(self, own: torch.Tensor) -> torch.Tensor:
+        """Rows of all processes, or own rows alone where `negatives` is `local`."""
+        return own if self.config.negatives == "local" else all_gather(own)
 
     @torch.no_grad()
     def standardise_vision(self, features: torch.Tensor) -> None:
@@ -228,6 +236,7 @@ class MedUnifierModel(PreTrainedModel):
                 F.normalize(self.text_projection(text).float(), dim=-1),
                 self.temperature,
                 self.config.label_smoothing,
+                self._candidates,
             )
         if "itm" in on:
             losses["itm"], watch["itm_accuracy"] = self._matching_loss(
@@ -246,7 +255,9 @@ class MedUnifierModel(PreTrainedModel):
             watch["tig_codebook"] = made.top.codebook_loss + made.bottom.codebook_loss
             watch["tig_commitment"] = made.top.commitment_loss + made.bottom.commitment_loss
             losses["tig"] = (
-                watch["tig_mse"] + watch["tig_codebook"] + self.config.commitment * watch["tig_commitment"]
+                watch["tig_mse"]
+                + self.config.codebook_weight * watch["tig_codebook"]
+                + self.config.commitment * watch["tig_commitment"]
             )
         losses = {name: loss for name, loss in losses.items() if name in on}
         total = sum(weights[name] * loss for name, loss in losses.items())
@@ -257,10 +268,11 @@ class MedUnifierModel(PreTrainedModel):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """ITM over (own pairs; each text with a hard image; each image with a hard text) and its accuracy."""
         n = len(ids)
-        same = _same_text(ids, mask)
+        key = _text_key(ids, mask)
+        same = key[:, None] == self._candidates(key)
         hard_images = objectives.hard_negatives(text_to_image, self.temperature, same, generator)
         hard_texts = objectives.hard_negatives(image_to_text, self.temperature, same, generator)
-        if world_size() == 1:
+        if world_size() == 1 or self.config.negatives == "local":
             wrong_images = [kv and kv.take(hard_images) for kv in image]
             wrong_ids, wrong_mask = ids[hard_texts], mask[hard_texts]
         else:
@@ -281,12 +293,10 @@ def _stack(*parts: KeysValues) -> KeysValues:
     return KeysValues(torch.cat([p.keys for p in parts]), torch.cat([p.values for p in parts]))
 
 
-def _same_text(ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """(n, N): own texts that equal texts of the global batch, compared by a 64-bit hash."""
+def _text_key(ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """(n,): a 64-bit hash of each text, whatever the padding behind it."""
     odd = torch.arange(1, ids.shape[1] + 1, device=ids.device).mul(0x9E3779B97F4A7C1).bitwise_or(1)
-    key = ((ids + 1) * mask * odd).sum(1)
-    every = all_gather(key)
-    return every[own_rows(len(key))][:, None] == every
+    return ((ids + 1) * mask * odd).sum(1)
 
 
 AutoConfig.register("medunifier", MedUnifierConfig)

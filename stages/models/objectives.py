@@ -3,6 +3,8 @@
 Shapes: n rows of this process, N rows of all processes, Q queries, P projection width.
 """
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 
@@ -18,20 +20,25 @@ def similarity(queries: torch.Tensor, texts: torch.Tensor) -> torch.Tensor:
 
 
 def contrastive(
-    queries: torch.Tensor, texts: torch.Tensor, temperature: torch.Tensor, smoothing: float = 0.0
+    queries: torch.Tensor,
+    texts: torch.Tensor,
+    temperature: torch.Tensor,
+    smoothing: float = 0.0,
+    gather: Callable[[torch.Tensor], torch.Tensor] = all_gather,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """ITC (Eq. 10-12) over the global batch.
 
     Args:
         queries (n, Q, P), texts (n, P): L2-normalised, row i of one belongs to row i of the other.
         temperature: tau. smoothing: label smoothing (0: paper; 0.1: release).
+        gather: own rows -> all rows that serve as candidates (N); the identity keeps to this process (release).
     Returns:
         the loss; cosines of own images with all texts (n, N); cosines of own texts with all images (n, N).
     """
-    image_to_text = similarity(queries, all_gather(texts))
-    text_to_image = similarity(all_gather(queries), texts).T
+    image_to_text = similarity(queries, gather(texts))
+    text_to_image = similarity(gather(queries), texts).T
     n, total = image_to_text.shape
-    target = torch.arange(total, device=texts.device)[own_rows(n)]
+    target = torch.arange(total, device=texts.device)[_own(n, total)]
     loss = (
         F.cross_entropy(image_to_text / temperature, target, label_smoothing=smoothing)
         + F.cross_entropy(text_to_image / temperature, target, label_smoothing=smoothing)
@@ -55,11 +62,17 @@ def hard_negatives(
         (n,) indices into the global batch. A row whose candidates are all `same` gets the next row.
     """
     n, total = cosines.shape
-    uniform = torch.rand(total, total, generator=generator).clamp_(1e-20, 1 - 1e-7)[own_rows(n)]
+    own = _own(n, total)
+    uniform = torch.rand(total, total, generator=generator).clamp_(1e-20, 1 - 1e-7)[own]
     gumbel = -torch.log(-torch.log(uniform)).to(cosines.device)
-    rows = torch.arange(total, device=cosines.device)[own_rows(n)]
+    rows = torch.arange(total, device=cosines.device)[own]
     drawn = (cosines.float() / temperature + gumbel).masked_fill(same, -torch.inf).argmax(1)
     return torch.where(same.all(1), (rows + 1) % total, drawn)
+
+
+def _own(n: int, total: int) -> slice:
+    """Where own rows stand among all candidates, be these of all processes or of this one."""
+    return own_rows(n) if total > n else slice(n)
 
 
 def matching(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

@@ -23,22 +23,29 @@ class Quantizer(nn.Module):
 
     The codebook starts on latents of the first training batch, since a start near zero makes the
     first loss drown all others. A code that no latent has chosen for long is moved onto a latent of
-    the current batch.
+    the current batch, and counted in `revived`.
 
     Args:
         size: number of codes.
         width: dimension of a code.
+        start: `data`, as told above; `uniform`, within +-1/size, and no code is ever moved (release).
         decay: forgetting of the usage average per training step.
         revive_below: a code whose average share of use falls below this fraction of 1 / size is dead.
     """
 
-    def __init__(self, size: int, width: int, *, decay: float = 0.9, revive_below: float = 0.05):
+    def __init__(
+        self, size: int, width: int, *, start: str = "data", decay: float = 0.9, revive_below: float = 0.05
+    ):
         super().__init__()
+        on_data = {"data": True, "uniform": False}[start]
         self.decay = decay
-        self.revive_below = revive_below
-        self.codebook = nn.Parameter(torch.randn(size, width) * width**-0.5)
+        self.revive_below = revive_below if on_data else 0.0
+        codes = (
+            torch.randn(size, width) * width**-0.5 if on_data else (torch.rand(size, width) * 2 - 1) / size
+        )
+        self.codebook = nn.Parameter(codes)
         self.register_buffer("usage", torch.full((size,), 1.0 / size))  # average share of the latents
-        self.register_buffer("started", torch.tensor(False))
+        self.register_buffer("started", torch.tensor(not on_data))
         self.register_buffer("revived", torch.tensor(0))  # codes moved since the start
 
     def forward(self, z: torch.Tensor) -> Quantized:

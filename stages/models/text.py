@@ -68,9 +68,9 @@ def encode(tokenizer: PreTrainedTokenizerBase, text: str, max_tokens: int) -> li
     return [tokenizer.cls_token_id, *words, tokenizer.sep_token_id]
 
 
-def pad(rows: list[list[int]], pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Lists of ids -> ids and mask (B, L), L the longest."""
-    length = max(map(len, rows))
+def pad(rows: list[list[int]], pad_id: int, length: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+    """Lists of ids -> ids and mask (B, L), L the longest or the `length` given."""
+    length = length or max(map(len, rows))
     ids = torch.full((len(rows), length), pad_id)
     mask = torch.zeros(len(rows), length, dtype=torch.long)
     for i, row in enumerate(rows):

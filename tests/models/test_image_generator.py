@@ -1,9 +1,11 @@
 """Quantiser and generator against equations and by properties."""
 
 import numpy as np
+import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
-from stages.models.image_generator import ImageGenerator
+from stages.models.image_generator import ImageDecoder, ImageGenerator
 from stages.models.quantizer import Quantizer
 
 
@@ -97,3 +99,65 @@ def test_bottom_codes_depend_on_text_and_on_the_top():
     codes = model(queries, patches, text).bottom.codes
     assert (model(queries, patches, text + 3 * torch.randn(1, 12)).bottom.codes != codes).any()
     assert (model(queries + 3 * torch.randn(1, 32, 12), patches, text).bottom.codes != codes).any()
+
+
+@pytest.mark.parametrize(
+    ("channels", "million_parameters", "gflop"),
+    [((2304, 4608, 4608, 2304), 727, 1686), ((768, 384, 192, 96), 17, 10)],
+)
+def test_arithmetic_of_the_decoders_is_that_of_method_md(channels, million_parameters, gflop):
+    """`release` and `paper`; the reference counts the convolutions without the residual block."""
+    with torch.device("meta"), FlopCounterMode(display=False) as counter:
+        source = 2304 if channels[0] == 2304 else 1536
+        decoder = ImageDecoder(source, channels, 3, "batch")
+        residual = sum(p.numel() for p in decoder.residual.parameters())
+        assert decoder(torch.empty(1, 768, 16, 16), torch.empty(1, source - 768, 16, 16)).shape[-1] == 224
+    parameters = sum(p.numel() for p in decoder.parameters()) - residual
+    assert parameters / 1e6 == pytest.approx(million_parameters, rel=0.02)
+    flop = counter.get_total_flops() - 2 * 14 * 14 * residual
+    assert flop / 1e9 == pytest.approx(gflop, rel=0.02)
+
+
+def test_choices_of_the_release():
+    torch.manual_seed(0)
+    model = make(
+        adapter="rectified",
+        adapter_blocks=3,
+        bottom_latents="concatenated",
+        codebook_start="uniform",
+        norm="batch",
+        decoder_channels=(24, 48, 48, 24),
+    ).train()
+    inputs = torch.randn(2, 32, 12), torch.randn(2, 256, 10), torch.randn(2, 12)
+    assert (model.top_adapter(inputs[0]) >= 0).all()
+    assert model.bottom_quantizer.codebook.shape == (16, 16)  # twice the code width of 8
+    before = model.top_quantizer.codebook.clone()
+    assert before.abs().max() <= 1 / 16
+    for _ in range(100):
+        out = model(*inputs)
+    assert out.bottom.latents.shape == (2, 16, 16, 16) and out.images.shape == (2, 1, 224, 224)
+    assert torch.equal(model.top_quantizer.codebook, before) and model.top_quantizer.revived == 0
+    decoded = model.eval().decode(out.top.codes, out.bottom.codes)
+    assert decoded.shape == (2, 1, 224, 224)
+
+
+def test_every_residual_block_has_weights_and_every_norm_statistics_of_its_own():
+    """The release runs one block three times and updates its BatchNorm three times in a step."""
+    model = make(adapter_blocks=3, norm="batch").train()
+    blocks = [*model.top_adapter.residual, *model.bottom_adapter.residual]
+    assert len({id(p) for block in blocks for p in block.parameters()}) == 6 * 4
+    model(torch.randn(2, 32, 12), torch.randn(2, 256, 10), torch.randn(2, 12))
+    norms = [m for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    assert norms and all(m.num_batches_tracked == 1 for m in norms)
+
+
+def test_first_loss_is_of_one_scale_with_the_pictures_unless_release():
+    """Latents that end in a ReLU against codes near zero make a first loss that drowns the others."""
+    inputs = torch.randn(4, 32, 12), torch.randn(4, 256, 10), torch.randn(4, 12)
+
+    def first(**changes):
+        torch.manual_seed(0)
+        made = make(codebook_size=64, **changes).train()(*inputs)
+        return float(made.top.codebook_loss + made.bottom.codebook_loss)
+
+    assert first() < 0.1 < first(adapter="rectified", codebook_start="uniform")
