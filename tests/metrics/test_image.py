@@ -6,7 +6,15 @@ from scipy.linalg import sqrtm
 from skimage.metrics import peak_signal_noise_ratio
 
 from stages.errors import InputError
-from stages.metrics.image import frechet_distance, inception_features, mean_image, psnr, ssim
+from stages.metrics.image import (
+    frechet_distance,
+    inception_features,
+    mean_image,
+    ms_ssim,
+    psnr,
+    ssim,
+    thumbnails,
+)
 
 
 def pictures(n: int, seed: int, side: int = 24) -> np.ndarray:
@@ -129,3 +137,42 @@ def test_wrong_inception_file_is_an_input_error(tmp_path, content):
         path.write_bytes(content)
     with pytest.raises(InputError, match="Inception weights"):
         inception_features([np.zeros((1, 8, 8), np.uint8)], path)
+
+
+def test_ms_ssim_by_its_definition():
+    from scipy.ndimage import gaussian_filter
+
+    a = np.random.default_rng(0).random((2, 176, 192))
+    a = np.stack([gaussian_filter(x, 2) for x in a])
+    b = 0.8 * a + 0.1 + 0.05 * np.random.default_rng(1).random(a.shape)
+
+    def terms(x, y):
+        """Means of luminance x contrast-structure, and of contrast-structure, where the window is inside."""
+
+        def blur(z):
+            return gaussian_filter(z, 1.5, truncate=3.5)[5:-5, 5:-5]
+
+        mx, my = blur(x), blur(y)
+        vx, vy, vxy = blur(x * x) - mx**2, blur(y * y) - my**2, blur(x * y) - mx * my
+        structure = (2 * vxy + 0.03**2) / (vx + vy + 0.03**2)
+        return ((2 * mx * my + 1e-4) / (mx**2 + my**2 + 1e-4) * structure).mean(), structure.mean()
+
+    def slow(x, y):
+        product = 1.0
+        for weight in (0.0448, 0.2856, 0.3001, 0.2363):
+            product *= terms(x, y)[1] ** weight
+            x, y = ((z[::2, ::2] + z[1::2, ::2] + z[::2, 1::2] + z[1::2, 1::2]) / 4 for z in (x, y))
+        return product * terms(x, y)[0] ** 0.1333
+
+    found = ms_ssim(a, b)
+    assert found == pytest.approx([slow(*pair) for pair in zip(a, b, strict=True)], rel=1e-6)
+    assert ms_ssim(a, a) == pytest.approx([1, 1])
+    assert (ms_ssim(a, 1 - a) == 0).all()  # negative structure
+
+
+def test_thumbnails_are_means_of_parts():
+    stored = np.random.default_rng(0).integers(0, 256, (3, 8, 12), dtype=np.uint8)
+    found = thumbnails(stored, 4).reshape(3, 4, 4)
+    assert found[1, 2, 3] == pytest.approx(stored[1, 4:6, 9:12].mean() / 255)
+    with pytest.raises(ValueError, match="do not divide"):
+        thumbnails(stored, 5)
