@@ -27,9 +27,18 @@ class Vit:
 
 
 @dataclass(frozen=True)
+class Copies:
+    chexpert: int
+    rsna: int
+    siim_acr: int
+    covidx: int
+
+
+@dataclass(frozen=True)
 class Simulate:
     patients: int
     image_size: int
+    copies: Copies
     vit: Vit
 
 
@@ -39,6 +48,7 @@ class Index:
     labels: str
     split: str
     checksums: str
+    lists: str
 
 
 @dataclass(frozen=True)
@@ -46,6 +56,7 @@ class Benchmark:
     classes: tuple[str, ...]
     per_class: int
     rule: str
+    pool: str
     remove: str
 
 
@@ -55,7 +66,7 @@ class Dataset:
     root: str
     reports: str | None
     index: Index
-    views: tuple[str, ...]
+    views: tuple[str, ...] | None
     sections: str
     section_order: str
     split: str
@@ -263,6 +274,8 @@ def _cross_checks(params: Params) -> Iterator[str]:
         fractions = dataset.split_fractions
         if abs(sum(fractions) - 1) > 1e-6:
             yield refused(f"datasets.{name}.split_fractions", fractions, "three parts that sum to 1")
+        if not fractions[0] or dataset.split == "patient" and not all(fractions):
+            yield refused(f"datasets.{name}.split_fractions", fractions, "parts above 0")
 
     for name, variant in params.variants.items():
         if not any(vars(variant).values()):

@@ -6,8 +6,9 @@ from typing import Any
 
 import polars as pl
 
-from stages.datasets import RAW_IMAGES, find_layout
+from stages.datasets import RAW_IMAGES, Layout, Raw, find_layout
 from stages.datasets.benchmarks import ids_digest
+from stages.datasets.index_files import some
 from stages.datasets.rejects import Selection
 from stages.datasets.rules import (
     add_reports,
@@ -20,7 +21,7 @@ from stages.datasets.splits import SPLITS, require_separate_patients
 from stages.entry import run_stage
 from stages.errors import InputError
 from stages.params import Dataset, Params
-from stages.storage.files import write_json
+from stages.storage.files import atomic_path, write_json
 from stages.storage.tables import BENCHMARK, LABEL_PREFIX, MANIFEST, PREPARED, REJECTED, write_table
 from stages.tracking import LocalRun
 
@@ -29,7 +30,8 @@ def prepare(params: Params, run: LocalRun, dataset: str) -> None:
     """Filter pictures, cut their reports into sections, split by patient, set the benchmark aside.
 
     Writes data/prepared/DATASET: {train,validate,test,benchmark}.parquet, rejected.parquet with a reason for
-    every other row of the index, manifest.parquet (the kept pictures' files), summary.json (the counts).
+    every other row of the index, manifest.parquet (the kept pictures' files), summary.json (the counts); and
+    results/subsets/DATASET.csv: which picture is in which split and class, in the form of `index.lists`.
     """
     settings = params.datasets[dataset]
     if not Path(settings.root).is_dir():
@@ -42,10 +44,7 @@ def prepare(params: Params, run: LocalRun, dataset: str) -> None:
     RAW_IMAGES.check(raw.rows, f"read_images of {settings.layout}")
     run.say(f"{len(raw.rows)} pictures in the index")
     selection = Selection(raw.rows)
-    keep_wanted_pictures(selection, settings)
-    reports = add_reports(selection, settings, layout)
-    keep_wanted_texts(selection, settings)
-    assign_splits(selection, settings, params.seed)
+    reports = select_pictures(selection, settings, layout, params.seed)
     split_tables(
         selection, dataset
     )  # a data set with nothing left is told so, not that its benchmark is too small
@@ -55,13 +54,27 @@ def prepare(params: Params, run: LocalRun, dataset: str) -> None:
     if benchmark is not None:
         tables["benchmark"] = benchmark
     check_patients(tables, settings)
+    separate = benchmark is None or settings.benchmark.remove != "none"
     summary = {
         "dataset": dataset,
-        **account(tables, selection, raw=len(raw.rows), notes=raw.notes | reports.notes),
+        "layout": settings.layout,
+        "index": vars(settings.index),
+        **account(tables, selection, len(raw.rows), raw.notes | reports.notes, separate),
     }
     write_tables(Path("data/prepared") / dataset, tables, selection, summary)
+    write_subsets(Path("results/subsets") / f"{dataset}.csv", tables)
     run.metrics(flat(summary))
+    run.artifact(Path("data/prepared") / dataset / "summary.json")
     run.say(f"kept {summary['kept']}, rejected {summary['rejected']}")
+
+
+def select_pictures(selection: Selection, settings: Dataset, layout: Layout, seed: int) -> Raw:
+    """All rules but the benchmark's, in order; returns what the layout read of the reports."""
+    keep_wanted_pictures(selection, settings)
+    reports = add_reports(selection, settings, layout)
+    keep_wanted_texts(selection, settings)
+    assign_splits(selection, settings, seed)
+    return reports
 
 
 def split_tables(selection: Selection, dataset: str) -> dict[str, pl.DataFrame]:
@@ -76,17 +89,29 @@ def split_tables(selection: Selection, dataset: str) -> dict[str, pl.DataFrame]:
 
 
 def check_patients(tables: dict[str, pl.DataFrame], settings: Dataset) -> None:
-    """InputError if a patient is in two splits, or in one and in the benchmark that was to take it out."""
+    """InputError if a patient is in two splits, or in one and in the benchmark that was to take it out.
+
+    With `remove: images` the same of the benchmark's images; with `remove: none` it stays where it was.
+    """
     apart = [name for name in tables if name != "benchmark" or settings.benchmark.remove == "patients"]
     assigned = [tables[name].select("patient_id", pl.lit(name).alias("split")) for name in apart]
-    require_separate_patients(pl.concat(assigned), f"{settings.root}/{settings.index.split}")
+    where = f"{settings.root}/{settings.index.lists if settings.split == 'list' else settings.index.split}"
+    require_separate_patients(pl.concat(assigned), where)
+    if "benchmark" in tables and settings.benchmark.remove != "none":
+        left = tables["train"].join(tables["benchmark"], on="image_id", how="semi")["image_id"].to_list()
+        if left:
+            raise InputError(f"{where}: {len(left)} benchmark images are still in training: {some(left)}")
 
 
 def account(
-    tables: dict[str, pl.DataFrame], selection: Selection, raw: int, notes: dict[str, int]
+    tables: dict[str, pl.DataFrame], selection: Selection, raw: int, notes: dict[str, int], separate: bool
 ) -> dict[str, Any]:
-    """The counts of summary.json. Raw rows are kept or rejected; RuntimeError (a bug) if the sums differ."""
-    kept = {name: len(table) for name, table in tables.items()}
+    """The counts of summary.json. Raw rows are kept or rejected; RuntimeError (a bug) if the sums differ.
+
+    `separate`: the benchmark's pictures are in no other table, so they count as a part of what is kept.
+    """
+    apart = {name: table for name, table in tables.items() if name != "benchmark" or separate}
+    kept = {name: len(table) for name, table in apart.items()}
     rejected = selection.counts()
     if raw != sum(kept.values()) + sum(rejected.values()):
         raise RuntimeError(
@@ -96,15 +121,19 @@ def account(
         "raw": raw,
         "kept": kept,
         "rejected": rejected,
-        "patients": {name: table["patient_id"].n_unique() for name, table in tables.items()},
-        "studies": {name: table["study_id"].n_unique() for name, table in tables.items()},
-        "bytes": sum(table["bytes"].sum() for table in tables.values()),
+        "patients": {name: table["patient_id"].n_unique() for name, table in apart.items()},
+        "studies": {name: table["study_id"].n_unique() for name, table in apart.items()},
+        "image_ids_sha256": {name: ids_digest(table["image_id"]) for name, table in tables.items()},
+        "bytes": sum(table["bytes"].sum() for table in apart.values()),
         "notes": notes,
     }
     if "benchmark" in tables:
         chosen = tables["benchmark"]
         classes = dict(chosen.group_by("benchmark_class", maintain_order=True).len().iter_rows())
         summary["benchmark"] = {"classes": classes, "image_ids_sha256": ids_digest(chosen["image_id"])}
+        if not separate:
+            in_training = chosen.join(tables["train"], on="image_id", how="semi")
+            summary["notes"]["benchmark_images_in_training"] = len(in_training)
     return summary
 
 
@@ -118,10 +147,25 @@ def write_tables(
         labels = [column for column in table.columns if column.startswith(LABEL_PREFIX)]
         table = table.select(*schema.columns, *labels).sort("image_id")
         write_table(table, folder / f"{name}.parquet", schema)
-    manifest = pl.concat([table.select(*MANIFEST.columns) for table in tables.values()]).sort("image_id")
+    manifest = (
+        pl.concat([table.select(*MANIFEST.columns) for table in tables.values()]).unique().sort("image_id")
+    )
     write_table(manifest, folder / "manifest.parquet", MANIFEST)
     write_table(selection.rejected, folder / "rejected.parquet", REJECTED)
     write_json(folder / "summary.json", summary)
+
+
+def write_subsets(path: Path, tables: dict[str, pl.DataFrame]) -> None:
+    """The chosen ids: image_id, split, benchmark_class (blank where there is none), by image_id."""
+    splits = pl.concat([tables[name].select("image_id", pl.lit(name).alias("split")) for name in SPLITS])
+    benchmark = tables.get(
+        "benchmark", pl.DataFrame(schema={"image_id": pl.String, "benchmark_class": pl.String})
+    )
+    chosen = splits.join(
+        benchmark.select("image_id", "benchmark_class"), on="image_id", how="full", coalesce=True
+    )
+    with atomic_path(path) as temporary:
+        chosen.sort("image_id").write_csv(temporary)
 
 
 def flat(summary: dict[str, Any]) -> dict[str, int]:

@@ -3,32 +3,45 @@
 import multiprocessing
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
 from tqdm import tqdm
 
-from stages.datasets.phantom.damage import damage
+from stages.datasets.phantom import chexpert_layout, covidx_layout, rsna_layout, siim_layout
+from stages.datasets.phantom.damage import damage, damage_pictures
 from stages.datasets.phantom.mimic_layout import MimicWriter
 from stages.datasets.phantom.stand_in_vit import write_vit
 from stages.datasets.phantom.studies import Study, make_patient
 from stages.entry import available_cores, run_stage
-from stages.params import Params
+from stages.params import Params, Simulate
 from stages.tracking import Run
 
 ROOT = Path("data/simulated")
-POOL_FROM = 200  # patients; below, starting a pool takes longer than it saves
+POOL_FROM = 200  # pictures and patients; below, starting a pool takes longer than it saves
+COPIES = {  # a key of simulate.copies -> what draws and writes the phantom in that layout
+    "chexpert": chexpert_layout,
+    "rsna": rsna_layout,
+    "siim_acr": siim_layout,
+    "covidx": covidx_layout,
+}
 README = """\
 What `python -m stages.simulate` made, from the seed and `simulate` in params.yaml alone. No patient is shown.
 
 vit/            a small untrained ViT (transformers format) that stands in for downloaded weights
 mimic-cxr-jpg/  radiographs and index files in the layout of MIMIC-CXR-JPG 2.0.0
 mimic-cxr/      their reports, in the layout of MIMIC-CXR 2.0.0
-truth.parquet   what each picture shows: severity (0 to 3), side and zone of each finding
+truth.parquet   what each picture of the two shows: severity (0 to 3), side and zone of each finding
 
-The last three exist only if simulate.patients is above 0. A few files are broken or missing on purpose.
+CheXpert-v1.0-small/, rsna-pneumonia/, siim-acr-pneumothorax/, covidx/
+                radiographs in the layouts of these data sets, other phantoms than the above. Boxes and run
+                lengths refer to pictures of 1024 x 1024 pixels, as in the originals. Some COVIDx pictures are
+                pictures of rsna-pneumonia, as in the originals.
+
+What simulate.patients or simulate.copies has at 0 is not made. A few files are broken or missing on purpose.
 """
 
 
@@ -36,7 +49,7 @@ def simulate(params: Params, run: Run) -> None:
     """Draw the phantom radiographs, write their reports, and seed the stand-in ViT.
 
     Reads nothing but parameters: seed, simulate. Writes data/simulated (see the README.md there). With
-    simulate.patients 0 only the ViT is made.
+    simulate.patients and all of simulate.copies 0 only the ViT is made.
     """
     settings = params.simulate
     partial_root = ROOT.with_name(f".{ROOT.name}.partial")
@@ -46,33 +59,52 @@ def simulate(params: Params, run: Run) -> None:
     partial_root.mkdir(parents=True)
     (partial_root / "README.md").write_text(README, encoding="utf-8")
     write_vit(partial_root / "vit", settings.vit, params.seed)
-    if settings.patients:
-        writer = MimicWriter(partial_root, settings.patients, settings.image_size, params.seed)
-        patients = make_patients(params.seed, settings.patients, settings.image_size)
-        for studies in tqdm(
-            patients, total=settings.patients, desc="phantom patients", unit="patient", mininterval=1
-        ):
-            writer.add_patient(studies)
-        writer.write_indexes()
-        counts = writer.counts | damage(writer.images, writer.reports, params.seed)
-        run.metrics(counts)
-        run.say(f"{counts['patients']} patients, {counts['studies']} studies, {counts['images']} images")
-    else:
-        run.metrics({"patients": 0})
-        run.say("simulate.patients is 0: made the stand-in ViT only")
+    copies = {name: images for name, images in vars(settings.copies).items() if images}
+    metrics = {"patients": settings.patients} | {f"images_{name}": images for name, images in copies.items()}
+    with drawing(settings.patients + sum(copies.values())) as mapped:
+        if settings.patients:
+            metrics |= write_mimic(mapped, partial_root, settings, params.seed)
+        for name, images in copies.items():
+            draw = partial(COPIES[name].draw, seed=params.seed, image_size=settings.image_size)
+            pictures = progress(mapped(draw, range(images)), images, f"phantom {name}", "picture")
+            root = partial_root / COPIES[name].FOLDER
+            damage_pictures(COPIES[name].write(root, pictures, params.seed), params.seed)
+    run.metrics(metrics)
+    run.say(", ".join(f"{metrics.get(name, 0)} {name}" for name in ("patients", "studies", "images")))
+    run.say(", ".join(f"{images} pictures as {name}" for name, images in copies.items()) or "no copies")
     os.replace(partial_root, ROOT)
 
 
-def make_patients(seed: int, patients: int, image_size: int) -> Iterator[tuple[Study, ...]]:
+def write_mimic(mapped: Callable, root: Path, settings: Simulate, seed: int) -> dict[str, int]:
+    """Draw the patients of the MIMIC copy and write them below `root`; returns the counts."""
+    writer = MimicWriter(root, settings.patients, settings.image_size, seed)
+    patients = make_patients(mapped, seed, settings.patients, settings.image_size)
+    for studies in progress(patients, settings.patients, "phantom patients", "patient"):
+        writer.add_patient(studies)
+    writer.write_indexes()
+    return writer.counts | damage(writer.images, writer.reports, seed)
+
+
+def make_patients(mapped: Callable, seed: int, patients: int, image_size: int) -> Iterable[tuple[Study, ...]]:
     """The phantom's patients in order; the same whatever the number of processes that draw them."""
-    draw = partial(make_patient, seed, image_size=image_size)
+    return mapped(partial(make_patient, seed, image_size=image_size), range(patients))
+
+
+def progress(items: Iterable, total: int, name: str, unit: str) -> Iterable:
+    """`items`, with a line on the terminal that says how many there have been."""
+    return tqdm(items, total=total, desc=name, unit=unit, mininterval=1)
+
+
+@contextmanager
+def drawing(items: int) -> Iterator[Callable]:
+    """Yield a `map` that keeps its order, over two processes if there are two cores and enough `items`."""
     workers = min(2, available_cores())
-    if workers == 1 or patients < POOL_FROM:
-        yield from map(draw, range(patients))
+    if workers == 1 or items < POOL_FROM:
+        yield map
         return
     # Spawned, not forked: the tracker's libraries have threads by now.
     with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-        yield from pool.map(draw, range(patients), chunksize=8)
+        yield partial(pool.map, chunksize=8)
 
 
 if __name__ == "__main__":

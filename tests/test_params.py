@@ -95,8 +95,8 @@ def test_numbers_are_read_as_dvc_reads_them(tmp_path: Path) -> None:
         ("datasets", {}, "{}", "with 1 or more entries"),
         ("features.shards", [0, 0], "[0, 0]", "without repeats"),
         ("datasets.phantom.split_fractions", [0.8, 0.1, 0.2], "[0.8, 0.1, 0.2]", "three parts that sum to 1"),
-        ("pretrain.dataset", "mimic", '"mimic"', "a data set listed under `datasets` (phantom)"),
-        ("evaluate.retrieve", ["mimic"], '"mimic"', "a data set listed under `datasets` (phantom)"),
+        ("pretrain.dataset", "mimic", '"mimic"', "a data set listed under `datasets` (phantom"),
+        ("evaluate.retrieve", ["mimic"], '"mimic"', "a data set listed under `datasets` (phantom"),
         (
             "variants.full",
             dict.fromkeys(("itc", "itm", "itg", "tig"), 0),

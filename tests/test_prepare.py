@@ -227,7 +227,7 @@ def test_a_layout_without_a_split_of_its_own_is_told(fake, tmp_path):
         "patientid,finding,view,modality,folder,filename,clinical_notes\n1,COVID-19,PA,X-ray,images,a.png,Hazy.\n"
     )
     settings = covid_settings(tmp_path)
-    with pytest.raises(InputError, match="has no official split; set `split: patient`"):
+    with pytest.raises(InputError, match="has no official split for 1 pictures; set `split: patient`"):
         run_settings(dataclasses.replace(settings, split="official"))
 
 

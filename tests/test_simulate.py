@@ -9,14 +9,18 @@ import pytest
 
 import stages.simulate
 from stages.datasets.phantom.stand_in_vit import patch_kernel, position_code, write_vit
-from stages.simulate import ROOT, make_patients, simulate
+from stages.params import Copies
+from stages.simulate import COPIES, ROOT, drawing, make_patients, simulate
 from stages.tracking import LocalRun
 
 VIT = SimpleNamespace(width=192, layers=2, heads=3, patch_size=14)
 
 
-def run(patients: int, seed: int = 0) -> dict[str, float]:
-    params = SimpleNamespace(seed=seed, simulate=SimpleNamespace(patients=patients, image_size=48, vit=VIT))
+def run(patients: int, seed: int = 0, copies: int = 0) -> dict[str, float]:
+    settings = SimpleNamespace(
+        patients=patients, image_size=48, vit=VIT, copies=Copies(copies, copies, copies, copies)
+    )
+    params = SimpleNamespace(seed=seed, simulate=settings)
     simulate(params, LocalRun("simulate", "metrics"))
     return json.loads(Path("metrics/simulate.json").read_text())
 
@@ -43,6 +47,21 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(tmp_path, mo
     assert other["vit/model.safetensors"] != first["vit/model.safetensors"]
 
 
+def test_every_copy_is_the_same_again_and_a_little_damaged(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    metrics = run(0, copies=24)
+    first = tree(ROOT)
+    run(0, copies=24)
+    assert tree(ROOT) == first
+    for name, module in COPIES.items():
+        pictures = [
+            path for path in first if path.startswith(module.FOLDER) and path[-3:] not in ("csv", "txt")
+        ]
+        assert len(pictures) == metrics[f"images_{name}"] - 1 == 23, "one is lost"
+    run(0, seed=1, copies=24)
+    assert not {name for name in first if name.endswith(".dcm")} & set(tree(ROOT))
+
+
 def test_without_patients_only_the_vit_is_made(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert run(0) == {"patients": 0}
@@ -50,10 +69,12 @@ def test_without_patients_only_the_vit_is_made(tmp_path, monkeypatch):
 
 
 def test_the_number_of_processes_changes_nothing(monkeypatch):
-    alone = list(make_patients(2, 10, 48))
+    alone = list(make_patients(map, 2, 10, 48))
     monkeypatch.setattr(stages.simulate, "POOL_FROM", 0)
     monkeypatch.setattr(stages.simulate, "available_cores", lambda: 2)
-    assert list(make_patients(2, 10, 48)) == alone
+    with drawing(10) as mapped:
+        assert mapped is not map
+        assert list(make_patients(mapped, 2, 10, 48)) == alone
 
 
 def test_the_vit_loads_with_transformers_and_keeps_what_a_patch_looks_like(tmp_path):

@@ -15,6 +15,11 @@ if TYPE_CHECKING:
 LAYOUTS = {
     "mimic_cxr": "stages.datasets.mimic_cxr",
     "covid_chestxray": "stages.datasets.covid_chestxray",
+    "chexpert": "stages.datasets.chexpert",
+    "rsna": "stages.datasets.rsna",
+    "siim_acr": "stages.datasets.siim_acr",
+    "covidx": "stages.datasets.covidx",
+    "iu_xray": "stages.datasets.iu_xray",
 }
 
 # One row for each picture that the index lists, in its order. `split` is the data set's own (train, validate,
@@ -62,11 +67,24 @@ class Raw:
 class Layout(Protocol):
     """How one data set is read. Both functions raise InputError for index files that cannot be used."""
 
+    SOURCE: str  # where to get the data set, in a sentence
+
     def read_images(self, settings: "Dataset") -> Raw:
         """Every row of the index, in RAW_IMAGES columns plus nullable int8 `label_*`."""
 
     def read_reports(self, settings: "Dataset", images: pl.DataFrame) -> Raw:
         """The texts of the studies of `images` (RAW_IMAGES rows), in RAW_REPORTS columns, one row a study."""
+
+
+def no_reports(settings: "Dataset", images: pl.DataFrame) -> Raw:
+    """The `read_reports` of a data set without texts."""
+    return Raw(RAW_REPORTS.empty())
+
+
+def raw_images(rows: pl.DataFrame) -> pl.DataFrame:
+    """`rows` with the columns of RAW_IMAGES that a layout does not know added as nulls."""
+    missing = {name: dtype for name, dtype in RAW_IMAGES.columns.items() if name not in rows.columns}
+    return rows.with_columns(pl.lit(None, dtype).alias(name) for name, dtype in missing.items())
 
 
 def find_layout(name: str) -> Layout:

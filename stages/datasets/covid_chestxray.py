@@ -14,6 +14,7 @@ from stages.datasets.rejects import Reason
 from stages.datasets.reports import clean_text
 from stages.params import Dataset
 
+SOURCE = "git clone https://github.com/ieee8023/covid-chestxray-dataset (free)"
 # `finding` is a path in later versions (Pneumonia/Viral/COVID-19) and a bare name in earlier ones, where the
 # data set's CONTRIBUTING calls it the type of pneumonia: these are the causes that stand alone there.
 _CAUSES = {

@@ -1,5 +1,6 @@
 """Reading a data set's index files, with errors that name the file, the column and what was expected."""
 
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -14,7 +15,7 @@ def read_index(
 ) -> pl.DataFrame:
     """The named `columns` of a CSV file (plain or gzipped), all as text, blank as null.
 
-    `every` keeps the other columns too. Raises InputError for a missing, broken or empty file, a missing
+    Spaces around values and column names are no part of them. `every` keeps the other columns too. Raises InputError for a missing, broken or empty file, a missing
     column, or a blank in one of the columns that must be `filled`.
     """
     if not path.is_file():
@@ -23,6 +24,7 @@ def read_index(
         )
     try:
         lazy = pl.scan_csv(path, infer_schema=False)
+        lazy = lazy.rename({name: name.strip() for name in lazy.collect_schema().names()})
         found = lazy.collect_schema().names()
         if missing := [column for column in columns if column not in found]:
             raise InputError(f"{path}: no column {', '.join(map(repr, missing))}; found {', '.join(found)}")
@@ -67,6 +69,14 @@ def label_columns(frame: pl.DataFrame, names: Iterable[str], path: Path) -> pl.D
         label = LABEL_PREFIX + name.strip().lower().replace(" ", "_")
         frame = frame.with_columns(number.cast(pl.Int8).alias(label)).drop(name)
     return frame
+
+
+def find_files(folder: Path, suffix: str) -> dict[str, Path]:
+    """File name without `suffix` -> path, of all files below `folder`; of equal names the first path counts."""
+    paths = (
+        Path(parent) / name for parent, _, names in os.walk(folder) for name in names if name.endswith(suffix)
+    )
+    return {path.name.removesuffix(suffix): path for path in sorted(paths, reverse=True)}
 
 
 def some(values: Sequence[str], most: int = 5) -> str:

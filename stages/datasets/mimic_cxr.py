@@ -12,13 +12,17 @@ from pathlib import Path
 import polars as pl
 
 from stages.datasets import RAW_REPORTS, Raw
-from stages.datasets.index_files import label_columns, one_row_each, read_index, some
+from stages.datasets.index_files import label_columns, one_row_each, read_index
 from stages.datasets.rejects import Reason
 from stages.datasets.reports import decode_text, parse_report
+from stages.datasets.splits import read_splits
 from stages.errors import InputError
 from stages.params import Dataset
 
-_SPLITS = ("train", "validate", "test")
+SOURCE = (
+    "https://physionet.org/content/mimic-cxr-jpg/2.0.0/ and https://physionet.org/content/mimic-cxr/2.0.0/ "
+    "(credentialed access)"
+)
 _READERS = 16  # threads: opening many small files waits for the disk or the network, not for the processor
 
 
@@ -26,7 +30,7 @@ def read_images(settings: Dataset) -> Raw:
     """Every row of the metadata file with its official split, its study's labels and its listed checksum."""
     root = Path(settings.root)
     images = _metadata(root / settings.index.images)
-    splits = _splits(root / settings.index.split)
+    splits = read_splits(root / settings.index.split, "dicom_id")
     labels = _labels(root / settings.index.labels)
     sums = _checksums(root / settings.index.checksums)
     notes = {
@@ -89,13 +93,6 @@ def _metadata(path: Path) -> pl.DataFrame:
         "files/p{}/p{}/s{}/{}.jpg", patient.str.slice(0, 2), patient, "study_id", "image_id"
     )
     return frame.with_columns(image_path.alias("image_path"))
-
-
-def _splits(path: Path) -> pl.DataFrame:
-    frame = read_index(path, ["dicom_id", "split"], filled=["dicom_id", "split"])
-    if unknown := frame.filter(~pl.col("split").is_in(_SPLITS))["split"].unique().sort().to_list():
-        raise InputError(f"{path}: split is {some(unknown)}; expected one of {', '.join(_SPLITS)}")
-    return one_row_each(frame, "dicom_id", path).rename({"dicom_id": "image_id"})
 
 
 def _labels(path: Path) -> pl.DataFrame:

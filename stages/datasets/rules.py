@@ -7,10 +7,10 @@ from pathlib import Path
 import polars as pl
 
 from stages.datasets import RAW_REPORTS, Layout, Raw
-from stages.datasets.benchmarks import choose_benchmark
+from stages.datasets.benchmarks import choose_benchmark, listed_benchmark
 from stages.datasets.index_files import some
 from stages.datasets.rejects import Reason, Selection
-from stages.datasets.splits import split_by_patient
+from stages.datasets.splits import read_splits, split_by_patient, split_in_two_steps
 from stages.errors import InputError
 from stages.params import Dataset
 
@@ -23,8 +23,9 @@ def keep_wanted_pictures(selection: Selection, settings: Dataset) -> None:
     here = pl.format("listed before; here with patient {}, study {}", "patient_id", "study_id")
     selection.reject(~pl.col("image_id").is_first_distinct(), Reason.DUPLICATE_ID, here)
     selection.reject(pl.col("reason").is_not_null(), pl.col("reason"), pl.col("detail"))
-    view = pl.col("view").fill_null("blank")
-    selection.reject(~view.is_in(settings.views), Reason.OTHER_VIEW, pl.format("view is {}", view))
+    if settings.views is not None:
+        view = pl.col("view").fill_null("blank")
+        selection.reject(~view.is_in(settings.views), Reason.OTHER_VIEW, pl.format("view is {}", view))
     paths = [os.path.join(settings.root, path) for path in selection.kept["image_path"]]
     with ThreadPoolExecutor(_STAT_THREADS) as pool:
         sizes = pl.Series("bytes", list(pool.map(_file_size, paths)), pl.Int64)
@@ -57,7 +58,7 @@ def keep_wanted_texts(selection: Selection, settings: Dataset) -> None:
         selection.reject(no_findings & no_impression, Reason.MISSING_TEXT, _NO_DETAIL)
         selection.reject(no_findings, Reason.MISSING_FINDINGS, _NO_DETAIL)
         selection.reject(no_impression, Reason.MISSING_IMPRESSION, _NO_DETAIL)
-    else:
+    elif settings.sections == "either":
         selection.reject(no_findings & no_impression & no_body, Reason.MISSING_TEXT, _NO_DETAIL)
     order = (
         ["findings", "impression"]
@@ -69,24 +70,55 @@ def keep_wanted_texts(selection: Selection, settings: Dataset) -> None:
 
 
 def assign_splits(selection: Selection, settings: Dataset, seed: int) -> None:
-    """Keep the official `split`, or draw one by patient. InputError for a layout without an official one."""
+    """Keep the official `split`, take it from the user's list, or draw one by patient.
+
+    `two_step` draws only what the data set itself leaves open; pictures of patients in its own test list that
+    are not listed there are rejected. Raises InputError for a layout without the official split asked for.
+    """
     if settings.split == "patient":
         drawn = split_by_patient(selection.kept["patient_id"], settings.split_fractions, seed)
-        undrawn = selection.kept.drop("split")
-        selection.kept = undrawn.join(drawn, on="patient_id", how="left", maintain_order="left")
-    elif selection.kept["split"].null_count():
+        _join_split(selection, drawn, "patient_id")
+    elif settings.split == "list":
+        listed = read_splits(Path(settings.root) / settings.index.lists, "image_id")
+        _join_split(selection, listed, "image_id")
+        not_listed = pl.lit(f"not in {settings.index.lists}")
+        selection.reject(pl.col("split").is_null(), Reason.MISSING_SPLIT, not_listed)
+    elif settings.split == "two_step":
+        open_ = pl.col("split").is_null()
+        official = selection.kept.filter(~open_).select("patient_id", "split").unique()
+        known = pl.col("patient_id").is_in(official["patient_id"].unique().to_list())
+        selection.reject(open_ & known, Reason.TEST_PATIENT, pl.format("patient {}", "patient_id"))
+        free = selection.kept.filter(open_)["patient_id"]
+        drawn = split_in_two_steps(free, settings.split_fractions, seed)
+        _join_split(selection, pl.concat([drawn, official]), "patient_id")
+    elif without := selection.kept["split"].null_count():
         raise InputError(
-            f"layout {settings.layout} has no official split; set `split: patient` in params.yaml"
+            f"layout {settings.layout} has no official split for {without} pictures; set `split: patient` "
+            "or `split: two_step` in params.yaml"
         )
 
 
+def _join_split(selection: Selection, split: pl.DataFrame, key: str) -> None:
+    kept = selection.kept.drop("split")
+    selection.kept = kept.join(split, on=key, how="left", maintain_order="left")
+
+
 def set_benchmark_aside(selection: Selection, settings: Dataset, seed: int) -> pl.DataFrame | None:
-    """Take the benchmark's pictures out of training, with `remove: patients` all of their patients'."""
-    if settings.benchmark is None:
+    """Choose the benchmark and take its pictures out of the splits, with `remove: patients` all of their
+    patients'; with `remove: none` they stay in their splits as well.
+    """
+    benchmark = settings.benchmark
+    if benchmark is None:
         return None
-    chosen = choose_benchmark(selection.kept.filter(split="train"), settings.benchmark, seed)
+    pool = selection.kept if benchmark.pool == "all" else selection.kept.filter(split="train")
+    if benchmark.rule == "list":
+        chosen = listed_benchmark(pool, benchmark, Path(settings.root) / settings.index.lists)
+    else:
+        chosen = choose_benchmark(pool, benchmark, seed)
+    if benchmark.remove == "none":
+        return chosen
     selection.kept = selection.kept.filter(~pl.col("image_id").is_in(chosen["image_id"].to_list()))
-    if settings.benchmark.remove == "patients":
+    if benchmark.remove == "patients":
         same = pl.col("patient_id").is_in(chosen["patient_id"].unique().to_list())
         selection.reject(same, Reason.BENCHMARK_PATIENT, pl.format("patient {}", "patient_id"))
     return chosen

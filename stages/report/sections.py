@@ -245,7 +245,7 @@ def notes(
     found = []
     if phantoms:
         found.append(
-            f"{' and '.join(phantoms)}: synthetic data. Procedural pictures with generated reports, made to exercise "
+            f"{', '.join(phantoms)}: synthetic data. Procedural pictures with generated reports, made to exercise "
             "the pipeline; nothing here says anything about patients, and the figures cannot be compared with "
             "published ones."
         )

@@ -38,6 +38,10 @@ class Schema:
                 wrong.append(f"column '{name}' has {nulls} nulls, expected none")
         return wrong
 
+    def empty(self) -> pl.DataFrame:
+        """A frame of these columns without rows."""
+        return pl.DataFrame(schema=dict(self.columns))
+
     def check(self, frame: pl.DataFrame, source: str) -> None:
         """ValueError, naming `source`, if `frame` departs from the schema."""
         if wrong := self.violations(frame):

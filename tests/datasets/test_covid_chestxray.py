@@ -16,7 +16,7 @@ def settings(root):
         layout="covid_chestxray",
         root=str(root),
         reports=None,
-        index=Index("metadata.csv", "metadata.csv", "metadata.csv", "metadata.csv"),
+        index=Index(*["metadata.csv"] * 5),
         views=("PA", "AP", "AP Supine"),
         sections="either",
         section_order="findings_first",

@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 from PIL import Image
 
+from stages.params import load_params
 from stages.storage.images import write_images
 
 REPO = Path(__file__).resolve().parents[2]
@@ -69,6 +70,8 @@ def write_data(folder: Path, rng: np.random.Generator) -> None:
     write_json(folder / "data/prepared/phantom/summary.json", summary)
     decoded = {"dataset": "phantom", "pictures": 1553, "decoded": 1549, "rejected": {"unreadable_image": 4}}
     write_json(folder / "data/images/phantom/summary.json", decoded)
+    for name in load_params(folder / "params.yaml").datasets.keys() - {"phantom"}:
+        write_small_data(folder, name)
     ids = [f"image-{number:03d}" for number in range(40)]
     write_images(folder / "data/images/phantom", ids, (picture(rng) for _ in ids), SIZE)
     table = pl.DataFrame(
@@ -82,6 +85,16 @@ def write_data(folder: Path, rng: np.random.Generator) -> None:
     target = folder / "results/reports/full-phantom/predictions.parquet"
     target.parent.mkdir(parents=True)
     table.write_parquet(target)
+
+
+def write_small_data(folder: Path, name: str) -> None:
+    """The counts of one of the other data sets."""
+    parts = {"train": 7, "validate": 2, "test": 3}
+    summary = {"dataset": name, "raw": 13, "kept": parts, "rejected": {"missing_image": 1}}
+    summary |= {"patients": parts, "studies": parts, "bytes": 10**4, "notes": {}}
+    write_json(folder / f"data/prepared/{name}/summary.json", summary)
+    decoded = {"dataset": name, "pictures": 12, "decoded": 12, "rejected": {}}
+    write_json(folder / f"data/images/{name}/summary.json", decoded)
 
 
 def write_metrics(folder: Path, rng: np.random.Generator) -> None:

@@ -54,6 +54,7 @@ def test_every_preset_plans_its_stages(checkout: Toy, preset: str) -> None:
         ):  # what no stage makes: a root with nothing but its index files
             root.mkdir(parents=True, exist_ok=True)
             for file in vars(dataset.index).values():
+                (root / file).parent.mkdir(parents=True, exist_ok=True)
                 (root / file).touch()
     profile = "slurm" if preset == "paper" else "local"
     assert checkout.planned(f"snakemake --profile {profile} -n") == expected_stages(preset)

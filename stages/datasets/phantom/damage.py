@@ -34,6 +34,17 @@ def damage(images: Path, reports: Path, seed: int) -> Counter:
     )
 
 
+def damage_pictures(pictures: list[Path], seed: int) -> None:
+    """Truncate one of many pictures and delete another, whatever their format."""
+    if len(pictures) < SPARED:
+        return
+    rng = np.random.default_rng([*b"pictures", seed])
+    cut, lost = (pictures[index] for index in rng.choice(len(pictures), 2, replace=False))
+    content = cut.read_bytes()
+    cut.write_bytes(content[: int(len(content) * KEPT_BYTES)])
+    lost.unlink()
+
+
 def _few(total: int, share: float) -> int:
     return max(1, round(total * share)) if total >= SPARED else 0
 

@@ -57,10 +57,11 @@ def draw_findings(rng: np.random.Generator) -> tuple[Finding, ...]:
     if kind == "several":
         count = 2 if rng.random() < 0.75 else 3
         names.extend(str(name) for name in rng.choice(BENCHMARK, size=count, replace=False))
-    return tuple(_draw_one(rng, name) for name in FINDINGS if name in names)
+    return tuple(draw_finding(rng, name) for name in FINDINGS if name in names)
 
 
-def _draw_one(rng: np.random.Generator, name: str) -> Finding:
+def draw_finding(rng: np.random.Generator, name: str) -> Finding:
+    """One finding of a given name with side, zone and severity as they occur."""
     one_side = str(rng.choice(("right", "left")))
     one_or_both = "both" if rng.random() < 0.25 else one_side
     severity = int(rng.choice((1, 2, 3), p=(0.35, 0.40, 0.25)))
@@ -68,6 +69,7 @@ def _draw_one(rng: np.random.Generator, name: str) -> Finding:
         "atelectasis": (one_or_both, "lower" if rng.random() < 0.8 else "mid"),
         "cardiomegaly": ("none", "none"),
         "consolidation": (one_side, str(rng.choice(ZONES))),
+        "covid_19": ("both", "none"),
         "edema": ("both", "none"),
         "pleural_effusion": (one_or_both, "lower"),
         "pneumonia": (one_or_both, str(rng.choice(ZONES, p=(0.35, 0.40, 0.25)))),

@@ -25,6 +25,17 @@ def draw_frontal(
     Each part draws from its own generator, derived from `key`, so that one more finding changes nothing
     outside its own shadow.
     """
+    chest = ailing_chest(anatomy, findings, key, size)
+    ratio = anatomy.heart_ratio + (0.02 if portable else 0.0)
+    ratio += sum(HEART_GAIN[finding.severity] for finding in findings if finding.name == "cardiomegaly")
+    picture = _soft_parts(chest, ratio, np.random.default_rng([*key, 2]))
+    picture += _bones(chest, portable)
+    picture += _devices(chest.frame, anatomy, device)
+    return expose(picture, np.random.default_rng([*key, 3]), size)
+
+
+def ailing_chest(anatomy: Anatomy, findings: tuple[Finding, ...], key: list[int], size: int) -> Chest:
+    """The lungs of a picture of `size` pixels with what ails them: where opacities and free air lie."""
     pose = np.random.default_rng([*key, 0])
     frame = Frame(
         size // FILM_DETAIL,
@@ -33,21 +44,14 @@ def draw_frontal(
         shift=(float(pose.normal(0, 0.010)), float(pose.normal(0, 0.010))),
     )
     raised = dict.fromkeys(SIDES, 0.0)
-    ratio = anatomy.heart_ratio + (0.02 if portable else 0.0)
     for finding in findings:
         if finding.name == "atelectasis":
             raised |= {side: RAISED[finding.severity] for side in finding.sides()}
-        if finding.name == "cardiomegaly":
-            ratio += HEART_GAIN[finding.severity]
     chest = Chest.empty(anatomy, frame, raised)
     for finding in findings:
         if finding.name in LESIONS:
             LESIONS[finding.name](chest, finding, np.random.default_rng([*key, 1, *finding.name.encode()]))
-
-    picture = _soft_parts(chest, ratio, np.random.default_rng([*key, 2]))
-    picture += _bones(chest, portable)
-    picture += _devices(frame, anatomy, device)
-    return expose(picture, np.random.default_rng([*key, 3]), size)
+    return chest
 
 
 def _soft_parts(chest: Chest, ratio: float, rng: np.random.Generator) -> np.ndarray:

@@ -137,9 +137,24 @@ def pneumothorax(chest: Chest, finding: Finding, rng: np.random.Generator) -> No
         chest.lines += 0.42 * edge * bump(chest.x, chest.y, (anchor[0] + sign * 0.25, 0.30), (0.3, 0.42))
 
 
+def covid_19(chest: Chest, finding: Finding, rng: np.random.Generator) -> None:
+    """Ground-glass patches along the outer wall of both lungs, mostly below the middle."""
+    strength = {1: 0.50, 2: 0.62, 3: 0.74}[finding.severity]
+    size = chest.frame.size
+    texture = np.clip(0.8 + 0.5 * cloud(rng, size, 24), 0.1, 1.2)
+    for side in finding.sides():
+        sign, height = body.outward(side), chest.dome(side) - APEX
+        for part in rng.uniform(0.40, 0.92, 2 + finding.severity):
+            rim = chest.anatomy.half_width * rng.uniform(0.80, 0.92)
+            centre = (MIDLINE + sign * rim, APEX + part * height)
+            radius = (rng.uniform(0.045, 0.07), rng.uniform(0.055, 0.085))
+            chest.cover(strength * texture * bump(chest.x, chest.y, centre, radius), side)
+
+
 LESIONS = {
     "atelectasis": atelectasis,
     "consolidation": consolidation,
+    "covid_19": covid_19,  # no finding of the MIMIC copy; COVIDx shows it
     "edema": edema,
     "pleural_effusion": pleural_effusion,
     "pneumonia": pneumonia,
