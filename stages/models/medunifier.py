@@ -12,6 +12,7 @@ from stages.models import objectives
 from stages.models.configuration import MedUnifierConfig
 from stages.models.distributed import all_gather, world_size
 from stages.models.image_generator import Generated, ImageGenerator, LatentAdapter
+from stages.models.packing import Packing
 from stages.models.qformer import KeysValues, QFormer
 
 OBJECTIVES = ("itc", "itm", "itg", "tig")
@@ -149,10 +150,9 @@ class MedUnifierModel(PreTrainedModel):
         self, features: torch.Tensor, input_ids: torch.Tensor, attention_mask: torch.Tensor
     ) -> torch.Tensor:
         """Logits (B, 2) of (not matched, matched), averaged over the queries (Eq. 14)."""
-        return self._match(self.read_image(features), input_ids, attention_mask)
-
-    def _match(self, image: list[KeysValues | None], ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        return self.match_head(self.qformer.fuse(image, ids, mask)).mean(1)
+        return self.match_head(self.qformer.fuse(self.read_image(features), input_ids, attention_mask)).mean(
+            1
+        )
 
     def _logits(self, x: torch.Tensor) -> torch.Tensor:
         return self.text_head(x, self.qformer.word_embeddings.weight)
@@ -225,7 +225,8 @@ class MedUnifierModel(PreTrainedModel):
         """
         weights = {name: 1.0 for name in OBJECTIVES} if weights is None else weights
         on = {name for name in OBJECTIVES if weights.get(name, 0.0) > 0}
-        image = self.read_image(features)
+        tokens = self.vision_norm(features)
+        image = self.qformer.read_image(tokens)
         queries, seen = self.qformer.encode_queries(image)
         losses, watch = {}, {}
         if on & {"itc", "itm", "tig"}:
@@ -245,12 +246,12 @@ class MedUnifierModel(PreTrainedModel):
         if "itg" in on:
             start = input_ids.clone()
             start[:, 0] = self.config.decode_token_id
-            x, _ = self.qformer.decode_text(start[:, :-1], seen)
-            losses["itg"] = objectives.generation(
-                self._logits(x), input_ids[:, 1:], attention_mask[:, 1:], self.config.label_smoothing
-            )
+            real = Packing.of(attention_mask[:, 1:])  # places that are followed by a word
+            x, _ = self.qformer.decode_text(start[:, :-1], seen, packing=real)
+            targets = input_ids[:, 1:].flatten()[real.index]
+            losses["itg"] = objectives.generation(self._logits(x), targets, None, self.config.label_smoothing)
         if "tig" in on:
-            made = self.image_generator(queries, self.vision_norm(features)[:, 1:], text)
+            made = self.image_generator(queries, tokens[:, 1:], text)
             watch["tig_mse"] = objectives.reconstruction(made.images, images)
             watch["tig_codebook"] = made.top.codebook_loss + made.bottom.codebook_loss
             watch["tig_commitment"] = made.top.commitment_loss + made.bottom.commitment_loss
@@ -266,7 +267,7 @@ class MedUnifierModel(PreTrainedModel):
     def _matching_loss(
         self, features, image, ids, mask, image_to_text, text_to_image, generator
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """ITM over (own pairs; each text with a hard image; each image with a hard text) and its accuracy."""
+        """ITM over (own pairs; each image with a hard text; each text with a hard image) and its accuracy."""
         n = len(ids)
         key = _text_key(ids, mask)
         same = key[:, None] == self._candidates(key)
@@ -274,23 +275,23 @@ class MedUnifierModel(PreTrainedModel):
         hard_texts = objectives.hard_negatives(image_to_text, self.temperature, same, generator)
         if world_size() == 1 or self.config.negatives == "local":
             wrong_images = [kv and kv.take(hard_images) for kv in image]
-            wrong_ids, wrong_mask = ids[hard_texts], mask[hard_texts]
+            wrong_texts = hard_texts
         else:
             # other processes' images are read here anew, so that gradients stay where they are used
             wrong_images = self.read_image(all_gather(features.detach())[hard_images])
             missing = self.config.max_text_tokens - ids.shape[1]
             ids = F.pad(ids, (0, missing), value=self.config.pad_token_id)
             mask = F.pad(mask, (0, missing))
-            wrong_ids, wrong_mask = all_gather(ids)[hard_texts], all_gather(mask)[hard_texts]
-        images = [own and _stack(own, wrong, own) for own, wrong in zip(image, wrong_images, strict=True)]
-        logits = self._match(images, torch.cat([ids, ids, wrong_ids]), torch.cat([mask, mask, wrong_mask]))
+            ids = torch.cat([ids, all_gather(ids)[hard_texts]])
+            mask = torch.cat([mask, all_gather(mask)[hard_texts]])
+            wrong_texts = torch.arange(n, 2 * n, device=ids.device)
+        own_texts = torch.arange(n, device=ids.device)
+        texts = torch.cat([own_texts, wrong_texts, own_texts])
+        queries = self.qformer.fuse_pairs([(image, 2), (wrong_images, 1)], ids, mask, texts)
+        logits = self.match_head(queries).mean(1)
         labels = torch.arange(3 * n, device=ids.device) < n
         accuracy = (logits.argmax(1) == labels).float().mean()
         return objectives.matching(logits, labels.long()), accuracy
-
-
-def _stack(*parts: KeysValues) -> KeysValues:
-    return KeysValues(torch.cat([p.keys for p in parts]), torch.cat([p.values for p in parts]))
 
 
 def _text_key(ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

@@ -81,18 +81,18 @@ def matching(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 
 
 def generation(
-    logits: torch.Tensor, targets: torch.Tensor, mask: torch.Tensor, smoothing: float = 0.0
+    logits: torch.Tensor, targets: torch.Tensor, mask: torch.Tensor | None, smoothing: float = 0.0
 ) -> torch.Tensor:
     """ITG (Eq. 15): mean over all tokens of the global batch of -log p(token | image, tokens before).
 
-    logits (n, L, V) at positions 0 .. L-1, targets (n, L) the tokens that follow, mask (n, L) of real targets.
+    logits (n, L, V) at positions 0 .. L-1, targets (n, L) the tokens that follow, mask (n, L) of real targets;
+    or logits (R, V) and targets (R,), all of them real, and no mask.
     """
-    wanted = mask.bool()
-    total = F.cross_entropy(
-        logits[wanted].float(), targets[wanted], reduction="sum", label_smoothing=smoothing
-    )
+    if mask is not None:
+        logits, targets = logits[mask.bool()], targets[mask.bool()]
+    total = F.cross_entropy(logits.float(), targets, reduction="sum", label_smoothing=smoothing)
     # each process's share, scaled so that the mean over processes is the mean over all tokens
-    return total * world_size() / all_sum(wanted.sum()).clamp_min(1)
+    return total * world_size() / all_sum(torch.tensor(len(targets), device=logits.device)).clamp_min(1)
 
 
 def reconstruction(images: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

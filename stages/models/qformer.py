@@ -14,16 +14,21 @@ multi-modal causal     `decode_text`                      all queries, and text 
 
 The query rows of the uni-modal and of the causal mask are the same computation, so `decode_text` takes
 the keys and values that `encode_queries` left behind. The image's cross-attention keys and values depend
-on the image alone: `read_image` computes them once for every pass that looks at that image.
+on the image alone: `read_image` computes them once for every pass that looks at that image. The first
+block's self-attention comes before any image is seen: `fuse_pairs` computes it once for each text, however
+many images the text meets. Padding is computed nowhere but inside attention (`Packing`).
 
 Shapes: B batch, Q queries, L text tokens, T image tokens, W width, H heads, D = W / H.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import nn
+
+from stages.models.packing import Packing
 
 
 class KeysValues(NamedTuple):
@@ -54,18 +59,48 @@ class Attention(nn.Module):
         self.out = nn.Linear(width, width)
         self.norm = nn.LayerNorm(width, eps=1e-12)
 
-    def read(self, x: torch.Tensor) -> KeysValues:
-        """Keys and values of the tokens x (B, N, source width)."""
-        return KeysValues(self._split(self.key(x)), self._split(self.value(x)))
+    def read(self, x: torch.Tensor, packing: Packing | None = None) -> KeysValues:
+        """Keys and values of the tokens x (B, N, source width), or (R, source width) if packed."""
+        keys, values = self.key(x), self.value(x)
+        if packing is not None:
+            keys, values = packing.unpack(keys), packing.unpack(values)
+        return KeysValues(self._split(keys), self._split(values))
 
-    def forward(self, x: torch.Tensor, seen: KeysValues, mask: torch.Tensor | None = None) -> torch.Tensor:
-        """x (B, R, W) attends to `seen`; mask (broadcast to B, H, R, N) is True where it may look."""
+    def forward(
+        self,
+        x: torch.Tensor,
+        seen: KeysValues,
+        mask: torch.Tensor | None = None,
+        packing: Packing | None = None,
+    ) -> torch.Tensor:
+        """x (B, R, W) attends to `seen`; mask (broadcast to B, H, R, N) is True where it may look.
+
+        With `packing`, x and what comes back are packed rows (R, W).
+        """
+        q = self.query(x)
+        a = self._attend(q if packing is None else packing.unpack(q), seen, mask)
+        return self._finish(x, a if packing is None else packing.pack(a))
+
+    def look(self, x: torch.Tensor, images: Sequence[tuple[KeysValues, int]]) -> torch.Tensor:
+        """x (B, Q, W) attends to groups of images. A group (k images, times) is looked at by the next
+        times * k of B: image after image, then all of them again. No image's keys and values are copied.
+        """
+        q, parts, start = self.query(x), [], 0
+        for seen, times in images:
+            own = q[start : start + times * len(seen.keys)]
+            start += len(own)
+            own = own.unflatten(0, (times, -1)).transpose(0, 1).flatten(1, 2)  # (k, times * Q, W)
+            own = self._attend(own, seen)
+            parts.append(own.unflatten(1, (times, -1)).transpose(0, 1).flatten(0, 1))
+        return self._finish(x, torch.cat(parts) if len(parts) > 1 else parts[0])
+
+    def _attend(self, q: torch.Tensor, seen: KeysValues, mask: torch.Tensor | None = None) -> torch.Tensor:
         dropout = self.dropout if self.training else 0.0
-        a = F.scaled_dot_product_attention(
-            self._split(self.query(x)), *seen, attn_mask=mask, dropout_p=dropout
-        )
-        a = self.out(a.transpose(1, 2).flatten(2))  # (B, R, W)
-        return self.norm(x + F.dropout(a, self.dropout, self.training))
+        a = F.scaled_dot_product_attention(self._split(q), *seen, attn_mask=mask, dropout_p=dropout)
+        return a.transpose(1, 2).flatten(2)  # (B, R, W)
+
+    def _finish(self, x: torch.Tensor, a: torch.Tensor) -> torch.Tensor:
+        return self.norm(x + F.dropout(self.out(a), self.dropout, self.training))
 
     def _split(self, x: torch.Tensor) -> torch.Tensor:
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, N, W) -> (B, H, N, D)
@@ -96,10 +131,12 @@ class Block(nn.Module):
         self.feed_forward_queries = FeedForward(width, dropout)
         self.feed_forward_text = FeedForward(width, dropout)
 
-    def finish_queries(self, x: torch.Tensor, image: KeysValues | None) -> torch.Tensor:
-        """What follows self-attention on query rows (B, Q, W)."""
+    def finish_queries(
+        self, x: torch.Tensor, images: Sequence[tuple[KeysValues | None, int]]
+    ) -> torch.Tensor:
+        """What follows self-attention on query rows (B, Q, W); `images` as `Attention.look` takes them."""
         if self.cross_attention is not None:
-            x = self.cross_attention(x, image)
+            x = self.cross_attention.look(x, images)
         return self.feed_forward_queries(x)
 
 
@@ -145,9 +182,18 @@ class QFormer(nn.Module):
         """The learnable queries, once per image: (B, Q, W)."""
         return self._embed(self.query_tokens.expand(batch, -1, -1))
 
-    def embed_text(self, input_ids: torch.Tensor, start: int = 0) -> torch.Tensor:
-        """Word and position embeddings of ids (B, L) whose first token stands at position `start`: (B, L, W)."""
+    def embed_text(
+        self, input_ids: torch.Tensor, start: int = 0, packing: Packing | None = None
+    ) -> torch.Tensor:
+        """Word and position embeddings of ids (B, L) whose first token stands at position `start`: (B, L, W),
+        or (R, W) if packed.
+        """
         positions = torch.arange(start, start + input_ids.shape[1], device=input_ids.device)
+        if packing is not None:
+            input_ids, positions = (
+                input_ids.flatten()[packing.index],
+                positions[packing.index % packing.length],
+            )
         return self._embed(self.word_embeddings(input_ids) + self.position_embeddings(positions))
 
     def _embed(self, x: torch.Tensor) -> torch.Tensor:
@@ -169,7 +215,7 @@ class QFormer(nn.Module):
         x, seen = self.embed_queries(batch), []
         for block, picture in zip(self.blocks, image, strict=True):
             seen.append(block.attention.read(x))
-            x = block.finish_queries(block.attention(x, seen[-1]), picture)
+            x = block.finish_queries(block.attention(x, seen[-1]), [(picture, 1)])
         return x, seen
 
     def encode_text(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
@@ -177,37 +223,73 @@ class QFormer(nn.Module):
 
         The last block computes the first row only: nothing else leaves it.
         """
-        x = self.embed_text(input_ids)
+        packing = Packing.of(attention_mask)
+        x = self.embed_text(input_ids, packing=packing)  # (R, W)
         mask = attention_mask[:, None, None, :].bool()  # (B, 1, 1, L)
-        last = len(self.blocks) - 1
-        for i, block in enumerate(self.blocks):
-            seen = block.attention.read(x)
-            x = block.feed_forward_text(block.attention(x[:, :1] if i == last else x, seen, mask))
-        return x[:, 0]
+        for block in self.blocks[:-1]:
+            seen = block.attention.read(x, packing)
+            x = block.feed_forward_text(block.attention(x, seen, mask, packing))
+        block, lengths = self.blocks[-1], attention_mask.sum(1)
+        seen = block.attention.read(x, packing)
+        first = x[lengths.cumsum(0) - lengths][:, None]  # (B, 1, W)
+        return block.feed_forward_text(block.attention(first, seen, mask))[:, 0]
 
     def fuse(
         self, image: list[KeysValues | None], input_ids: torch.Tensor, attention_mask: torch.Tensor
     ) -> torch.Tensor:
-        """Query rows of the bi-directional mask: (B, Q, W).
+        """Query rows of the bi-directional mask for image i with text i: (B, Q, W)."""
+        return self.fuse_pairs([(image, 1)], input_ids, attention_mask)
+
+    def fuse_pairs(
+        self,
+        images: Sequence[tuple[list[KeysValues | None], int]],
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        texts: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Query rows of the bi-directional mask for pairs of image and text: (P, Q, W).
 
         The last block computes no text rows: only the queries' outputs are read (paper Eq. 14).
+
+        Args:
+            images: the pairs' images in groups, as `Attention.look` takes them.
+            input_ids, attention_mask: the texts (U, L).
+            texts: number of each pair's text, (P,); None: pair i has text i.
         """
-        batch = input_ids.shape[0]
-        queries, text = self.embed_queries(batch), self.embed_text(input_ids)
-        n = queries.shape[1]
-        mask = F.pad(attention_mask.bool(), (n, 0), value=True)[:, None, None, :]  # (B, 1, 1, Q + L)
+        n = self.query_tokens.shape[1]
+        words = Packing.of(attention_mask)
+        both, mask = words.behind(n), _seen_with_queries(attention_mask, n)
+        x = torch.cat(
+            [self.embed_queries(words.batch).flatten(0, 1), self.embed_text(input_ids, packing=words)]
+        )
         last = len(self.blocks) - 1
-        for i, (block, picture) in enumerate(zip(self.blocks, image, strict=True)):
-            both = torch.cat([queries, text], 1)
-            seen = block.attention.read(both)
-            both = block.attention(queries if i == last else both, seen, mask)
-            queries = block.finish_queries(both[:, :n], picture)
+        for i, block in enumerate(self.blocks):
+            picture = [(group[i], times) for group, times in images]
+            seen = block.attention.read(x, both)
+            split = words.batch * n
+            if i == last:
+                queries = block.attention(x[:split].unflatten(0, (-1, n)), seen, mask)
+            else:
+                x = block.attention(x, seen, mask, both)
+                queries, text = x[:split].unflatten(0, (-1, n)), block.feed_forward_text(x[split:])
+            if i == 0 and texts is not None:  # so far no image was seen; from here on, pairs
+                queries = queries[texts]
+                if i < last:
+                    grid, attention_mask = words.unpack(text)[texts], attention_mask[texts]
+                    words = Packing.of(attention_mask)
+                    both, mask = words.behind(n), _seen_with_queries(attention_mask, n)
+                    text = words.pack(grid)
+            queries = block.finish_queries(queries, picture)
             if i < last:
-                text = block.feed_forward_text(both[:, n:])
+                x = torch.cat([queries.flatten(0, 1), text])
         return queries
 
     def decode_text(
-        self, input_ids: torch.Tensor, queries: list[KeysValues], past: list[KeysValues] | None = None
+        self,
+        input_ids: torch.Tensor,
+        queries: list[KeysValues],
+        past: list[KeysValues] | None = None,
+        packing: Packing | None = None,
     ) -> tuple[torch.Tensor, list[KeysValues]]:
         """Text rows of the multi-modal causal mask.
 
@@ -216,18 +298,24 @@ class QFormer(nn.Module):
                 so what stands behind cannot disturb.
             queries: what `encode_queries` left behind, per block.
             past: keys and values of the tokens before, as this method returned them; None at the start.
+            packing: the tokens whose outputs are wanted, with all before them; None: all.
         Returns:
-            outputs (B, L, W), and keys and values of all text tokens so far.
+            outputs (B, L, W), or (R, W) if packed; and keys and values of all text tokens so far.
         """
         start = past[0].keys.shape[2] if past else 0
-        x = self.embed_text(input_ids, start)
-        new, n = x.shape[1], queries[0].keys.shape[2]
+        x = self.embed_text(input_ids, start, packing)
+        new, n = input_ids.shape[1], queries[0].keys.shape[2]
         mask = torch.ones(new, n + start + new, dtype=torch.bool, device=x.device).tril(
             n + start
         )  # (L, Q + past + L)
         so_far = []
         for i, block in enumerate(self.blocks):
-            own = block.attention.read(x)
+            own = block.attention.read(x, packing)
             so_far.append(past[i].then(own) if past else own)
-            x = block.feed_forward_text(block.attention(x, queries[i].then(so_far[-1]), mask))
+            x = block.feed_forward_text(block.attention(x, queries[i].then(so_far[-1]), mask, packing))
         return x, so_far
+
+
+def _seen_with_queries(attention_mask: torch.Tensor, queries: int) -> torch.Tensor:
+    """(B, 1, 1, Q + L): True for queries and real words."""
+    return F.pad(attention_mask.bool(), (queries, 0), value=True)[:, None, None, :]

@@ -6,6 +6,7 @@ import pytest
 import torch
 from transformers import Blip2QFormerConfig, Blip2QFormerModel
 
+from stages.models.packing import Packing
 from stages.models.qformer import QFormer
 from tests.models import oracle
 
@@ -87,6 +88,44 @@ def test_causal_shares_the_keys_of_the_uni_modal_queries(seed):
     slow = oracle.forward(qformer, features, ids, mask, "multi-modal causal")[:, n:]
     real = mask[..., None].bool()
     compare(qformer, fast * real, slow * real)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_pairs_that_share_images_and_texts(seed):
+    qformer, features, ids, mask = random_case(seed)
+    n, others = len(ids), features.flip(0) + 1
+    texts = torch.randint(0, n, (3 * n,))
+    image, other = qformer.read_image(features), qformer.read_image(others)
+    fast = qformer.fuse_pairs([(image, 2), (other, 1)], ids, mask, texts)
+    met = torch.cat([features, features, others])
+    slow = oracle.forward(qformer, met, ids[texts], mask[texts], "bi-directional")
+    compare(qformer, fast, slow[:, : fast.shape[1]])
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_causal_rows_of_real_tokens_alone(seed):
+    qformer, features, ids, mask = random_case(seed)
+    n, real = qformer.query_tokens.shape[1], mask.bool()
+    _, seen = qformer.encode_queries(qformer.read_image(features))
+    fast, _ = qformer.decode_text(ids, seen, packing=Packing.of(mask))
+    slow = oracle.forward(qformer, features, ids, mask, "multi-modal causal")[:, n:]
+    compare(qformer, fast, slow[real])
+
+
+def test_packing_there_and_back_and_its_gradients():
+    mask = torch.tensor([[1, 1, 0, 0], [1, 0, 0, 0], [1, 1, 1, 1]])
+    packing = Packing.of(mask)
+    x = torch.randn(3, 4, 2, dtype=torch.float64, requires_grad=True)
+    rows = packing.pack(x)
+    assert torch.equal(rows, x[mask.bool()])
+    assert torch.equal(packing.unpack(rows), x * mask[..., None])
+    assert torch.autograd.gradcheck(lambda x: packing.unpack(packing.pack(x).sin()), x)
+    joint = packing.behind(2)
+    whole = torch.cat([torch.ones(3, 2), mask], 1).bool()
+    grid = torch.arange(18.0).view(3, 6, 1)
+    assert joint.pack(grid)[:6, 0].tolist() == grid[:, :2].flatten().tolist()
+    assert joint.pack(grid)[6:, 0].tolist() == grid[:, 2:][mask.bool()].flatten().tolist()
+    assert torch.equal(joint.unpack(joint.pack(grid))[..., 0], grid[..., 0] * whole)
 
 
 @pytest.mark.parametrize("seed", range(4))
