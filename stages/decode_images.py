@@ -10,11 +10,12 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from stages.cores import available_cores
 from stages.datasets import images
 from stages.datasets.images import UnreadableImage, decode_image
 from stages.datasets.rejects import Reason
 from stages.datasets.workers import parallel_map
-from stages.entry import available_cores, run_stage
+from stages.entry import run_stage
 from stages.errors import InputError
 from stages.params import Images, Params
 from stages.storage.files import write_json

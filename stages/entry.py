@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from stages.cores import available_cores
 from stages.errors import InputError
 
 QUIET_LIBRARIES = {
@@ -75,13 +76,6 @@ def set_library_defaults() -> None:
         os.environ.setdefault(variable, cores)
     for variable, value in QUIET_LIBRARIES.items():
         os.environ.setdefault(variable, value)
-
-
-def available_cores() -> int:
-    """Cores this process may use: its affinity where the system knows one."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def disk_full_message(error: BaseException) -> str | None:

@@ -11,12 +11,13 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from stages.cores import available_cores
 from stages.datasets.phantom import chexpert_layout, covidx_layout, rsna_layout, siim_layout
 from stages.datasets.phantom.damage import damage, damage_pictures
 from stages.datasets.phantom.mimic_layout import MimicWriter
 from stages.datasets.phantom.stand_in_vit import write_vit
 from stages.datasets.phantom.studies import Study, make_patient
-from stages.entry import available_cores, run_stage
+from stages.entry import run_stage
 from stages.params import Params, Simulate
 from stages.tracking import Run
 

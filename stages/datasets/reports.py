@@ -6,10 +6,12 @@ of that data set.
 """
 
 import re
-from dataclasses import dataclass
 from functools import cache
+from typing import NamedTuple
 
-_HEADER = re.compile(r"\n ([A-Z ()/,-]+):\s")
+# A header and the rest of the line that its text begins on: what follows there is text, even where it looks
+# like a header again. So one pass over the report finds every section.
+_HEADER = re.compile(r"\n ([A-Z ()/,-]+):\s[^\n]*")
 _BLANK_LINE = "\n \n"
 
 _SPELLINGS = {
@@ -36,6 +38,7 @@ _SPELLINGS = {
     "wet read": ("wet read", "wetread"),
 }  # fmt: skip
 _NAME_OF = {spelling: name for name, spellings in _SPELLINGS.items() for spelling in spellings}
+_MAIN = ("findings", "impression")
 _NAME_INSIDE = ("impression", "findings", "history", "comparison", "addendum")
 # Titles of the procedure, under which radiologists write their findings.
 _TITLE = re.compile(
@@ -69,8 +72,7 @@ _NO_TEXT = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Report:
+class Report(NamedTuple):
     """The texts of one report, white space cleaned; None where there is none.
 
     `body` is set only if there are neither findings nor impression: the text that stands for them.
@@ -91,7 +93,7 @@ def parse_report(text: str, study_id: str | None = None) -> Report:
     sections = _split(text)
     if (name := _TEXT_UNDER.get(study_id)) in sections:
         return Report(body=clean_text(sections[name]))
-    findings, impression = (clean_text(sections.get(name)) for name in ("findings", "impression"))
+    findings, impression = clean_text(sections.get("findings")), clean_text(sections.get("impression"))
     if findings or impression:
         return Report(findings, impression)
     return Report(body=clean_text(sections.get("last_paragraph", sections.get("comparison"))))
@@ -119,23 +121,18 @@ def decode_text(raw: bytes) -> tuple[str, bool]:
 def _split(text: str) -> dict[str, str]:
     """Section name -> its text: the last of several with one name, without empty findings or impressions."""
     sections = []
-    name, start, header = "preamble", 0, _HEADER.search(text)
-    while header:
+    name, start = "preamble", 0
+    for header in _HEADER.finditer(text):
         sections.append((name, text[start : header.start()]))
-        name, start = _section_name(header[1]), header.end()
-        # What follows a header on its own line is text, even where it looks like a header again.
-        header = _HEADER.search(text, max(start, text.find("\n", start)))
+        name, start = _section_name(header[1]), header.end(1) + 2  # behind the colon and one white space
     sections.append((name, text[start:]))
-    sections = [
-        (name, text) for name, text in sections if text.strip() or name not in ("findings", "impression")
-    ]
-    if not any(name in ("findings", "impression") for name, _ in sections):
-        name, text = sections.pop()
-        first, blank_line, rest = text.partition(_BLANK_LINE)
-        sections.append((name, first))
+    named = {name: text for name, text in sections if name not in _MAIN or text.strip()}
+    if "findings" not in named and "impression" not in named:
+        name = next(name for name, _ in reversed(sections) if name in named)
+        named[name], blank_line, rest = named[name].partition(_BLANK_LINE)
         if blank_line:
-            sections.append(("last_paragraph", rest))
-    return dict(sections)
+            named["last_paragraph"] = rest
+    return named
 
 
 @cache

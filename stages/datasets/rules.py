@@ -1,7 +1,6 @@
 """The rules that every data set goes through, in order: pictures, reports, texts, splits, benchmark."""
 
 import os
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import polars as pl
@@ -11,10 +10,10 @@ from stages.datasets.benchmarks import choose_benchmark, listed_benchmark
 from stages.datasets.index_files import some
 from stages.datasets.rejects import Reason, Selection
 from stages.datasets.splits import read_splits, split_by_patient, split_in_two_steps
+from stages.datasets.workers import map_files
 from stages.errors import InputError
 from stages.params import Dataset
 
-_STAT_THREADS = 16  # asking a network file system is waiting, mostly
 _NO_DETAIL = pl.lit(None, pl.String)
 
 
@@ -27,8 +26,7 @@ def keep_wanted_pictures(selection: Selection, settings: Dataset) -> None:
         view = pl.col("view").fill_null("blank")
         selection.reject(~view.is_in(settings.views), Reason.OTHER_VIEW, pl.format("view is {}", view))
     paths = [os.path.join(settings.root, path) for path in selection.kept["image_path"]]
-    with ThreadPoolExecutor(_STAT_THREADS) as pool:
-        sizes = pl.Series("bytes", list(pool.map(_file_size, paths)), pl.Int64)
+    sizes = pl.Series("bytes", map_files(_file_size, paths), pl.Int64)
     selection.kept = selection.kept.drop("reason", "detail").with_columns(sizes)
     selection.reject(pl.col("bytes").is_null(), Reason.MISSING_IMAGE, pl.col("image_path"))
 

@@ -1,24 +1,27 @@
-"""A map over many items by several processes, whose results do not depend on how many there are."""
+"""Maps over many items, by processes or threads; their results do not depend on how many there are."""
 
 import multiprocessing
 import os
+import resource
 import threading
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing.connection import wait
 
 from stages.errors import InputError
 
-_CHUNK = 16  # items handed over at once
+_BLOCK = 4096  # items, of which the first few tell whether files come at once or have to be waited for
+_TRIAL = 32
+_THREADS = 16
 
 
 @contextmanager
-def parallel_map(workers: int) -> Iterator[Callable[[Callable, Iterable], Iterator]]:
+def parallel_map(workers: int, chunk: int = 16) -> Iterator[Callable[[Callable, Iterable], Iterator]]:
     """Yield a `map` of one iterable that keeps its order; with one worker, the plain one.
 
-    Raises InputError when the system kills a worker.
+    `chunk` items are handed to a process at once. Raises InputError when the system kills a worker.
     """
     if workers == 1:
         yield map
@@ -26,14 +29,38 @@ def parallel_map(workers: int) -> Iterator[Callable[[Callable, Iterable], Iterat
     # Fresh processes: a fork would copy locks that threads of polars may hold.
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_end_with_parent)
     try:
-        yield lambda function, items: pool.map(function, items, chunksize=_CHUNK)
+        yield lambda function, items: pool.map(function, items, chunksize=chunk)
     except BrokenProcessPool as error:
         raise InputError(
-            f"one of {workers} decoding processes was killed, most likely for lack of memory; "
+            f"one of {workers} processes was killed, most likely for lack of memory; "
             "give the job more memory or fewer cores"
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def map_files(function: Callable, items: Sequence) -> list:
+    """`function` of each item, in order, for calls that open files: plain, or by threads where files are slow.
+
+    A network disk answers in its own time, and threads wait for many answers at once; where files come at
+    once, threads would only get into each other's way.
+    """
+    results = []
+    for start in range(0, len(items), _BLOCK):
+        trial, rest = items[start : start + _TRIAL], items[start + _TRIAL : start + _BLOCK]
+        waits = _waits()
+        results += map(function, trial)
+        if _waits() - waits < len(trial) / 2:
+            results += map(function, rest)
+        else:
+            with ThreadPoolExecutor(_THREADS) as pool:
+                results += pool.map(function, rest)
+    return results
+
+
+def _waits() -> int:
+    """How often this thread has given up the processor to wait; a busy machine taking it away is not counted."""
+    return resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw
 
 
 def _end_with_parent() -> None:

@@ -169,6 +169,37 @@ def test_reports_may_stay_in_their_zip_file(fake, folder):
     assert rows["reason"].to_list() == [None, "missing_report"]
 
 
+def test_a_damaged_file_in_the_zip_has_a_reason(fake):
+    archive = fake.folder / "mimic-cxr-reports.zip"
+    path = "files/p10/p10000032/s50000001.txt"
+    with zipfile.ZipFile(archive, "w") as file:
+        file.writestr(path, BOTH)
+    archive.write_bytes(archive.read_bytes().replace(b"normal", b"abnorm", 1))
+    row = reports(fake, archive).rows.row(0, named=True)
+    assert (row["reason"], row["detail"]) == ("unreadable_report", f"{path}: its checksum is wrong")
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_the_number_of_processes_changes_nothing(fake, monkeypatch, packed):
+    for number in range(3, 40):
+        text = BOTH.replace("normal", f"normal {number}" if number % 7 else "39 °C").encode("latin-1")
+        fake.add(f"e{number}", "10000032", f"5{number:07}", report=text)
+    del fake.reports[fake.report_path("10000032", "50000005")]
+    archive = None
+    if packed:
+        archive = fake.folder / "mimic-cxr-reports.zip"
+        with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as file:
+            for path, text in fake.reports.items():
+                file.writestr(str(path.relative_to(fake.folder / "mimic-cxr")), text)
+    alone = reports(fake, archive)
+    monkeypatch.setattr(mimic_cxr, "_BLOCK", 4)
+    monkeypatch.setattr(mimic_cxr, "_STUDIES_A_WORKER", 1)
+    monkeypatch.setattr(mimic_cxr, "available_cores", lambda: 2)
+    several = reports(fake, archive)
+    assert several.rows.equals(alone.rows) and several.notes == alone.notes == {"reports_not_utf8": 5}
+    assert alone.rows["reason"].null_count() == len(alone.rows) - 1 == 38
+
+
 def test_a_missing_folder_of_reports_is_told(fake):
     with pytest.raises(InputError, match="nowhere: no folder and no zip file of reports"):
         reports(fake, fake.folder / "nowhere")

@@ -1,11 +1,13 @@
 """Expected sections were read off what the data set's published parser gives for the same texts."""
 
 import csv
+import random
 from pathlib import Path
 
 import pytest
 
 from stages.datasets.reports import Report, clean_text, decode_text, parse_report
+from tests.datasets.slow_sections import NAME_OF, NO_TEXT, TEXT_BETWEEN, TEXT_UNDER, TITLES, slow_report
 
 IU_XRAY = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "iu-xray"
 HEAD = "                                 FINAL REPORT\n"
@@ -124,6 +126,74 @@ def test_encodings():
             decode_text(unreadable)
 
 
+def test_every_known_header_and_title_has_its_name():
+    """Under `both`, a report of that header alone has findings, an impression or a body, as the name says."""
+    for header, name in NAME_OF.items():
+        report = parse_report(HEAD + f" {header.upper()}:  Seen.\n \n Text.\n")
+        other = Report(body="Text.")
+        expected = {"findings": Report("Seen. Text."), "impression": Report(None, "Seen. Text.")}
+        assert report == expected.get(name, other), header
+    for title in TITLES:
+        assert parse_report(HEAD + f" THE {title.upper()} TODAY:  Seen.\n") == Report("Seen."), title
+
+
+def test_every_study_with_a_hand_made_rule_keeps_its_text():
+    for name, studies in TEXT_UNDER.items():
+        text = HEAD + f" FINDINGS:  Not here.\n \n {name.upper()}:  Old.\n {name.upper()}:  The\n lungs.\n"
+        for study in studies.split():
+            assert parse_report(text, study) == Report(body="The lungs."), study
+    text = "".join(chr(ord("a") + number % 26) for number in range(2000))
+    for rule in TEXT_BETWEEN.split():
+        study, start, end = map(int, rule.replace("-", ":").split(":"))
+        assert parse_report(text, str(study)) == Report(body=text[start:end]), study
+    for study in NO_TEXT.split():
+        assert parse_report(text, study) == Report(), study
+
+
+def odd_report(generator):
+    """Headers, near-headers, blank lines and sentences in any order."""
+    headers = [
+        *(header.upper() for header in NAME_OF),
+        "TECHNIQUE",
+        "NOTE",
+        "ADDENDUM",
+        "Findings",
+        "X1",
+        " ",
+        "",
+    ]
+    headers += [title.upper() for title in TITLES] + [
+        "PRELIMINARY IMPRESSION",
+        "FINDINGS, HISTORY",
+        " FINDINGS ",
+    ]
+    white = ["\n ", "\n \n ", "\n", "\n\n", " ", "  ", "\n \n", "\t", "\u00a0", "\x0b", "\n \n \n"]
+    words = [
+        "Heart is normal.",
+        "Lungs: clear.",
+        "A: B",
+        "No ___ change.",
+        "Clear\n lungs.",
+        "1. Old\n 2. New",
+    ]
+    ends = [":", ": ", ":  ", ":\n", ":\n ", ":\n \n", "", ":\t", ": \n \n"]
+    text = generator.choice(["", HEAD.rstrip()])
+    for _ in range(generator.randrange(13)):
+        if generator.random() < 0.4:
+            text += generator.choice(white) + generator.choice(headers) + generator.choice(ends)
+        else:
+            text += generator.choice(white + words)
+    return text
+
+
+def test_odd_reports_give_what_the_plain_rules_give():
+    generator = random.Random(0)
+    studies = [None, "50000000", *" ".join(TEXT_UNDER.values()).split()]
+    for _ in range(5000):
+        text, study = odd_report(generator), generator.choice(studies)
+        assert parse_report(text, study) == slow_report(text, study), (text, study)
+
+
 @pytest.mark.skipif(not IU_XRAY.is_dir(), reason=f"the Open-i reports are not at {IU_XRAY}")
 def test_real_reports_in_the_layout_of_mimic_come_back_whole():
     with open(IU_XRAY / "indiana_reports.csv", encoding="utf-8", newline="") as file:
@@ -134,6 +204,7 @@ def test_real_reports_in_the_layout_of_mimic_come_back_whole():
         for name in ("findings", "impression"):
             text += f" {name.upper()}:  {row[name]}\n \n"
         report = parse_report(text)
+        assert report == slow_report(text)
         if row["findings"] or row["impression"]:
             assert report == Report(clean_text(row["findings"]), clean_text(row["impression"])), row["uid"]
         else:

@@ -2,13 +2,14 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import psutil
 import pytest
 
-from stages.datasets.workers import parallel_map
+from stages.datasets.workers import map_files, parallel_map
 from stages.errors import InputError
 
 
@@ -23,6 +24,22 @@ def test_results_keep_their_order_whatever_the_number_of_workers(workers):
         results = list(mapped(square_slowly, range(40)))
     assert [result for result, _ in results] == [number * number for number in range(40)]
     assert (os.getpid() in {process for _, process in results}) == (workers == 1)
+
+
+@pytest.mark.parametrize("slow", [False, True])
+def test_files_that_come_at_once_are_read_plainly_and_slow_ones_by_threads(monkeypatch, slow):
+    monkeypatch.setattr("stages.datasets.workers._BLOCK", 60)
+    threads = set()
+
+    def read(number):
+        if slow:
+            time.sleep(0.002)
+        threads.add(threading.current_thread())
+        return number * number
+
+    assert map_files(read, list(range(200))) == [number * number for number in range(200)]
+    assert (len(threads) > 1) == slow
+    assert map_files(read, []) == []
 
 
 def end_abruptly(number):
