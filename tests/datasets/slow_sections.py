@@ -54,19 +54,19 @@ TEXT_BETWEEN = """
 NO_TEXT = "58235663 50798377 54168089 53071062 56724958 54231141 53607029 52035334"
 
 
+CUT = {rule[:8]: [int(place) for place in rule[9:].split("-")] for rule in TEXT_BETWEEN.split()}
+CUT |= {study: [0, 0] for study in NO_TEXT.split()}
+UNDER = {study: name for name, studies in TEXT_UNDER.items() for study in studies.split()}
+
+
 def slow_report(text, study_id=None):
     """`findings, impression, body`, white space cleaned, None where there is none."""
-    if study_id in NO_TEXT.split():
-        return None, None, None
-    for rule in TEXT_BETWEEN.split():
-        study, _, characters = rule.partition(":")
-        if study == study_id:
-            start, _, end = characters.partition("-")
-            return None, None, clean(text[int(start) : int(end)])
+    if study_id in CUT:
+        start, end = CUT[study_id]
+        return None, None, clean(text[start:end])
     sections = sections_of(text)
-    for name, studies in TEXT_UNDER.items():
-        if study_id in studies.split() and last(sections, name) is not None:
-            return None, None, clean(last(sections, name))
+    if study_id in UNDER and last(sections, UNDER[study_id]) is not None:
+        return None, None, clean(last(sections, UNDER[study_id]))
     findings, impression = last(sections, "findings"), last(sections, "impression")
     if findings is not None or impression is not None:
         return clean(findings), clean(impression), None
@@ -82,20 +82,13 @@ def sections_of(text):
     sections = [["preamble", lines[0]]]
     bare = False  # the line before is a header with nothing behind it
     for number, line in enumerate(lines[1:], start=1):
-        header, colon, rest = line.partition(":")
-        ends = number == len(lines) - 1
-        is_header = (
-            line.startswith(" ")
-            and len(header) > 1
-            and set(header[1:]) <= HEADER_CHARACTERS
-            and colon
-            and (rest[0].isspace() if rest else not ends)
-        )
-        if is_header and not bare:
+        if not bare and is_header(line, ends=number == len(lines) - 1):
+            header, _, rest = line.partition(":")
             sections.append([name_of(header), rest[1:]])
+            bare = not rest
         else:
             sections[-1][1] += line if bare else "\n" + line
-        bare = is_header and not bare and not rest
+            bare = False
     full = [
         section for section in sections if section[0] not in ("findings", "impression") or section[1].strip()
     ]
@@ -105,6 +98,15 @@ def sections_of(text):
         if len(paragraphs) > 1:
             full.append(["last paragraph", "\n \n".join(paragraphs[1:])])
     return full
+
+
+def is_header(line, ends):
+    """Whether `line` begins with one blank, capitals, a colon and white space; `ends`: it ends the report."""
+    if ":" not in line or not line.startswith(" "):
+        return False
+    header, _, rest = line.partition(":")
+    is_capital = len(header) > 1 and HEADER_CHARACTERS.issuperset(header[1:])
+    return is_capital and (rest[0].isspace() if rest else not ends)
 
 
 def name_of(header):
