@@ -183,6 +183,11 @@ class Retrieve:
 class WriteReports:
     max_reports: int | None
     batch_size: int
+    num_beams: int
+    do_sample: bool
+    temperature: float
+    top_k: int | None
+    top_p: float | None
     bootstrap: int
 
 
@@ -306,6 +311,9 @@ def _cross_checks(params: Params) -> Iterator[str]:
     if pretrain.batch_size % pretrain.accumulate:
         allowed = f"a divisor of batch_size ({pretrain.batch_size})"
         yield refused("pretrain.accumulate", pretrain.accumulate, allowed)
+
+    if params.write_reports.do_sample and params.write_reports.num_beams > 1:
+        yield refused("write_reports.do_sample", True, "false with num_beams above 1")
 
     yield from _watch_checks(params)
 

@@ -12,12 +12,19 @@ from stages.metrics.bootstrap import Interval, bootstrap, bootstrap_means
 from stages.metrics.meteor import Meteor, meteor
 from stages.metrics.retrieval import rank_texts
 from stages.metrics.text import BLEU_COUNTS, PROTOCOLS, best_constant, bleu, bleu_statistics, rouge_l
-from stages.params import Params
+from stages.params import Params, WriteReports
 from stages.storage.features import FeatureStore
 from stages.storage.tables import PREPARED, Schema, read_table, write_table
 from stages.tracking import Run
 
 CONSTANT_FROM = 10_000  # training reports among which the best constant one is sought, drawn by the seed
+CHOICE = (
+    "num_beams",
+    "do_sample",
+    "temperature",
+    "top_k",
+    "top_p",
+)  # of `write_reports`, as `generate` takes them
 HEADLINE = ("bleu_4", "meteor", "rouge_l")  # under the protocol `report` these get intervals
 PREDICTIONS = Schema(
     "predictions",
@@ -27,7 +34,7 @@ PREDICTIONS = Schema(
 
 
 def write_reports(params: Params, run: Run, variant: str, dataset: str) -> None:
-    """Write a report for each test picture of DATASET with the model VARIANT, greedily, and score them.
+    """Write a report for each test picture of DATASET with the model VARIANT and score them.
 
     Figures are in percent: BLEU-1 to 4, METEOR and ROUGE-L under the field's protocol (`bleu_1` ...) and the
     release's (`release_bleu_1` ...); in front of them `constant_` for the best constant report, which is chosen
@@ -51,7 +58,7 @@ def write_reports(params: Params, run: Run, variant: str, dataset: str) -> None:
 
         ids, references = test["image_id"].to_list(), test["report"].to_list()
         run.say(f"write {len(ids)} reports")
-        written = generate(trained, store, ids, params.write_reports.batch_size)
+        written = generate(trained, store, ids, params.write_reports, params.seed)
         output = Path("results/reports") / f"{variant}-{dataset}" / "predictions.parquet"
         table = test.select("image_id", "study_id", reference="report").with_columns(
             prediction=pl.Series(written)
@@ -82,18 +89,20 @@ def write_reports(params: Params, run: Run, variant: str, dataset: str) -> None:
             )
 
 
-def generate(trained: Trained, store: FeatureStore, ids: Sequence[str], batch_size: int) -> list[str]:
-    """The model's report for each picture, greedy, in the order of `ids`."""
+def generate(
+    trained: Trained, store: FeatureStore, ids: Sequence[str], settings: WriteReports, seed: int
+) -> list[str]:
+    """The model's report for each picture, in the order of `ids`, its words chosen as `settings` say."""
     import torch
 
     from stages.models.text import decode
 
+    choice = {name: getattr(settings, name) for name in CHOICE}
+    generator = torch.Generator(trained.device).manual_seed(seed)
     written = []
     with torch.inference_mode():
-        for part in batches(len(ids), batch_size, "write reports"):
-            tokens = trained.model.generate_reports(
-                trained.features(store, ids[part]), trained.model.config.max_text_tokens
-            )
+        for part in batches(len(ids), settings.batch_size, "write reports"):
+            tokens = trained.model.generate(trained.features(store, ids[part]), generator=generator, **choice)
             written += decode(trained.tokenizer, tokens.cpu())
     return written
 

@@ -108,6 +108,7 @@ def test_numbers_are_read_as_dvc_reads_them(tmp_path: Path) -> None:
         ("pretrain.temperature_range", [0.1, 0.5], "0.07", "within temperature_range (0.1 to 0.5)"),
         ("pretrain.decay_all", 1, "1", "boolean"),
         ("model.adapter", "relu", '"relu"', "unit_length | rectified"),
+        ("write_reports.top_p", 0, "0", "above 0, at most 1"),
         ("simulate.vit.heads", 5, "192", "a multiple of the 5 heads"),
         ("model.heads", 3, "128", "a multiple of the 3 heads"),
         ("pretrain.warmup_start", 0.1, "0.1", "at most pretrain.learning_rate"),

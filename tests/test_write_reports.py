@@ -60,7 +60,7 @@ def writes(text_of):
         embed = {"encode_image": trained.model.encode_image, "encode_text": trained.model.encode_text}
         answer = with_answers(
             trained,
-            generate_reports=lambda numbers, _: trained.tokens([text_of(n) for n in numbers])[0][:, 1:],
+            generate=lambda numbers: trained.tokens([text_of(n) for n in numbers])[0][:, 1:],
         )
         for name, function in embed.items():
             setattr(answer.model, name, function)
@@ -118,7 +118,9 @@ def test_the_real_model_writes_and_every_metric_is_there(params, shared_java):
 def test_batches_do_not_change_the_reports(params):
     store = FeatureStore(f"data/features/{DATASET}")
     trained, ids = load_trained(VARIANT, store), store.image_ids[:7]
-    assert generate(trained, store, ids, 1) == generate(trained, store, ids, 3)
+    for choice in ({}, {"num_beams": 2}):
+        one, three = (dataclasses.replace(params.write_reports, batch_size=size, **choice) for size in (1, 3))
+        assert generate(trained, store, ids, one, 0) == generate(trained, store, ids, three, 0)
 
 
 def test_nearest_report_is_the_most_similar_one(params):

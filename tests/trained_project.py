@@ -102,7 +102,7 @@ class StandIn:
 
     @staticmethod
     def _by_number(answer):
-        return lambda features, *rest: answer([int(n) for n in features[:, 0, 0]], *rest)
+        return lambda features, *rest, **_: answer([int(n) for n in features[:, 0, 0]], *rest)
 
 
 def with_answers(trained: Trained, **answers) -> Trained:

@@ -11,6 +11,7 @@ from transformers import initialization as init
 from stages.models import objectives
 from stages.models.configuration import MedUnifierConfig
 from stages.models.distributed import all_gather, world_size
+from stages.models.generation import NextWord, beam_search, choose_words
 from stages.models.image_generator import Generated, ImageGenerator, LatentAdapter
 from stages.models.packing import Packing
 from stages.models.qformer import KeysValues, QFormer
@@ -158,28 +159,47 @@ class MedUnifierModel(PreTrainedModel):
         return self.text_head(x, self.qformer.word_embeddings.weight)
 
     @torch.no_grad()
-    def generate_reports(self, features: torch.Tensor, max_new_tokens: int | None = None) -> torch.Tensor:
-        """Greedy reports: ids (B, up to max_new_tokens), [SEP] at the end of each, then padding.
+    def generate(
+        self,
+        features: torch.Tensor,
+        *,
+        num_beams: int = 1,
+        do_sample: bool = False,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        length_penalty: float = 1.0,
+        max_new_tokens: int | None = None,
+        generator: torch.Generator | None = None,
+        use_cache: bool = True,
+    ) -> torch.Tensor:
+        """Reports: ids (B, L), L up to max_new_tokens, [SEP] at the end of each, then padding.
 
-        Keys and values of queries and earlier words are kept, so each step computes one token per report.
+        Args:
+            features: image tokens (B, T, vision width).
+            num_beams: 1: greedy, or drawn with `do_sample`; more: `beam_search`, with `length_penalty`.
+            temperature, top_k, top_p: what is drawn from; see `keep_likely`. generator: where the draws come from.
+            max_new_tokens: [SEP] included; None: as long as the positions reach.
+            use_cache: keep the keys and values of earlier words, so that a step computes one word; the words do
+                not depend on it.
+        Raises:
+            ValueError: `do_sample` with beams.
         """
+        if do_sample and num_beams > 1:
+            raise ValueError("generate: either do_sample or num_beams > 1, not both")
         c = self.config
         _, queries = self.qformer.encode_queries(self.read_image(features))
-        token = torch.full((len(features), 1), c.decode_token_id, device=features.device)
-        done = torch.zeros(len(features), dtype=torch.bool, device=features.device)
-        past, words = None, []
-        for _ in range(min(max_new_tokens or c.max_text_tokens, c.max_text_tokens)):
-            x, past = self.qformer.decode_text(token, queries, past)
-            logits = self._logits(x[:, -1])
-            logits[
-                :, [c.pad_token_id, c.cls_token_id, c.decode_token_id]
-            ] = -torch.inf  # never part of a report
-            token = logits.argmax(-1).masked_fill(done, c.pad_token_id)[:, None]
-            words.append(token)
-            done |= token[:, 0] == c.sep_token_id
-            if done.all():
-                break
-        return torch.cat(words, 1)
+        if num_beams > 1:
+            rows = torch.arange(len(features), device=features.device).repeat_interleave(num_beams)
+            queries = [kv.take(rows) for kv in queries]
+        decoder = NextWord(self, queries, use_cache)
+        first = torch.full((len(features), 1), c.decode_token_id, device=features.device)
+        length = min(max_new_tokens or c.max_text_tokens, c.max_text_tokens)
+        common = {"max_new_tokens": length, "end": c.sep_token_id, "pad": c.pad_token_id}
+        if num_beams > 1:
+            return beam_search(decoder, first, num_beams=num_beams, length_penalty=length_penalty, **common)
+        how = {"do_sample": do_sample, "temperature": temperature, "top_k": top_k, "top_p": top_p}
+        return choose_words(decoder, first, generator=generator, **how, **common)
 
     def reconstruct(
         self, features: torch.Tensor, input_ids: torch.Tensor, attention_mask: torch.Tensor

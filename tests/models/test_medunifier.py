@@ -20,7 +20,7 @@ def test_greedy_reports_equal_the_argmax_without_a_cache():
     c = model.config
     with torch.no_grad():
         model.text_head.bias.normal_(std=2)
-        found = model.generate_reports(batch["features"])
+        found = model.generate(batch["features"])
         _, seen = model.qformer.encode_queries(model.read_image(batch["features"]))
         for row in range(len(found)):
             own = [kv.take(torch.tensor([row])) for kv in seen]
