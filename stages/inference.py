@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,11 +12,13 @@ import numpy as np
 import polars as pl
 
 from stages.errors import InputError
+from stages.params import Params
 from stages.storage.features import FeatureStore
 from stages.storage.rows import MappedRows
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
     from transformers import PreTrainedTokenizerBase
 
     from stages.models.medunifier import MedUnifierModel
@@ -31,6 +33,30 @@ class Trained:
     model: MedUnifierModel
     tokenizer: PreTrainedTokenizerBase
     device: torch.device
+    can_match: bool = True  # whether its matching head was trained
+
+    def read_pictures(self, store: MappedRows, rows: np.ndarray) -> torch.Tensor:
+        """What `picture_encoder` reads of these rows of the store, on the CPU: ViT tokens, float32 [n, T, width]."""
+        import torch
+
+        return torch.from_numpy(store.read(rows)).float()
+
+    def picture_encoder(self) -> nn.Module:
+        """The trainable image side, a module with `width` that maps what `read_pictures` gives to [n, width]."""
+        from stages.models.classifier import QueryEncoder
+
+        return QueryEncoder(self.model)
+
+    def match(self, store: MappedRows, ids: Sequence[str], texts: Sequence[str]) -> np.ndarray:
+        """Log odds that each text describes the picture beside it, by the ITM head (paper Eq. 14), float32 [n]."""
+        import torch
+
+        found = []
+        with torch.inference_mode():
+            for part in batches(len(ids), BATCH, "match"):
+                logits = self.model.match(self.features(store, ids[part]), *self.tokens(texts[part]))
+                found.append((logits[:, 1] - logits[:, 0]).float().cpu().numpy())
+        return np.concatenate(found)
 
     def features(self, store: FeatureStore, ids: Sequence[str]) -> torch.Tensor:
         """The ViT tokens of pictures, float32 [n, n_tokens, width], on the model's device."""
@@ -97,6 +123,12 @@ def load_trained(variant: str, store: FeatureStore | None = None) -> Trained:
         )
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return Trained(model.to(device).eval(), load_tokenizer(folder), device)
+
+
+def load_model(params: Params, name: str, dataset: str) -> tuple[Trained, MappedRows]:
+    """The model of `models/NAME` and the pictures of a data set in the form that it reads."""
+    store = FeatureStore(Path("data/features") / dataset)
+    return replace(load_trained(name, store), can_match=params.variants[name].itm > 0), store
 
 
 def usable_items(

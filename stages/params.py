@@ -169,8 +169,38 @@ class TrainedVariants:
 
 @dataclass(frozen=True)
 class Evaluate:
+    finetune: Mapping[str, tuple[str, ...]]
+    finetune_models: tuple[str, ...]
+    finetune_percents: tuple[int, ...]
+    zero_shot: tuple[str, ...]
     retrieve: tuple[str, ...]
     write_reports: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Finetune:
+    seeds: tuple[int, ...]
+    steps: int
+    batch_size: int
+    precision: str
+    learning_rate: float
+    head_learning_rate: float
+    head_start: str
+    warmup_fraction: float
+    weight_decay: float
+    validate_every: int
+    patience: int
+    bootstrap: int
+
+
+@dataclass(frozen=True)
+class ZeroShot:
+    prompts: str
+    prompts_per_class: int | None
+    aggregation: str
+    seeds: tuple[int, ...]
+    itm: bool
+    bootstrap: int
 
 
 @dataclass(frozen=True)
@@ -213,6 +243,8 @@ class Params:
     variants: Mapping[str, Variant]
     trained: TrainedVariants
     evaluate: Evaluate
+    finetune: Finetune
+    zero_shot: ZeroShot
     retrieve: Retrieve
     write_reports: WriteReports
     score_images: ScoreImages
@@ -267,7 +299,8 @@ def _build(kind: typing.Any, value: typing.Any) -> typing.Any:
 def _cross_checks(params: Params) -> Iterator[str]:
     """The rules between keys, which a JSON schema cannot tell; one line for each that is broken."""
     used = {"pretrain.dataset": (params.pretrain.dataset,)}
-    used |= {f"evaluate.{name}": datasets for name, datasets in vars(params.evaluate).items()}
+    for name in ("finetune", "zero_shot", "retrieve", "write_reports"):
+        used[f"evaluate.{name}"] = tuple(getattr(params.evaluate, name))
     for path, datasets in used.items():
         for dataset in datasets:
             if dataset not in params.datasets:
@@ -285,6 +318,9 @@ def _cross_checks(params: Params) -> Iterator[str]:
     for name, variant in params.variants.items():
         if not any(vars(variant).values()):
             yield refused(f"variants.{name}", vars(variant), "at least one weight above 0")
+    for name in params.evaluate.finetune_models:
+        if name not in params.variants:
+            yield refused("evaluate.finetune_models", name, f"a variant ({', '.join(params.variants)})")
     for objective, names in vars(params.trained).items():
         able = [name for name, variant in params.variants.items() if getattr(variant, objective) > 0]
         for name in names:

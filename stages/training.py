@@ -56,6 +56,8 @@ class Recipe:
     validate_every: int = 1000
     checkpoint_every: int = 1000
     checkpoint_minutes: float = 10.0
+    patience: int | None = None  # validations without a better value before training ends; None: never early
+    watch: str = "loss"  # the validation value that early stopping watches; less is better
 
     def learning_rate_at(self, step: int) -> float:
         """Rate of step 0 .. steps - 1: linear warm-up to the peak, then a half cosine to the final rate."""
@@ -82,6 +84,24 @@ class History:
         return rows[0], rows[-1]
 
 
+@dataclass
+class Best:
+    """The weights with the lowest watched validation value so far, and how many validations ago that was."""
+
+    value: float = math.inf
+    step: int = 0
+    waited: int = 0
+    model: dict[str, torch.Tensor] = field(default_factory=dict)
+
+    def see(self, value: float, step: int, model: nn.Module) -> None:
+        """One more validation."""
+        if value < self.value:
+            self.value, self.step, self.waited = value, step, 0
+            self.model = {k: v.detach().cpu().clone() for k, v in model.state_dict().items()}
+        else:
+            self.waited += 1
+
+
 class DivergedError(InputError):
     """A loss became NaN or infinite."""
 
@@ -96,8 +116,9 @@ def train(
     validate: Callable[[nn.Module], dict[str, float]],
     run: Tracker,
     checkpoints: Checkpoints,
+    groups: list[dict[str, Any]] | None = None,
 ) -> History:
-    """Trains `model` in place and returns its curves.
+    """Trains `model` in place and returns its curves. With `recipe.patience` it ends with its best weights.
 
     Args:
         items: size of the training set.
@@ -106,6 +127,7 @@ def train(
             state on all processes.
         validate: called before the first step, every `validate_every` steps and after the last.
         checkpoints: where to go on from, if it holds any, and where to leave checkpoints.
+        groups: AdamW groups instead of `parameter_groups`; `rate_scale` multiplies the recipe's learning rate.
     Raises:
         InputError: fewer items than a batch; a batch that does not divide over processes and micro-batches.
         DivergedError: a loss that is not finite; names the step, the loss and the last checkpoint.
@@ -128,14 +150,16 @@ def train(
 
     plain = model
     optimizer = torch.optim.AdamW(
-        parameter_groups(plain, recipe.weight_decay, recipe.decay_all), lr=0.0, betas=recipe.betas
+        groups or parameter_groups(plain, recipe.weight_decay, recipe.decay_all), lr=0.0, betas=recipe.betas
     )
-    history, start = History(), 0
+    history, start, best = History(), 0, Best()
+    rates = [group.get("rate_scale", 1.0) for group in optimizer.param_groups]
     state = checkpoints.load()
     if state is not None:
         plain.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         history.rows, start = state["history"], state["step"]
+        best = Best(**state.get("best", {}))
         run.say(f"goes on from the checkpoint after step {start}")
     model, optimizer = accelerator.prepare(plain, optimizer)
     if state is not None and accelerator.scaler is not None and state["scaler"]:
@@ -152,6 +176,7 @@ def train(
                     "optimizer": optimizer.state_dict(),
                     "scaler": scaler,
                     "history": history.rows,
+                    "best": vars(best),
                 },
             )
         accelerator.wait_for_everyone()
@@ -161,6 +186,8 @@ def train(
         values = validate(plain)
         plain.train()
         history.add(step, "validate", values)
+        if recipe.patience is not None:
+            best.see(values[recipe.watch], step, plain)
         run.curve(step, {f"validate/{name}": value for name, value in values.items()})
         numbers = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
         run.say(f"step {step} of {recipe.steps}, validation: {numbers}")
@@ -184,9 +211,12 @@ def train(
     )
     with stop, bar:
         for step in range(start, recipe.steps):
+            if recipe.patience is not None and agree(accelerator, best.waited >= recipe.patience):
+                run.say(f"no better {recipe.watch} since step {best.step}: training ends at step {step}")
+                break
             rate = recipe.learning_rate_at(step)
-            for group in optimizer.param_groups:
-                group["lr"] = rate
+            for group, scale in zip(optimizer.param_groups, rates, strict=True):
+                group["lr"] = rate * scale
             values: dict[str, torch.Tensor] = {}
             for micro in range(recipe.accumulate):
                 batch = {k: v.to(accelerator.device, non_blocking=True) for k, v in next(batches).items()}
@@ -229,7 +259,7 @@ def train(
                 window = []
             if validating:
                 measure(done)
-            if saving:
+            if saving or stop.caught is not None:  # the signal may have come while validating
                 save(done)
                 last_save = time.monotonic()
             if stop.caught is not None and done < recipe.steps:
@@ -239,6 +269,8 @@ def train(
                 raise SystemExit(128 + stop.caught)
             if not window:
                 window_start = time.monotonic()
+    if recipe.patience is not None:
+        plain.load_state_dict(best.model)
     return history
 
 

@@ -198,3 +198,73 @@ def test_loading_runs_beside_training(tmp_path):
 
     fit(tmp_path, load=load)
     assert threading.main_thread() not in threads
+
+
+def watched(folder, values, *, stop_after=None, **changes):
+    """Trains with early stopping while validation says `values` by step; returns net, weights by step, history."""
+    torch.manual_seed(0)
+    net, seen = Net(), {}
+
+    def validate(model):
+        step = len(seen)
+        seen[step] = {k: v.clone() for k, v in model.state_dict().items()}
+        return {"loss": values[step]}
+
+    class Stopper(Silent):
+        def say(self, text):
+            if stop_after is not None and text.startswith(f"step {stop_after} "):
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    chosen = recipe(validate_every=1, checkpoint_every=100, patience=2, **changes)
+    history = train(
+        net,
+        chosen,
+        items=10,
+        load=data,
+        loss=loss,
+        validate=validate,
+        run=Stopper(),
+        checkpoints=Checkpoints(folder),
+    )
+    return net, seen, history
+
+
+def test_early_stopping_ends_with_the_best_weights(tmp_path):
+    net, seen, history = watched(tmp_path, [5, 4, 3, 3.5, 3, 9, 9, 9, 9, 9, 9, 9, 9])
+    assert history.rows[-1]["step"] == 4, "2 and 3 brought nothing better"
+    assert all(torch.equal(v, seen[2][k]) for k, v in net.state_dict().items())
+
+
+def test_early_stopping_survives_a_kill(tmp_path):
+    values = [5, 1, 3, 4, 9, 9, 9, 9, 9, 9, 9, 9, 9]
+    whole, _, _ = watched(tmp_path / "whole", values)
+    with pytest.raises(SystemExit):
+        watched(tmp_path / "cut", values, stop_after=2)
+    # the second process sees one value more before patience ends; its best is the first process's
+    again, seen, history = watched(tmp_path / "cut", values[3:])
+    assert len(seen) == 1 and history.rows[-1]["step"] == 3
+    assert all(torch.equal(v, whole.state_dict()[k]) for k, v in again.state_dict().items())
+
+
+def test_groups_have_rates_of_their_own(tmp_path):
+    torch.manual_seed(0)
+    net, run = Net(), Silent()
+    before = {k: v.clone() for k, v in net.named_parameters()}
+    first, last = net.layers[0], net.layers[3]
+    groups = [
+        {"params": list(first.parameters()), "rate_scale": 0.0},
+        {"params": list(last.parameters()), "rate_scale": 1.0},
+    ]
+    train(
+        net,
+        recipe(),
+        items=10,
+        load=data,
+        loss=loss,
+        validate=lambda model: {"loss": 0.0},
+        run=run,
+        checkpoints=Checkpoints(tmp_path),
+        groups=groups,
+    )
+    for name, parameter in net.named_parameters():
+        assert torch.equal(parameter, before[name]) == name.startswith("layers.0"), name

@@ -1,6 +1,6 @@
-"""Percentile bootstrap for any score that is a function of sums over items: means, BLEU, METEOR."""
+"""Percentile bootstrap: for functions of sums over items (means, BLEU, METEOR), and for any other (AUROC)."""
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,27 +51,55 @@ def bootstrap(
     """
     statistics = np.asarray(statistics, np.float64)
     n = len(statistics)
+    members = _members(n, clusters)
+    sums = np.zeros((members.max() + 1, statistics.shape[1]))
+    np.add.at(sums, members, statistics)
+    replicas = [score(counts @ sums) for counts in _draws(len(sums), resamples, seed)]
+    return _intervals(score(sums.sum(0)), np.concatenate(replicas), n)
+
+
+def bootstrap_counts(
+    score: Callable[[np.ndarray], np.ndarray],
+    n: int,
+    *,
+    resamples: int,
+    seed: int,
+    clusters: Sequence[Hashable] | None = None,
+) -> list[Interval]:
+    """As `bootstrap`, with the same draws, for scores that are no function of sums, such as AUROC.
+
+    Args:
+        score: counts [..., n], how often each item was drawn -> scores [..., M]. Draws in which a score is NaN
+            (undefined, since a class is missing) do not count for its interval.
+    """
+    members = _members(n, clusters)
+    units = int(members.max()) + 1
+    replicas = [score(counts[:, members]) for counts in _draws(units, resamples, seed, cells=max(units, n))]
+    return _intervals(score(np.ones(n)), np.concatenate(replicas), n)
+
+
+def _members(n: int, clusters: Sequence[Hashable] | None) -> np.ndarray:
+    """The number of each item's cluster, int64 [n]."""
     if n == 0:
         raise ValueError("nothing to bootstrap: no items")
-    if clusters is not None:
-        if len(clusters) != n:
-            raise ValueError(f"{len(clusters)} clusters for {n} items")
-        members = numbered(clusters)
-        sums = np.zeros((members.max() + 1, statistics.shape[1]))
-        np.add.at(sums, members, statistics)
-    else:
-        sums = statistics
+    if clusters is None:
+        return np.arange(n)
+    if len(clusters) != n:
+        raise ValueError(f"{len(clusters)} clusters for {n} items")
+    return numbered(clusters)
 
-    units = len(sums)
+
+def _draws(units: int, resamples: int, seed: int, cells: int | None = None) -> Iterator[np.ndarray]:
+    """How often each of `units` is drawn, int64 [chunk, units], until there are `resamples` draws."""
     rng = np.random.default_rng(seed)
-    replicas = []
-    chunk = max(1, _COUNTS_PER_CHUNK // units)
+    chunk = max(1, _COUNTS_PER_CHUNK // (cells or units))
     for start in range(0, resamples, chunk):
-        size = min(chunk, resamples - start)
-        counts = rng.multinomial(units, np.full(units, 1 / units), size=size)  # (size, units)
-        replicas.append(score(counts @ sums))
-    low, high = np.quantile(np.concatenate(replicas), [0.025, 0.975], axis=0)
-    values = score(sums.sum(0))
+        yield rng.multinomial(units, np.full(units, 1 / units), size=min(chunk, resamples - start))
+
+
+def _intervals(values: np.ndarray, replicas: np.ndarray, n: int) -> list[Interval]:
+    quantiles = np.nanquantile if np.isnan(replicas).any() else np.quantile
+    low, high = quantiles(replicas, [0.025, 0.975], axis=0)
     return [Interval(float(v), float(lo), float(hi), n) for v, lo, hi in zip(values, low, high, strict=True)]
 
 

@@ -21,9 +21,19 @@ def expected_stages(preset: str) -> list[str]:
     trained = params.trained
     names += [f"pretrain@{variant}" for variant in params.variants]
     names += [f"{family}@{variant}" for family in ("encode_codes", "score_images") for variant in trained.tig]
-    for family, variants in (("retrieve", trained.itc), ("write_reports", trained.itg)):
+    for family, variants in (
+        ("retrieve", trained.itc),
+        ("zero_shot", trained.itc),
+        ("write_reports", trained.itg),
+    ):
         datasets = getattr(params.evaluate, family)
         names += [f"{family}@{variant}-{dataset}" for variant in variants for dataset in datasets]
+    names += [
+        f"finetune@{model}-{dataset}-{percent}"
+        for model in params.evaluate.finetune_models
+        for dataset in params.evaluate.finetune
+        for percent in params.evaluate.finetune_percents
+    ]
     return sorted(names)
 
 

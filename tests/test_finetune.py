@@ -1,0 +1,124 @@
+"""The stage finetune on a tiny project: nested parts, figures that follow the truth, early stopping, bad input."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from stages.errors import InputError
+from stages.finetune import finetune, nested_part, read_task
+from stages.storage.features import FeatureStore, write_feature_shard
+from stages.tracking import LocalRun
+from tests.trained_project import DATASET, TOKENS, VARIANT, WIDTH, make_project
+
+LABEL = "edema"  # even numbers are positive, see trained_project
+
+
+@pytest.fixture
+def params(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    params = make_project(tmp_path)
+    evaluate = dataclasses.replace(params.evaluate, finetune={DATASET: (LABEL,)})
+    quick = dataclasses.replace(params.finetune, steps=6, validate_every=2, batch_size=4, bootstrap=50)
+    return dataclasses.replace(params, evaluate=evaluate, finetune=quick)
+
+
+def run_finetune(params, percent="100") -> dict[str, float]:
+    run = LocalRun(f"finetune@{VARIANT}-{DATASET}-{percent}", "results/metrics")
+    finetune(params, run, VARIANT, DATASET, percent)
+    return json.loads(run.metrics_path.read_text())
+
+
+def show_the_label() -> None:
+    """Features in which the class is plain to see."""
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(24, TOKENS, WIDTH)).astype(np.float16)
+    features[::2, :, :4] += 2
+    features[1::2, :, 4:] += 2
+    ids = [f"i{n:02}" for n in range(24)]
+    manifest = {"model": "none", "revision": None, "checksum": ""}
+    write_feature_shard(f"data/features/{DATASET}/0", ids, [features], manifest)
+
+
+def test_a_class_that_shows_is_found_by_both_classifiers(params):
+    show_the_label()
+    metrics = run_finetune(params)
+    for prefix in ("", "probe_"):
+        assert (
+            metrics[f"{prefix}auroc"] == metrics[f"{prefix}auprc"] == metrics[f"{prefix}sensitivity"] == 100
+        )
+        assert metrics[f"{prefix}auroc_n"] == 8 and metrics[f"{prefix}auroc_chance"] == 50
+    assert metrics["n_train_used"] == 12 and metrics["auprc_chance"] == 50
+    folder = Path(f"results/finetune/{VARIANT}-{DATASET}-100")
+    table = pl.read_parquet(folder / "predictions.parquet")
+    assert table["image_id"].to_list() == [f"i{n}" for n in range(16, 24)]
+    assert table["class"].to_list() == [LABEL, f"no_{LABEL}"] * 4
+    sums = table["p_edema"] + table["p_no_edema"]
+    assert sums.to_numpy() == pytest.approx(1)
+    assert (table["p_edema"] > 0.5).to_list() == [True, False] * 4
+    assert "AUROC 100.0 %" in (folder / "roc_finetuned.svg").read_text()
+    assert (folder / "reliability_probe.svg").is_file()
+
+
+def test_zero_head_learns_and_ends_with_the_best_validation_loss(params):
+    show_the_label()
+    chosen = dataclasses.replace(
+        params.finetune, head_start="zero", steps=40, head_learning_rate=0.1, learning_rate=0.01
+    )
+    metrics = run_finetune(dataclasses.replace(params, finetune=chosen))
+    assert metrics["auroc"] == 100
+    assert metrics["best_step_seed_0"] > 0 and metrics["val_loss_seed_0"] < 0.5 < np.log(2)
+
+
+def test_several_labels_are_classes_that_exclude_each_other(params):
+    show_the_label()
+    evaluate = dataclasses.replace(params.evaluate, finetune={DATASET: ("edema", "cardiomegaly")})
+    # two labels are two classes with an output each
+    seeds = dataclasses.replace(params.finetune, seeds=(0, 1))
+    metrics = run_finetune(dataclasses.replace(params, evaluate=evaluate, finetune=seeds), "50")
+    assert metrics["accuracy"] == 100 and metrics["accuracy_chance"] == 50
+    assert metrics["accuracy_seed_sd"] == 0 and metrics["n_train_used"] == 6
+
+
+def test_the_same_seed_gives_the_same_figures(params):
+    assert run_finetune(params, "10") == run_finetune(params, "10")
+
+
+def test_parts_are_nested_stratified_and_seeded():
+    target = np.array([0] * 90 + [1] * 10)
+    parts = {percent: nested_part(target, percent, 3) for percent in (1, 10, 50, 100)}
+    assert set(parts[1]) < set(parts[10]) < set(parts[50]) < set(parts[100]) == set(range(100))
+    assert [np.bincount(target[part]).tolist() for part in parts.values()] == [
+        [1, 1],  # at least one of each
+        [9, 1],
+        [45, 5],
+        [90, 10],
+    ]
+    assert not np.array_equal(parts[10], nested_part(target, 10, 4))
+
+
+def test_rows_without_class_or_picture_are_counted(params):
+    path = f"data/prepared/{DATASET}/test.parquet"
+    table = pl.read_parquet(path)
+    changed = table.with_columns(
+        label_edema=pl.Series([None, -1, *table["label_edema"].to_list()[2:]], dtype=pl.Int8),
+        image_id=pl.Series([*table["image_id"].to_list()[:-1], "gone"]),
+    )
+    changed.write_parquet(path)
+    run = LocalRun("finetune@x", "results/metrics")
+    task = read_task(DATASET, "test", [LABEL], FeatureStore(f"data/features/{DATASET}"), run)
+    assert task.ids == [f"i{n}" for n in range(18, 23)] and task.target.tolist() == [1, 0, 1, 0, 1]
+    assert run.final == {"test_without_class": 2, "test_without_picture": 1}
+
+
+def test_missing_labels_and_classes_are_input_errors(params):
+    wrong = dataclasses.replace(params.evaluate, finetune={DATASET: ("oedema",)})
+    with pytest.raises(InputError, match="no column label_oedema; .*may name: edema, cardiomegaly"):
+        run_finetune(dataclasses.replace(params, evaluate=wrong))
+    path = f"data/prepared/{DATASET}/validate.parquet"
+    pl.read_parquet(path).with_columns(label_edema=pl.lit(0, pl.Int8)).write_parquet(path)
+    with pytest.raises(InputError, match=r"validate.parquet: classes .* have \[4, 0\] pictures"):
+        run_finetune(params)
