@@ -14,6 +14,8 @@ from stages.params import Params
 from stages.pipeline import Pipeline
 from stages.report import sections
 from stages.report.page import render_page
+from stages.report.paper_section import paper_section
+from stages.report.paper_tables import Cell, paper_tables, write_tables
 from stages.report.pictures import grid_pairs, jpeg_uri, mark_shared
 from stages.report.pipeline_picture import Family, draw_pipeline
 from stages.storage.files import atomic_path
@@ -21,10 +23,11 @@ from stages.tracking import Run
 
 SAMPLES = 6  # written reports shown for each data set
 PAGE = Path("results/report/index.html")
+TABLES = Path("results/tables")
 
 
 def summarize(params: Params, run: Run) -> None:
-    """Write results/report/index.html: pipeline, data counts, curves, tables, pictures and sample reports.
+    """Write the paper's tables to results/tables, and results/report/index.html: pipeline, data counts, curves, tables, pictures and sample reports.
 
     The page holds its style, figures and pictures in itself and opens without a network. It shows the data
     sets, variants and evaluations that params.yaml enables, and is the same for the same results.
@@ -32,7 +35,10 @@ def summarize(params: Params, run: Run) -> None:
     The pipeline is drawn from dvc.yaml, which DVC refuses as a dependency; a new stage brings new metrics, and
     with them a new page.
     """
-    content = gather(params)
+    tables = gather_tables(params)
+    write_tables(tables, TABLES)
+    content = gather(params) | {"paper": paper_section(tables)}
+    content["sections"].insert(-1, ("paper", "The paper’s tables"))
     page = render_page(content)
     with atomic_path(PAGE) as temporary:
         temporary.write_text(page, encoding="utf-8")
@@ -115,6 +121,12 @@ def gather(params: Params) -> dict[str, Any]:
             bool(writing),
         ),
     }
+
+
+def gather_tables(params: Params) -> dict[str, list[Cell]]:
+    """The paper's tables with our figures beside the published ones."""
+    phantoms = {name for name, dataset in params.datasets.items() if is_simulated(dataset.root)}
+    return paper_tables(params, read_metrics, phantoms)
 
 
 def is_simulated(path: str) -> bool:

@@ -134,6 +134,13 @@ def test_reports_are_shown_as_text_beside_their_pictures(results):
     assert page.count("Its reconstruction") == 12
 
 
+def test_the_papers_tables_stand_beside_ours(results):
+    text = Reader(make(results)).text
+    assert "Table 1: Fine-tuned image classification" in text and "MedUnifier w/o TIG" in text
+    assert "full, fine-tuned phantom-rsna (phantom) 60.2 55.2 to 65.2" in text
+    assert (results / "results/tables/table_A1.csv").is_file()
+
+
 def test_only_enabled_evaluations_are_shown(results):
     params = results / "params.yaml"
     params.write_text(params.read_text().replace("retrieve: [phantom]", "retrieve: []"))

@@ -119,6 +119,15 @@ def write_metrics(folder: Path, rng: np.random.Generator) -> None:
             values |= interval(f"{direction}_recall_at_{k}", 2.0 * k, 1.9, 150, 0.7 * k)
     write_json(folder / "retrieve@full-phantom.json", values)
 
+    for dataset, metric in (("rsna", "auroc"), ("siim", "auroc"), ("covidx", "accuracy")):
+        for percent in (1, 10, 100):
+            values = interval(metric, 60 + percent / 5, 5.0, 60, 50.0) | interval(
+                f"probe_{metric}", 58, 6.0, 60
+            )
+            write_json(folder / f"finetune@full-phantom-{dataset}-{percent}.json", values)
+    for dataset, chance in (("phantom", 20.0), ("phantom-chexpert", 20.0), ("phantom-rsna", 50.0)):
+        write_json(folder / f"zero_shot@full-{dataset}.json", interval("accuracy", 55.5, 4.0, 100, chance))
+
     values = {"n_written": 40} | interval("bleu_4_gain", 9.8, 2.2, 40)
     for system, base in (("", 24.0), ("constant_", 14.0), ("nearest_", 19.0)):
         for n in (1, 2, 3):

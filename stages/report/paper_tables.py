@@ -1,0 +1,315 @@
+"""The paper's tables, the published rows beside ours: results/tables/table_1 ... 6, A1.
+
+`published_results.csv` holds every cell of the paper's Tables 1-6 and of appendix Table 1, as printed. Ours are
+read from the flat metrics of the stages. A cell of ours that was not measured stays empty and says why; none is
+ever filled in from elsewhere.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from stages.params import Params, Variant
+
+PUBLISHED = Path(__file__).with_name("published_results.csv")
+TITLES = {
+    "1": "Fine-tuned image classification",
+    "2": "Image-text retrieval",
+    "3": "Zero-shot image classification",
+    "4": "Report generation",
+    "5": "Image generation",
+    "6": "Objectives of pre-training: image-to-text retrieval",
+    "A1": "Objectives of pre-training and weight of TIG: classification",
+}
+LAYOUTS = {  # the paper's name of a data set -> the layout of ours that is read as it
+    "rsna": "rsna",
+    "siim": "siim_acr",
+    "covidx": "covidx",
+    "mimic_5x200": "mimic_cxr",
+    "chexpert_5x200": "chexpert",
+    "mimic_cxr_test": "mimic_cxr",
+    "mimic_cxr": "mimic_cxr",
+}
+NOT_RUN = "not enabled in params.yaml"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One figure of one method; the columns of the CSV files, in this order."""
+
+    dataset: str  # the paper's name of the data set, or ours where the paper has none like it
+    setting: str  # part of the training data, objectives, kind of picture; empty where there is none
+    metric: str
+    method: str
+    source: str  # paper | paper appendix | ours
+    data: str  # the data set of ours that was measured; `(phantom)` behind synthetic ones
+    value: float | None
+    ci_low: float | None = None
+    ci_high: float | None = None
+    n: int | None = None
+    chance: float | None = None
+    note: str = ""  # why a value is missing, or what it is
+
+
+ReadMetrics = Callable[[str], Mapping[str, float] | None]  # stage -> its flat metrics, None if it did not run
+
+
+def paper_tables(params: Params, read: ReadMetrics, phantoms: set[str]) -> dict[str, list[Cell]]:
+    """All tables by name: for every cell column of the paper the published rows, then ours.
+
+    Args:
+        read: the metrics of a stage that params.yaml enables; not asked about others.
+        phantoms: names of the data sets that are synthetic.
+    """
+    source = Ours(params, read, phantoms)
+    tables: dict[str, list[Cell]] = {name: [] for name in TITLES}
+    for row in published():
+        cells = tables[row["table"]]
+        cells.append(
+            Cell(
+                row["dataset"],
+                row["setting"],
+                row["metric"],
+                row["method"],
+                row["source"],
+                "",
+                float(row["value"]),
+            )
+        )
+    for name, cells in tables.items():
+        tables[name] = cells + list(source.cells(name, cells))
+    return tables
+
+
+def published() -> list[dict[str, str]]:
+    """The rows of published_results.csv."""
+    with PUBLISHED.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def objectives_of(variant: Variant, weight: bool) -> str:
+    """A variant as the paper's ablations name it: `itc+itm`, with the weight of TIG behind it in Table A1.
+
+    A variant whose other weights are not 0 or 1 is none of the paper's: its weights are told in full.
+    """
+    weights = vars(variant)
+    name = "+".join(objective for objective, value in weights.items() if value > 0)
+    plain = all(value in (0.0, 1.0) for objective, value in weights.items() if objective != "tig")
+    if not plain or (not weight and variant.tig not in (0.0, 1.0)):
+        return " ".join(f"{objective}={value:g}" for objective, value in weights.items())
+    every = all(weights.values())
+    return f"{name} ({variant.tig:.1f})" if weight and every else name
+
+
+class Ours:
+    """Our cells, one table after the other."""
+
+    def __init__(self, params: Params, read: ReadMetrics, phantoms: set[str]):
+        self.params, self.read, self.phantoms = params, read, phantoms
+
+    def cells(self, table: str, published: list[Cell]) -> Iterator[Cell]:
+        """Our rows of a table, in the order of the paper's columns."""
+        columns = list(dict.fromkeys((c.dataset, c.metric, c.setting) for c in published))
+        if table in ("6", "A1"):
+            yield from self.ablation(table, columns)
+        elif table == "5":
+            yield from self.pictures()
+        else:
+            make = {"1": self.finetuned, "2": self.retrieved, "3": self.zero_shot, "4": self.written}[table]
+            yield from make(columns)
+
+    def datasets(self, dataset: str) -> list[str]:
+        """Our data sets that are read as one of the paper's."""
+        layout = LAYOUTS[dataset]
+        return [name for name, d in self.params.datasets.items() if d.layout == layout]
+
+    def cell(
+        self,
+        place: tuple[str, str, str],
+        method: str,
+        ours: str,
+        stage: str,
+        metric: str,
+        enabled: bool,
+        *,
+        note: str = "",
+        chance: str | None = None,
+    ) -> Cell:
+        """Metric `metric` of `stage` as a cell; empty, with the reason, if the stage does not run or lacks it."""
+        dataset, name, setting = place
+        data = f"{ours} (phantom)" if ours in self.phantoms else ours
+        found = self.read(stage) if enabled else None
+        if found is None or metric not in found:
+            reason = f"{stage} is {NOT_RUN}" if not enabled else f"{stage} does not measure {metric}"
+            return Cell(dataset, setting, name, method, "ours", data, None, note=reason)
+        n = found.get(f"{metric}_n")
+        return Cell(
+            dataset,
+            setting,
+            name,
+            method,
+            "ours",
+            data,
+            found[metric],
+            found.get(f"{metric}_ci_low"),
+            found.get(f"{metric}_ci_high"),
+            None if n is None else int(n),
+            found.get(chance or f"{metric}_chance"),
+            note,
+        )
+
+    def absent(self, place: tuple[str, str, str]) -> Cell:
+        dataset, metric, setting = place
+        layout = LAYOUTS[dataset]
+        return Cell(
+            dataset,
+            setting,
+            metric,
+            "MedUnifier",
+            "ours",
+            "",
+            None,
+            note=f"no data set of layout {layout} in params.yaml",
+        )
+
+    def finetuned(self, columns: list[tuple[str, str, str]]) -> Iterator[Cell]:
+        evaluate = self.params.evaluate
+        for place in columns:
+            dataset, metric, setting = place
+            percent = int(setting.rstrip("%"))
+            ours = self.datasets(dataset)
+            if not ours:
+                yield self.absent(place)
+            for name in ours:
+                enabled = name in evaluate.finetune and percent in evaluate.finetune_percents
+                for model in evaluate.finetune_models or self.params.variants:
+                    stage = f"finetune@{model}-{name}-{percent}"
+                    for prefix, kind in (("", "fine-tuned"), ("probe_", "linear probe")):
+                        method = f"{model}, {kind}"
+                        yield self.cell(
+                            place, method, name, stage, prefix + metric, enabled, chance=f"{metric}_chance"
+                        )
+
+    def retrieved(self, columns: list[tuple[str, str, str]]) -> Iterator[Cell]:
+        evaluate = self.params.evaluate
+        for place in columns:
+            dataset, metric, _ = place
+            direction = {"itr": "i2t", "tir": "t2i"}[metric[:3]]
+            k = metric.split("@")[1]
+            for name in self.datasets(dataset) or [""]:
+                if not name:
+                    yield self.absent(place)
+                    continue
+                for model in self.params.trained.itc:
+                    stage, enabled = f"retrieve@{model}-{name}", name in evaluate.retrieve
+                    for kind, label in (("map", "textbook"), ("map_release", "release")):
+                        yield self.cell(
+                            place,
+                            f"{model}, AP@K {label}",
+                            name,
+                            stage,
+                            f"{direction}_{kind}_at_{k}",
+                            enabled,
+                        )
+
+    def zero_shot(self, columns: list[tuple[str, str, str]]) -> Iterator[Cell]:
+        evaluate = self.params.evaluate
+        for place in columns:
+            names = self.datasets(place[0])
+            if not names:
+                yield self.absent(place)
+            for name in names:
+                for model in self.params.trained.itc:
+                    stage = f"zero_shot@{model}-{name}"
+                    yield self.cell(place, model, name, stage, "accuracy", name in evaluate.zero_shot)
+
+    def written(self, columns: list[tuple[str, str, str]]) -> Iterator[Cell]:
+        """The model and its baselines under both protocols; other data sets with reports follow MIMIC's."""
+        evaluate = self.params.evaluate
+        measured = [*dict.fromkeys([*self.datasets("mimic_cxr_test"), *evaluate.write_reports])]
+        metrics = list(dict.fromkeys(metric for _, metric, _ in columns))
+        if not measured:
+            yield from (self.absent(place) for place in columns)
+        systems = {"": "{}", "nearest_": "nearest training report ({})", "constant_": "best constant report"}
+        for name in measured:
+            dataset = "mimic_cxr_test" if name in self.datasets("mimic_cxr_test") else name
+            for model in self.params.trained.itg or ("MedUnifier",):
+                stage, enabled = f"write_reports@{model}-{name}", name in evaluate.write_reports
+                for protocol in ("", "release_"):
+                    for system, label in systems.items():
+                        method = f"{label.format(model)}, protocol {protocol.rstrip('_') or 'report'}"
+                        for metric in metrics:
+                            yield self.cell(
+                                (dataset, metric, ""),
+                                method,
+                                name,
+                                stage,
+                                f"{system}{protocol}{metric}",
+                                enabled,
+                            )
+
+    def pictures(self) -> Iterator[Cell]:
+        """FID where Inception weights are given; the distance in the frozen ViT, a metric of its own, beside it."""
+        name = self.params.pretrain.dataset
+        dataset = "mimic_cxr" if name in self.datasets("mimic_cxr") else name
+        for model in self.params.trained.tig:
+            stage = f"score_images@{model}"
+            for metric, label in (("fid", "fid"), ("fd_vit", "fd_vit")):
+                for setting in ("validation", "reconstruction", "synthetic"):
+                    method = "Validation set" if setting == "validation" else model
+                    yield self.cell(
+                        (dataset, label, setting), method, name, stage, f"{metric}_{setting}", True
+                    )
+
+    def ablation(self, table: str, columns: list[tuple[str, str, str]]) -> Iterator[Cell]:
+        """One row for each variant of ours, and an empty one for each of the paper's that is not trained here."""
+        params, evaluate = self.params, self.params.evaluate
+        own = {objectives_of(v, table == "A1"): name for name, v in params.variants.items()}
+        settings = list(dict.fromkeys([*(setting for _, _, setting in columns), *own]))
+        for setting in settings:
+            for dataset, metric in dict.fromkeys((d, m) for d, m, _ in columns):
+                place = (dataset, metric, setting)
+                variant = own.get(setting)
+                if variant is None:
+                    reason = "no variant with these objectives in params.yaml (preset ablation has them)"
+                    yield Cell(dataset, setting, metric, "MedUnifier", "ours", "", None, note=reason)
+                    continue
+                for name in self.datasets(dataset):
+                    if metric.startswith("itr_map@"):
+                        stage, found = f"retrieve@{variant}-{name}", f"i2t_map_at_{metric.split('@')[1]}"
+                        enabled = variant in params.trained.itc and name in evaluate.retrieve
+                    elif metric == "zero_shot_accuracy":
+                        stage, found = f"zero_shot@{variant}-{name}", "accuracy"
+                        enabled = variant in params.trained.itc and name in evaluate.zero_shot
+                    else:
+                        stage, found = f"finetune@{variant}-{name}-100", metric.removeprefix("finetune_")
+                        enabled = (
+                            variant in evaluate.finetune_models
+                            and name in evaluate.finetune
+                            and 100 in evaluate.finetune_percents
+                        )
+                    yield self.cell(place, variant, name, stage, found, enabled)
+                if not self.datasets(dataset):
+                    yield self.absent(place)
+
+
+def write_tables(tables: Mapping[str, list[Cell]], folder: Path) -> None:
+    """`table_NAME.csv` of each table: one line for each cell, columns as in `Cell`; figures to 4 decimals."""
+    from stages.storage.files import atomic_path
+
+    names = [field.name for field in fields(Cell)]
+    for name, cells in tables.items():
+        with (
+            atomic_path(folder / f"table_{name}.csv") as temporary,
+            temporary.open("w", encoding="utf-8", newline="") as file,
+        ):
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(names)
+            for cell in cells:
+                values = (getattr(cell, field) for field in names)
+                writer.writerow(
+                    [round(v, 4) if isinstance(v, float) else ("" if v is None else v) for v in values]
+                )

@@ -1,0 +1,157 @@
+"""The paper's tables: every published cell as printed, ours from the metrics, nothing invented."""
+
+import csv
+import dataclasses
+import re
+from pathlib import Path
+
+import pytest
+
+from stages.params import Variant, load_params
+from stages.report.paper_section import paper_section
+from stages.report.paper_tables import TITLES, objectives_of, paper_tables, published, write_tables
+
+REPO = Path(__file__).resolve().parents[2]
+PHANTOMS = {"phantom", "phantom-chexpert", "phantom-rsna", "phantom-siim", "phantom-covidx"}
+
+
+@pytest.fixture(scope="module")
+def params():
+    return load_params(REPO / "workflow/presets/demo.yaml")
+
+
+def metrics_of(stage):
+    """Metrics in which a figure tells its stage: the sum of the letters of its name."""
+    base = sum(map(ord, stage)) % 97
+    names = ["auroc", "accuracy", "probe_auroc", "probe_accuracy"]
+    names += [
+        f"{d}_{kind}_at_{k}" for d in ("i2t", "t2i") for kind in ("map", "map_release") for k in (1, 5, 10)
+    ]
+    names += [
+        f"{s}{p}bleu_{n}"
+        for s in ("", "nearest_", "constant_")
+        for p in ("", "release_")
+        for n in range(1, 5)
+    ]
+    return {
+        key: value
+        for name in names
+        for key, value in {
+            name: base,
+            f"{name}_ci_low": base - 1,
+            f"{name}_ci_high": base + 1,
+            f"{name}_n": 7,
+            f"{name}_chance": 20,
+        }.items()
+    }
+
+
+def ours(cells):
+    return [cell for cell in cells if cell.source == "ours"]
+
+
+def test_every_published_cell_is_there_as_printed(params):
+    tables = paper_tables(params, metrics_of, PHANTOMS)
+    assert list(tables) == list(TITLES) == ["1", "2", "3", "4", "5", "6", "A1"]
+    shown = [
+        (name, c.dataset, c.metric, c.setting, c.method, c.value)
+        for name, cells in tables.items()
+        for c in cells
+        if c.source != "ours"
+    ]
+    rows = published()
+    assert sorted(shown) == sorted(
+        (r["table"], r["dataset"], r["metric"], r["setting"], r["method"], float(r["value"])) for r in rows
+    )
+
+
+def test_ours_come_from_the_stage_they_name(params):
+    tables = paper_tables(params, metrics_of, PHANTOMS)
+    one = next(
+        c
+        for c in ours(tables["1"])
+        if (c.dataset, c.setting, c.method) == ("siim", "10%", "full, fine-tuned")
+    )
+    expected = metrics_of("finetune@full-phantom-siim-10")["auroc"]
+    assert (one.value, one.ci_low, one.ci_high, one.n, one.chance) == (
+        expected,
+        expected - 1,
+        expected + 1,
+        7,
+        20,
+    )
+    assert one.data == "phantom-siim (phantom)"
+    three = {c.dataset: c for c in ours(tables["3"])}
+    assert three["chexpert_5x200"].value == metrics_of("zero_shot@full-phantom-chexpert")["accuracy"]
+    a1 = [c for c in ours(tables["A1"]) if c.setting == "itc+itm+itg+tig (1.0)"]
+    assert {c.metric: c.value for c in a1}["zero_shot_accuracy"] == metrics_of("zero_shot@full-phantom")[
+        "accuracy"
+    ]
+    assert all(
+        c.data.endswith("(phantom)") for cells in tables.values() for c in ours(cells) if c.value is not None
+    )
+
+
+def test_what_is_missing_is_empty_and_says_why(params):
+    evaluate = dataclasses.replace(params.evaluate, zero_shot=("phantom",))
+    datasets = {name: d for name, d in params.datasets.items() if name != "phantom-siim"}
+    finetune = {name: labels for name, labels in evaluate.finetune.items() if name != "phantom-siim"}
+    changed = dataclasses.replace(
+        params, datasets=datasets, evaluate=dataclasses.replace(evaluate, finetune=finetune)
+    )
+
+    def read(stage):
+        assert stage != "zero_shot@full-phantom-rsna", "not asked about what does not run"
+        return metrics_of(stage)
+
+    tables = paper_tables(changed, read, PHANTOMS)
+    cells = [c for cells in tables.values() for c in ours(cells)]
+    assert all(bool(c.note) for c in cells if c.value is None)
+    notes = {c.note for c in cells if c.value is None}
+    assert "no data set of layout siim_acr in params.yaml" in notes
+    assert "zero_shot@full-phantom-rsna is not enabled in params.yaml" in notes
+    assert "score_images@full does not measure fid_synthetic" in notes
+    missing = [c.setting for c in ours(tables["6"]) if c.value is None]
+    assert set(missing) == {"itc", "itc+itm", "itc+itm+itg", "itc+itm+tig"}
+
+
+def test_the_ablation_preset_fills_tables_6_and_a1():
+    ablation = load_params(REPO / "workflow/presets/ablation.yaml")
+    tables = paper_tables(ablation, metrics_of, PHANTOMS)
+    for name in ("6", "A1"):
+        assert all(c.value is not None for c in ours(tables[name]) if c.setting in settings(tables[name])), (
+            name
+        )
+
+
+def settings(cells):
+    return {c.setting for c in cells if c.source != "ours"}
+
+
+@pytest.mark.parametrize(
+    ("weights", "six", "a1"),
+    [
+        ((1, 1, 0, 1), "itc+itm+tig", "itc+itm+tig"),
+        ((1, 1, 1, 1), "itc+itm+itg+tig", "itc+itm+itg+tig (1.0)"),
+        ((1, 1, 1, 0.8), "itc=1 itm=1 itg=1 tig=0.8", "itc+itm+itg+tig (0.8)"),
+        ((0.5, 0, 0, 1), "itc=0.5 itm=0 itg=0 tig=1", "itc=0.5 itm=0 itg=0 tig=1"),
+    ],
+)
+def test_variants_are_known_by_their_weights(weights, six, a1):
+    variant = Variant(*map(float, weights))
+    assert (objectives_of(variant, False), objectives_of(variant, True)) == (six, a1)
+
+
+def test_files_and_page_hold_the_same_cells(params, tmp_path):
+    tables = paper_tables(params, metrics_of, PHANTOMS)
+    write_tables(tables, tmp_path)
+    assert {p.name for p in tmp_path.iterdir()} == {f"table_{name}.csv" for name in TITLES}
+    with (tmp_path / "table_3.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == len(tables["3"])
+    assert rows[0]["method"] == "ConVIRT" and rows[0]["value"] == "43.8" and rows[0]["ci_low"] == ""
+    for section in paper_section(tables):
+        for _, lines in section["groups"]:
+            assert all(len(line["cells"]) == len(section["columns"]) for line in lines)
+        values = [c["value"] for _, lines in section["groups"] for line in lines for c in line["cells"] if c]
+        assert all(re.fullmatch(r"(\d+\.\d)?", value) for value in values)
