@@ -6,10 +6,20 @@ import pydicom
 import pytest
 from PIL import Image
 from pydicom.data import get_testdata_file
-from pydicom.uid import ExplicitVRLittleEndian, JPEG2000Lossless, RLELossless
+from pydicom.encaps import encapsulate, generate_frames
+from pydicom.pixels import apply_modality_lut, apply_voi_lut
+from pydicom.uid import (
+    JPEG2000,
+    ExplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGBaseline8Bit,
+    JPEGLosslessSV1,
+    RLELossless,
+)
 
 from stages.datasets.images import UnreadableImage, decode_image
 from stages.errors import InputError
+from tests.datasets import jpeg_lossless
 
 SAMPLES = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "dicom-samples"
 
@@ -144,20 +154,26 @@ def test_a_file_that_is_gone_is_no_bad_picture(tmp_path, suffix):
         decode_image(tmp_path / f"gone.{suffix}", 8, "squash")
 
 
-def dicom(path, stored, *, bits=12, signed=False, syntax=None, interpretation="MONOCHROME2", **tags):
-    """A DICOM file with `stored` as its pixels."""
+def dicom(
+    path, stored, *, bits=12, signed=False, syntax=None, packed=None, interpretation="MONOCHROME2", **tags
+):
+    """A DICOM file with `stored` as its pixels, compressed by `syntax`, or with `packed` for its compressed frame."""
     dataset = pydicom.Dataset()
     dataset.SOPClassUID, dataset.SOPInstanceUID = "1.2.840.10008.5.1.4.1.1.7", "1.2.3"
     dataset.Rows, dataset.Columns, dataset.SamplesPerPixel = *stored.shape, 1
     dataset.PhotometricInterpretation = interpretation
-    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 16, bits, bits - 1
+    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 8 if bits == 8 else 16, bits, bits - 1
     dataset.PixelRepresentation = int(signed)
-    dataset.PixelData = stored.astype("<i2" if signed else "<u2").tobytes()
+    dataset.PixelData = stored.astype("u1" if bits == 8 else "<i2" if signed else "<u2").tobytes()
     dataset.file_meta = pydicom.dataset.FileMetaDataset()
     dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     for name, value in tags.items():
         setattr(dataset, name, value)
-    if syntax:
+    if packed:
+        dataset.PixelData = encapsulate([packed])
+        dataset["PixelData"].VR = "OB"
+        dataset.file_meta.TransferSyntaxUID = syntax
+    elif syntax:
         dataset.compress(syntax)
     dataset.save_as(path, enforce_file_format=True)
     return path
@@ -171,10 +187,42 @@ def assert_close(decoded, expected):
     assert np.abs(decoded - expected).max() <= 0.51
 
 
-@pytest.mark.parametrize("syntax", [None, RLELossless, JPEG2000Lossless])
-def test_dicom_is_scaled_by_its_stored_range(tmp_path, syntax):
-    path = dicom(tmp_path / "a.dcm", STORED, syntax=syntax)
-    assert_close(decode_image(path, 64, "squash"), SCALED)
+@pytest.mark.parametrize("bits", [10, 12, 14, 16])
+@pytest.mark.parametrize("syntax", [None, RLELossless, JPEG2000Lossless, JPEGLosslessSV1])
+def test_dicom_is_scaled_by_its_stored_range(tmp_path, syntax, bits):
+    stored = STORED * 2**bits // 4096
+    packed = jpeg_lossless.encode(stored, bits) if syntax == JPEGLosslessSV1 else None
+    path = dicom(tmp_path / "a.dcm", stored, bits=bits, syntax=syntax, packed=packed)
+    assert_close(decode_image(path, 64, "squash"), stored * 255 / (2**bits - 1))
+
+
+@pytest.mark.parametrize(
+    ("syntax", "kind", "options"),
+    [
+        (JPEGBaseline8Bit, "JPEG", {"quality": 90}),
+        (JPEG2000, "JPEG2000", {"no_jp2": True, "irreversible": True, "quality_layers": [20]}),
+    ],
+)
+def test_dicom_with_a_lossy_frame_is_what_pillow_decodes(tmp_path, syntax, kind, options):
+    buffer = io.BytesIO()
+    Image.fromarray(smooth(64, 64)).save(buffer, kind, **options)
+    path = dicom(tmp_path / "a.dcm", smooth(64, 64), bits=8, syntax=syntax, packed=buffer.getvalue())
+    assert np.abs(decode_image(path, 64, "squash").astype(int) - np.asarray(Image.open(buffer))).max() <= 1
+
+
+@pytest.mark.parametrize("name", ["CT_small", "MR_small", "693_J2KI", "JPEG2000", "JPGExtended", "image_dfl"])
+def test_dicom_of_other_makers_as_pydicom_shows_it(name):
+    """pydicom's own chain of LUTs, then its range to 8 bit, at full size."""
+    path = get_testdata_file(f"{name}.dcm")
+    dataset = pydicom.dcmread(path)
+    values = apply_modality_lut(dataset.pixel_array, dataset)
+    bits = 2**dataset.BitsStored
+    ends = np.array([-bits // 2, bits // 2 - 1] if dataset.PixelRepresentation else [0, bits - 1])
+    low, high = ends * float(dataset.get("RescaleSlope", 1)) + float(dataset.get("RescaleIntercept", 0))
+    shown = np.clip((apply_voi_lut(values, dataset) - low) / (high - low), 0, 1) * 255
+    side = max(shown.shape)
+    expected = Image.fromarray(shown.astype(np.float32)).resize((side, side), Image.Resampling.LANCZOS)
+    assert_close(decode_image(path, side, "squash"), np.clip(np.asarray(expected), 0, 255))
 
 
 def test_dicom_monochrome1_is_inverted_and_rescaling_does_not_matter(tmp_path):
@@ -242,7 +290,14 @@ def test_dicom_that_is_truncated_or_no_single_grey_picture(tmp_path):
 
 @pytest.mark.skipif(not SAMPLES.is_dir(), reason=f"the DICOM samples are not at {SAMPLES}")
 def test_a_real_jpeg_compressed_radiograph_and_its_relabelled_copy():
-    plain = decode_image(SAMPLES / "siim_jpeg_baseline_monochrome2.dcm", 64, "squash")
-    inverted = decode_image(SAMPLES / "siim_relabelled_monochrome1.dcm", 64, "squash")
+    """The files differ in one byte, MONOCHROME2 or 1: what is inverted is the source, so the picture has to be."""
+    paths = SAMPLES / "siim_jpeg_baseline_monochrome2.dcm", SAMPLES / "siim_relabelled_monochrome1.dcm"
+    contents = [path.read_bytes() for path in paths]
+    assert [pair for pair in zip(*contents, strict=True) if pair[0] != pair[1]] == [(ord("2"), ord("1"))]
+    plain, inverted = (decode_image(path, 1024, "squash") for path in paths)
+    np.testing.assert_array_equal(inverted, 255 - plain)
+    frame = next(generate_frames(pydicom.dcmread(paths[0]).PixelData, number_of_frames=1))
+    assert np.abs(plain.astype(int) - np.asarray(Image.open(io.BytesIO(frame)))).max() <= 1, (
+        "as Pillow has it"
+    )
     assert plain.std() > 30
-    assert np.abs(plain.astype(int) + inverted - 255).max() <= 1, "same pixels, the opposite meaning"

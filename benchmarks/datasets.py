@@ -1,0 +1,167 @@
+"""Data sets at MIMIC-CXR's real size: `python -m benchmarks.datasets write FOLDER`, then `... measure FOLDER [--save]`.
+
+`write` makes copies with invented content at 1/10, 1/3 and all of the 377 110 images and 227 835 studies (some
+minutes, 4 GB, mostly small files), and radiographs of the real size. `measure` tells for each copy
+* the whole of `prepare`: filtering, joining, splitting, sections of every report (asked: 30 s and 2 GB at most);
+* sections alone, from a folder and from one zip file, beside the plain way: one process that reads file by file
+  and parses line by line (asked: at least 3 x faster, identical results);
+and for radiographs `decode_images`, beside bare decoding and resizing on the same cores (asked: at least 80 %).
+Everything runs on two cores, each measurement in a process of its own, files in the system's cache.
+`--save` writes benchmarks/results/datasets-DATE.json. The exit code is 1 if something asked for is missed.
+"""
+
+import argparse
+import datetime
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from importlib.metadata import version
+from pathlib import Path
+
+from benchmarks import mimic_size
+
+REPO = Path(__file__).resolve().parents[1]
+RESULTS = REPO / "benchmarks" / "results"
+PARTS = {"tenth": 0.1, "third": 1 / 3, "full": 1.0}
+PICTURES = {"tenth": 120, "third": 400, "full": 1200}  # of radiographs, all of MIMIC's would take hours
+CORES = 2
+
+
+def write(folder: Path) -> None:
+    """The copies and the radiographs; finished ones are not written again."""
+    for name, part in PARTS.items():
+        if not (folder / name / "written").exists():
+            shutil.rmtree(folder / name, ignore_errors=True)
+            mimic_size.write_copy(folder / name, part)
+            (folder / name / "written").touch()
+        print(f"{folder / name}: {part:.0%}", flush=True)
+    if not (folder / "radiographs").exists():
+        mimic_size.write_radiographs(folder / "radiographs.partial", max(PICTURES.values()))
+        (folder / "radiographs.partial").rename(folder / "radiographs")
+
+
+def measured(name: str, *arguments: object) -> dict:
+    """The figures of one measurement in benchmarks/dataset_measurements.py, in a fresh process in an empty folder."""
+    environment = os.environ | {
+        "PYTHONPATH": str(REPO),
+        "POLARS_MAX_THREADS": str(CORES),
+        "OMP_NUM_THREADS": "1",
+    }
+    command = [sys.executable, "-m", "benchmarks.dataset_measurements", name, *map(str, arguments)]
+    with tempfile.TemporaryDirectory() as temporary:
+        done = subprocess.run(
+            command, cwd=temporary, env=environment, check=True, stdout=subprocess.PIPE, text=True
+        )
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def table_figures(folder: Path) -> dict[str, float]:
+    """prepare and sections of each copy; raises SystemExit where the sections differ from the plain way's."""
+    figures = {}
+    for name in PARTS:
+        copy = (folder / name).resolve()
+        prepared = measured("prepare", copy)
+        plain = measured("plain_sections", copy)
+        files, packed = measured("sections", copy), measured("sections", copy / "mimic-cxr-reports.zip")
+        if len({run["digest"] for run in (plain, files, packed)}) > 1:
+            sys.exit(f"{copy}: the sections are not the same")
+        figures |= {
+            f"prepare_s_{name}": prepared["seconds"],
+            f"prepare_tables_s_{name}": prepared["seconds"] - prepared["sections"],
+            f"prepare_peak_gb_{name}": prepared["peak_gb"],
+            f"plain_sections_s_{name}": plain["seconds"],
+            f"sections_s_{name}": files["seconds"],
+            f"sections_zip_s_{name}": packed["seconds"],
+            f"sections_times_faster_{name}": plain["seconds"] / files["seconds"],
+            f"sections_zip_times_faster_{name}": plain["seconds"] / packed["seconds"],
+        }
+    return figures
+
+
+def picture_figures(folder: Path) -> dict[str, float]:
+    """decode_images beside bare decoding, on the same radiographs, before and after."""
+    figures, radiographs = {}, (folder / "radiographs").resolve()
+    for name, count in PICTURES.items():
+        bare = [measured("bare_decoding", radiographs, count, CORES)["seconds"]]
+        stage = measured("decode_images", radiographs, count)["seconds"]
+        bare.append(measured("bare_decoding", radiographs, count, CORES)["seconds"])
+        figures |= {
+            f"bare_decoding_per_s_{name}": count / (sum(bare) / 2),
+            f"decode_images_per_s_{name}": count / stage,
+            f"decode_images_share_{name}": sum(bare) / 2 / stage,
+        }
+    return figures
+
+
+def missed(figures: dict[str, float]) -> list[str]:
+    """What is asked for and not reached at full size, and what grows faster than the data."""
+    asked = {
+        "prepare_s_full": ("<=", 30.0),
+        "prepare_peak_gb_full": ("<=", 2.0),
+        "sections_times_faster_full": (">=", 3.0),
+        "sections_zip_times_faster_full": (">=", 3.0),
+        "decode_images_share_full": (">=", 0.8),
+    }
+    found = []
+    for name, (relation, limit) in asked.items():
+        value = figures.get(name, limit)
+        if value > limit if relation == "<=" else value < limit:
+            found.append(f"{name} is {value:.2f}, asked: {relation} {limit:g}")
+    for name in ("prepare_s", "sections_s", "sections_zip_s"):
+        if f"{name}_full" in figures and figures[f"{name}_full"] > 3.3 * figures[f"{name}_third"]:
+            found.append(f"{name} grows faster than the data")
+    return found
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("action", choices=("write", "tables", "pictures", "measure"))
+    parser.add_argument("folder", type=Path, help="where the copies are, or are to be written")
+    parser.add_argument("--save", action="store_true", help="write benchmarks/results/datasets-DATE.json")
+    arguments = parser.parse_args()
+    if arguments.action == "write":
+        write(arguments.folder)
+        return 0
+
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:CORES])
+    load, figures = os.getloadavg()[0], {}
+    if arguments.action != "pictures":
+        figures |= table_figures(arguments.folder)
+    if arguments.action != "tables":
+        figures |= picture_figures(arguments.folder)
+    for name, value in figures.items():
+        print(f"{name:<36} {value:8.2f}")
+    if arguments.save:
+        save(figures, load)
+    print("\n".join(missed(figures)) or "everything asked for is reached")
+    return 1 if missed(figures) else 0
+
+
+def save(figures: dict[str, float], load: float) -> None:
+    """Add the figures to today's file of results."""
+    path = RESULTS / f"datasets-{datetime.date.today().isoformat()}.json"
+    record = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    record |= {
+        "command": "python -m benchmarks.datasets measure FOLDER --save",
+        "date": datetime.date.today().isoformat(),
+        "cores": CORES,
+        "load_before": round(load, 1),
+        "python": platform.python_version(),
+        **{package: version(package) for package in ("polars", "pillow")},
+        "studies": {name: round(mimic_size.STUDIES * part) for name, part in PARTS.items()},
+        "images": {name: round(mimic_size.IMAGES * part) for name, part in PARTS.items()},
+        "radiographs": PICTURES,
+        **{name: round(value, 3) for name, value in figures.items()},
+    }
+    path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    print(f"written: {path.relative_to(REPO)}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
