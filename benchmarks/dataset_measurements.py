@@ -126,13 +126,13 @@ def decode_images(folder: str, count: str) -> dict:
     return {"seconds": time.perf_counter() - started}
 
 
-def bare_decoding(folder: str, count: str, cores: str) -> dict:
+def bare_decoding(folder: str, count: str, cores: str, margin: str) -> dict:
     """libjpeg's scaled decoding and Pillow's resizing, nothing kept; from when every process is ready."""
     names = sorted(str(path) for path in Path(folder).iterdir())[: int(count)]
     context = multiprocessing.get_context("spawn")
     ready = context.Barrier(int(cores) + 1)
     processes = [
-        context.Process(target=decode_barely, args=(names[start :: int(cores)], ready))
+        context.Process(target=decode_barely, args=(names[start :: int(cores)], int(margin), ready))
         for start in range(int(cores))
     ]
     for process in processes:
@@ -144,12 +144,12 @@ def bare_decoding(folder: str, count: str, cores: str) -> dict:
     return {"seconds": time.perf_counter() - started}
 
 
-def decode_barely(paths: list[str], ready) -> None:
-    """Each file at the scale of libjpeg that leaves twice the size, then down to the size."""
+def decode_barely(paths: list[str], margin: int, ready) -> None:
+    """Each file at the smallest scale of libjpeg that leaves `margin` times the size, then down to the size."""
     ready.wait()
     for path in paths:
         with Image.open(path) as image:
-            image.draft("L", (2 * SIZE, 2 * SIZE))
+            image.draft("L", (margin * SIZE, margin * SIZE))
             np.asarray(image.resize((SIZE, SIZE), Image.Resampling.LANCZOS))
 
 

@@ -34,6 +34,7 @@ LABELS = (
 RADIOGRAPH = (3056, 2544)  # pixels, rows x columns: the usual size; about 1.5 MB as JPEG, as in the data set
 GRAIN = 2.0  # grey levels of film grain, which makes the files as large as that
 
+POOL = 2000  # texts of each section, from which reports are put together
 # Layout of a report -> how often in 1000; {f} findings, {i} impression, {c} a clause.
 REPORTS = {
     " EXAMINATION:  CHEST (PA AND LAT)\n \n INDICATION:  {c}\n \n TECHNIQUE:  Chest PA and lateral\n \n"
@@ -165,7 +166,7 @@ def invented_reports(seed: int) -> Iterator[str]:
         ]
         return "\n ".join(textwrap.wrap("  ".join(told), 75))
 
-    findings, impressions = ([sentences(count) for _ in range(2000)] for count in (5, 2))
+    findings, impressions = ([sentences(count) for _ in range(POOL)] for count in (5, 2))
     layouts, weights = list(REPORTS), list(REPORTS.values())
     while True:
         yield (
