@@ -206,6 +206,7 @@ class ZeroShot:
 @dataclass(frozen=True)
 class Retrieve:
     ks: tuple[int, ...]
+    rerank: int | None
     bootstrap: int
 
 

@@ -1,20 +1,22 @@
 """Stage write_reports: a report for each test picture, scored against the radiologist's (paper Table 4)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 
+from stages.datasets.statements import NAMES, findings_told
 from stages.entry import run_stage
 from stages.inference import Trained, batches, load_trained, seeded_rows, usable_items
 from stages.metrics.bootstrap import Interval, bootstrap, bootstrap_means
+from stages.metrics.clinical import finding_counts, finding_f1, optional_scores
 from stages.metrics.meteor import Meteor, meteor
 from stages.metrics.retrieval import rank_texts
-from stages.metrics.text import BLEU_COUNTS, PROTOCOLS, best_constant, bleu, bleu_statistics, rouge_l
+from stages.metrics.text import BLEU_COUNTS, PROTOCOLS, best_constant, bleu, bleu_statistics, cider, rouge_l
 from stages.params import Params, WriteReports
 from stages.storage.features import FeatureStore
-from stages.storage.tables import PREPARED, Schema, read_table, write_table
+from stages.storage.tables import LABEL_PREFIX, PREPARED, Schema, read_table, write_table
 from stages.tracking import Run
 
 CONSTANT_FROM = 10_000  # training reports among which the best constant one is sought, drawn by the seed
@@ -36,9 +38,13 @@ PREDICTIONS = Schema(
 def write_reports(params: Params, run: Run, variant: str, dataset: str) -> None:
     """Write a report for each test picture of DATASET with the model VARIANT and score them.
 
-    Figures are in percent: BLEU-1 to 4, METEOR and ROUGE-L under the field's protocol (`bleu_1` ...) and the
+    Figures are times 100: BLEU-1 to 4, METEOR, ROUGE-L and CIDEr under the field's protocol (`bleu_1` ...) and the
     release's (`release_bleu_1` ...); in front of them `constant_` for the best constant report, which is chosen
     on the training reports, and `nearest_` for the training report most similar to the picture. `bleu_4_gain` is what the model has over the constant report.
+
+    `findings_f1_micro` and `_macro` hold what a report tells, read by a rule (stages/datasets/statements.py),
+    against the labels of its picture, which are the truth in a phantom. CheXbert, RadGraph and RadEval are asked
+    where they are installed; the log says how to get them where not.
     """
     with Meteor() as scorer:  # loads its dictionaries while the model writes
         store = FeatureStore(Path("data/features") / dataset)
@@ -87,6 +93,27 @@ def write_reports(params: Params, run: Run, variant: str, dataset: str) -> None:
                     for name, value in score(references, predictions, scorer, how).items()
                 }
             )
+    clinical(run, test, references, systems, how)
+
+
+def clinical(
+    run: Run, test: pl.DataFrame, references: Sequence[str], systems: Mapping[str, Sequence[str]], how: dict
+) -> None:
+    """Findings told by each system against the labels, and the optional scorers on the model's reports."""
+    findings = tuple(name for name in NAMES if LABEL_PREFIX + name in test.columns)
+    if findings:
+        truth = test.select(LABEL_PREFIX + name for name in findings).fill_null(0).to_numpy().astype(float)
+        truth[truth < 0] = np.nan  # uncertain
+        for system, predictions in systems.items():
+            told = [findings_told(text, findings) for text in predictions]
+            matrix = np.array([[name in found for name in findings] for found in told])
+            intervals = bootstrap(finding_counts(matrix, truth), finding_f1, **how)
+            for name, interval in zip(("micro", "macro"), intervals, strict=True):
+                run.metrics(interval.flat(f"{system}findings_f1_{name}", scale=100))
+    scores, missing = optional_scores(references, systems[""])
+    run.metrics({name: 100 * value for name, value in scores.items()})
+    for line in missing:
+        run.say(line)
 
 
 def generate(
@@ -151,7 +178,7 @@ def gain(
 def intervals_of(
     references: Sequence[Sequence[str]], predictions: Sequence[str], scorer: Meteor, how: dict
 ) -> dict[str, Interval]:
-    """BLEU-1 to 4, METEOR and ROUGE-L of cleaned texts, in [0, 1], by name."""
+    """BLEU-1 to 4, METEOR, ROUGE-L in [0, 1] and CIDEr in [0, 10] of cleaned texts, by name."""
     *bleus, meteor_score = bootstrap(
         np.concatenate(
             [bleu_statistics(references, predictions), scorer.statistics(references, predictions)], axis=1
@@ -161,10 +188,12 @@ def intervals_of(
         ),
         **how,
     )
-    (rouge,) = bootstrap_means(rouge_l(references, predictions)[:, None], **how)
+    each = np.stack([rouge_l(references, predictions), cider(references, predictions)], axis=1)
+    rouge, consensus = bootstrap_means(each, **how)
     return {f"bleu_{n}": interval for n, interval in enumerate(bleus, 1)} | {
         "meteor": meteor_score,
         "rouge_l": rouge,
+        "cider": consensus,
     }
 
 

@@ -42,14 +42,17 @@ def knowing(direction: np.ndarray):
         def embed_texts(self, texts):
             return direction
 
-    return lambda variant, store: Knowing(None, None, None)
+    return lambda params, variant, dataset: (
+        Knowing(None, None, None),
+        FeatureStore(f"data/features/{dataset}"),
+    )
 
 
 def test_knowing_which_report_belongs_to_which_picture_scores_100(params, monkeypatch):
     n = SPLITS["test"]
     classes = np.eye(2)[np.arange(n) % 2]
     own = 0.1 * np.eye(n)
-    monkeypatch.setattr(stage, "load_trained", knowing(np.hstack([classes, own]).astype(np.float32)))
+    monkeypatch.setattr(stage, "load_model", knowing(np.hstack([classes, own]).astype(np.float32)))
     metrics = run_retrieve(params)
     for direction in ("i2t", "t2i"):
         assert metrics[f"{direction}_recall_at_1"] == 100
@@ -188,3 +191,31 @@ def test_same_seed_same_numbers(params):
     assert run_retrieve(params) == first
     other = run_retrieve(dataclasses.replace(params, seed=1))
     assert other["i2t_map_at_5"] == first["i2t_map_at_5"]
+
+
+def test_the_matching_head_ranks_the_first_candidates_anew(params, monkeypatch):
+    """A model without a clue whose matching head knows the very report."""
+    reports = pl.read_parquet(TEST)
+    own = dict(zip(reports["image_id"], reports["report"], strict=True))
+    base = knowing(np.ones((SPLITS["test"], 3), np.float32))
+
+    def load(params, variant, dataset):
+        model, store = base(params, variant, dataset)
+
+        class Matching(type(model)):
+            def match(self, store, ids, texts):
+                return np.array([10.0 * (own[i] == t) for i, t in zip(ids, texts, strict=True)])
+
+        return Matching(None, None, None), store
+
+    monkeypatch.setattr(stage, "load_model", load)
+    chosen = dataclasses.replace(params.retrieve, rerank=8)
+    metrics = run_retrieve(dataclasses.replace(params, retrieve=chosen))
+    for direction in ("i2t", "t2i"):
+        assert metrics[f"itm_{direction}_recall_at_1"] == 100 > metrics[f"{direction}_recall_at_1"]
+
+
+def test_re_ranking_by_the_real_matching_head(params):
+    chosen = dataclasses.replace(params.retrieve, rerank=4)
+    metrics = run_retrieve(dataclasses.replace(params, retrieve=chosen))
+    assert 0 <= metrics["itm_i2t_map_at_1"] <= 100 and "itm_t2i_recall_at_10_chance" in metrics

@@ -87,6 +87,11 @@ def test_writing_the_references_scores_100(params, monkeypatch, shared_java):
     assert 0 < metrics["bleu_4_gain_ci_low"] < metrics["bleu_4_gain"] < metrics["bleu_4_gain_ci_high"]
     assert metrics["release_bleu_1"] < 100, "case is lost by the tokenizer, and the release counts it"
 
+    assert metrics["findings_f1_micro"] == metrics["findings_f1_macro"] == 100, (
+        "the references tell the labels"
+    )
+    assert metrics["constant_findings_f1_micro"] < 100 and metrics["cider"] > metrics["constant_cider"]
+
     table = pl.read_parquet(PREDICTIONS)
     assert table.columns == ["image_id", "study_id", "reference", "prediction"]
     assert table["reference"].to_list() == [report_of(n) for n in range(16, 24)]

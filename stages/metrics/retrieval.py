@@ -4,12 +4,12 @@ Scores are fractions in [0, 1], one for each query. Candidates are ranked by dec
 by their number, so that a ranking never depends on chance or on the size of the blocks.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from math import comb
 
 import numpy as np
 
-_CELLS = 8_000_000  # similarities held at a time (32 MB), before the maximum over the queries of an image
+_IMAGES, _TEXTS = 512, 2048  # a block of similarities: 4 MB, which stays in the processor's cache
 
 
 def rank_texts(images: np.ndarray, texts: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -21,50 +21,75 @@ def rank_texts(images: np.ndarray, texts: np.ndarray, k: int) -> tuple[np.ndarra
         images: [N, Q, P], L2-normalised. texts: [M, P], L2-normalised.
     Returns: numbers of texts, int64 [N, min(k, M)], best first, and their similarities, float32, same shape.
     """
-
-    def similarity(queries: slice, candidates: slice) -> np.ndarray:
-        return _similarity(images[queries], texts[candidates])
-
-    return _rank(similarity, len(images), len(texts), k, cells=images.shape[1])
+    return _rank(images, texts, k, 0)[0]
 
 
 def rank_images(images: np.ndarray, texts: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     """The `k` most similar images of each text: int64 and float32 [M, min(k, N)]; else as `rank_texts`."""
+    return _rank(images, texts, 0, k)[1]
 
-    def similarity(queries: slice, candidates: slice) -> np.ndarray:
-        return _similarity(images[candidates], texts[queries]).T
 
-    return _rank(similarity, len(texts), len(images), k, cells=images.shape[1])
+def rank_both(
+    images: np.ndarray, texts: np.ndarray, k: int
+) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
+    """`rank_texts` and `rank_images`, each similarity computed once."""
+    return _rank(images, texts, k, k)
+
+
+def _rank(images: np.ndarray, texts: np.ndarray, k_texts: int, k_images: int) -> tuple:
+    """Exact, block by block; memory grows with N + M, not with N x M."""
+    by_query = np.ascontiguousarray(images.transpose(1, 0, 2), np.float32)  # (Q, N, P)
+    across = np.ascontiguousarray(texts.T, np.float32)  # (P, M)
+    of_images = _Best(len(images), min(k_texts, len(texts)))
+    of_texts = _Best(len(texts), min(k_images, len(images)))
+    for rows in _blocks(len(images), _IMAGES):
+        for columns in _blocks(len(texts), _TEXTS):
+            found = _similarity(by_query[:, rows], across[:, columns])
+            of_images.see(rows, columns.start, found)
+            of_texts.see(columns, rows.start, found.T)
+    return (of_images.ids, of_images.scores), (of_texts.ids, of_texts.scores)
 
 
 def _similarity(images: np.ndarray, texts: np.ndarray) -> np.ndarray:
-    """[n, m]. Rounded, as the last bits of a matrix product depend on its shape and would break ties."""
-    n, queries, width = images.shape
-    products = images.reshape(n * queries, width) @ texts.T
-    return products.reshape(n, queries, len(texts)).max(1).round(6)
+    """[Q, n, P] and [P, m] -> [n, m]. Rounded, as the last bits of a matrix product depend on its shape and would
+    break ties."""
+    best = images[0] @ texts
+    product = np.empty_like(best)
+    for query in images[1:]:
+        np.matmul(query, texts, out=product)
+        np.maximum(best, product, out=best)
+    return best.round(6, out=best)
 
 
-def _rank(
-    similarity: Callable[[slice, slice], np.ndarray], n_queries: int, n_candidates: int, k: int, cells: int
-) -> tuple[np.ndarray, np.ndarray]:
-    k = min(k, n_candidates)
-    ids = np.empty((n_queries, k), np.int64)
-    scores = np.empty((n_queries, k), np.float32)
-    side = max(1, int((_CELLS / cells) ** 0.5))
-    for queries in _blocks(n_queries, side):
-        best_scores = np.empty((queries.stop - queries.start, 0), np.float32)
-        best_ids = np.empty_like(best_scores, np.int64)
-        for candidates in _blocks(n_candidates, side):
-            found = similarity(queries, candidates)
-            numbers = np.broadcast_to(np.arange(candidates.start, candidates.stop), found.shape)
-            # Earlier candidates come first, and top_columns prefers them among equals.
-            found = np.concatenate([best_scores, found], axis=1)
-            numbers = np.concatenate([best_ids, numbers], axis=1)
-            columns = _top_columns(found, min(k, found.shape[1]))
-            best_scores = np.take_along_axis(found, columns, axis=1)
-            best_ids = np.take_along_axis(numbers, columns, axis=1)
-        ids[queries], scores[queries] = best_ids, best_scores
-    return ids, scores
+class _Best:
+    """The `k` best candidates of each of `n` queries so far; candidates come in ascending order of their numbers."""
+
+    def __init__(self, n: int, k: int):
+        self.k = k
+        self.scores = np.full((n, k), -np.inf, np.float32)
+        self.ids = np.zeros((n, k), np.int64)
+
+    def see(self, queries: slice, first: int, found: np.ndarray) -> None:
+        """Candidates first, first + 1 ... with their scores [queries, candidates]."""
+        if self.k == 0:
+            return
+        if first == 0:
+            columns = _top_columns(found, min(self.k, found.shape[1]))
+            self.ids[queries, : columns.shape[1]] = columns
+            self.scores[queries, : columns.shape[1]] = np.take_along_axis(found, columns, axis=1)
+            return
+        # A later candidate must be better than the k-th so far: among equals the earlier one stays.
+        better = np.flatnonzero((found > self.scores[queries, -1:]).any(1))
+        if len(better) == 0:
+            return
+        rows = better + queries.start
+        old_scores, old_ids, found = self.scores[rows], self.ids[rows], found[better]
+        columns = _top_columns(found, min(self.k, found.shape[1]))
+        scores = np.concatenate([old_scores, np.take_along_axis(found, columns, axis=1)], axis=1)
+        ids = np.concatenate([old_ids, columns + first], axis=1)
+        order = np.argsort(-scores, axis=1, kind="stable")[:, : self.k]
+        self.scores[rows] = np.take_along_axis(scores, order, axis=1)
+        self.ids[rows] = np.take_along_axis(ids, order, axis=1)
 
 
 def _top_columns(scores: np.ndarray, k: int) -> np.ndarray:
@@ -75,6 +100,13 @@ def _top_columns(scores: np.ndarray, k: int) -> np.ndarray:
     order = np.lexsort((columns, -scores[rows, columns], rows))
     starts = np.searchsorted(rows, np.arange(len(scores)))
     return columns[order[starts[:, None] + np.arange(k)]]
+
+
+def rerank(ranked: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """Rankings [n, depth] with their first K candidates in a new order, by `scores` [n, K], highest first."""
+    k = scores.shape[1]
+    order = np.argsort(-scores, axis=1, kind="stable")
+    return np.concatenate([np.take_along_axis(ranked[:, :k], order, axis=1), ranked[:, k:]], axis=1)
 
 
 def _blocks(n: int, size: int) -> Iterator[slice]:

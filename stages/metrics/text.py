@@ -101,6 +101,15 @@ def rouge_l(references: Sequence[Sequence[str]], predictions: Sequence[str]) -> 
     return np.array([scorer.calc_score([prediction], list(texts)) for texts, prediction in pairs])
 
 
+def cider(references: Sequence[Sequence[str]], predictions: Sequence[str]) -> np.ndarray:
+    """CIDEr of each item [N], by pycocoevalcap, whose scale ends at 10; words are weighed by these references."""
+    from pycocoevalcap.cider.cider import Cider
+
+    truth = {number: list(texts) for number, texts in enumerate(references)}
+    _, scores = Cider().compute_score(truth, {number: [text] for number, text in enumerate(predictions)})
+    return np.asarray(scores, np.float64)
+
+
 def best_constant(reports: Sequence[str]) -> str:
     """The one of `reports` that scores the highest BLEU-4, under the protocol `report`, as the prediction for
     every one of them: what a model that never looks at a picture can reach.

@@ -83,6 +83,9 @@ TEXT_METRICS = {
     "bleu_4": "BLEU-4",
     "meteor": "METEOR",
     "rouge_l": "ROUGE-L",
+    "cider": "CIDEr",
+    "findings_f1_micro": "Findings told, micro F1",
+    "findings_f1_macro": "Findings told, macro F1",
 }
 SYSTEMS = {"": "model", "nearest_": "nearest training report", "constant_": "best constant report"}
 PROTOCOLS = {

@@ -32,9 +32,10 @@ def slow_ranking(scores: np.ndarray, k: int) -> list[list[int]]:
     return [sorted(range(len(row)), key=lambda j: (-row[j], j))[:k] for row in scores]
 
 
-@pytest.mark.parametrize("cells", [30, 300, 10**6])
-def test_rankings_equal_a_full_sort_whatever_the_blocks(monkeypatch, cells):
-    monkeypatch.setattr(retrieval, "_CELLS", cells)
+@pytest.mark.parametrize("blocks", [(1, 1), (7, 3), (4, 50), (512, 2048)])
+def test_rankings_equal_a_full_sort_whatever_the_blocks(monkeypatch, blocks):
+    monkeypatch.setattr(retrieval, "_IMAGES", blocks[0])
+    monkeypatch.setattr(retrieval, "_TEXTS", blocks[1])
     images, texts = embeddings(23, 31)
     texts[10:20] = texts[:10]  # ties
     images[5] = images[4]
@@ -48,6 +49,14 @@ def test_rankings_equal_a_full_sort_whatever_the_blocks(monkeypatch, cells):
         ids, values = rank_images(images, texts, k)
         assert ids.tolist() == slow_ranking(scores.T, k)
         assert values == pytest.approx(np.take_along_axis(scores.T, ids, 1), abs=2e-6)
+        (of_images, _), (of_texts, _) = retrieval.rank_both(images, texts, k)
+        assert of_images.tolist() == slow_ranking(scores, k) and np.array_equal(of_texts, ids)
+
+
+def test_only_the_first_k_are_re_ranked():
+    ranked = np.array([[4, 2, 7, 1], [0, 1, 2, 3]])
+    scores = np.array([[0.1, 0.9, 0.5], [0.3, 0.3, 0.3]])
+    assert retrieval.rerank(ranked, scores).tolist() == [[2, 7, 4, 1], [0, 1, 2, 3]]
 
 
 def test_equal_similarities_everywhere_give_the_first_candidates():
@@ -56,7 +65,8 @@ def test_equal_similarities_everywhere_give_the_first_candidates():
 
 
 def test_memory_does_not_grow_with_the_square_of_the_data(monkeypatch):
-    monkeypatch.setattr(retrieval, "_CELLS", 10_000)
+    monkeypatch.setattr(retrieval, "_IMAGES", 100)
+    monkeypatch.setattr(retrieval, "_TEXTS", 100)
     images, texts = embeddings(2000, 2000, queries=2, width=4)
     tracemalloc.start()
     rank_texts(images, texts, 5)

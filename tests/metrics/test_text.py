@@ -13,6 +13,7 @@ from stages.metrics.text import (
     best_constant,
     bleu,
     bleu_statistics,
+    cider,
     clean_caption,
     clean_report,
     release_protocol,
@@ -176,3 +177,14 @@ def test_best_constant_is_chosen_by_rule_among_equals():
     assert best_constant(["d c b a e", "a b c d e"]) == "a b c d e"
     with pytest.raises(ValueError, match="no reports"):
         best_constant([])
+
+
+def test_cider_of_copies_is_10_and_of_strangers_0():
+    references = [
+        ["the heart is large today"],
+        ["a small left pleural effusion"],
+        ["clear lungs on both sides"],
+    ]
+    copies = [texts[0] for texts in references]
+    assert cider(references, copies) == pytest.approx([10, 10, 10])
+    assert cider(references, ["w x y z"] * 3).tolist() == [0, 0, 0]
