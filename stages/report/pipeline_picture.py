@@ -11,6 +11,7 @@ from stages.report.svg import element
 BOX_WIDTH, BOX_HEIGHT = 112, 38
 GAP_X, GAP_Y = 10, 24
 MARGIN = 2
+MOST_IN_ROW = 3  # boxes: what a phone shows without zooming
 
 
 @dataclass(frozen=True)
@@ -25,12 +26,15 @@ class Family:
 def draw_pipeline(families: Sequence[Family], inputs: Mapping[str, Collection[str]]) -> str:
     """An SVG of the families and of what flows between them; `inputs` names the families that each reads from.
 
-    A family stands one row below the lowest of those it reads from. Edges that follow from others are left out.
+    A family stands one row below the lowest of those it reads from, or lower where that row is full. Edges that follow from others are left out.
     """
     inputs = direct(inputs)
     level: dict[str, int] = {}
     for family in families:  # in dvc.yaml's order, in which every stage comes after its inputs
-        level[family.name] = 1 + max((level[name] for name in inputs[family.name]), default=-1)
+        row = 1 + max((level[name] for name in inputs[family.name]), default=-1)
+        while list(level.values()).count(row) == MOST_IN_ROW:
+            row += 1
+        level[family.name] = row
     centre = place_in_rows([family.name for family in families], level, inputs)
     left, right = min(centre.values()), max(centre.values())
     shift = MARGIN + BOX_WIDTH / 2 - left
