@@ -9,7 +9,7 @@ from html import escape
 from stages.report.svg import element
 
 BOX_WIDTH, BOX_HEIGHT = 112, 38
-GAP_X, GAP_Y = 10, 24
+GAP_X, GAP_Y = 8, 24
 MARGIN = 2
 MOST_IN_ROW = 3  # boxes: what a phone shows without zooming
 
