@@ -27,7 +27,7 @@ from benchmarks import mimic_size
 REPO = Path(__file__).resolve().parents[1]
 RESULTS = REPO / "benchmarks" / "results"
 PARTS = {"tenth": 0.1, "third": 1 / 3, "full": 1.0}
-PICTURES = {"tenth": 120, "third": 400, "full": 1200}  # of radiographs, all of MIMIC's would take hours
+PICTURES = {"tenth": 80, "third": 267, "full": 800}  # of radiographs, all of MIMIC's would take hours
 CORES = 2
 
 

@@ -130,7 +130,7 @@ def write_pictures(folder: Path, paths: list[str]) -> None:
     for path in paths:
         place = folder / path
         if place.parent not in made:
-            place.parent.mkdir(parents=True)
+            place.parent.mkdir(parents=True, exist_ok=True)
             made.add(place.parent)
         place.touch()
     sums = (f"{hashlib.sha256(path.encode()).hexdigest()} {path}\n" for path in paths)
