@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedTokenizerBase
 
+    from stages.models.encoders import Encoder
     from stages.models.medunifier import MedUnifierModel
 
 BATCH = 64  # items; results do not depend on it
@@ -125,8 +126,69 @@ def load_trained(variant: str, store: FeatureStore | None = None) -> Trained:
     return Trained(model.to(device).eval(), load_tokenizer(folder), device)
 
 
-def load_model(params: Params, name: str, dataset: str) -> tuple[Trained, MappedRows]:
-    """The model of `models/NAME` and the pictures of a data set in the form that it reads."""
+@dataclass(frozen=True)
+class Other:
+    """Somebody else's encoder with the interface of `Trained`; it reads pictures instead of ViT tokens."""
+
+    name: str
+    encoder: Encoder
+    device: torch.device
+    can_match: bool = False
+
+    def read_pictures(self, store: MappedRows, rows: np.ndarray) -> torch.Tensor:
+        """Normalised pixels of these rows of an ImageStore, on the CPU: float32 [n, 3, size, size]."""
+        import torch
+
+        return self.encoder.prepare(torch.from_numpy(store.read(rows)))
+
+    def picture_encoder(self) -> nn.Module:
+        """As `Trained.picture_encoder`."""
+        from stages.models.encoders import Vectors
+
+        return Vectors(self.encoder)
+
+    def embed_images(self, store: MappedRows, ids: Sequence[str]) -> np.ndarray:
+        """Embeddings of pictures, float32 [n, Q, P], L2-normalised."""
+        import torch
+
+        rows = store.rows(ids)
+        with torch.inference_mode():
+            parts = [
+                self.encoder.embed_pictures(self.read_pictures(store, rows[part]).to(self.device))
+                .cpu()
+                .numpy()
+                for part in batches(len(rows), BATCH, "embed pictures")
+            ]
+        return np.concatenate(parts)
+
+    def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
+        """Embeddings of texts, float32 [n, P], L2-normalised; InputError if the encoder reads no text."""
+        import torch
+
+        if self.encoder.embed_texts is None:
+            raise InputError(
+                f"models/{self.name}: a backbone reads no text; list it in evaluate.finetune_models, not in trained.itc"
+            )
+        with torch.inference_mode():
+            parts = [
+                self.encoder.embed_texts(texts[part]).cpu().numpy()
+                for part in batches(len(texts), BATCH, "embed reports")
+            ]
+        return np.concatenate(parts)
+
+
+def load_model(params: Params, name: str, dataset: str) -> tuple[Trained | Other, MappedRows]:
+    """The model of `models/NAME`, a variant or one of `encoders`, and a data set's pictures in the form it reads."""
+    if name in params.encoders:
+        import torch
+
+        from stages.models.encoders import load_encoder
+        from stages.storage.images import ImageStore
+
+        encoder = load_encoder(Path("models") / name)
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        encoder.network.to(device)
+        return Other(name, encoder, device), ImageStore(Path("data/images") / dataset)
     store = FeatureStore(Path("data/features") / dataset)
     return replace(load_trained(name, store), can_match=params.variants[name].itm > 0), store
 

@@ -242,6 +242,7 @@ class Params:
     model: Model
     pretrain: Pretrain
     variants: Mapping[str, Variant]
+    encoders: tuple[str, ...]
     trained: TrainedVariants
     evaluate: Evaluate
     finetune: Finetune
@@ -320,10 +321,15 @@ def _cross_checks(params: Params) -> Iterator[str]:
         if not any(vars(variant).values()):
             yield refused(f"variants.{name}", vars(variant), "at least one weight above 0")
     for name in params.evaluate.finetune_models:
-        if name not in params.variants:
-            yield refused("evaluate.finetune_models", name, f"a variant ({', '.join(params.variants)})")
+        if name not in (*params.variants, *params.encoders):
+            allowed = ", ".join((*params.variants, *params.encoders))
+            yield refused("evaluate.finetune_models", name, f"a variant or one of `encoders` ({allowed})")
+    for name in params.encoders:
+        if name in params.variants:
+            yield refused("encoders", name, "a name that no variant has")
     for objective, names in vars(params.trained).items():
         able = [name for name, variant in params.variants.items() if getattr(variant, objective) > 0]
+        able += params.encoders if objective == "itc" else ()  # they embed pictures and texts, no more
         for name in names:
             if name not in able:
                 allowed = (

@@ -105,6 +105,10 @@ def test_numbers_are_read_as_dvc_reads_them(tmp_path: Path) -> None:
         ),
         ("trained.tig", ["itc_only"], "itc_only", "a variant whose weight of tig is above 0 (full)"),
         ("trained.itc", [], "[]", "of 1 or more entries"),
+        ("encoders", ["full"], "full", "a name that no variant has"),
+        ("evaluate.finetune_models", ["clip"], "clip", "a variant or one of `encoders` (full)"),
+        ("evaluate.finetune", {"siim": ["pneumothorax"]}, "siim", "a data set listed under `datasets`"),
+        ("zero_shot.aggregation", "median", "median", "max | mean | ensemble"),
         ("pretrain.temperature_range", [0.1, 0.5], "0.07", "within temperature_range (0.1 to 0.5)"),
         ("pretrain.decay_all", 1, "1", "boolean"),
         ("model.adapter", "relu", '"relu"', "unit_length | rectified"),
@@ -164,6 +168,16 @@ def test_a_head_that_no_objective_trains_is_not_evaluated(tmp_path: Path) -> Non
         'trained.itg: "full" is refused; allowed: a variant whose weight of itg is above 0 (there is none)'
         in message
     )
+
+
+def test_another_encoder_is_judged_where_it_can_be(tmp_path: Path) -> None:
+    changes = {
+        "encoders": ["clip"],
+        "trained.itc": ["full", "clip"],
+        "evaluate.finetune_models": ["full", "clip"],
+    }
+    assert load_params(edited(tmp_path, changes)).encoders == ("clip",)
+    assert "trained.itg" in refusal(edited(tmp_path, changes | {"trained.itg": ["clip"]}))
 
 
 def test_every_violation_is_told_at_once(tmp_path: Path) -> None:
