@@ -122,6 +122,14 @@ def load_trained(variant: str, store: FeatureStore | None = None) -> Trained:
             f"{store.folder}: tokens are {store.width} wide, {folder} was trained on {model.config.vision_width}; "
             f"run extract_features and pretrain@{variant} with the same `vision`"
         )
+    trained_on = (model.config.vision or {}).get("checksum")
+    if store is not None and trained_on is not None:
+        found = next(iter(store.manifests.values()))["checksum"]
+        if found != trained_on:
+            raise InputError(
+                f"{store.folder}: the tokens are another ViT's than those that {folder} was trained on; "
+                f"run extract_features and pretrain@{variant} with the same `vision`"
+            )
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return Trained(model.to(device).eval(), load_tokenizer(folder), device)
 

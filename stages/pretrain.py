@@ -145,6 +145,7 @@ def build_model(params: Params, tokenizer, features: FeatureStore, run: Run) -> 
     from stages.models.text import DECODE_TOKEN
 
     m = params.model
+    vision = next(iter(features.manifests.values()))  # all shards tell the same
     model = MedUnifierModel(
         MedUnifierConfig(
             vision_width=features.width,
@@ -178,6 +179,7 @@ def build_model(params: Params, tokenizer, features: FeatureStore, run: Run) -> 
             sep_token_id=tokenizer.sep_token_id,
             initializer_range=m.init_std,
             decode_token_id=tokenizer.convert_tokens_to_ids(DECODE_TOKEN),
+            vision={name: vision[name] for name in ("model", "revision", "skip_last_blocks", "checksum")},
         )
     )
     if m.text_checkpoint:
@@ -240,10 +242,13 @@ def save_model(
     model: "MedUnifierModel", tokenizer, params: Params, variant: str, values: dict[str, float]
 ) -> None:
     """models/VARIANT in transformers' layout, with a model card."""
+    from stages.models.processor import MedUnifierImageProcessor, MedUnifierProcessor
+
     folder = Path("models") / variant
     shutil.rmtree(folder, ignore_errors=True)
     model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    images = MedUnifierImageProcessor(params.images.size, params.images.aspect)
+    MedUnifierProcessor(images, tokenizer, params.model.max_text_tokens).save_pretrained(folder)
     p = params.pretrain
     lines = [
         "---\nlibrary_name: transformers\ntags: [chest-x-ray, vision-language, medunifier]\n---",

@@ -58,7 +58,7 @@ def make_project(folder: Path) -> Params:
     ids, rng = table["image_id"].to_list(), np.random.default_rng(0)
     features = rng.normal(size=(len(ids), TOKENS, WIDTH)).astype(np.float16)
     features[:, 0, 0] = list(numbers)
-    manifest = {"model": "none", "revision": None, "checksum": ""}
+    manifest = {"model": "none", "revision": None, "skip_last_blocks": 0, "checksum": ""}
     write_feature_shard(folder / f"data/features/{DATASET}/0", ids, [features], manifest)
     write_images(folder / f"data/images/{DATASET}", ids, (picture_of(n) for n in numbers), 224)
 

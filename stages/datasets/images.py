@@ -34,7 +34,7 @@ def decode_image(path: str | Path, size: int, aspect: str) -> np.ndarray:
     """
     try:
         is_dicom = Path(path).suffix.lower() in _DICOM_SUFFIXES
-        return _fit(_read_dicom(path) if is_dicom else _read_picture(path, size), size, aspect)
+        return square(_read_dicom(path) if is_dicom else _read_picture(path, size), size, aspect)
     except _BROKEN as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise InputError(
@@ -52,15 +52,20 @@ def _read_picture(path: str | Path, size: int) -> Image.Image:
         # A JPEG is decoded at 1/2, 1/4 or 1/8 where that leaves enough: much faster, and a proper average.
         image.draft("L", (2 * size, 2 * size))
         image.load()
-        image = ImageOps.exif_transpose(image)
-        if image.mode.startswith("I"):  # 16 bits, stored range 0..65535; Pillow would cut them at 255
-            return _grey(np.asarray(image, np.float32), 0, 65535)
-        if image.mode == "F":
-            raise ValueError("a floating-point picture has no stored range")
-        if image.has_transparency_data:
-            image = image.convert("RGBA")
-            image = Image.alpha_composite(Image.new("RGBA", image.size, "black"), image)
-        return image.convert("L")
+        return grey(image)
+
+
+def grey(image: Image.Image) -> Image.Image:
+    """A picture of any kind upright and in grey (mode L, or F with 0..255); ValueError if it has no stored range."""
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):  # 16 bits, stored range 0..65535; Pillow would cut them at 255
+        return _grey(np.asarray(image, np.float32), 0, 65535)
+    if image.mode == "F":
+        raise ValueError("a floating-point picture has no stored range")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "black"), image)
+    return image.convert("L")
 
 
 def _read_dicom(path: str | Path) -> Image.Image:
@@ -106,7 +111,8 @@ def _grey(values: np.ndarray, low: float, high: float) -> Image.Image:
     return Image.fromarray(np.clip((values - low) * (255 / (high - low)), 0, 255).astype(np.float32))
 
 
-def _fit(image: Image.Image, size: int, aspect: str) -> np.ndarray:
+def square(image: Image.Image, size: int, aspect: str) -> np.ndarray:
+    """A grey picture (see `grey`) as uint8 [size, size]; `aspect` as for `decode_image`."""
     width, height = image.size
     target, box = (size, size), (0, 0, width, height)
     if aspect == "pad":
@@ -119,7 +125,7 @@ def _fit(image: Image.Image, size: int, aspect: str) -> np.ndarray:
     resized = np.asarray(image.resize(target, Image.Resampling.LANCZOS, box=box, reducing_gap=3.0))
     if resized.dtype != np.uint8:
         resized = np.clip(np.rint(resized), 0, 255).astype(np.uint8)
-    square = np.zeros((size, size), np.uint8)
+    canvas = np.zeros((size, size), np.uint8)
     top, left = (size - resized.shape[0]) // 2, (size - resized.shape[1]) // 2
-    square[top : top + resized.shape[0], left : left + resized.shape[1]] = resized
-    return square
+    canvas[top : top + resized.shape[0], left : left + resized.shape[1]] = resized
+    return canvas

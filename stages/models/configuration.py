@@ -18,6 +18,8 @@ class MedUnifierConfig(PreTrainedConfig):
         decoder_norm, image_channels: see `ImageGenerator`.
         codebook_weight, commitment: of the two terms of Eq. 23 behind the squared error.
         decode_token_id: [DEC].
+        vision: the frozen ViT whose tokens it was trained on: `model, revision, skip_last_blocks, checksum` of the
+            feature manifest; None: not known.
     """
 
     model_type = "medunifier"
@@ -53,3 +55,4 @@ class MedUnifierConfig(PreTrainedConfig):
     sep_token_id: int = 3
     decode_token_id: int = 30522
     initializer_range: float = 0.02
+    vision: dict | None = None

@@ -5,16 +5,19 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import nn
-from transformers import AutoConfig, AutoModel, PreTrainedModel
+from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoProcessor, PreTrainedModel
 from transformers import initialization as init
 
+from stages.errors import InputError
 from stages.models import objectives
 from stages.models.configuration import MedUnifierConfig
 from stages.models.distributed import all_gather, world_size
 from stages.models.generation import NextWord, beam_search, choose_words
 from stages.models.image_generator import Generated, ImageGenerator, LatentAdapter
 from stages.models.packing import Packing
+from stages.models.processor import MedUnifierImageProcessor, MedUnifierProcessor
 from stages.models.qformer import KeysValues, QFormer
+from stages.models.vision import FrozenViT, load_vision
 
 OBJECTIVES = ("itc", "itm", "itg", "tig")
 
@@ -85,6 +88,7 @@ class MedUnifierModel(PreTrainedModel):
             bottom_latents=c.bottom_latents,
             codebook_start=c.codebook_start,
         )
+        self._vision: tuple[FrozenViT, ...] = ()  # in a tuple: no part of this model's weights
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -134,6 +138,23 @@ class MedUnifierModel(PreTrainedModel):
     def read_image(self, features: torch.Tensor) -> list[KeysValues | None]:
         """Normalises the ViT's tokens and prepares them for cross-attention."""
         return self.qformer.read_image(self.vision_norm(features))
+
+    @torch.no_grad()
+    def see(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """Pictures (B, 3, 224, 224) in [0, 1] -> the frozen ViT's tokens (B, 1 + 256, vision width), `features`.
+
+        The ViT is loaded at the first call; tokens are rounded to half precision, as stored features are.
+        Raises InputError when the ViT is not there, or is another than the one of the training.
+        """
+        if not self._vision:
+            about = self.config.vision
+            if about is None:
+                raise InputError("config.json does not tell which ViT this model reads; give it `features`.")
+            vit = load_vision(about["model"], about["revision"], about["skip_last_blocks"])
+            if vit.checksum != about["checksum"]:
+                raise InputError(f"{about['model']}: other weights than those that the model was trained on.")
+            self._vision = (vit,)
+        return self._vision[0].to(pixel_values.device)(pixel_values).half().float()
 
     def encode_image(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Query outputs f^q (B, Q, W), and their ITC embeddings (B, Q, P), L2-normalised (Eq. 8)."""
@@ -322,3 +343,5 @@ def _text_key(ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
 
 AutoConfig.register("medunifier", MedUnifierConfig)
 AutoModel.register(MedUnifierConfig, MedUnifierModel)
+AutoImageProcessor.register(MedUnifierConfig, image_processor_classes={"pil": MedUnifierImageProcessor})
+AutoProcessor.register(MedUnifierConfig, MedUnifierProcessor)

@@ -20,7 +20,7 @@ from stages.storage.rows import MappedRows
 from stages.storage.tables import Schema, read_table, write_table
 
 _SHARD_IDS = Schema("shard", {"image_id": pl.String}, frozenset({"image_id"}))
-_SAME_IN_ALL_SHARDS = ("model", "revision", "checksum", "n_tokens", "width")
+_SAME_IN_ALL_SHARDS = ("model", "revision", "skip_last_blocks", "checksum", "n_tokens", "width")
 
 
 def write_feature_shard(
