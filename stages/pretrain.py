@@ -26,6 +26,7 @@ def pretrain(params: Params, run: Run, variant: str) -> None:
     import torch
 
     from stages.checkpoints import Checkpoints
+    from stages.models.distributed import rank
     from stages.models.text import load_tokenizer
     from stages.training import Recipe, mix, state_folder, train
 
@@ -40,9 +41,14 @@ def pretrain(params: Params, run: Run, variant: str) -> None:
     model = build_model(params, tokenizer, training.features, run)
     model.standardise_vision(training.load(np.arange(min(64, len(training))))["features"])
 
-    def loss(model, batch, generator):
-        losses = model(**batch, weights=weights, generator=generator)
-        return losses.total, losses.parts
+    def loss(called, batch, generator):  # `called` is the model, or what shares its gradients among processes
+        losses = called(**batch, weights=weights, generator=generator)
+        watch = {"temperature": model.temperature.detach()}
+        if weights["tig"] > 0:
+            maker = model.image_generator
+            watch["perplexity_top"] = maker.top_quantizer.perplexity()
+            watch["perplexity_bottom"] = maker.bottom_quantizer.perplexity()
+        return losses.total, losses.parts | watch
 
     def validate(model: "MedUnifierModel") -> dict[str, float]:
         return validation_losses(model, validation, p.batch_size, weights, params.seed)
@@ -75,6 +81,8 @@ def pretrain(params: Params, run: Run, variant: str) -> None:
         checkpoints=Checkpoints(state_folder(run.name, run.signature)),
     )
 
+    if rank() > 0:
+        return  # results are written once
     first, last = history.first_and_last("validate")
     values = {"train_pairs": len(training), "validate_pairs": len(validation)}
     for name in (n for n in weights if n in last):
@@ -198,9 +206,11 @@ def validation_losses(
     """Losses over a whole split in evaluation mode, and the perplexity of its codes at both levels.
 
     Batches are as large as in training, since ITC and ITM depend on it; the last one is filled up from the
-    start of the split. Hard negatives are drawn alike at every call.
+    start of the split. Hard negatives are drawn alike at every call. Processes share each batch.
     """
     import torch
+
+    from stages.models.distributed import all_sum, own_rows, world_size
 
     device = next(model.parameters()).device
     order = np.resize(np.arange(len(pairs)), -(-len(pairs) // batch_size) * batch_size)
@@ -208,7 +218,8 @@ def validation_losses(
     counts = {level: torch.zeros(model.config.codebook_size) for level in ("top", "bottom")}
     batches = order.reshape(-1, batch_size)
     for number, rows in enumerate(batches):
-        batch = {k: v.to(device) for k, v in pairs.load(rows).items()}
+        share = rows[own_rows(len(rows) // world_size())]
+        batch = {k: v.to(device) for k, v in pairs.load(share).items()}
         with torch.no_grad():
             generator = torch.Generator().manual_seed(seed + number)
             parts = model(**batch, weights=weights, generator=generator).parts
@@ -217,12 +228,12 @@ def validation_losses(
                 for level, found in zip(counts, codes, strict=True):
                     counts[level] += torch.bincount(found.flatten().cpu(), minlength=len(counts[level]))
         for name, value in parts.items():
-            sums[name] = sums.get(name, 0.0) + float(value) / len(batches)
+            mean = float(all_sum(value)) / world_size()
+            sums[name] = sums.get(name, 0.0) + mean / len(batches)
     if weights["tig"] > 0:
         for level, count in counts.items():
-            sums[f"perplexity_{level}"] = float(
-                torch.exp(torch.distributions.Categorical(probs=count).entropy())
-            )
+            share = torch.distributions.Categorical(probs=all_sum(count.to(device)))
+            sums[f"perplexity_{level}"] = float(share.entropy().exp())
     return sums
 
 

@@ -8,7 +8,7 @@ import math
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -17,6 +17,7 @@ from typing import Any, Protocol, Self
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
 from torch import nn
@@ -24,6 +25,7 @@ from tqdm import tqdm
 
 from stages.checkpoints import Checkpoints
 from stages.errors import InputError
+from stages.throughput import flop_counter, peak_flops, peak_memory
 
 LOG_EVERY = 10  # steps between points of a curve; each is the mean over the steps since the last
 Batch = dict[str, torch.Tensor]
@@ -117,23 +119,33 @@ def train(
     run: Tracker,
     checkpoints: Checkpoints,
     groups: list[dict[str, Any]] | None = None,
+    blocks: Sequence[np.ndarray] | None = None,
 ) -> History:
     """Trains `model` in place and returns its curves. With `recipe.patience` it ends with its best weights.
+
+    Started on several processes (`accelerate launch`, `torchrun`, Slurm), they share every batch, and every
+    process must call this. Curves, checkpoints and words come from the first.
 
     Args:
         items: size of the training set.
         load: row numbers (k,) -> batch on the CPU; called in a background thread, one batch ahead.
         loss: (model, batch, generator) -> loss to minimise, and values to log. The generator is in the same
             state on all processes.
-        validate: called before the first step, every `validate_every` steps and after the last.
+        validate: called before the first step, every `validate_every` steps and after the last, on every process;
+            returns the same on each.
         checkpoints: where to go on from, if it holds any, and where to leave checkpoints.
         groups: AdamW groups instead of `parameter_groups`; `rate_scale` multiplies the recipe's learning rate.
+        blocks: see `permutation`.
     Raises:
-        InputError: fewer items than a batch; a batch that does not divide over processes and micro-batches.
+        InputError: fewer items than a batch; a batch that does not divide over processes and micro-batches;
+            fp16 without a graphics card; processes that do not see the same checkpoints.
         DivergedError: a loss that is not finite; names the step, the loss and the last checkpoint.
         SystemExit: after SIGTERM or SIGUSR1, with a checkpoint written first.
     """
+    if recipe.precision == "fp16" and not torch.cuda.is_available():
+        raise InputError("precision fp16 needs a graphics card; use bf16 or fp32 on the CPU")
     accelerator = Accelerator(
+        cpu=not torch.cuda.is_available(),  # without it, processes on CPUs do not find one another
         mixed_precision={"fp32": "no"}.get(recipe.precision, recipe.precision),
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
     )
@@ -154,7 +166,10 @@ def train(
     )
     history, start, best = History(), 0, Best()
     rates = [group.get("rate_scale", 1.0) for group in optimizer.param_groups]
-    state = checkpoints.load()
+    with accelerator.main_process_first():  # it sets broken files aside before the others look
+        state = checkpoints.load()
+    control = Control(accelerator)
+    control.check_same("the step of the newest checkpoint", state["step"] if state else 0, checkpoints.folder)
     if state is not None:
         plain.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
@@ -195,11 +210,13 @@ def train(
     plain.train()
     if start == 0:
         measure(0)
+    peak, mfu = peak_flops(accelerator.device)
+    arithmetic = 0.0  # FLOP per item, counted on the first micro-batch
     window: list[dict[str, torch.Tensor]] = []
     last_save, window_start = time.monotonic(), time.monotonic()
     stop = StopSignal()
     batches = prefetch(
-        load, step_rows(items, recipe, start, accelerator.process_index, accelerator.num_processes)
+        load, step_rows(items, recipe, start, accelerator.process_index, accelerator.num_processes, blocks)
     )
     bar = tqdm(
         total=recipe.steps,
@@ -211,7 +228,7 @@ def train(
     )
     with stop, bar:
         for step in range(start, recipe.steps):
-            if recipe.patience is not None and agree(accelerator, best.waited >= recipe.patience):
+            if recipe.patience is not None and control.largest(best.waited >= recipe.patience)[0]:
                 run.say(f"no better {recipe.watch} since step {best.step}: training ends at step {step}")
                 break
             rate = recipe.learning_rate_at(step)
@@ -223,15 +240,20 @@ def train(
                 # processes differ in dropout and agree on what concerns the global batch
                 torch.manual_seed(mix(recipe.seed, step, micro, accelerator.process_index + 1))
                 shared = torch.Generator().manual_seed(mix(recipe.seed, step, micro, 0))
-                with accelerator.autocast():
-                    total, parts = loss(model, batch, shared)
+                counter = nullcontext() if arithmetic else flop_counter()
                 # gradients are summed locally and exchanged with the last micro-batch only
-                with accelerator.no_sync(model) if micro < recipe.accumulate - 1 else nullcontext():
+                alone = accelerator.no_sync(model) if micro < recipe.accumulate - 1 else nullcontext()
+                with counter, alone:
+                    with accelerator.autocast():
+                        total, parts = loss(model, batch, shared)
                     accelerator.backward(total / recipe.accumulate)
+                if not arithmetic:
+                    arithmetic = counter.get_total_flops() * pieces / recipe.batch_size
                 for name, value in ({"loss": total.detach()} | parts).items():
                     values[name] = values.get(name, 0) + value / recipe.accumulate
-            if recipe.clip_norm is not None:
-                values["gradient_norm"] = accelerator.clip_grad_norm_(model.parameters(), recipe.clip_norm)
+            values["gradient_norm"] = accelerator.clip_grad_norm_(
+                model.parameters(), math.inf if recipe.clip_norm is None else recipe.clip_norm
+            )
             optimizer.step()
             optimizer.zero_grad()
             if hasattr(plain, "constrain"):
@@ -241,32 +263,35 @@ def train(
             bar.update()
 
             validating = done % recipe.validate_every == 0 or done == recipe.steps
-            saving = (
-                done % recipe.checkpoint_every == 0
-                or done == recipe.steps
-                or stop.caught is not None
-                or agree(accelerator, time.monotonic() - last_save > 60 * recipe.checkpoint_minutes)
+            caught, overdue = control.largest(
+                stop.caught or 0, time.monotonic() - last_save > 60 * recipe.checkpoint_minutes
             )
+            saving = done % recipe.checkpoint_every == 0 or done == recipe.steps or bool(caught or overdue)
             if done % LOG_EVERY == 0 or validating or saving:
-                means = mean_of(window, done - len(window), checkpoints)
+                means = mean_of(window, done - len(window), checkpoints, accelerator)
+                means["learning_rate"] = rate
+                history.add(done, "train", means)
                 seconds = (time.monotonic() - window_start) / len(window)
-                history.add(done, "train", means | {"learning_rate": rate})
-                speed = {"seconds_per_step": seconds, "items_per_second": recipe.batch_size / seconds}
-                run.curve(
-                    done, {f"train/{k}": v for k, v in (means | speed | {"learning_rate": rate}).items()}
-                )
+                speed = recipe.batch_size / seconds  # items per second, over all processes
+                costs = {
+                    "seconds_per_step": seconds,
+                    "items_per_second": speed,
+                    mfu: speed * arithmetic / (peak * accelerator.num_processes),
+                }
+                costs |= peak_memory(accelerator.device)
+                run.curve(done, {f"train/{k}": v for k, v in (means | costs).items()})
                 bar.set_postfix(loss=f"{means['loss']:.3f}")
                 window = []
             if validating:
                 measure(done)
-            if saving or stop.caught is not None:  # the signal may have come while validating
+                (caught,) = control.largest(stop.caught or 0)  # the signal may have come meanwhile
+            if saving or caught:
                 save(done)
                 last_save = time.monotonic()
-            if stop.caught is not None and done < recipe.steps:
-                run.say(
-                    f"stopped by {stop.caught.name} after step {done}; the same command goes on from there"
-                )
-                raise SystemExit(128 + stop.caught)
+            if caught and done < recipe.steps:
+                name = signal.Signals(caught).name
+                run.say(f"stopped by {name} after step {done}; the same command goes on from there")
+                raise SystemExit(128 + caught)
             if not window:
                 window_start = time.monotonic()
     if recipe.patience is not None:
@@ -286,7 +311,27 @@ def parameter_groups(model: nn.Module, weight_decay: float, decay_all: bool = Fa
     return [{"params": decay, "weight_decay": weight_decay}, {"params": rest, "weight_decay": 0.0}]
 
 
-def step_rows(items: int, recipe: Recipe, start: int, process: int, processes: int) -> Iterator[np.ndarray]:
+def permutation(items: int, seed: int, epoch: int, blocks: Sequence[np.ndarray] | None = None) -> np.ndarray:
+    """The order in which an epoch reads rows 0 .. items - 1, each once; it follows from seed and epoch alone.
+
+    With `blocks` (row numbers, (k,) each, that together are all rows) block after block is read, the blocks in
+    random order and the rows of each in random order: where random reads are dear, as from a spinning disk or
+    over a network, no more than a block or two is in use at any time.
+    """
+    rng = np.random.default_rng([seed, epoch])
+    if blocks is None:
+        return rng.permutation(items)
+    return np.concatenate([rng.permutation(blocks[number]) for number in rng.permutation(len(blocks))])
+
+
+def step_rows(
+    items: int,
+    recipe: Recipe,
+    start: int,
+    process: int,
+    processes: int,
+    blocks: Sequence[np.ndarray] | None = None,
+) -> Iterator[np.ndarray]:
     """Row numbers of each micro-batch of this process, from step `start` on.
 
     The data set is read in one endless order, a new permutation after the other; step s takes the
@@ -298,7 +343,7 @@ def step_rows(items: int, recipe: Recipe, start: int, process: int, processes: i
         epoch, place = divmod(position, items)
         if epoch not in permutations:
             permutations.clear()
-            permutations[epoch] = np.random.default_rng([recipe.seed, epoch]).permutation(items)
+            permutations[epoch] = permutation(items, recipe.seed, epoch, blocks)
         return permutations[epoch][place]
 
     share = recipe.batch_size // processes // recipe.accumulate
@@ -325,28 +370,52 @@ def mix(*numbers: int) -> int:
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
-def agree(accelerator: Accelerator, decision: bool) -> bool:
-    """The main process's decision, on every process."""
-    if accelerator.num_processes == 1:
-        return decision
-    flag = torch.tensor(float(decision and accelerator.is_main_process), device=accelerator.device)
-    return bool(accelerator.reduce(flag, "sum") > 0)
+class Control:
+    """What the processes decide together between two steps: over the CPU, so that no graphics card waits."""
+
+    def __init__(self, accelerator: Accelerator) -> None:
+        several = accelerator.num_processes > 1
+        self.group = dist.new_group(backend="gloo") if several else None
+
+    def largest(self, *numbers: int) -> list[int]:
+        """The largest of each number over all processes."""
+        shared = torch.tensor([int(number) for number in numbers])
+        if self.group is not None:
+            dist.all_reduce(shared, dist.ReduceOp.MAX, self.group)
+        return shared.tolist()
+
+    def check_same(self, what: str, number: int, folder: Path) -> None:
+        """InputError unless all processes have the same number."""
+        high, low = self.largest(number, -number)
+        if high != -low:
+            raise InputError(
+                f"{folder}: processes differ in {what} ({-low} to {high}); let MEDUNIFIER_STATE name a folder "
+                "that all nodes share"
+            )
 
 
-def mean_of(window: list[dict[str, Any]], first: int, checkpoints: Checkpoints) -> dict[str, float]:
-    """Means of the values of the steps since the last point; `first` is the number of steps before them."""
-    table = {name: [float(values[name]) for values in window] for name in window[0]}
+def mean_of(
+    window: list[dict[str, Any]], first: int, checkpoints: Checkpoints, accelerator: Accelerator
+) -> dict[str, float]:
+    """Means over all processes and the steps since the last point; `first` is the number of steps before them."""
+    names = list(window[0])
+    columns = [[torch.as_tensor(values[name], dtype=torch.float32) for name in names] for values in window]
+    device = accelerator.device
+    table = torch.stack([torch.stack([x.detach().to(device) for x in row]) for row in columns])
+    rows = dict(
+        zip(names, accelerator.reduce(table, "mean").T.tolist(), strict=True)
+    )  # name -> value per step
     for i in range(len(window)):
-        for name in sorted(table, key=lambda name: name == "loss"):  # a part tells more than the sum
-            if not math.isfinite(table[name][i]) and name != "gradient_norm":
+        for name in sorted(rows, key=lambda name: name == "loss"):  # a part tells more than the sum
+            if not math.isfinite(rows[name][i]) and name != "gradient_norm":
                 saved = checkpoints.paths()
                 raise DivergedError(
-                    f"{name} is {table[name][i]} at step {first + i + 1}. Last good checkpoint: "
+                    f"{name} is {rows[name][i]} at step {first + i + 1}. Last good checkpoint: "
                     f"{saved[-1] if saved else 'none yet'}. Lower pretrain.learning_rate, set pretrain.clip_norm, "
                     "or use precision fp32 or bf16."
                 )
     # under fp16 the gradient norm of a step that the loss scaler skips is infinite: left out of the mean
-    finite = {name: [value for value in column if math.isfinite(value)] for name, column in table.items()}
+    finite = {name: [value for value in column if math.isfinite(value)] for name, column in rows.items()}
     return {name: float(np.mean(column)) for name, column in finite.items() if column}
 
 

@@ -31,7 +31,7 @@ def tiny(params, **changes):
     )
     recipe = {"steps": 6, "batch_size": 4, "validate_every": 3, "checkpoint_every": 2}
     return dataclasses.replace(
-        params, model=model, pretrain=dataclasses.replace(params.pretrain, **recipe, **changes)
+        params, model=model, pretrain=dataclasses.replace(params.pretrain, **(recipe | changes))
     )
 
 

@@ -1,5 +1,6 @@
 """The training loop: schedule, data order, exact resume, signals, divergence."""
 
+import multiprocessing
 import os
 import signal
 import threading
@@ -7,11 +8,13 @@ import threading
 import numpy as np
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from torch import nn
 
 from stages.checkpoints import Checkpoints
 from stages.errors import InputError
-from stages.training import DivergedError, Recipe, parameter_groups, step_rows, train
+from stages.throughput import flop_counter, matmul_flops, peak_flops
+from stages.training import DivergedError, Recipe, parameter_groups, permutation, step_rows, train
 
 
 class Silent:
@@ -58,9 +61,10 @@ def loss(model, batch, generator):
     return value, {"mse": value.detach()}
 
 
-def fit(folder, *, chosen=None, loss=loss, load=data):
+def fit(folder, *, chosen=None, loss=loss, load=data, run=None, blocks=None):
+    AcceleratorState._reset_state()  # a process trains at one precision; a test at several
     torch.manual_seed(0)
-    net, run = Net(), Silent()
+    net, run = Net(), run or Silent()
     history = train(
         net,
         chosen or recipe(),
@@ -70,6 +74,7 @@ def fit(folder, *, chosen=None, loss=loss, load=data):
         validate=lambda model: {"norm": 1.0},
         run=run,
         checkpoints=Checkpoints(folder),
+        blocks=blocks,
     )
     return net, history
 
@@ -128,6 +133,31 @@ def test_interrupted_and_resumed_equals_uninterrupted(tmp_path, stop_at):
     second = {r["step"]: r["loss"] for r in again.rows if r["split"] == "train"}
     assert all(first[step] == pytest.approx(second[step], abs=0) for step in first.keys() & second.keys())
     assert [r["step"] for r in again.rows if r["split"] == "validate"] == [0, 4, 8, 12]
+
+
+def test_kill_9_at_every_step(tmp_path):
+    blocks = [np.arange(4), np.arange(4, 10)]
+    whole, _ = fit(tmp_path / "whole", blocks=blocks)
+    for last in range(1, 13):
+
+        def killed(folder=tmp_path / str(last), last=last):
+            calls = iter(range(1, 100))
+
+            def dies(model, batch, generator):
+                if next(calls) == last:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return loss(model, batch, generator)
+
+            fit(folder, loss=dies, blocks=blocks)
+
+        child = multiprocessing.get_context("fork").Process(target=killed)
+        child.start()
+        child.join(60)
+        assert child.exitcode == -signal.SIGKILL
+        newest = Checkpoints(tmp_path / str(last)).load()
+        assert (newest["step"] if newest else 0) == (last - 1) // 3 * 3  # checkpoint_every: 3
+        resumed, _ = fit(tmp_path / str(last), blocks=blocks)
+        assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), resumed.parameters(), strict=True))
 
 
 def test_sigterm_leaves_a_checkpoint_of_the_step_reached(tmp_path):
@@ -268,3 +298,62 @@ def test_groups_have_rates_of_their_own(tmp_path):
     )
     for name, parameter in net.named_parameters():
         assert torch.equal(parameter, before[name]) == name.startswith("layers.0"), name
+
+
+def test_bf16_is_close_to_fp32_and_not_equal(tmp_path):
+    _, whole = fit(tmp_path / "a")
+    net, half = fit(tmp_path / "b", chosen=recipe(precision="bf16"))
+    one, other = whole.rows[-2]["mse"], half.rows[-2]["mse"]
+    assert one == pytest.approx(other, rel=0.02) and one != other
+    assert all(p.dtype == torch.float32 for p in net.parameters())  # only the arithmetic is halved
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a graphics card")
+def test_fp16_without_a_graphics_card_is_refused(tmp_path):
+    with pytest.raises(InputError, match="fp16 needs a graphics card"):
+        fit(tmp_path, chosen=recipe(precision="fp16"))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="fp16 with loss scaling needs a graphics card")
+def test_fp16_is_close_to_fp32(tmp_path):
+    _, whole = fit(tmp_path / "a")
+    _, half = fit(tmp_path / "b", chosen=recipe(precision="fp16"))
+    assert whole.rows[-2]["mse"] == pytest.approx(half.rows[-2]["mse"], rel=0.05)
+
+
+def test_curves_tell_speed_memory_and_gradients(tmp_path):
+    run = Silent()
+    fit(tmp_path, run=run, chosen=recipe(clip_norm=None))
+    points = [values for _, values in run.curves if "train/loss" in values]
+    _, share = peak_flops(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    for name in ("items_per_second", "learning_rate", "gradient_norm", share):
+        assert all(values[f"train/{name}"] > 0 for values in points[1:-1])
+    assert any(
+        values.get("train/memory_gib", 0) + values.get("train/gpu_memory_gib", 0) > 0 for values in points
+    )
+
+
+def test_arithmetic_is_counted():
+    layer, x = nn.Linear(8, 4), torch.randn(2, 8)
+    with flop_counter() as counter:
+        layer(x).sum().backward()
+    assert counter.get_total_flops() == 2 * (2 * 2 * 8 * 4)  # forward, and the weights' gradient
+    q, k = torch.randn(1, 2, 3, 4), torch.randn(1, 2, 5, 4)
+    with flop_counter() as counter:
+        nn.functional.scaled_dot_product_attention(q, k, k)
+    assert counter.get_total_flops() == 2 * (2 * 2 * 3 * 5 * 4)  # scores and weighted values
+    assert matmul_flops(torch.device("cpu"), size=64) > 1e6
+
+
+def test_block_by_block_every_row_once_and_blocks_stay_together():
+    blocks = [np.arange(4), np.arange(4, 7), np.arange(7, 12)]
+    orders = [permutation(12, 3, epoch, blocks) for epoch in range(8)]
+    block_of = np.repeat([0, 1, 2], [4, 3, 5])
+    for order in orders:
+        assert sorted(order) == list(range(12))
+        assert (np.diff(block_of[order]) != 0).sum() == 2  # each block is entered once
+    assert len({tuple(order) for order in orders}) == 8
+    assert len({tuple(dict.fromkeys(block_of[order].tolist())) for order in orders}) > 1
+    assert np.array_equal(orders[5], permutation(12, 3, 5, blocks))
+    rows = np.concatenate(list(step_rows(12, recipe(steps=6, seed=3), 0, 0, 1, blocks)))
+    assert np.array_equal(rows, np.concatenate(orders[:2]))
