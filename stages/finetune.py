@@ -1,7 +1,7 @@
 """Stage finetune: image classification with a part of a training set (paper section 4.2, Table 1)."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +15,7 @@ from stages.inference import BATCH, Trained, batches, load_model
 from stages.metrics.bootstrap import bootstrap_counts
 from stages.metrics.merit import Judged, judge_binary, judge_exclusive
 from stages.params import Params
+from stages.storage.items import item_rows, write_items
 from stages.storage.rows import MappedRows
 from stages.storage.tables import LABEL_PREFIX, PREPARED, read_table, write_table
 from stages.tracking import Run
@@ -66,6 +67,7 @@ def finetune(params: Params, run: Run, variant: str, dataset: str, percent: str)
         else:
             judged = judge_exclusive(test, items["test"].target, labels)
         run.metrics(flat(judged, len(items["test"]), how, prefix))
+    write_items(run.name, list(test_items(items["test"], p.seeds, tuned, probed)))
     draw(folder, run, labels, items["test"].target, tuned[0]["test"], probed[0]["test"])
 
 
@@ -251,6 +253,21 @@ def predictions(
     for prefix, scores in (("p", tuned), ("probe_p", probed)):
         columns |= {f"{prefix}_{name}": scores[:, i].astype(np.float64) for i, name in enumerate(classes)}
     return pl.DataFrame(columns)
+
+
+def test_items(
+    test: Task, seeds: Sequence[int], tuned: list[dict[str, np.ndarray]], probed: list[dict[str, np.ndarray]]
+) -> Iterator[pl.DataFrame]:
+    """What each test picture scored, for comparisons of models."""
+    for prefix, found in (("", tuned), ("probe_", probed)):
+        for seed, parts in zip(seeds, found, strict=True):
+            scores = parts["test"]
+            if scores.shape[1] == 2:
+                how = {"positive": test.target == 1}
+                yield item_rows(f"{prefix}auroc", test.ids, test.patients, scores[:, 1], seed=seed, **how)
+            else:
+                right = scores.argmax(1) == test.target
+                yield item_rows(f"{prefix}accuracy", test.ids, test.patients, right, seed=seed)
 
 
 def flat(judged: Judged, n: int, how: dict, prefix: str) -> dict[str, float | int]:

@@ -11,6 +11,7 @@ from stages.inference import Trained, load_model, usable_items
 from stages.metrics import retrieval
 from stages.metrics.bootstrap import bootstrap_means, numbered
 from stages.params import Params
+from stages.storage.items import item_rows, write_items
 from stages.storage.rows import MappedRows
 from stages.storage.tables import BENCHMARK, LABEL_PREFIX, PREPARED, Schema, read_table, write_table
 from stages.tracking import Run
@@ -52,12 +53,14 @@ def retrieve(params: Params, run: Run, variant: str, dataset: str) -> None:
         run.say(f"no re-ranking: {variant} has no trained matching head")
         rerank = 0
     depth = max(RANKED, rerank, *ks)
-    rankings = []
+    rankings, kept = [], []
     reports = items["report"].to_list()
     both = retrieval.rank_both(images, texts, depth)
     for direction, (ranked, scores) in zip(("i2t", "t2i"), both, strict=True):
         metrics = scored(ranked, classes, pairs, ks, patients, params.retrieve.bootstrap, params.seed)
         run.metrics({f"{direction}_{name}": value for name, value in metrics.items()})
+        of_queries, _ = query_scores(ranked, classes, pairs, ks)
+        kept += [item_rows(f"{direction}_{name}", ids, patients, each) for name, each in of_queries.items()]
         if rerank:
             odds = matched(trained, store, ids, reports, ranked[:, :rerank], direction)
             again = retrieval.rerank(ranked, scores[:, :rerank] + odds)
@@ -76,6 +79,7 @@ def retrieve(params: Params, run: Run, variant: str, dataset: str) -> None:
                 schema=dict(RANKINGS.columns),
             )
         )
+    write_items(run.name, kept)
     folder = Path("results/retrieval") / f"{variant}-{dataset}"
     write_table(pl.concat(rankings), folder / "rankings.parquet", RANKINGS)
 
@@ -131,6 +135,20 @@ def scored(
         classes, pairs: int64 [n], equal where two items are of one class, or have the same report.
         patients: whose item it is; the bootstrap draws patients.
     """
+    scores, chances = query_scores(ranked, classes, pairs, ks)
+    matrix = np.stack(list(scores.values()), axis=1)
+    intervals = bootstrap_means(matrix, resamples=resamples, seed=seed, clusters=patients)
+    metrics: dict[str, float | int] = {}
+    for name, interval in zip(scores, intervals, strict=True):
+        metrics |= interval.flat(name, scale=100)
+        metrics[f"{name}_chance"] = 100 * chances[name]
+    return metrics
+
+
+def query_scores(
+    ranked: np.ndarray, classes: np.ndarray, pairs: np.ndarray, ks: Sequence[int]
+) -> tuple[dict[str, np.ndarray], dict[str, float]]:
+    """Each metric's score of every query, [n] in [0, 1], and its chance level; arguments as for `scored`."""
     n = len(ranked)
     in_class, in_pair = np.bincount(classes)[classes], np.bincount(pairs)[pairs]  # relevant candidates, [n]
     same_class, same_pair = classes[ranked] == classes[:, None], pairs[ranked] == pairs[:, None]
@@ -147,14 +165,7 @@ def scored(
             ("recall", retrieval.chance_recall, in_pair),
         ):
             chances[f"{name}_at_{k}"] = mean_chance(chance, relevant, n, k)
-
-    matrix = np.stack(list(scores.values()), axis=1)
-    intervals = bootstrap_means(matrix, resamples=resamples, seed=seed, clusters=patients)
-    metrics: dict[str, float | int] = {}
-    for name, interval in zip(scores, intervals, strict=True):
-        metrics |= interval.flat(name, scale=100)
-        metrics[f"{name}_chance"] = 100 * chances[name]
-    return metrics
+    return scores, chances
 
 
 def mean_chance(

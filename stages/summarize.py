@@ -13,12 +13,14 @@ from stages.errors import InputError
 from stages.params import Params
 from stages.pipeline import Pipeline
 from stages.report import sections
+from stages.report.differences import differences, write_differences
 from stages.report.page import render_page
 from stages.report.paper_section import paper_section
 from stages.report.paper_tables import Cell, paper_tables, write_tables
 from stages.report.pictures import grid_pairs, jpeg_uri, mark_shared
 from stages.report.pipeline_picture import Family, draw_pipeline
 from stages.storage.files import atomic_path
+from stages.storage.items import read_items
 from stages.tracking import Run
 
 SAMPLES = 6  # written reports shown for each data set
@@ -37,7 +39,9 @@ def summarize(params: Params, run: Run) -> None:
     """
     tables = gather_tables(params)
     write_tables(tables, TABLES)
-    content = gather(params) | {"paper": paper_section(tables)}
+    compared = differences(params, read_items)
+    write_differences(compared, TABLES / "differences.csv")
+    content = gather(params) | {"paper": paper_section(tables), "compared": compared}
     content["sections"].insert(-1, ("paper", "The paper’s tables"))
     page = render_page(content)
     with atomic_path(PAGE) as temporary:

@@ -16,6 +16,7 @@ from stages.metrics.retrieval import rank_texts
 from stages.metrics.text import BLEU_COUNTS, PROTOCOLS, best_constant, bleu, bleu_statistics, cider, rouge_l
 from stages.params import Params, WriteReports
 from stages.storage.features import FeatureStore
+from stages.storage.items import item_rows, write_items
 from stages.storage.tables import LABEL_PREFIX, PREPARED, Schema, read_table, write_table
 from stages.tracking import Run
 
@@ -94,6 +95,12 @@ def write_reports(params: Params, run: Run, variant: str, dataset: str) -> None:
                 }
             )
     clinical(run, test, references, systems, how)
+    cleaned = PROTOCOLS["report"](references, written)
+    patients = test["patient_id"].to_list()
+    write_items(
+        run.name,
+        [item_rows(f.__name__, ids, patients, f(*cleaned)) for f in (rouge_l, cider)],
+    )
 
 
 def clinical(

@@ -15,6 +15,7 @@ from stages.metrics.bootstrap import bootstrap_counts
 from stages.metrics.merit import judge_exclusive
 from stages.params import Params
 from stages.storage.files import write_json
+from stages.storage.items import item_rows, write_items
 from stages.storage.rows import MappedRows
 from stages.storage.tables import BENCHMARK, PREPARED, read_table, write_table
 from stages.tracking import Run
@@ -55,11 +56,18 @@ def zero_shot(params: Params, run: Run, variant: str, dataset: str) -> None:
     write_json(folder / "prompts.json", {"file": str(file.path), "sha256": digest, "drawn": named})
     write_table(predictions(items, classes, drawn, found), folder / "predictions.parquet", None)
     run.artifact(folder / "prompts.json")
+    patients = items["patient_id"].to_list()
+    write_items(
+        run.name,
+        [
+            item_rows(f"{prefix}accuracy", ids, patients, scores.argmax(1) == target, seed=seed)
+            for prefix, seeds in found.items()
+            for seed, scores in zip(p.seeds, seeds, strict=bool(seeds))
+        ],
+    )
     for prefix, scores in found.items():
         if scores:
-            run.metrics(
-                flat(scores, target, classes, items["patient_id"].to_list(), params.seed, p.bootstrap, prefix)
-            )
+            run.metrics(flat(scores, target, classes, patients, params.seed, p.bootstrap, prefix))
 
 
 def read_items(
