@@ -1,6 +1,7 @@
 # Each target sets up what it needs (once; again when requirements.txt changes), then runs one command.
 #   make demo   the whole pipeline as params.yaml has it; as shipped: phantom data, on the CPU
 #   make test   the tests
+#   make cluster-test   the pipeline on a real Slurm of two nodes on this machine (root, Debian)
 #   make lint   ruff, snakemake --lint, snakefmt
 #   make ui     MLflow's pages on http://127.0.0.1:5000 (another port: make ui PORT=5001)
 #   make setup  only the set-up
@@ -12,7 +13,7 @@ READY := .venv/requirements.installed
 
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: demo test lint ui setup lock
+.PHONY: demo test cluster-test lint ui setup lock
 
 demo: export HF_HUB_OFFLINE := 1
 demo: export TRANSFORMERS_OFFLINE := 1
@@ -22,6 +23,9 @@ demo: setup
 
 test: setup
 	pytest -n 2
+
+cluster-test: setup
+	pytest -x -n 0 tests/cluster/on_slurm.py
 
 lint: setup
 	ruff check .

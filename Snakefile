@@ -9,12 +9,12 @@ from snakemake.utils import min_version
 
 from stages.errors import InputError
 from stages.pipeline import read_yaml
-from workflow import hooks, plan, resources
+from workflow import changes, hooks, resources
 
 min_version("9.5")
 
 try:
-    STAGES = plan.make_plan() if workflow.is_main_process else plan.read_plan()
+    STAGES = changes.make_plan() if workflow.is_main_process else changes.read_plan()
     # of all families: one may have no stage with these parameters
     NEEDS = resources.load_resources(read_yaml(Path("dvc.yaml"))["stages"])
 except InputError as error:
@@ -31,10 +31,10 @@ localrules:
 
 rule all:
     input:
-        [plan.stamp(name) for name in STAGES],
+        [changes.stamp(name) for name in STAGES],
 
 
-for family, has_items in plan.families(STAGES).items():
+for family, has_items in changes.families(STAGES).items():
     stage = family + ("@{item}" if has_items else "")
 
     rule:
@@ -42,14 +42,17 @@ for family, has_items in plan.families(STAGES).items():
             family
         input:
             lambda wildcards, stage=stage: [
-                plan.stamp(name) for name in STAGES[stage.format(**wildcards)].upstream
+                changes.stamp(name) for name in STAGES[stage.format(**wildcards)].upstream
             ],
         output:
-            touch(plan.stamp(stage)),
+            touch(changes.stamp(stage)),
         log:
             f".state/logs/{stage}.log",
         benchmark:
             f".state/benchmarks/{stage}.tsv"
+        retries: NEEDS[family]["retries"] if config.get("cluster") else 0
+        group:
+            NEEDS[family]["group"] or None
         localrule: NEEDS[family]["local"]
         conda:
             "environment.yml"
@@ -60,8 +63,9 @@ for family, has_items in plan.families(STAGES).items():
             stage=stage,
             python=sys.executable,
             message=lambda wildcards, stage=stage: STAGES[stage.format(**wildcards)].message,
+            request=resources.describe(NEEDS[family]) if config.get("cluster") else "",
         message:
-            "{params.message}"
+            "{params.message}{params.request}"
         shell:
             "{params.python:q} -m workflow.run --cpus {threads} --log {log:q} {params.stage:q}"
 

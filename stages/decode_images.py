@@ -17,6 +17,7 @@ from stages.datasets.rejects import Reason
 from stages.datasets.workers import parallel_map
 from stages.entry import run_stage
 from stages.errors import InputError
+from stages.launch import place, wait_for_all
 from stages.params import Images, Params
 from stages.storage.files import write_json
 from stages.storage.images import PART_ROWS, part_path, write_part
@@ -30,18 +31,23 @@ def decode_images(params: Params, run: LocalRun, dataset: str) -> None:
     """Decode every picture of data/prepared/DATASET/manifest.parquet to a grey square of images.size pixels.
 
     Writes data/images/DATASET: part-*.arrow, rejected.parquet (pictures that cannot be decoded whole),
-    summary.json. Finished parts survive a kill and are not decoded again.
+    summary.json. Finished parts survive a kill and are not decoded again. On several nodes (stages.launch) each
+    decodes every n-th part, and the first publishes them all.
     """
     root = Path(params.datasets[dataset].root)
     manifest = read_table(f"data/prepared/{dataset}/manifest.parquet", MANIFEST)
     parts = list(manifest.iter_slices(PART_ROWS))
     work = work_folder(manifest, root, params.images, run.name)
     workers = min(available_cores(), 1 + manifest["bytes"].sum() // _BYTES_A_WORKER)
+    rank, processes = place()
     with parallel_map(workers) as mapped:
-        for number, part in enumerate(parts):
+        for number, part in list(enumerate(parts))[rank::processes]:
             if not part_path(work, number).exists():
                 decode_part(part, root, params.images, mapped, work, number)
             run.say(f"part {number + 1} of {len(parts)}: {len(part)} pictures")
+    wait_for_all()
+    if rank > 0:
+        return
 
     rejected = pl.concat([read_table(rejects_path(work, number), REJECTED) for number in range(len(parts))])
     summary = {

@@ -13,6 +13,7 @@ from stages.errors import InputError
 from stages.params import Params
 from stages.pipeline import Pipeline
 from stages.report import sections
+from stages.report.costs import read_costs
 from stages.report.differences import differences, write_differences
 from stages.report.page import render_page
 from stages.report.paper_section import paper_section
@@ -68,7 +69,9 @@ def gather(params: Params) -> dict[str, Any]:
     }
     scores = {variant: read_metrics(f"score_images@{variant}") for variant in params.trained.tig}
     phantoms = [name for name, dataset in params.datasets.items() if is_simulated(dataset.root)]
-    families, picture = draw_families(Pipeline())
+    pipeline = Pipeline()
+    families, picture = draw_families(pipeline)
+    costs = read_costs(Path("results/runs"), pipeline.stages)
     return {
         "preset": params.preset,
         "seed": params.seed,
@@ -82,6 +85,7 @@ def gather(params: Params) -> dict[str, Any]:
             *([("retrieval", "Retrieval")] if retrieval else []),
             *([("reports", "Report writing")] if writing else []),
             ("images", "Images"),
+            *([("costs", "Costs")] if costs else []),
             ("notes", "How to read this page"),
         ],
         "facts": sections.facts(
@@ -115,6 +119,7 @@ def gather(params: Params) -> dict[str, Any]:
             )
             for variant in scores
         ],
+        "costs": costs,
         "notes": sections.notes(
             params.preset,
             phantoms,

@@ -3,14 +3,14 @@
 from typing import IO
 
 from stages.errors import InputError
-from workflow import locks
-from workflow.plan import STAMPS, STATE, Stage
+from workflow import locks, remote
+from workflow.changes import STAMPS, STATE, Stage
 
 _held: list[IO] = []  # run.lock, open until this process ends
 
 
 def before_run() -> None:
-    """Claim the folder for this run and get the MLflow store ready for many writers at once.
+    """Claim the folder for this run, get the MLflow store ready for many writers at once, and ask DVC's remote.
 
     Raises InputError if another snakemake runs here, or if the store cannot be used.
     """
@@ -25,6 +25,7 @@ def before_run() -> None:
     from stages.tracking import prepare_store
 
     prepare_store()
+    remote.fetch_run_cache()
 
 
 def after_run(stages: dict[str, Stage]) -> None:

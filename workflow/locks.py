@@ -80,7 +80,7 @@ def clear_dvc_locks(reads: Sequence[str], writes: Sequence[str]) -> None:
             return
 
         def stale(path: str, entry: dict, waiters: Sequence[str]) -> bool:
-            return any(localfs.overlaps(waiter, path) for waiter in waiters) and not _is_alive(entry)
+            return any(localfs.overlaps(waiter, path) for waiter in waiters) and not is_alive(entry)
 
         for path, entry in list(record.get("write", {}).items()):
             if stale(path, entry, [*reads, *writes]):
@@ -125,7 +125,7 @@ def _is_orphan(process, stage: str, root: Path) -> bool:
         return False
 
 
-def _is_alive(entry: dict) -> bool:
+def is_alive(entry: dict) -> bool:
     """Whether the process of an rwlock entry still runs, and is the one that made the entry."""
     import psutil
 

@@ -1,155 +1,248 @@
-"""Asks DVC which stages have changed, and writes it down for Snakemake: a plan file and one stamp per stage.
+"""python -m workflow.plan --images 1e7 --gpus 64: what a pre-training of that size takes, before it is begun.
 
-A stamp that exists means: DVC has nothing to do for this stage. The main snakemake process calls `make_plan`
-when it starts; the jobs that it dispatches read the file instead, which spares them a second of DVC.
+Storage, read bandwidth, GPU hours and wall time per stage, for cached features (the frozen ViT runs once, its
+tokens are read again at every pass) and for online ones (it runs at every pass). Work per picture follows from
+the sizes in params.yaml or a preset; speed is measured (`--measured`, a file of benchmarks/results) where this
+repository could measure it, and assumed, in words, where not. docs/scale.md explains the rules.
 """
 
+import argparse
 import json
-import os
-from dataclasses import asdict, dataclass, replace
+import math
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from stages.errors import InputError
-from stages.params import load_params
-from workflow import lockfile, locks
-from workflow.files import write_atomically
 
-STATE = Path(".state")
-STAMPS = STATE / "stamps"
-PLAN_FILE = STATE / "plan.json"
-UP_TO_DATE = 946684800  # mtime of every stamp that holds (2000-01-01): none is newer than another
+RESULTS = Path("benchmarks/results")
+PRESETS = Path("workflow/presets")
+# Frozen encoders whose sizes are not in params.yaml: width, blocks, MLP width, patch in pixels.
+KNOWN_VITS = {"eva_giant_patch14": (1408, 40, 6144, 14), "vit_base_patch16": (768, 12, 3072, 16)}
+BACKWARD = 3  # forward and backward pass over the forward pass alone
+TB, HOUR = 1e12, 3600.0
 
 
 @dataclass(frozen=True)
-class Stage:
-    """One stage of dvc.yaml as Snakemake needs it."""
+class Machine:
+    """What does the work."""
 
-    name: str  # FAMILY, or FAMILY@ITEM for a matrix or foreach
-    family: str
-    description: str  # `desc` of dvc.yaml
-    upstream: tuple[str, ...]  # names of the stages whose outputs it reads
-    changed: str  # what DVC found changed; empty if nothing
-    reason: str = ""  # why it runs: what has changed, or which stages before it run
+    gpus: int  # 0: the processor does everything
+    cores: int  # all nodes together
+    gpu_flops: float  # FLOP/s that a GPU sustains in training and inference
+    core_flops: float  # FLOP/s that a core sustains in the same
+    core_pixels: float  # source pixels that a core decodes in a second
+    core_rows: float  # rows of the index that a core prepares in a second
 
     @property
-    def message(self) -> str:
-        """One sentence on what the stage does, and why it runs."""
-        return f"{self.name}: {self.description} ({self.reason})"
+    def flops(self) -> float:
+        """FLOP/s of all that computes models."""
+        return self.gpus * self.gpu_flops if self.gpus else self.cores * self.core_flops
 
 
-def make_plan() -> dict[str, Stage]:
-    """Every stage by name, in the order of dvc.yaml; brings plan file and stamps up to date.
+@dataclass(frozen=True)
+class Work:
+    """One stage: what it computes, reads and leaves."""
 
-    While another snakemake runs here, its plan is returned and nothing is touched. Raises InputError if
-    params.yaml breaks its schema, or if DVC cannot read dvc.yaml.
-    """
-    load_params()
-    with locks.exclusive(STATE / "sync.lock"):
-        if not locks.is_free(STATE / "run.lock"):
-            return read_plan()
-        stages = _ask_dvc()
-        write_atomically(PLAN_FILE, json.dumps([asdict(stage) for stage in stages.values()], indent=1))
-        _renew_stamps(stages)
-        locks.clear_snakemake_locks()
-    return stages
+    stage: str
+    flops: float = 0.0
+    read: float = 0.0  # bytes
+    left: float = 0.0  # bytes on disk afterwards
+    core_seconds: float = 0.0  # work that only cores do
 
+    def seconds(self, machine: Machine) -> float:
+        """Wall time with the whole machine, storage being fast enough."""
+        return self.flops / machine.flops + self.core_seconds / machine.cores
 
-def read_plan() -> dict[str, Stage]:
-    """The stages as the main process wrote them down."""
-    entries = json.loads(PLAN_FILE.read_text(encoding="utf-8"))
-    return {entry["name"]: Stage(**entry | {"upstream": tuple(entry["upstream"])}) for entry in entries}
+    def gpu_hours(self, machine: Machine) -> float:
+        return machine.gpus * self.flops / machine.flops / HOUR
 
 
-def families(stages: dict[str, Stage]) -> dict[str, bool]:
-    """The stage families in order, and whether their stages carry an item (FAMILY@ITEM)."""
-    return {stage.family: "@" in stage.name for stage in stages.values()}
+@dataclass(frozen=True)
+class Sizes:
+    """The sizes of one configuration that decide over its work."""
+
+    params: Mapping[str, Any] = field(repr=False)
+    vit: tuple[int, int, int, int]  # width, blocks, MLP width, patch
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of a picture, the class token included."""
+        return (self.params["images"]["size"] // self.vit[3]) ** 2 + 1
+
+    @property
+    def vit_flops(self) -> float:
+        """Forward pass of the frozen ViT over one picture: 2 per weight and token, and the attention."""
+        width, blocks, mlp, patch = self.vit
+        weights = blocks * (4 * width**2 + 2 * width * mlp) + 3 * patch**2 * width
+        return 2 * weights * self.tokens + blocks * 4 * self.tokens**2 * width
 
 
-def stamp(name: str) -> str:
-    """The stamp file of a stage."""
-    return str(STAMPS / name)
+def load_sizes(path: Path) -> Sizes:
+    """The sizes in a params.yaml. Raises InputError for an encoder whose sizes are not known."""
+    from stages.pipeline import read_yaml
+
+    params = read_yaml(path)
+    model = params["vision"]["model"]
+    vit = params["simulate"]["vit"]
+    if model.startswith("data/simulated"):
+        found = (vit["width"], vit["layers"], 4 * vit["width"], vit["patch_size"])
+    else:
+        found = next((sizes for name, sizes in KNOWN_VITS.items() if name in model), None)
+        if found is None:
+            raise InputError(
+                f"{path}: vision.model {model}: sizes unknown; known: {', '.join(KNOWN_VITS)}; add it to KNOWN_VITS"
+            )
+    width, blocks, mlp, patch = found
+    return Sizes(params, (width, blocks - params["vision"]["skip_last_blocks"], mlp, patch))
 
 
-def _ask_dvc() -> dict[str, Stage]:
-    from dvc.exceptions import DvcException
-    from dvc.repo import Repo
+def stages(
+    sizes: Sizes,
+    model: Mapping[str, float],
+    images: float,
+    passes: float,
+    pixels: float,
+    online: bool,
+    machine: Machine,
+) -> list[Work]:
+    """The work of each stage for `images` pictures of `pixels` source pixels, seen `passes` times in training."""
+    side = sizes.params["images"]["size"]
+    raw = images * pixels * RAW_BYTES_PER_PIXEL
+    decoded = images * side**2
+    features = images * sizes.tokens * sizes.vit[0] * 2
+    training = passes * images
+    forward, weights = model["model"] * 1e9, model["million_weights"] * 1e6
+    pretrain = BACKWARD * forward + (sizes.vit_flops if online else 0)
+    checkpoints = weights * 4 * 3 * 2  # weights and two moments, float32, two of them
+    return [
+        Work("prepare", core_seconds=images / machine.core_rows, left=images * 600),
+        Work("decode_images", core_seconds=images * pixels / machine.core_pixels, read=raw, left=decoded),
+        *([] if online else [Work("extract_features", images * sizes.vit_flops, decoded, features)]),
+        Work(
+            "pretrain",
+            training * pretrain,
+            training * (side**2 + (0 if online else features / images)),
+            weights * 4 + checkpoints,
+        ),
+        Work(
+            "encode_codes",
+            images * (forward / 4 + (sizes.vit_flops if online else 0)),
+            0,
+            images * 640,
+        ),
+    ]
 
-    try:
-        repo = Repo(_wait_for_lock=True)
-        with repo.lock:
-            lockfile.mend(repo)
-            lockfile.canonicalise([stage.name for stage in repo.index.stages if stage.cmd])
-            stages = [stage for stage in repo.index.stages if stage.cmd]  # the others are plain .dvc files
-            found = {
-                stage.name: Stage(
-                    name=stage.name,
-                    family=stage.name.partition("@")[0],
-                    description=stage.short_description() or "",
-                    upstream=_upstream(stage, repo.index.outs_trie),
-                    changed=_changes(stage),
-                )
-                for stage in stages
-            }
-    except DvcException as error:
-        raise InputError(f"DVC cannot read the pipeline: {error}") from error
-    return _with_reasons(found)
+
+RAW_BYTES_PER_PIXEL = 0.19  # MIMIC-CXR-JPG: 1.6 MB for 2544 x 3056 pixels at 8 bits
 
 
-def _with_reasons(stages: dict[str, Stage]) -> dict[str, Stage]:
-    running = {name for name, stage in stages.items() if stage.changed}
-    while more := {name for name, stage in stages.items() if running & set(stage.upstream)} - running:
-        running |= more
-
-    def reason(stage: Stage) -> str:
-        before = [name for name in stage.upstream if name in running]
-        after = (
-            f"after {', '.join(before)}; skipped if its inputs come out the same" if before else "up to date"
+def measured_speeds(path: Path | None) -> tuple[dict[str, Any], Path]:
+    """The newest file of measured speeds, or the one given. Raises InputError if there is none."""
+    found = [path] if path else sorted(RESULTS.glob("stages-*.json"))
+    if not found or not found[-1].exists():
+        raise InputError(
+            f"{found[-1] if found else RESULTS / 'stages-*.json'}: not there; python -m benchmarks.stages --save"
         )
-        return stage.changed or after
-
-    return {name: replace(stage, reason=reason(stage)) for name, stage in stages.items()}
+    return json.loads(found[-1].read_text(encoding="utf-8")), found[-1]
 
 
-def _upstream(stage, outs_trie) -> tuple[str, ...]:
-    """Names of the stages that make what `stage` reads: an output that equals, holds or lies in a dependency.
+def report(arguments: argparse.Namespace) -> str:
+    """The whole answer as text."""
+    speeds, source = measured_speeds(arguments.measured)
+    path = PRESETS / f"{arguments.preset}.yaml" if arguments.preset else Path("params.yaml")
+    sizes = load_sizes(path)
+    name = sizes.params["preset"]
+    model = speeds["forward_gflop"].get(name)
+    if model is None:
+        raise InputError(
+            f"{source}: no FLOP of preset {name}; add it to PRESETS of benchmarks/stages.py, run that"
+        )
+    images = arguments.images
+    machine = Machine(
+        gpus=arguments.gpus,
+        cores=arguments.cores or max(8 * arguments.gpus, speeds["cores"]),
+        gpu_flops=arguments.gpu_tflops * 1e12,
+        core_flops=speeds["core_gflops_training"] * 1e9,
+        core_pixels=speeds["core_decoded_megapixels_per_s"] * 1e6,
+        core_rows=speeds["core_prepared_rows_per_s"],
+    )
+    passes = arguments.passes
+    lines = [
+        f"{images:,.0f} pictures, seen {passes:.3g} times; {machine.gpus} GPUs, {machine.cores} cores; sizes of {path}",
+        "",
+        "Assumed",
+        (
+            f"  a GPU sustains {arguments.gpu_tflops:g} TFLOP/s (--gpu-tflops; not measured here: no GPU)"
+            if machine.gpus
+            else f"  a core sustains {speeds['core_gflops_training']:.1f} GFLOP/s (measured)"
+        ),
+        f"  a core decodes {speeds['core_decoded_megapixels_per_s']:.2f} Mpixel/s, prepares "
+        + f"{speeds['core_prepared_rows_per_s']:.0f} rows/s (measured: {source})",
+        f"  a source picture has {arguments.pixels / 1e6:.3g} Mpixel (--pixels), {RAW_BYTES_PER_PIXEL} bytes each",
+        f"  ViT {sizes.vit_flops / 1e9:.4g} GFLOP a picture, model {model['model']:.4g} GFLOP forward (counted), "
+        + f"{BACKWARD} times that in training; work divides evenly, storage keeps up, start-up is not counted",
+    ]
+    for online in (False, True):
+        works = stages(sizes, model, images, passes, arguments.pixels, online, machine)
+        lines += ["", "Online features" if online else "Cached features"]
+        lines.append(
+            f"  {'stage':<17}{'leaves, TB':>11}{'reads, TB':>11}{'GB/s':>8}{'GPU h':>11}{'wall, h':>10}"
+        )
+        for work in works:
+            seconds = work.seconds(machine)
+            lines.append(
+                f"  {work.stage:<17}{work.left / TB:>11.3f}{work.read / TB:>11.3f}{work.read / seconds / 1e9:>8.2f}"
+                f"{work.gpu_hours(machine):>11.1f}{seconds / HOUR:>10.2f}"
+            )
+        hours = sum(work.gpu_hours(machine) for work in works)
+        wall = sum(work.seconds(machine) for work in works) / HOUR
+        left, read = (sum(getattr(work, name) for work in works) / TB for name in ("left", "read"))
+        lines.append(f"  {'all':<17}{left:>11.3f}{read:>11.3f}{'':>8}{hours:>11.1f}{wall:>10.2f}")
+    cheaper = sizes.vit_flops * (passes - 1)
+    if passes > 1 and math.isfinite(cheaper):
+        stored = sizes.tokens * sizes.vit[0] * 2
+        lines += [
+            "",
+            f"Caching spends {stored / 1e6:.3g} MB of storage a picture to save {cheaper / 1e12:.3g} TFLOP a picture.",
+        ]
+    return "\n".join(lines)
 
-    As DVC's own graph has it (a test compares them), without the half second that networkx takes to load.
-    """
-    names = set()
-    for dependency in stage.deps:
-        key = dependency.fs.parts(dependency.fs_path)
-        outs = [step.value for step in outs_trie.prefixes(key)]
-        if outs_trie.has_subtrie(key):
-            outs += outs_trie.values(prefix=key)
-        names |= {out.stage.name for out in outs if out.stage.cmd}
-    return tuple(sorted(names))
+
+def parser() -> argparse.ArgumentParser:
+    found = argparse.ArgumentParser(
+        prog="python -m workflow.plan",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    found.add_argument("--images", type=float, required=True, help="pictures with a report, such as 1e7")
+    found.add_argument("--gpus", type=int, required=True, help="GPUs of all nodes; 0: the processor alone")
+    found.add_argument("--cores", type=int, help="cores of all nodes; default: 8 for each GPU")
+    found.add_argument("--preset", help="name of a preset; default: params.yaml")
+    found.add_argument("--passes", type=float, default=20, help="times that training sees a picture (20)")
+    found.add_argument("--gpu-tflops", type=float, default=200, help="TFLOP/s that a GPU sustains (200)")
+    found.add_argument(
+        "--pixels", type=float, default=7.8e6, help="pixels of a source picture (7.8e6: MIMIC-CXR)"
+    )
+    found.add_argument(
+        "--measured", type=Path, help="file of speeds; default: the newest in benchmarks/results"
+    )
+    return found
 
 
-def _changes(stage) -> str:
-    """What DVC finds changed about a stage, in words; the same questions as `dvc status`, but without its
-    file locks, so that it works while other stages run."""
-    if stage.frozen:
-        return ""
-    if not any(out.hash_info for out in stage.outs):  # no entry in dvc.lock
-        return "has not run yet"
-    reasons: dict[str, list[str]] = {}
-    if stage.always_changed:
-        reasons["always"] = ["runs"]
-    if stage.changed_stage():
-        reasons["modified"] = ["the command"]
-    for part in (*stage.deps, *stage.outs):
-        for path, status in part.status().items():  # a word or, for parameters, a word for each key
-            for what, word in (status if isinstance(status, dict) else {path: status}).items():
-                reasons.setdefault(word, []).append(what)
-    return "; ".join(f"{word}: {', '.join(things)}" for word, things in reasons.items())
+def main() -> int:
+    arguments = parser().parse_args()
+    try:
+        if arguments.images < 1 or arguments.gpus < 0:
+            raise InputError("--images must be at least 1 and --gpus not negative")
+        print(report(arguments))
+    except InputError as error:
+        print(f"plan: {error}", file=sys.stderr)
+        return 1
+    return 0
 
 
-def _renew_stamps(stages: dict[str, Stage]) -> None:
-    STAMPS.mkdir(parents=True, exist_ok=True)
-    for stage in stages.values():
-        path = STAMPS / stage.name
-        if stage.changed:
-            path.unlink(missing_ok=True)
-        else:
-            path.touch()
-            os.utime(path, (UP_TO_DATE, UP_TO_DATE))
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,44 +1,115 @@
-"""workflow/resources.yaml as the keywords of Snakemake's `threads` and `resources`."""
+"""workflow/resources.yaml and a site's own workflow/site.yaml as the keywords of Snakemake's rules."""
 
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from stages.errors import InputError
 
 RESOURCES_FILE = Path(__file__).with_name("resources.yaml")
-KEYS = {"cpus": int, "mem_mb": int, "runtime": int, "gpus": int, "nodes": int, "local": bool}
+SITE_FILE = Path(__file__).with_name("site.yaml")
+NEEDS = {
+    "cpus": int,
+    "mem_mb": int,
+    "runtime": int,
+    "gpus": int,
+    "gpu_type": str,
+    "nodes": int,
+    "local": bool,
+    "group": str,
+    "retries": int,
+    "warning": int,
+}
+OPTIONAL = {"gpu_type": "", "group": "", "retries": 0, "warning": 0}
+# key of site.yaml -> Snakemake's name for it
+SITE = {
+    "partition": "slurm_partition",
+    "account": "slurm_account",
+    "qos": "qos",
+    "constraint": "constraint",
+    "cluster": "cluster",
+    "extra": "slurm_extra",
+}
+GPU_STAGES = "gpu_stages"  # in site.yaml: what holds for every family that asks for graphics cards
+LARGEST = 3  # memory and run time grow up to three times the first attempt's
+
+Needs = dict[str, Any]
 
 
-def load_resources(families: Iterable[str], path: Path = RESOURCES_FILE) -> dict[str, dict[str, int | bool]]:
-    """The resources of each family, filled up from `default`.
+def load_resources(
+    families: Iterable[str], path: Path = RESOURCES_FILE, site_path: Path = SITE_FILE
+) -> dict[str, Needs]:
+    """What each family needs: from `path`, filled up from its `default`, then from the site's own file if there is one.
 
     Raises InputError for a family that dvc.yaml does not have, an unknown key or a value of the wrong type.
     """
-    from ruamel.yaml import YAML
-
-    entries = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
     families = list(families)
-    for family, values in entries.items():
-        if family not in families and family != "default":
-            raise InputError(
-                f"{path}: {family} is no stage of dvc.yaml; allowed: default, {', '.join(families)}"
-            )
-        for key, value in values.items():
-            kind = KEYS.get(key)
-            if kind is None or type(value) is not kind or value < 0:
-                allowed = ", ".join(f"{name} ({kind.__name__}, not negative)" for name, kind in KEYS.items())
-                raise InputError(f"{path}: {family}.{key}: {value!r} is refused; allowed: {allowed}")
-    return {family: entries["default"] | entries.get(family, {}) for family in families}
+    common = _read(path, ["default", *families], NEEDS)
+    site = _read(site_path, ["default", GPU_STAGES, *families], NEEDS | dict.fromkeys(SITE, str))
+    needs = {}
+    for family in families:
+        own = site.get(family, {})
+        base = OPTIONAL | common["default"] | site.get("default", {}) | common.get(family, {})
+        has_gpu = (base | own)["gpus"] > 0
+        needs[family] = base | (site.get(GPU_STAGES, {}) if has_gpu else {}) | own
+    return needs
 
 
-def snakemake_resources(needs: Mapping[str, int | bool]) -> dict[str, int | Callable]:
+def snakemake_resources(needs: Needs) -> dict[str, int | str | Callable]:
     """The keywords of a rule's `resources`; memory and run time grow with the attempt."""
 
     def growing(first: int) -> Callable:
-        return lambda wildcards, attempt: first * attempt
+        return lambda wildcards, attempt: first * min(attempt, LARGEST)
 
-    resources = {key: growing(needs[key]) for key in ("mem_mb", "runtime")}
+    resources: dict[str, Any] = {key: growing(needs[key]) for key in ("mem_mb", "runtime")}
     resources["nodes"] = needs["nodes"]
-    if needs["gpus"]:  # a request for 0 GPUs is refused where a partition has none
-        resources["gpu"] = needs["gpus"]
+    if needs["nodes"] > 1:
+        # `mpi` makes Snakemake run the stage's command beside the nodes' tasks rather than as one of them:
+        # stages.launch then starts one task on each node.
+        resources |= {"mpi": "srun", "tasks": needs["nodes"], "tasks_per_gpu": 0}
+    if needs["gpus"]:  # per node; a request for 0 GPUs is refused where a partition has none
+        resources["gres"] = ":".join(
+            ["gpu", *([needs["gpu_type"]] if needs["gpu_type"] else []), str(needs["gpus"])]
+        )
+    resources |= {name: needs[key] for key, name in SITE.items() if needs.get(key)}
+    if needs["warning"]:
+        signal = f"--signal=USR1@{needs['warning']}"
+        resources["slurm_extra"] = f"{signal} {resources.get('slurm_extra', '')}".strip()
     return resources
+
+
+def describe(needs: Needs) -> str:
+    """What a stage's first attempt asks a cluster for, in words, to follow its message."""
+    if needs["local"]:
+        return "; runs beside snakemake"
+    nodes = f"{needs['nodes']} nodes, each " if needs["nodes"] > 1 else ""
+    gpus = (
+        f"{needs['gpus']} GPU{' ' + needs['gpu_type'] if needs['gpu_type'] else ''}"
+        if needs["gpus"]
+        else "no GPU"
+    )
+    cores = "1 core" if needs["cpus"] == 1 else f"{needs['cpus']} cores"
+    site = "".join(f", {key} {needs[key]}" for key in SITE if needs.get(key))
+    return f"; asks for {nodes}{gpus}, {cores}, {needs['mem_mb']} MiB, {needs['runtime']} min{site}"
+
+
+def _read(path: Path, families: list[str], kinds: Mapping[str, type]) -> dict[str, Needs]:
+    """One of the two files, checked; nothing if the file does not exist."""
+    from ruamel.yaml import YAML, YAMLError
+
+    if not path.exists():
+        return {}
+    try:
+        entries = YAML(typ="safe").load(path.read_text(encoding="utf-8")) or {}
+    except YAMLError as error:
+        raise InputError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    for family, values in entries.items():
+        if family not in families:
+            raise InputError(f"{path}: {family} is no stage of dvc.yaml; allowed: {', '.join(families)}")
+        for key, value in (values or {}).items():
+            kind = kinds.get(key)
+            if kind is None or type(value) is not kind or (kind is int and value < 0):
+                allowed = ", ".join(f"{name} ({kind.__name__}, not negative)" for name, kind in kinds.items())
+                allowed = allowed.replace("str, not negative", "str").replace("bool, not negative", "bool")
+                raise InputError(f"{path}: {family}.{key}: {value!r} is refused; allowed: {allowed}")
+    return {family: values or {} for family, values in entries.items()}

@@ -1,7 +1,7 @@
 """Run one stage through DVC: `python -m workflow.run STAGE`. The rules of the Snakefile call it.
 
-DVC skips the stage if its inputs came out the same, restores its outputs if the run cache has them, and runs
-its command otherwise. Around that, this waits for a run of the same stage that outlived an earlier snakemake,
+DVC skips the stage if its inputs came out the same, restores its outputs if the run cache (here or in the remote)
+has them, and runs its command otherwise. Around that, this waits for a run of the same stage that outlived an earlier snakemake,
 clears what dead processes left, passes signals on, and keeps dvc.lock in order.
 """
 
@@ -15,15 +15,15 @@ import time
 import traceback
 from pathlib import Path
 
-from workflow import lockfile, locks
+from workflow import lockfile, locks, remote
+from workflow.changes import STATE, read_plan
 from workflow.files import write_atomically
-from workflow.plan import STATE, read_plan
 
 LOG_TAIL = 30  # lines shown of the log of a stage that failed
 
 
 def run_stage(name: str) -> str:
-    """Bring one stage up to date; returns `ran`, `restored` (from the run cache) or `unchanged`.
+    """Bring one stage up to date; returns `ran`, `restored` (from cache, here or in the remote) or `unchanged`.
 
     Raises DVC's ReproductionError if the stage's command fails.
     """
@@ -41,9 +41,13 @@ def run_stage(name: str) -> str:
                 [part.fs_path for part in stage.deps], [part.fs_path for part in stage.outs]
             )
             logging.getLogger("dvc").setLevel(logging.INFO)  # has its own handler
-            done = repo.reproduce(targets=[name], single_item=True)
+            absent = any(not out.exists for out in stage.outs)
+            repo.stage_cache.pull = lambda *_: None  # the main process has fetched it, for all stages
+            done = repo.reproduce(targets=[name], single_item=True, pull=remote.is_reached())
             lockfile.canonicalise(list(read_plan()))
-        return "unchanged" if not done else "restored" if restored else "ran"
+        if done:
+            return "restored" if restored else "ran"
+        return "restored" if absent else "unchanged"
 
 
 def _note_restores(repo) -> list[str]:

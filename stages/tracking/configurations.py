@@ -8,6 +8,7 @@ from pathlib import Path
 
 from stages.pipeline import Pipeline, digest, flatten
 from stages.tracking import provenance
+from stages.tracking.costs import record_path
 from stages.tracking.interface import PARENT_TAG, Point, Store, exclusive, now
 from stages.tracking.journal import settle_parent
 from stages.tracking.store import open_store
@@ -46,7 +47,7 @@ def adopt_under(
     present = {child.run_id for child in children} | {child.tags.get("source_run_id") for child in children}
     adopted = []
     for name in names:
-        record = Path("results/runs") / f"{name}.json"
+        record = record_path(name, pipeline.stages[name].outputs)
         if not record.exists():
             continue  # not run yet: there is nothing to show
         source_id = json.loads(record.read_text(encoding="utf-8"))["run_id"]

@@ -13,18 +13,22 @@ CODE = ("stages", "params.yaml", "dvc.yaml")
 
 def tags(stage: str, signature: str) -> dict[str, str]:
     """The tags of one execution of a stage; `device` is known better at its end."""
-    slurm = os.environ.get("SLURM_JOB_ID", "none")
-    if array := os.environ.get("SLURM_ARRAY_JOB_ID"):
-        slurm = f"{array}_{os.environ.get('SLURM_ARRAY_TASK_ID', '')}"
     return common() | {
         "dvc_stage": stage,
         "stage_signature": signature,
-        "slurm_job_id": slurm,
+        "slurm_job_id": slurm_job_id(),
         "node": platform.node(),
         "device": device(),
         "mlflow.source.name": f"stages/{stage.split('@')[0]}.py",
         "mlflow.source.type": "LOCAL",
     }
+
+
+def slurm_job_id() -> str:
+    """Number of the Slurm job around this process, ARRAY_TASK in an array; `none` outside a job."""
+    if array := os.environ.get("SLURM_ARRAY_JOB_ID"):
+        return f"{array}_{os.environ.get('SLURM_ARRAY_TASK_ID', '')}"
+    return os.environ.get("SLURM_JOB_ID", "none")
 
 
 def common() -> dict[str, str]:

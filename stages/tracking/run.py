@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-import resource
+import platform
 import sys
 import threading
 import time
@@ -17,7 +17,7 @@ from typing import Any, Self
 from stages.errors import InputError
 from stages.pipeline import Pipeline
 from stages.storage.files import atomic_path
-from stages.tracking import provenance
+from stages.tracking import costs, provenance
 from stages.tracking.configurations import adopt_under, find_parent
 from stages.tracking.interface import PARENT_TAG, Store, StoreError, exclusive, store_uri
 from stages.tracking.journal import Journal
@@ -127,10 +127,13 @@ class Run(LocalRun):
     If the store fails meanwhile, the stage goes on, and a warning tells how to send the rest later.
     """
 
-    def __init__(self, name: str, folder: Path | None, store: Store, journal: Journal) -> None:
+    def __init__(
+        self, name: str, folder: Path | None, store: Store, journal: Journal, record_path: Path
+    ) -> None:
         super().__init__(name, folder, journal.about["signature"])
         self.store = store
         self.journal = journal
+        self.record_path = record_path
         self.started = time.monotonic()
         self.warned = False
         self.stop = threading.Event()
@@ -164,14 +167,21 @@ class Run(LocalRun):
             journal.send(store)
             close_lost(store, name, parent_id)
         # A stage that reads results/metrics as a whole declares no metrics file: it would change its own input.
-        declared = f"results/metrics/{name}.json" in pipeline.stages[name].outputs
-        return cls(name, METRICS if declared else None, store, journal)
+        outputs = pipeline.stages[name].outputs
+        folder = METRICS if f"results/metrics/{name}.json" in outputs else None
+        return cls(name, folder, store, journal, costs.record_path(name, outputs))
 
     def finish(self) -> None:
-        """Writes the final metrics, none included, and which run this was: the last act of a stage."""
+        """Writes the final metrics, none included, and which run this was and what it cost: the last act of a stage."""
         super().finish()
-        about = {"run_id": self.journal.about["run_id"], "stage": self.name}
-        write_json(Path("results/runs") / f"{self.name}.json", about)
+        about = {
+            "run_id": self.journal.about["run_id"],
+            "stage": self.name,
+            "costs": costs.measure(self.started),
+        }
+        about |= {"node": platform.node(), "slurm_job_id": provenance.slurm_job_id()} | costs.tags()
+        write_json(self.record_path, about)
+        write_json(costs.history() / f"{self.name}.json", about)
 
     def record(self, **entry: Any) -> None:
         """Appends a report to the journal."""
@@ -216,7 +226,8 @@ class Run(LocalRun):
             status = "FINISHED"
         else:
             status = "FAILED" if isinstance(error, Exception) else "KILLED"  # SIGTERM, SIGINT
-        self.journal.append(costs=self.costs(), tags={"device": provenance.device()})
+        spent = {f"system/{name}": value for name, value in costs.measure(self.started).items()}
+        self.journal.append(costs=spent, tags=costs.tags())
         self.journal.append(status=status)
         sent = self.attempt(self.journal.send)
         ended = self.journal.ended
@@ -225,16 +236,6 @@ class Run(LocalRun):
             self.journal.remove()
         if status == "FINISHED" and sent:
             self.attempt(lambda store: retire(self.name, store))
-
-    def costs(self) -> dict[str, float]:
-        """Time and memory of this process and its children so far."""
-        own, children = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-        kibibyte = 1 if sys.platform == "darwin" else 1024  # bytes in one unit of ru_maxrss
-        return {
-            "system/wall_seconds": time.monotonic() - self.started,
-            "system/cpu_seconds": own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime,
-            "system/peak_memory_mib": own.ru_maxrss * kibibyte / 2**20,
-        }
 
 
 def killed_execution(store: Store, stage: str, parent_id: str, signature: str) -> Journal | None:

@@ -37,14 +37,18 @@ if client.get_experiment_by_name(sys.argv[2]) is None:
 
 
 def prepare_store() -> None:
-    """Makes the store ready: tables of the installed MLflow's schema, and the experiment.
+    """Makes the store ready: tables of the installed MLflow's schema, and the experiment. Of a server it makes sure
+    that it answers; StoreError if it does not, before anything is computed.
 
     Simultaneous first writers would race for the tables, so this runs under a lock, from the workflow before
     any stage and from the first stage of a plain `dvc repro`. Takes milliseconds if nothing is to be done.
     """
     uri = store_uri()
     path = sqlite_path(uri)
-    if path is None or ready(path):
+    if path is None:
+        ClientStore(uri)
+        return
+    if ready(path):
         return
     with exclusive(SLOW_START):
         if path.exists() and not ready(path):
@@ -105,8 +109,9 @@ def experiment_row(database: sqlite3.Connection) -> tuple[int, str, str] | None:
 
 def open_store() -> Store:
     """The store in use, ready to write; StoreError if it cannot be reached in time."""
-    prepare_store()
     path = sqlite_path(store_uri())
+    if path is not None:
+        prepare_store()
     if path is not None and ready(path):
         with transaction(path) as database:
             experiment, location, lifecycle = experiment_row(database)

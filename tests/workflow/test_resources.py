@@ -7,14 +7,14 @@ from ruamel.yaml import YAML
 
 from stages.errors import InputError
 from tests.workflow.toy import REPO
-from workflow.resources import load_resources, snakemake_resources
+from workflow.resources import SITE_FILE, describe, load_resources, snakemake_resources
 
 DEFAULT = "default: {cpus: 1, mem_mb: 100, runtime: 5, gpus: 0, nodes: 1, local: false}\n"
 
 
 def test_the_real_file_fits_the_real_pipeline() -> None:
     families = set(YAML(typ="safe").load(REPO / "dvc.yaml")["stages"])
-    needs = load_resources(families)
+    needs = load_resources(families, site_path=Path("none"))
     assert set(needs) == families
     assert all(need["mem_mb"] <= 8000 for need in needs.values()), "the demo has 8 GB"
 
@@ -22,7 +22,7 @@ def test_the_real_file_fits_the_real_pipeline() -> None:
 def test_default_fills_in(tmp_path: Path) -> None:
     path = tmp_path / "resources.yaml"
     path.write_text(DEFAULT + "train: {gpus: 4}\n")
-    needs = load_resources(["train", "score"], path)
+    needs = load_resources(["train", "score"], path, tmp_path / "none")
     assert needs["train"] == needs["score"] | {"gpus": 4}
 
 
@@ -34,20 +34,71 @@ def test_default_fills_in(tmp_path: Path) -> None:
         ("train: {mem_mb: 4G}", "train.mem_mb: '4G' is refused"),
         ("train: {gpus: -1}", "train.gpus: -1 is refused"),
         ("train: {gpus: true}", "train.gpus: True is refused"),
+        ("train: {partition: gpu}", "train.partition: 'gpu' is refused"),
     ],
 )
 def test_mistakes_are_refused(tmp_path: Path, line: str, message: str) -> None:
     path = tmp_path / "resources.yaml"
     path.write_text(DEFAULT + line + "\n")
     with pytest.raises(InputError) as caught:
-        load_resources(["train"], path)
+        load_resources(["train"], path, tmp_path / "none")
     assert message in str(caught.value)
 
 
-def test_memory_and_time_grow_with_the_attempt() -> None:
-    needs = {"cpus": 4, "mem_mb": 100, "runtime": 30, "gpus": 2, "nodes": 1, "local": False}
-    resources = snakemake_resources(needs)
-    assert [resources["mem_mb"](None, attempt) for attempt in (1, 2, 3)] == [100, 200, 300]
+NEEDS = {"cpus": 4, "mem_mb": 100, "runtime": 30, "gpus": 2, "gpu_type": "", "nodes": 1, "local": False} | {
+    "warning": 0
+}
+
+
+def test_memory_and_time_grow_with_the_attempt_to_three_times() -> None:
+    resources = snakemake_resources(NEEDS)
+    assert [resources["mem_mb"](None, attempt) for attempt in (1, 2, 3, 4)] == [100, 200, 300, 300]
     assert resources["runtime"](None, 2) == 60
-    assert resources["nodes"] == 1 and resources["gpu"] == 2
-    assert "gpu" not in snakemake_resources(needs | {"gpus": 0})
+    assert resources["nodes"] == 1 and "mpi" not in resources and "slurm_extra" not in resources
+
+
+@pytest.mark.parametrize(
+    ("changed", "gres"),
+    [({}, "gpu:2"), ({"gpu_type": "a100"}, "gpu:a100:2"), ({"gpus": 0, "gpu_type": "a100"}, None)],
+)
+def test_graphics_cards_are_asked_for_per_node_or_not_at_all(changed: dict, gres: str | None) -> None:
+    assert snakemake_resources(NEEDS | changed).get("gres") == gres
+
+
+def test_a_warning_joins_the_site_s_own_flags() -> None:
+    needs = NEEDS | {"warning": 60, "extra": "--exclusive", "account": "us", "nodes": 2}
+    resources = snakemake_resources(needs)
+    assert resources["slurm_extra"] == "--signal=USR1@60 --exclusive"
+    assert resources["slurm_account"] == "us" and "slurm_partition" not in resources
+    assert (resources["nodes"], resources["tasks"], resources["mpi"]) == (2, 2, "srun")
+    assert describe(needs) == (
+        "; asks for 2 nodes, each 2 GPU, 4 cores, 100 MiB, 30 min, account us, extra --exclusive"
+    )
+    assert describe(NEEDS | {"local": True}) == "; runs beside snakemake"
+
+
+def test_the_site_s_file_overrides_family_by_family(tmp_path: Path) -> None:
+    common, site = tmp_path / "resources.yaml", tmp_path / "site.yaml"
+    common.write_text(DEFAULT + "train: {gpus: 4, cpus: 8}\nscore: {cpus: 2}\n")
+    site.write_text(
+        "default: {partition: cpu, cpus: 3}\ngpu_stages: {partition: gpu, gpu_type: a100}\ntrain: {gpus: 1}\nmake:\n"
+    )
+    needs = load_resources(["make", "train", "score"], common, site)
+    assert [needs[name]["cpus"] for name in needs] == [3, 8, 2], "a family's own entry beats every default"
+    assert [needs[name]["partition"] for name in needs] == ["cpu", "gpu", "cpu"]
+    assert needs["train"]["gpus"] == 1 and needs["train"]["gpu_type"] == "a100"
+    site.write_text("train: {queue: long}\n")
+    with pytest.raises(
+        InputError, match=r"site.yaml: train.queue: 'long' is refused; allowed: .*partition \(str\)"
+    ):
+        load_resources(["make", "train", "score"], common, site)
+    site.write_text("train: {gpus: [}\n")
+    with pytest.raises(InputError, match=r"site.yaml: not valid YAML"):
+        load_resources(["make", "train", "score"], common, site)
+
+
+def test_the_example_of_a_site_s_file_is_valid_and_the_real_one_is_ignored_by_git() -> None:
+    families = set(YAML(typ="safe").load(REPO / "dvc.yaml")["stages"])
+    needs = load_resources(families, site_path=REPO / "workflow/site.example.yaml")
+    assert needs["prepare"]["partition"] == "cpu" and needs["retrieve"]["partition"] == "gpu"
+    assert f"/{SITE_FILE.relative_to(REPO)}" in (REPO / ".gitignore").read_text().splitlines()

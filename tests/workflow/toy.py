@@ -163,7 +163,9 @@ class Toy:
     def build(self, dvc_yaml: str = DVC_YAML, resources: str = RESOURCES) -> "Toy":
         """The files of the pipeline, with nothing run yet."""
         shutil.copytree(
-            REPO / "workflow", self.folder / "workflow", ignore=shutil.ignore_patterns("__pycache__")
+            REPO / "workflow",
+            self.folder / "workflow",
+            ignore=shutil.ignore_patterns("__pycache__", "site.yaml"),
         )
         for name in ("Snakefile", "environment.yml", ".gitignore", ".dvcignore"):
             shutil.copy(REPO / name, self.folder / name)

@@ -1,0 +1,140 @@
+"""How fast the stages are, for `python -m workflow.plan`: `python -m benchmarks.stages [--save]`.
+
+Two kinds of figures, run after a complete `make demo` in this folder:
+* core-seconds of each stage, as Snakemake measured them (.state/benchmarks), over what the stage worked on;
+* FLOP of one forward pass for each preset, counted by PyTorch on the model itself (random weights).
+`--save` writes them to benchmarks/results/, dated.
+"""
+
+import argparse
+import csv
+import datetime
+import json
+import os
+import platform
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from stages.pipeline import read_yaml
+
+REPO = Path(__file__).resolve().parents[1]
+RESULTS = REPO / "benchmarks" / "results"
+PAIRS = 4  # of the batch whose FLOP are counted
+PRESETS = ("demo", "paper")
+
+
+def core_seconds(folder: Path) -> dict[str, float]:
+    """Stage family -> processor time of all its stages in the run that `folder` holds."""
+    seconds: dict[str, float] = {}
+    for path in sorted((folder / ".state/benchmarks").glob("*.tsv")):
+        with path.open(encoding="utf-8") as file:
+            (line,) = csv.DictReader(file, delimiter="\t")
+        family = path.stem.partition("@")[0]
+        seconds[family] = seconds.get(family, 0.0) + float(line["cpu_time"])
+    return seconds
+
+
+def worked_on(folder: Path) -> dict[str, float]:
+    """What the stages of that run worked on: pictures of the index, pictures decoded, pairs trained on."""
+    params = read_yaml(folder / "params.yaml")
+    prepared = [json.loads(p.read_text()) for p in (folder / "data/prepared").glob("*/summary.json")]
+    decoded = [json.loads(p.read_text()) for p in (folder / "data/images").glob("*/summary.json")]
+    return {
+        "index_rows": sum(one["raw"] for one in prepared),
+        "decoded": sum(one["decoded"] for one in decoded),
+        "source_pixels": params["simulate"]["image_size"] ** 2,
+        "pairs_trained_on": params["pretrain"]["steps"] * params["pretrain"]["batch_size"],
+    }
+
+
+def forward_gflop(preset: str) -> dict[str, float]:
+    """GFLOP of one forward pass for one picture and report: of the frozen ViT (by rule), of the model (counted)."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from stages.models.medunifier import MedUnifierConfig, MedUnifierModel
+    from workflow.plan import load_sizes
+
+    sizes = load_sizes(REPO / "workflow/presets" / f"{preset}.yaml")
+    m = sizes.params["model"]
+    names = set(MedUnifierConfig().to_dict()) & set(m)
+    config = MedUnifierConfig(
+        **{name: m[name] for name in names},
+        vision_width=sizes.vit[0],
+        vision_tokens=sizes.tokens,
+        vocab_size=sizes.params["tokenizer"]["vocab_size"],
+        decode_token_id=4,
+    )
+    torch.manual_seed(0)
+    model = MedUnifierModel(config)
+    length = m["max_text_tokens"]
+    batch = {
+        "features": torch.randn(PAIRS, sizes.tokens, sizes.vit[0]),
+        "input_ids": torch.randint(10, 1000, (PAIRS, length)),
+        "attention_mask": torch.ones(PAIRS, length, dtype=torch.long),
+        "images": torch.rand(PAIRS, m["image_channels"], 224, 224),
+    }
+    weights = dict.fromkeys(("itc", "itm", "itg", "tig"), 1.0)
+    with FlopCounterMode(display=False) as counter:
+        model(**batch, weights=weights, generator=torch.Generator().manual_seed(0))
+    return {
+        "vit": sizes.vit_flops / 1e9,
+        "model": counter.get_total_flops() / PAIRS / 1e9,
+        "million_weights": sum(x.numel() for x in model.parameters()) / 1e6,
+    }
+
+
+def figures(folder: Path) -> dict[str, Any]:
+    """Everything that the planner reads."""
+    seconds, work = core_seconds(folder), worked_on(folder)
+    gflop = {preset: forward_gflop(preset) for preset in PRESETS}
+    vit, model = gflop["demo"]["vit"], gflop["demo"]["model"]
+    return {
+        "forward_gflop": gflop,
+        "demo_core_seconds": seconds,
+        "demo_worked_on": work,
+        "core_prepared_rows_per_s": work["index_rows"] / seconds["prepare"],
+        "core_decoded_megapixels_per_s": work["decoded"]
+        * work["source_pixels"]
+        / 1e6
+        / seconds["decode_images"],
+        "core_gflops_vit": vit * work["decoded"] / seconds["extract_features"],
+        "core_gflops_training": 3 * model * work["pairs_trained_on"] / seconds["pretrain"],
+    }
+
+
+def rounded(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: rounded(item) for key, item in value.items()}
+    return float(f"{value:.4g}") if isinstance(value, float) else value
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--save", action="store_true", help="write benchmarks/results/stages-DATE.json")
+    parser.add_argument("--folder", type=Path, default=Path(), help="where the demo has run; default: here")
+    arguments = parser.parse_args()
+    record = {
+        "command": "python -m benchmarks.stages --save",
+        "date": datetime.date.today().isoformat(),
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        "torch": version("torch"),
+        **rounded(figures(arguments.folder)),
+    }
+    text = json.dumps(record, indent=1)
+    print(text)
+    if arguments.save:
+        RESULTS.mkdir(exist_ok=True)
+        path = RESULTS / f"stages-{record['date']}.json"
+        path.write_text(text + "\n", encoding="utf-8")
+        print(f"written: {path.relative_to(REPO)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

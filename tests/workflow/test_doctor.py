@@ -1,0 +1,136 @@
+"""`workflow.doctor` finds each kind of trouble, and its advice mends it."""
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from stages.tracking import prepare_store
+from workflow import doctor, locks
+
+
+@pytest.fixture
+def here(project: Path) -> Path:
+    """A healthy project."""
+    (project / ".dvc/tmp").mkdir(parents=True)
+    (project / ".dvc/config").write_text("[core]\n    hardlink_lock = false\n")
+    return project
+
+
+def said(capsys) -> str:
+    code = doctor.main()
+    text = capsys.readouterr().out
+    assert code == (0 if text == "nothing to mend\n" else 1)
+    return text
+
+
+@pytest.fixture(autouse=True)
+def no_arguments(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["doctor"])
+
+
+def test_a_healthy_project(here, capsys):
+    assert said(capsys) == "nothing to mend\n"
+
+
+def test_entries_of_dead_processes(here, capsys):
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    locks.RWLOCK.write_text(
+        json.dumps({"write": {"/out": {"pid": dead.pid, "cmd": "dvc repro train"}}, "read": {}})
+    )
+    text = said(capsys)
+    assert f"process {dead.pid} (dvc repro train)" in text and "rm .dvc/tmp/rwlock" in text
+    locks.RWLOCK.write_text('{"write": {')
+    assert "was cut short" in said(capsys)
+    locks.RWLOCK.unlink()
+    assert said(capsys) == "nothing to mend\n"
+
+
+def test_a_hard_linked_lock_that_nobody_renews(here, capsys):
+    lock = here / ".dvc/tmp/lock"
+    lock.touch()
+    os.link(lock, here / ".dvc/tmp/lock.claim")
+    assert said(capsys) == "nothing to mend\n", "it may be in use"
+    os.utime(lock, (0, 0))
+    assert "held for over an hour" in said(capsys)
+
+
+def test_a_file_system_without_locks(here, capsys, monkeypatch):
+    monkeypatch.setattr(doctor, "flock_excludes", lambda path: False)
+    text = said(capsys)
+    assert "flock does not keep a second process out" in text and "hardlink_lock true" in text
+
+
+def test_flock_is_tried_with_a_second_process(tmp_path, monkeypatch):
+    assert doctor.flock_excludes(tmp_path / "lock")
+    monkeypatch.setattr("fcntl.flock", lambda *_: None)  # a file system that says yes and does nothing
+    assert not doctor.flock_excludes(tmp_path / "lock")
+
+
+def test_a_store_without_its_schema(here, capsys):
+    (here / "mlflow.db").unlink()
+    (here / "mlflow.db").touch()
+    text = said(capsys)
+    assert "mlflow.db: lacks the tables" in text and "python -m stages.tracking prepare" in text
+    prepare_store()
+    assert said(capsys) == "nothing to mend\n"
+
+
+def test_a_server_that_is_down(here, capsys, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    assert "http://127.0.0.1:9: the MLflow store cannot be used" in said(capsys)
+
+
+def test_half_written_shards(here, capsys):
+    shard = here / "data/features/phantom/0"
+    shard.mkdir(parents=True)
+    (shard / "tokens.npy").touch()
+    (here / "data/.x.partial").touch()
+    text = said(capsys)
+    assert "data/features/phantom/0: a shard without its manifest" in text
+    assert "dvc repro -s extract_features@phantom-0" in text and "data/.x.partial: half-written" in text
+    (shard / "manifest.json").touch()
+    assert "manifest" not in said(capsys)
+
+
+def test_records_that_have_not_reached_the_store(here, capsys, monkeypatch):
+    from stages.tracking import Run
+
+    with Run.open("first") as run:
+        os.rename("mlflow.db", "away.db")
+        run.curve(1, {"loss": 3.0})
+        run.finish()
+    os.rename("away.db", "mlflow.db")
+    assert "1 record(s) of stages have not reached MLflow" in said(capsys)
+    from stages.tracking.leftovers import upload
+
+    assert upload() == 1
+    assert said(capsys) == "nothing to mend\n"
+
+
+def test_a_node_without_the_environment(here, capsys, monkeypatch, tmp_path):
+    """Two nodes, of which one answers with its name: it lacks the Python or the folder."""
+    srun = tmp_path / "srun"
+    srun.write_text("#!/bin/sh\necho node7\n")
+    srun.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setenv("SLURM_JOB_NUM_NODES", "2")
+    assert "node7: has not" in said(capsys)
+    from importlib.metadata import PackageNotFoundError
+
+    def missing(name):
+        raise PackageNotFoundError
+
+    monkeypatch.setattr("importlib.metadata.version", missing)
+    assert "lacks torch" in said(capsys)
+
+
+def test_links_that_cannot_cross(here, capsys, monkeypatch):
+    cache = Path("/dev/shm")
+    if cache.stat().st_dev == here.stat().st_dev:
+        pytest.skip("no second file system here")
+    (here / ".dvc/config.local").write_text(f"[cache]\n    dir = {cache}\n    type = hardlink\n")
+    assert "is on another file system" in said(capsys)
