@@ -46,7 +46,13 @@ def build(folder: Path) -> None:
     """The pipeline of stages that do nothing."""
     shutil.copytree(REPO / "workflow", folder / "workflow", ignore=shutil.ignore_patterns("__pycache__"))
     (folder / "stages").mkdir()
-    for name in ("Snakefile", "environment.yml", "stages/errors.py", "stages/__init__.py"):
+    for name in (
+        "Snakefile",
+        "environment.yml",
+        "stages/errors.py",
+        "stages/pipeline.py",
+        "stages/__init__.py",
+    ):
         shutil.copy(REPO / name, folder / name)
     (folder / "profiles").symlink_to("workflow/profiles")
     texts = {

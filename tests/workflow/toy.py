@@ -172,7 +172,8 @@ class Toy:
         for name in ("slurm", "local", "profiles"):
             (self.folder / name).symlink_to(os.readlink(REPO / name))
         (self.folder / "stages").mkdir()
-        shutil.copy(REPO / "stages" / "errors.py", self.folder / "stages")
+        for name in ("errors.py", "pipeline.py"):
+            shutil.copy(REPO / "stages" / name, self.folder / "stages")
         texts = {
             "stages/__init__.py": "",
             "stages/params.py": TOY_PARAMS_PY,
