@@ -161,7 +161,7 @@ def test_another_configuration_is_another_parent_with_comments_aside(project):
     (project / "params.yaml").write_text("# a comment\n" + (project / "params.yaml").read_text())
     execute("first")
     assert len(parents()) == 1
-    set_parameter(project, "learning_rate", "2.0e-3")
+    set_parameter(project, "pretrain.learning_rate", "2.0e-3")
     execute("second@full")
     assert len(parents()) == 2
 
@@ -238,7 +238,7 @@ for step in range(1, 6):
 def test_killed_stage_with_other_parameters_starts_anew(project):
     with pytest.raises(KeyboardInterrupt), Run.open("second@full") as killed:
         raise KeyboardInterrupt
-    set_parameter(project, "learning_rate", "2.0e-3")
+    set_parameter(project, "pretrain.learning_rate", "2.0e-3")
     run_id = execute("second@full")
     assert run_id != killed.journal.about["run_id"]
     assert open_store().get(killed.journal.about["run_id"]).status == "KILLED" and Journal.all() == []
@@ -289,7 +289,7 @@ def test_reused_stages_appear_in_the_configuration_that_used_them(project):
     first = execute("first", {"count": 3})
     second = execute("second@full", {"score": 0.5})
     assert adopt(["first", "second@full"]) == []  # both belong to this configuration already
-    set_parameter(project, "learning_rate", "2.0e-3")
+    set_parameter(project, "pretrain.learning_rate", "2.0e-3")
     execute("second@full", {"score": 0.75})  # `first` is reused, as DVC would: shown at once
     _, new = parents()
     children = open_store().find({PARENT_TAG: new.run_id})
@@ -324,13 +324,13 @@ def test_stages_that_dvc_restores_from_its_cache_are_shown(project):
     assert python(project, "-m", "dvc", "init", "--no-scm", "-q").returncode == 0
     repro()
     assert adopt(up_to_date_stages()) == []
-    set_parameter(project, "learning_rate", "2.0e-3")
+    set_parameter(project, "pretrain.learning_rate", "2.0e-3")
     repro()
     assert adopt(up_to_date_stages()) == ["third"]  # `second` showed `first` when it started
-    set_parameter(project, "learning_rate", "1.0e-3")
+    set_parameter(project, "pretrain.learning_rate", "1.0e-3")
     repro()
     assert adopt(up_to_date_stages()) == []  # restored, and the runs of this configuration already
-    set_parameter(project, "image_size", "256")
+    set_parameter(project, "simulate.image_size", "256")
     assert python(project, "-m", "stages.tracking", "adopt").stdout == "3 stage(s) shown from cache\n"
     states = [
         [
@@ -348,7 +348,7 @@ def test_stages_that_dvc_restores_from_its_cache_are_shown(project):
 
 def test_outdated_result_is_not_shown_as_used(project):
     execute("first", {"count": 3})
-    set_parameter(project, "skip_last_blocks", "1")  # `first` is out of date now
+    set_parameter(project, "vision.skip_last_blocks", "1")  # `first` is out of date now
     execute("second@full")
     new = parents()[-1]
     assert [c.tags["dvc_stage"] for c in open_store().find({PARENT_TAG: new.run_id})] == ["second@full"]

@@ -8,7 +8,12 @@ from pathlib import Path
 
 REPO = Path(__file__).resolve().parents[1]
 
-PARAMETERS = {"seed": "0", "learning_rate": "1.0e-3", "skip_last_blocks": "0", "image_size": "320"}
+PARAMETERS = {
+    "seed": "0",
+    "pretrain.learning_rate": "1.0e-3",
+    "vision.skip_last_blocks": "0",
+    "simulate.image_size": "320",
+}
 DVC_YAML = """
 stages:
   first:
@@ -73,10 +78,15 @@ def write_stage(folder: Path, name: str, body: str, arguments: tuple[str, ...] =
 
 
 def set_parameter(folder: Path, key: str, value: str) -> None:
-    """Edits params.yaml; `key` is the last part of the name and stands there once."""
-    text, times = re.subn(rf"(?m)^(\s*{key}:[ ]+)\S+", rf"\g<1>{value}", (folder / "params.yaml").read_text())
+    """Edits params.yaml; `key` is a top-level name, or SECTION.NAME with NAME once in that section."""
+    text = (folder / "params.yaml").read_text()
+    section, _, name = key.rpartition(".")
+    start = re.search(rf"(?m)^{section}:", text).start() if section else 0
+    end = re.compile(r"(?m)^\w").search(text, start + 1).start() if section else len(text)
+    indent = "[ ]+" if section else ""
+    part, times = re.subn(rf"(?m)^({indent}{name}:[ ]+)\S+", rf"\g<1>{value}", text[start:end])
     assert times == 1, key
-    (folder / "params.yaml").write_text(text)
+    (folder / "params.yaml").write_text(text[:start] + part + text[end:])
 
 
 def start(folder: Path, *command: str, **environment: str) -> subprocess.Popen:

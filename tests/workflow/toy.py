@@ -231,8 +231,8 @@ class Toy:
         return self.start(command).wait(code)
 
     def planned(self, command: str = "snakemake -n --cores 2") -> list[str]:
-        """Names of the stages that a dry run lists, in dvc.yaml's order."""
-        return sorted(re.findall(r"^Job \d+: (\S+): ", self.call(command), re.MULTILINE))
+        """Names of the stages that a dry run lists."""
+        return sorted(re.findall(r"^\s*Job \d+: (\S+): ", self.call(command), re.MULTILINE))
 
     def unclean(self) -> list[str]:
         """Names of the stages that `dvc status` finds changed."""
