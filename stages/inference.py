@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from stages.models.encoders import Encoder
     from stages.models.medunifier import MedUnifierModel
+    from stages.models.pixelsnail import Prior, Text
 
 BATCH = 64  # items; results do not depend on it
 
@@ -93,6 +94,26 @@ class Trained:
                 for part in batches(len(texts), BATCH, "embed reports")
             ]
         return np.concatenate(parts)
+
+    def read_texts(self, texts: Sequence[str]) -> Text:
+        """Reports as a prior takes them, tokens [n, max_text_tokens, width] and their mask.
+
+        Each is padded to the full length and read by itself, so that not a bit of it depends on the others.
+        """
+        import torch
+        import torch.nn.functional as F
+
+        from stages.models.pixelsnail import Text
+
+        states, masks = [], []
+        with torch.inference_mode():
+            for text in texts:
+                ids, mask = self.tokens([text])
+                missing = self.model.config.max_text_tokens - ids.shape[1]
+                ids = F.pad(ids, (0, missing), value=self.model.config.pad_token_id)
+                masks.append(F.pad(mask, (0, missing)))
+                states.append(self.model.read_text(ids, masks[-1]))
+        return Text(torch.cat(states), torch.cat(masks))
 
 
 def load_trained(variant: str, store: FeatureStore | None = None) -> Trained:
@@ -199,6 +220,31 @@ def load_model(params: Params, name: str, dataset: str) -> tuple[Trained | Other
         return Other(name, encoder, device), ImageStore(Path("data/images") / dataset)
     store = FeatureStore(Path("data/features") / dataset)
     return replace(load_trained(name, store), can_match=params.variants[name].itm > 0), store
+
+
+def load_priors(variant: str, trained: Trained) -> tuple[Prior, Prior]:
+    """The top and the bottom prior of `models/priors/VARIANT-*`, in evaluation mode, beside the trained model.
+
+    Raises InputError when one is missing or broken, or belongs to another model.
+    """
+    from safetensors import SafetensorError
+
+    from stages.models.pixelsnail import Prior
+
+    priors = []
+    for level in ("top", "bottom"):
+        folder, stage = Path("models/priors") / f"{variant}-{level}", f"train_prior@{variant}-{level}"
+        if not (folder / "config.json").is_file():
+            raise InputError(f"{folder}: no trained prior; run {stage} first")
+        try:
+            prior = Prior.from_pretrained(folder)
+        except (OSError, SafetensorError) as error:
+            raise InputError(f"{folder}: not a whole model ({error}); run {stage} again") from error
+        c, expected = prior.config, trained.model.config
+        if c.codebook_size != expected.codebook_size or c.text_width not in (0, expected.width):
+            raise InputError(f"{folder}: learnt for another model than models/{variant}; run {stage} again")
+        priors.append(prior.to(trained.device).eval())
+    return priors[0], priors[1]
 
 
 def usable_items(

@@ -168,6 +168,47 @@ class TrainedVariants:
 
 
 @dataclass(frozen=True)
+class PriorTraining:
+    accumulate: int
+    precision: str
+    warmup_fraction: float
+    warmup_start: float
+    final_learning_rate: float
+    betas: tuple[float, ...]
+    weight_decay: float
+    clip_norm: float | None
+    validate_every: int
+    checkpoint_every: int
+    checkpoint_minutes: float
+
+
+@dataclass(frozen=True)
+class PriorLevel:
+    channels: int
+    kernel: int
+    blocks: int
+    residual_blocks: int
+    residual_channels: int
+    attention: bool
+    heads: int
+    dropout: float
+    steps: int
+    batch_size: int
+    learning_rate: float
+
+
+@dataclass(frozen=True)
+class Prior:
+    condition: str
+    condition_dropout: float
+    top_blocks: int
+    bootstrap: int
+    training: PriorTraining
+    top: PriorLevel
+    bottom: PriorLevel
+
+
+@dataclass(frozen=True)
 class Evaluate:
     finetune: Mapping[str, tuple[str, ...]]
     finetune_models: tuple[str, ...]
@@ -244,6 +285,7 @@ class Params:
     variants: Mapping[str, Variant]
     encoders: tuple[str, ...]
     trained: TrainedVariants
+    prior: Prior
     evaluate: Evaluate
     finetune: Finetune
     zero_shot: ZeroShot
@@ -295,7 +337,7 @@ def _build(kind: typing.Any, value: typing.Any) -> typing.Any:
         return tuple(_build(arguments[0], item) for item in value)
     if origin is Mapping:
         return {key: _build(arguments[1], item) for key, item in value.items()}
-    return kind(value)  # int, float (an integer in YAML becomes one), str
+    return kind(value)  # int, float (an integer in YAML becomes one), bool, str
 
 
 def _cross_checks(params: Params) -> Iterator[str]:
@@ -357,8 +399,27 @@ def _cross_checks(params: Params) -> Iterator[str]:
 
     if params.write_reports.do_sample and params.write_reports.num_beams > 1:
         yield refused("write_reports.do_sample", True, "false with num_beams above 1")
+    yield from _prior_checks(params.prior)
 
     yield from _watch_checks(params)
+
+
+def _prior_checks(prior: Prior) -> Iterator[str]:
+    """What a level's sizes and the recipe that both share ask of each other."""
+    for level, sizes in {"top": prior.top, "bottom": prior.bottom}.items():
+        path = f"prior.{level}"
+        if sizes.kernel % 2 == 0:
+            yield refused(f"{path}.kernel", sizes.kernel, "an odd number")
+        if sizes.channels % (2 * sizes.heads):
+            yield refused(f"{path}.channels", sizes.channels, f"a multiple of twice the {sizes.heads} heads")
+        if sizes.batch_size % prior.training.accumulate:
+            allowed = f"a multiple of prior.training.accumulate ({prior.training.accumulate})"
+            yield refused(f"{path}.batch_size", sizes.batch_size, allowed)
+        for name in ("warmup_start", "final_learning_rate"):
+            rate = getattr(prior.training, name)
+            if rate > sizes.learning_rate:
+                allowed = f"at most prior.{level}.learning_rate ({sizes.learning_rate})"
+                yield refused(f"prior.training.{name}", rate, allowed)
 
 
 def _watch_checks(params: Params) -> Iterator[str]:

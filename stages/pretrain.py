@@ -1,6 +1,5 @@
 """Stage pretrain: the four-loss pre-training of one variant (paper section 3, recipe of section 4.1)."""
 
-import csv
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +10,7 @@ from stages.entry import run_stage
 from stages.errors import InputError
 from stages.params import Params
 from stages.storage.features import FeatureStore
+from stages.storage.files import write_curves
 from stages.storage.images import ImageStore
 from stages.storage.tables import read_table
 from stages.tracking import Run
@@ -235,18 +235,6 @@ def validation_losses(
             share = torch.distributions.Categorical(probs=all_sum(count.to(device)))
             sums[f"perplexity_{level}"] = float(share.entropy().exp())
     return sums
-
-
-def write_curves(rows: list[dict], path: Path) -> None:
-    """All points of all curves as CSV: step, split, then a column per value, empty where not measured."""
-    columns = dict.fromkeys(name for row in rows for name in row)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(columns), restval="", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(
-            {k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()} for row in rows
-        )
 
 
 def save_model(

@@ -168,6 +168,10 @@ class MedUnifierModel(PreTrainedModel):
         text = self.qformer.encode_text(input_ids, attention_mask)
         return text, F.normalize(self.text_projection(text), dim=-1)
 
+    def read_text(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        """Outputs of all tokens (B, L, W), [CLS] first: what a prior of the codes is conditioned on."""
+        return self.qformer.encode_tokens(input_ids, attention_mask)
+
     def match(
         self, features: torch.Tensor, input_ids: torch.Tensor, attention_mask: torch.Tensor
     ) -> torch.Tensor:

@@ -234,6 +234,16 @@ class QFormer(nn.Module):
         first = x[lengths.cumsum(0) - lengths][:, None]  # (B, 1, W)
         return block.feed_forward_text(block.attention(first, seen, mask))[:, 0]
 
+    def encode_tokens(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        """The same with the outputs of all tokens (B, L, W); what stands at padding means nothing."""
+        packing = Packing.of(attention_mask)
+        x = self.embed_text(input_ids, packing=packing)  # (R, W)
+        mask = attention_mask[:, None, None, :].bool()  # (B, 1, 1, L)
+        for block in self.blocks:
+            seen = block.attention.read(x, packing)
+            x = block.feed_forward_text(block.attention(x, seen, mask, packing))
+        return packing.unpack(x)
+
     def fuse(
         self, image: list[KeysValues | None], input_ids: torch.Tensor, attention_mask: torch.Tensor
     ) -> torch.Tensor:

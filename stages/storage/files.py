@@ -1,5 +1,6 @@
 """Files that are whole or absent."""
 
+import csv
 import json
 import os
 from collections.abc import Iterator
@@ -32,3 +33,14 @@ def write_json(path: str | Path, content: Any) -> None:
     """Write `content` as indented JSON, atomically."""
     with atomic_path(path) as temporary:
         temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def write_curves(rows: list[dict[str, Any]], path: str | Path) -> None:
+    """All points of all curves as CSV: step, split, then a column per value, empty where not measured."""
+    columns = dict.fromkeys(name for row in rows for name in row)
+    with atomic_path(path) as temporary, temporary.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(columns), restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(
+            {k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()} for row in rows
+        )
