@@ -40,7 +40,7 @@ def train_prior(params: Params, run: Run, variant: str, level: str) -> None:
 
     p, sizes = params.prior, getattr(params.prior, level)
     trained = load_trained(variant)
-    texts = Texts(trained, p.condition_dropout, params.seed) if p.condition == "text" else None
+    texts = Texts(trained, p.condition_dropout) if p.condition == "text" else None
     training = Codes(params, variant, level, "train", texts)
     validation = Codes(params, variant, level, "validate", texts)
     run.say(f"{len(training)} pictures to train on, {len(validation)} to validate on")
@@ -89,8 +89,8 @@ def train_prior(params: Params, run: Run, variant: str, level: str) -> None:
 class Texts:
     """The reports beside the codes, read by the trained model; it does not learn here."""
 
-    def __init__(self, trained: Trained, dropout: float, seed: int):
-        self.trained, self.dropout, self.seed = trained, dropout, seed
+    def __init__(self, trained: Trained, dropout: float):
+        self.trained, self.dropout = trained, dropout
 
     def tokens(self, reports: Iterable[str]) -> list[list[int]]:
         from stages.models.text import encode

@@ -178,8 +178,8 @@ class Block(nn.Module):
         if c.attention or text:
             self.asks = GatedLayer(C + COORDINATES, C, c.dropout)
         if c.attention:
-            self.tells = GatedLayer(2 * C + COORDINATES, C, c.dropout)
-            self.attention = Attention(C + COORDINATES, 2 * C + COORDINATES, width, c.heads)
+            self.tells = GatedLayer(3 * C + COORDINATES, C, c.dropout)
+            self.attention = Attention(C + COORDINATES, 3 * C + COORDINATES, width, c.heads)
         if text:
             self.text_attention = Attention(C + COORDINATES, C, width, c.heads)
         self.mix = GatedLayer(C, C, c.dropout, beside=COORDINATES + width * (c.attention + text))
@@ -187,24 +187,28 @@ class Block(nn.Module):
     def forward(
         self,
         x: torch.Tensor,
+        last: torch.Tensor,
         background: torch.Tensor,
         condition: torch.Tensor | None,
         text: KeysValues | None,
         text_mask: torch.Tensor | None,
     ) -> torch.Tensor:
-        """x (B, C, H, W), background (N, 2), condition (B, H, W, C) -> (B, C, H, W)."""
+        """x (B, C, H, W), last (B, N, C), background (N, 2), condition (B, H, W, C) -> (B, C, H, W)."""
         grid, before = x.shape[2:], x
         for residual in self.residual:
             x = residual(x, condition)
         x, before = (y.flatten(2).transpose(1, 2) for y in (x, before))  # (B, N, C)
         background = background.expand(len(x), -1, -1)
-        seen = self.remember(before, x, background) if self.attention is not None else None
+        seen = self.remember(before, x, last, background) if self.attention is not None else None
         x = self.look(x, background, seen, text, text_mask, causal=True)
         return x.transpose(1, 2).unflatten(2, grid)
 
-    def remember(self, before: torch.Tensor, x: torch.Tensor, background: torch.Tensor) -> KeysValues:
-        """What later positions can attend to: from a block's input and residual output, (B, N, C) each."""
-        return self.attention.read(self.tells(torch.cat([before, x, background], -1)))
+    def remember(
+        self, before: torch.Tensor, x: torch.Tensor, last: torch.Tensor, background: torch.Tensor
+    ) -> KeysValues:
+        """What this and later positions can attend to, (B, N, C) each: the block's input, its residual output,
+        and the code of the position before (at the start of a row no convolution sees that one)."""
+        return self.attention.read(self.tells(torch.cat([before, x, last, background], -1)))
 
     def look(
         self,
@@ -286,6 +290,7 @@ class Prior(PreTrainedModel):
         self.grid = GRIDS[c.level]
         self.embedding = nn.Embedding(c.codebook_size, c.channels)
         self.enter = CausalConv(c.channels, c.channels, c.kernel)
+        self.positions = nn.Parameter(torch.zeros(self.grid**2, c.channels))
         self.top_reader = TopReader(c) if c.level == "bottom" else None
         self.text_reader = TextReader(c) if c.text_width else None
         self.blocks = nn.ModuleList(Block(c) for _ in range(c.blocks))
@@ -305,6 +310,8 @@ class Prior(PreTrainedModel):
             init.normal_(module.weight, std=1.0)
         elif isinstance(module, TextReader):
             init.normal_(module.nothing, std=1.0)
+        elif isinstance(module, Prior):
+            init.normal_(module.positions, std=0.1)
 
     def background(self) -> torch.Tensor:
         """Row and column of each position between -1/2 and 1/2: (N, 2)."""
@@ -344,10 +351,12 @@ class Prior(PreTrainedModel):
             condition = condition.repeat_interleave(2, 1).repeat_interleave(2, 2)  # (B, 16, 16, C)
         texts, mask = self.read_text(text, len(codes))
         background = self.background()
-        x = self.embedding(codes).unflatten(1, (self.grid, self.grid)).permute(0, 3, 1, 2)
-        x = self.enter(x)
+        x = self.embedding(codes)  # (B, N, C)
+        last = F.pad(x[:, :-1], (0, 0, 1, 0))
+        x = self.enter(x.transpose(1, 2).unflatten(2, (self.grid, self.grid)))
+        x = x + self.positions.T.unflatten(1, (self.grid, self.grid))
         for block, seen in zip(self.blocks, texts, strict=True):
-            x = block(x, background, condition, seen, mask)
+            x = block(x, last, background, condition, seen, mask)
         return self.leave(F.elu(x.flatten(2).transpose(1, 2)))
 
 

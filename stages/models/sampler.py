@@ -259,6 +259,7 @@ class Incremental:
         self.inner = Rows(weights.inner, batch, self.grid)
         self.gates = Rows(weights.gates, batch, self.grid)
         self.background = prior.background().unsqueeze(1).expand(-1, batch, -1).unsqueeze(2)  # (N, B, 1, 2)
+        self.last = self.enter.row.new_zeros(batch, 1, prior.config.channels)  # the code before, embedded
         self.text, self.text_mask = prior.read_text(text, batch)
         self.seen = [
             self._room(block.attention.heads, batch) if block.attention else None for block in prior.blocks
@@ -283,7 +284,7 @@ class Incremental:
         row, column = divmod(self.position, self.grid)
         if column == 0:
             self._start_row(row)
-        x = self.enter.at(column)[0]  # (B, C)
+        x = self.enter.at(column)[0] + self.prior.positions[self.position]  # (B, C)
         inner = self.inner.at(column)  # (R, B, residual channels)
         branches = F.glu(self.gates.at(column), -1)  # (R, B, C)
         self.gates.put(column, F.elu(inner))
@@ -298,7 +299,9 @@ class Incremental:
 
     def put(self, codes: torch.Tensor) -> None:
         """Settles the codes (B,) of the position whose logits came last."""
-        self.enter.put(self.position % self.grid, self.prior.embedding(codes)[None])
+        embedded = self.prior.embedding(codes)
+        self.enter.put(self.position % self.grid, embedded[None])
+        self.last = embedded[:, None]
         self.position += 1
 
     def _look(
@@ -308,7 +311,7 @@ class Incremental:
         seen = None
         if self.seen[b] is not None:
             n = self.position + 1
-            for room, new in zip(self.seen[b], block.remember(before, x, background), strict=True):
+            for room, new in zip(self.seen[b], block.remember(before, x, self.last, background), strict=True):
                 room[:, :, n - 1 : n] = new
             seen = KeysValues(*(room[:, :, :n] for room in self.seen[b]))
         return block.look(x, background, seen, self.text[b], self.text_mask)[:, 0]

@@ -107,10 +107,10 @@ def test_saved_and_loaded_it_is_the_same(tmp_path):
 def test_it_learns_what_follows_from_what():
     """Codes that repeat the one two rows above, in one of two ways told by the text: certain after training."""
     torch.manual_seed(0)
-    prior = make_prior("top", text=True, attention=False).train()
+    prior = make_prior("top", text=True, attention=False, residual_blocks=1).train()
     prior.config.dropout = 0.0
-    optimizer = torch.optim.AdamW(prior.parameters(), lr=5e-3)
-    for _ in range(120):
+    optimizer = torch.optim.AdamW(prior.parameters(), lr=1e-2)
+    for _ in range(80):
         shift = torch.randint(2, (8,))
         rows = [torch.randint(20, (8, 2, 8))]
         for _ in range(3):
@@ -122,4 +122,4 @@ def test_it_learns_what_follows_from_what():
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    assert loss < 0.2  # log 20 = 3.0 at the start, log 2 = 0.69 without the text
+    assert loss < 0.3  # log 20 = 3.0 at the start, log 2 = 0.69 without the text

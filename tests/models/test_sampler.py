@@ -45,12 +45,9 @@ def test_logits_are_those_of_the_full_forward(level, attention, text, kernel):
 @torch.inference_mode()
 def test_a_draw_is_the_slow_samplers(guidance):
     """The oracle runs the whole network anew for each position, with and without the text."""
-    priors, text, seeds = (
-        [make_prior(level, text=True) for level in ("top", "bottom")],
-        make_text(3),
-        [5, 6, 7],
-    )
-    found = sample_codes(*priors, text, count=3, seeds=seeds, guidance=guidance, temperature=0.8, top_p=0.9)
+    priors, text = [make_prior(level, text=True, **SMALL) for level in ("top", "bottom")], make_text(2)
+    seeds = [5, 6]
+    found = sample_codes(*priors, text, count=2, seeds=seeds, guidance=guidance, temperature=0.8, top_p=0.9)
     uniforms = torch.stack(
         [torch.rand(320, generator=torch.Generator().manual_seed(s), dtype=torch.float64) for s in seeds]
     )
@@ -58,8 +55,10 @@ def test_a_draw_is_the_slow_samplers(guidance):
     for prior, drawn, randoms in zip(priors, found, uniforms.split((64, 256), 1), strict=True):
         codes = torch.zeros_like(drawn)
         for i in range(codes.shape[1]):
-            with_text, without = prior(codes, top, text)[:, i], prior(codes, top)[:, i]
-            logits = without + guidance * (with_text - without)
+            logits = prior(codes, top, text)[:, i]
+            if guidance != 1:
+                without = prior(codes, top)[:, i]
+                logits = without + guidance * (logits - without)
             codes[:, i] = choose(logits, randoms[:, i], temperature=0.8, top_p=0.9)
         assert torch.equal(drawn, codes)
         top = codes
@@ -116,7 +115,9 @@ def test_uniforms_of_the_seeds_are_uniform():
         expected = prior(torch.zeros(1, 64, dtype=torch.long))[0, 0].softmax(-1)
     top, _ = sample_codes(prior, bottom, count=400, seeds=range(400))
     counts = torch.bincount(top[:, 0], minlength=CODES)
-    assert chisquare(counts.numpy(), (expected / expected.sum() * 400).numpy()).pvalue > 1e-3
+    assert (
+        chisquare(counts.numpy(), (expected.double() / expected.double().sum() * 400).numpy()).pvalue > 1e-3
+    )
 
 
 def test_what_does_not_fit_is_refused():
