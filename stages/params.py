@@ -264,6 +264,20 @@ class WriteReports:
 
 
 @dataclass(frozen=True)
+class Generate:
+    unconditional: int
+    reports: int | None
+    prompts: str
+    samples: int
+    shown: int
+    batch_size: int
+    temperature: float
+    top_k: int | None
+    top_p: float | None
+    guidance: float
+
+
+@dataclass(frozen=True)
 class ScoreImages:
     max_images: int | None
     inception_weights: str | None
@@ -291,6 +305,7 @@ class Params:
     zero_shot: ZeroShot
     retrieve: Retrieve
     write_reports: WriteReports
+    generate: Generate
     score_images: ScoreImages
 
 

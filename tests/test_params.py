@@ -124,6 +124,9 @@ def test_numbers_are_read_as_dvc_reads_them(tmp_path: Path) -> None:
         ("tokenizer.pretrained", "./tokenizer", "stages/models/text.py", "./tokenizer"),
         ("tokenizer.watch", "params.yaml", "params.yaml", "stages/models/text.py"),
         ("model.text_checkpoint", "/models/bert", "stages/models/text.py", "/models/bert"),
+        ("generate.unconditional", 3, "3", "integer, at least 4"),
+        ("generate.top_p", 0, "0", "above 0"),
+        ("generate.guidance", -1, "-1", "number, at least 0"),
         ("score_images.inception_weights", "inception.pth", "stages/score_images.py", "inception.pth"),
     ],
 )

@@ -86,6 +86,29 @@ def make_project(folder: Path) -> Params:
     return load_params(REPOSITORY / "params.yaml")
 
 
+def make_priors(text: bool = True) -> None:
+    """`models/priors/full-top` and `-bottom` for the project of the working directory, with random weights."""
+    import torch
+
+    from stages.models.pixelsnail import Prior, PriorConfig
+
+    torch.manual_seed(1)
+    for level in ("top", "bottom"):
+        config = PriorConfig(
+            level=level,
+            codebook_size=32,
+            channels=8,
+            kernel=3,
+            blocks=1,
+            residual_blocks=1,
+            residual_channels=8,
+            heads=1,
+            top_blocks=1,
+            text_width=16 if text else 0,
+        )
+        Prior(config).save_pretrained(f"models/priors/{VARIANT}-{level}")
+
+
 def picture_of(number: int) -> np.ndarray:
     """A smooth picture, uint8 [224, 224], brighter with the number; values between 40 and 170."""
     ramp = np.linspace(0, 60, 224)

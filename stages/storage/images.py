@@ -61,32 +61,31 @@ class ImageStore(MappedRows):
     """The pictures of a folder of parts: `read(rows)` gives uint8 [k, H, W].
 
     Raises InputError when the folder holds no picture, a part is broken, sizes differ, or an id comes twice.
+    `stage` is the stage that errors tell the user to run.
     """
 
-    def __init__(self, folder: str | Path):
+    def __init__(self, folder: str | Path, stage: str = "decode_images"):
         folder = Path(folder)
         ids: list[str] = []
         batches: list[np.ndarray] = []
         for path in sorted(folder.glob("part-*.arrow")):
-            for part_ids, pixels in _mapped_batches(path):
+            for part_ids, pixels in _mapped_batches(path, stage):
                 ids += part_ids
                 batches.append(pixels)
         if not batches:
-            raise InputError(f"{folder}: no decoded pictures in part-*.arrow; run decode_images first")
+            raise InputError(f"{folder}: no pictures in part-*.arrow; run {stage} first")
         if len(shapes := {batch.shape[1:] for batch in batches}) > 1:
-            raise InputError(
-                f"{folder}: pictures of different sizes {sorted(shapes)}; run decode_images again"
-            )
-        super().__init__(folder, ids, batches, stage="decode_images")
+            raise InputError(f"{folder}: pictures of different sizes {sorted(shapes)}; run {stage} again")
+        super().__init__(folder, ids, batches, stage)
         self.height, self.width = shapes.pop()
 
 
-def _mapped_batches(path: Path) -> Iterable[tuple[list[str], np.ndarray]]:
+def _mapped_batches(path: Path, stage: str) -> Iterable[tuple[list[str], np.ndarray]]:
     """The ids and pixels, uint8 [k, H, W], of each record batch of a part; pixels stay on disk."""
     try:
         reader = pa.ipc.open_file(pa.memory_map(str(path)))
     except pa.ArrowInvalid as error:
-        raise InputError(f"{path}: not a whole Arrow file ({error}); run decode_images again") from error
+        raise InputError(f"{path}: not a whole Arrow file ({error}); run {stage} again") from error
     height, width = (int(reader.schema.metadata[key]) for key in (b"height", b"width"))
     for number in range(reader.num_record_batches):
         batch = reader.get_batch(number)

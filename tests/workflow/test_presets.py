@@ -20,7 +20,7 @@ def expected_stages(preset: str) -> list[str]:
         names += [f"extract_features@{dataset}-{shard}" for shard in params.features.shards]
     trained = params.trained
     names += [f"pretrain@{variant}" for variant in params.variants]
-    names += [f"{family}@{variant}" for family in ("encode_codes", "score_images") for variant in trained.tig]
+    names += [
     names += [f"train_prior@{variant}-{level}" for variant in trained.tig for level in ("top", "bottom")]
     for family, variants in (
         ("retrieve", trained.itc),
