@@ -1,6 +1,6 @@
-"""Stage score_images: how much of a picture its codes keep (paper Table 5, reconstruction)."""
+"""Stage score_images: reconstructed and newly drawn pictures against real ones (paper Table 5, Fig. 3)."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +10,13 @@ from stages.entry import run_stage
 from stages.errors import InputError
 from stages.inference import BATCH, Trained, batches, load_trained, seeded_rows
 from stages.metrics.bootstrap import bootstrap_means
-from stages.metrics.image import frechet_distance, inception_features, mean_image, psnr, ssim
+from stages.metrics.image import inception_features, mean_image, psnr, ssim, thumbnails
 from stages.params import Params
+from stages.scoring import fidelity, realism
+from stages.scoring.looking import Seen, looker, retrieval
+from stages.scoring.realism import NEAREST, stored
 from stages.storage.codes import read_codes
+from stages.storage.drawn import TABLE, read_drawn
 from stages.storage.files import atomic_path
 from stages.storage.images import ImageStore
 from stages.storage.tables import PREPARED, Schema, read_table, write_table
@@ -20,88 +24,173 @@ from stages.tracking import Run
 
 RESAMPLES = 1000
 AVERAGED = 10_000  # training pictures in the mean image, drawn by the seed
+JUDGED = 20_000  # training pictures that the judge learns from, drawn by the seed
 SHOWN = 16  # pictures in the grid
+FIGURE = 8  # columns of figure 3
+SETS = ("unconditional", "reports", "prompts")
 SCORES = Schema(
     "image scores",
     {"image_id": pl.String, "psnr": pl.Float64, "ssim": pl.Float64, "psnr_mean_image": pl.Float64},
     frozenset({"image_id", "psnr", "ssim", "psnr_mean_image"}),
 )
-
-Pictures = Callable[[], Iterable[np.ndarray]]  # gives uint8 batches [k, H, W], anew at every call
+VIT_NAMES = {"frechet": "fd_vit", "kernel": "kd_vit", "space": "vit"}
+INCEPTION_NAMES = {"frechet": "fid", "kernel": "kid", "space": "inception"}
 
 
 def score_images(params: Params, run: Run, variant: str) -> None:
-    """Draw test pictures from their codes with the model VARIANT and compare them with the pictures themselves.
+    """Compare with real pictures what the model VARIANT makes of test pictures' codes, and what it has newly drawn.
 
-    PSNR (dB) and SSIM are means over pictures, on grey values; `psnr_mean_image` is that of the mean training
-    picture as the answer for every one, `psnr_gain` what the codes add to it. `fd_vit_*` is the Frechet
-    distance to training pictures in the features of the frozen ViT, of reconstructed test pictures and of real
-    validation pictures; with Inception weights given, `fid_*` is the same in Inception's.
+    Reconstruction: PSNR (dB) and SSIM are means over test pictures, on grey values; `psnr_mean_image` is that of the
+    mean training picture as the answer for every one, `psnr_gain` what the codes add to it.
+
+    Table 5: Frechet distances to training pictures of real validation pictures, of reconstructed test pictures, of
+    pictures drawn without a text, as the paper draws them, and of those drawn from test reports: `fd_vit_validation`,
+    `fd_vit_reconstruction`, `fd_vit_synthetic`, `fd_vit_reports`, in the features of the frozen ViT; with Inception
+    weights given, the same in Inception's as `fid_...`. All compared sets are of one size. Beside them `kd_vit_...` or
+    `kid_...` (kernel distance), `precision_...` and `recall_...`. The paper reconstructs training pictures; these here
+    are held out.
+
+    Drawn pictures, where the priors take a text: prompt fidelity by a judge that learnt from real pictures, and the
+    judge's own quality (see stages/scoring/fidelity.py); retrieval of the text by the model itself; MS-SSIM between
+    samples of one prompt. For all of them the nearest training picture (stages/scoring/realism.py).
     """
     dataset, seed, size = params.pretrain.dataset, params.seed, params.score_images.max_images
-    store = ImageStore(Path("data/images") / dataset)
+    folder, store = Path("results/images") / variant, ImageStore(Path("data/images") / dataset)
     trained = load_trained(variant)
-    train = coded_pictures(variant, dataset, "train")
-    validate = coded_pictures(variant, dataset, "validate")
-    test = coded_pictures(variant, dataset, "test")
-    test = test[seeded_rows(len(test), size, seed)]
+    train, validate, tested = (
+        coded_pictures(variant, dataset, split) for split in ("train", "validate", "test")
+    )
+    test = tested[seeded_rows(len(tested), size, seed)]
+    how = {"resamples": RESAMPLES, "seed": seed}
 
     run.say(f"draw {len(test)} test pictures from their codes")
     averaged = train["image_id"][seeded_rows(len(train), AVERAGED, seed)]
-    scores, drawn = compare(trained, store, test, mean_image(stored(store, averaged)))
+    scores, redrawn = compare(trained, store, test, mean_image(stored(store, averaged)))
     columns = {"psnr_reconstruction": scores["psnr"], "ssim_reconstruction": scores["ssim"]}
     columns |= {
         "psnr_mean_image": scores["psnr_mean_image"],
         "psnr_gain": scores["psnr"] - scores["psnr_mean_image"],
     }
     intervals = bootstrap_means(
-        np.stack(list(columns.values()), axis=1),
-        resamples=RESAMPLES,
-        seed=seed,
-        clusters=test["patient_id"].to_list(),
+        np.stack(list(columns.values()), axis=1), **how, clusters=test["patient_id"].to_list()
     )
     for name, interval in zip(columns, intervals, strict=True):
         run.metrics(interval.flat(name))
-
-    folder = Path("results/images") / variant
     write_table(pl.DataFrame({"image_id": test["image_id"], **scores}), folder / "scores.parquet", SCORES)
     shown = store.read(store.rows(test["image_id"][:SHOWN]))
-    write_grid(folder / "reconstructions.png", shown, drawn[:SHOWN])
+    write_grid(folder / "reconstructions.png", *_lines(shown, redrawn[:SHOWN]))
     run.artifact(folder / "reconstructions.png")
 
-    # A Frechet distance falls with the number of pictures: the two compared sets are of one size.
-    n = min(len(test), len(validate), size or len(test))
-    chosen = drawn[seeded_rows(len(drawn), n, seed)]
-    real = validate["image_id"][seeded_rows(len(validate), n, seed)]
-    reference = train["image_id"][seeded_rows(len(train), size, seed)]
-    sets: dict[str, Pictures] = {
-        "reference": lambda: stored(store, reference),
-        "reconstruction": lambda: (chosen[part] for part in batches(n, BATCH, "drawn pictures")),
-        "validation": lambda: stored(store, real),
+    drawn = read_sets(Path("data/generated") / variant)
+    write_figure(folder / "figure_3.png", trained, store, tested, drawn)
+    run.artifact(folder / "figure_3.png")
+
+    run.say("compare sets of pictures in the frozen ViT's features")
+    look = looker(params.vision, trained)
+    seen = {name: look(stored(pictures)) for name, (_, pictures) in drawn.items()}
+    # A Frechet distance falls with the number of pictures: the compared sets are of one size.
+    compared = {"synthetic": "unconditional", "reports": "reports"}
+    sizes = [len(drawn[name][0]) for name in compared.values() if name in drawn]
+    n = min(len(test), len(validate), size or len(test), *sizes)
+    pictures = {
+        "reference": stored(store, train["image_id"][seeded_rows(len(train), size, seed)]),
+        "validation": stored(store, validate["image_id"][seeded_rows(len(validate), n, seed)]),
+        "reconstruction": _parts(redrawn[seeded_rows(len(redrawn), n, seed)]),
     }
-    run.metrics(
-        {"fd_vit_reference_n": len(reference), "fd_vit_reconstruction_n": n, "fd_vit_validation_n": n}
-    )
-    run.metrics(distances("fd_vit", sets, vit_features(params, trained)))
+    means = {name: look(batch).means for name, batch in pictures.items()}
+    means |= {name: seen[source].means[:n] for name, source in compared.items() if source in seen}
+    run.metrics(realism.distances(VIT_NAMES, means, seed))
+
     weights = params.score_images.inception_weights
     if weights is None:
         run.say("no FID: score_images.inception_weights names no file")
-        return
-    run.metrics({"fid_reference_n": len(reference), "fid_reconstruction_n": n, "fid_validation_n": n})
-    run.metrics(
-        distances("fid", sets, lambda pictures: inception_features(pictures, weights, str(trained.device)))
+    else:
+        pictures = {
+            "reference": stored(store, train["image_id"][seeded_rows(len(train), size, seed)]),
+            "validation": stored(store, validate["image_id"][seeded_rows(len(validate), n, seed)]),
+            "reconstruction": _parts(redrawn[seeded_rows(len(redrawn), n, seed)]),
+        } | {
+            name: _parts(drawn[source][1].read(range(n)))
+            for name, source in compared.items()
+            if source in drawn
+        }
+        features = {
+            name: inception_features(batch, weights, str(trained.device)) for name, batch in pictures.items()
+        }
+        run.metrics(realism.distances(INCEPTION_NAMES, features, seed))
+
+    run.say("look for training pictures that were copied")
+    small = {name: _thumbnails(stored(pictures)) for name, (_, pictures) in drawn.items()}
+    small_train = _thumbnails(stored(store, train["image_id"]))
+    sets = {"validation": (validate["image_id"].to_list(), _thumbnails(stored(store, validate["image_id"])))}
+    sets["reconstruction"] = (test["image_id"].to_list(), thumbnails(redrawn))
+    sets |= {name: (table["image_id"].to_list(), small[name]) for name, (table, _) in drawn.items()}
+    nearest, metrics = realism.memorisation(sets, (train["image_id"].to_list(), small_train))
+    write_table(nearest, folder / "nearest.parquet", NEAREST)
+    run.metrics(metrics)
+
+    if "prompts" in drawn:
+        run.say("judge what the pictures show")
+        chosen = seeded_rows(len(train), JUDGED, seed)
+        judge = fidelity.judge_of(train[chosen], small_train[chosen])
+        run.metrics(judge_pictures(judge, store, tested, drawn, small, how))
+        run.metrics(find_texts(trained, drawn, seen, how))
+        table, pictures = drawn["prompts"]
+        real = store.read(store.rows(validate["image_id"][seeded_rows(len(validate), len(table), seed)]))
+        run.metrics(realism.diversity(pictures.read(range(len(table))), table["row"].to_numpy(), real, how))
+
+
+Drawn = dict[str, tuple[pl.DataFrame, ImageStore]]  # what generate_images has drawn, by the name of the set
+
+
+def read_sets(root: Path) -> Drawn:
+    """The sets that generate_images has drawn; InputError if there is not even the unconditional one."""
+    present = [name for name in SETS if name == "unconditional" or (root / name / TABLE).is_file()]
+    return {name: read_drawn(root / name) for name in present}
+
+
+def judge_pictures(
+    judge: fidelity.Judge,
+    store: ImageStore,
+    test: pl.DataFrame,
+    drawn: Drawn,
+    small: dict[str, np.ndarray],
+    how: dict,
+) -> fidelity.Metrics:
+    """Fidelity to prompts and to reports, and the judge's own quality on real test pictures."""
+    asked = fidelity.read_prompts_asked(drawn["prompts"][0]["prompt"].to_list(), judge)
+    judged = len(asked.rows) > 0
+    metrics: fidelity.Metrics = {"prompts_judged": len(asked.rows), "prompts_drawn": len(drawn["prompts"][0])}
+    clusters = {"clusters": test["patient_id"].to_list()}
+    real = _thumbnails(stored(store, test["image_id"]))
+    metrics |= fidelity.judge_itself(judge, test, real, asked if judged else None, how | clusters)
+    if judged:
+        metrics |= fidelity.prompt_fidelity(
+            judge, asked, small["prompts"][asked.rows], small["unconditional"], how
+        )
+    sources = (
+        drawn["reports"][0]
+        .select(image_id="source_id")
+        .join(test, on="image_id", how="left", maintain_order="left")
     )
+    return metrics | fidelity.report_fidelity(judge, sources, small["reports"], how)
+
+
+def find_texts(trained: Trained, drawn: Drawn, seen: dict[str, Seen], how: dict) -> fidelity.Metrics:
+    """Retrieval of what pictures were drawn from, by the model itself."""
+    metrics: fidelity.Metrics = {}
+    for name, prefix in (("prompts", "prompt"), ("reports", "report")):
+        metrics |= retrieval(prefix, seen[name], drawn[name][0]["prompt"].to_list(), trained, how)
+    return metrics
 
 
 def coded_pictures(variant: str, dataset: str, split: str) -> pl.DataFrame:
-    """The pictures of a split that have codes: `image_id, top, bottom, patient_id`; InputError if fewer than 2."""
+    """The pictures of a split that have codes: `top, bottom` and their prepared rows; InputError if fewer than 2."""
     path = Path("data/codes") / variant / f"{split}.parquet"
     ids, top, bottom = read_codes(path)
     prepared = read_table(Path("data/prepared") / dataset / f"{split}.parquet", PREPARED)
     table = pl.DataFrame({"image_id": ids, "top": top, "bottom": bottom})
-    table = table.join(
-        prepared.select("image_id", "patient_id"), on="image_id", how="left", maintain_order="left"
-    )
+    table = table.join(prepared, on="image_id", how="left", maintain_order="left")
     unknown = table["patient_id"].null_count()
     if unknown:
         raise InputError(
@@ -122,16 +211,11 @@ def compare(
     Args:
         mean: the mean training picture, [H, W] in [0, 1].
     """
-    import torch
-
-    rows, top, bottom = store.rows(test["image_id"]), test["top"].to_numpy(), test["bottom"].to_numpy()
+    rows = store.rows(test["image_id"])
     found: dict[str, list[np.ndarray]] = {"psnr": [], "ssim": [], "psnr_mean_image": []}
     kept = []
     for part in batches(len(test), BATCH, "draw pictures"):
-        codes = [torch.from_numpy(level[part].astype(np.int64)).to(trained.device) for level in (top, bottom)]
-        with torch.inference_mode():
-            pictures = trained.model.decode_codes(*codes)  # (k, C, 224, 224)
-        drawn = pictures.float().clamp(0, 1).mean(1).cpu().numpy()
+        drawn = decode(trained, test[part])
         real = store.read(rows[part]).astype(np.float32) / 255
         if real.shape != drawn.shape:
             raise InputError(
@@ -145,56 +229,60 @@ def compare(
     return {name: np.concatenate(values) for name, values in found.items()}, np.concatenate(kept)
 
 
-def stored(store: ImageStore, ids: Sequence[str]) -> Iterator[np.ndarray]:
-    """Stored pictures in uint8 batches [k, H, W]."""
-    rows = store.rows(ids)
-    for part in batches(len(rows), BATCH, "read pictures"):
-        yield store.read(rows[part])
-
-
-def vit_features(params: Params, trained: Trained) -> Callable[[Iterable[np.ndarray]], np.ndarray]:
-    """A function from picture batches to features, float32 [n, width]: the frozen ViT's patch tokens, averaged."""
+def decode(trained: Trained, coded: pl.DataFrame) -> np.ndarray:
+    """Pictures of the codes in the columns `top` and `bottom`, grey, float32 [n, H, W] in [0, 1]."""
     import torch
 
-    from stages.models.vision import load_vision
-
-    vision = params.vision
-    vit = load_vision(vision.model, vision.revision, vision.skip_last_blocks).to(trained.device)
-
-    def features(pictures: Iterable[np.ndarray]) -> np.ndarray:
-        means = []
-        for batch in pictures:
-            grey = torch.from_numpy(batch).to(trained.device).float()[:, None] / 255
-            with torch.inference_mode():
-                tokens = vit(grey.expand(-1, 3, -1, -1))  # (k, 1 + patches, width)
-            means.append(tokens[:, 1:].float().mean(1).cpu().numpy())
-        return np.concatenate(means)
-
-    return features
+    levels = (coded[level].to_numpy().astype(np.int64) for level in ("top", "bottom"))
+    with torch.inference_mode():
+        pictures = trained.model.decode_codes(
+            *(torch.from_numpy(codes).to(trained.device) for codes in levels)
+        )
+    return pictures.float().clamp(0, 1).mean(1).cpu().numpy()
 
 
-def distances(
-    name: str, sets: dict[str, Pictures], features: Callable[[Iterable[np.ndarray]], np.ndarray]
-) -> dict[str, float]:
-    """`NAME_reconstruction` and `NAME_validation`: Frechet distances of these sets to the set `reference`."""
-    reference = features(sets["reference"]())
-    compared = ("reconstruction", "validation")
-    return {f"{name}_{other}": frechet_distance(features(sets[other]()), reference) for other in compared}
+def write_figure(path: Path, trained: Trained, store: ImageStore, test: pl.DataFrame, drawn: Drawn) -> None:
+    """Figure 3 of the paper as a PNG, a picture to a column: real ones, their reconstructions, pictures drawn from
+    their reports (where the priors take a text), and pictures drawn without a text."""
+    sources = drawn["reports"][0]["source_id"] if "reports" in drawn else test["image_id"]
+    columns = min(FIGURE, len(sources), len(drawn["unconditional"][0]))
+    coded = (
+        sources[:columns].to_frame("image_id").join(test, on="image_id", how="left", maintain_order="left")
+    )
+    lines = [
+        store.read(store.rows(coded["image_id"])),
+        (decode(trained, coded) * 255).round().astype(np.uint8),
+    ]
+    lines += [drawn[name][1].read(range(columns)) for name in ("reports", "unconditional") if name in drawn]
+    write_grid(path, *lines)
 
 
-def write_grid(path: Path, real: np.ndarray, drawn: np.ndarray, per_row: int = 8) -> None:
-    """A PNG of uint8 pictures [n, H, W]: rows of real ones, below each the row of their reconstructions."""
+def write_grid(path: Path, *lines: np.ndarray) -> None:
+    """A PNG of lines of pictures, uint8 [columns, H, W] each; shorter lines are white at their end."""
     from PIL import Image
 
+    columns = max(map(len, lines))
     rows = []
-    for start in range(0, len(real), per_row):
-        for pictures in (real, drawn):
-            row = np.full((per_row, *real.shape[1:]), 255, np.uint8)  # white where there is no picture
-            part = pictures[start : start + per_row]
-            row[: len(part)] = part
-            rows.append(np.concatenate(row, axis=1))
+    for pictures in lines:
+        row = np.full((columns, *pictures.shape[1:]), 255, np.uint8)
+        row[: len(pictures)] = pictures
+        rows.append(np.concatenate(row, axis=1))
     with atomic_path(path) as temporary:
         Image.fromarray(np.concatenate(rows)).save(temporary, format="PNG")
+
+
+def _lines(real: np.ndarray, drawn: np.ndarray, per_row: int = 8) -> list[np.ndarray]:
+    """Rows of real pictures, below each the row of their reconstructions."""
+    starts = range(0, len(real), per_row)
+    return [side[start : start + per_row] for start in starts for side in (real, drawn)]
+
+
+def _parts(pictures: np.ndarray) -> Iterable[np.ndarray]:
+    return (pictures[part] for part in batches(len(pictures), BATCH, "drawn pictures"))
+
+
+def _thumbnails(pictures: Iterable[np.ndarray]) -> np.ndarray:
+    return np.concatenate([thumbnails(batch) for batch in pictures])
 
 
 if __name__ == "__main__":

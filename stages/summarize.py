@@ -15,6 +15,7 @@ from stages.pipeline import Pipeline
 from stages.report import sections
 from stages.report.costs import read_costs
 from stages.report.differences import differences, write_differences
+from stages.report.drawn import drawn_section
 from stages.report.page import render_page
 from stages.report.paper_section import paper_section
 from stages.report.paper_tables import Cell, paper_tables, write_tables
@@ -68,6 +69,8 @@ def gather(params: Params) -> dict[str, Any]:
         for dataset in params.evaluate.write_reports
     }
     scores = {variant: read_metrics(f"score_images@{variant}") for variant in params.trained.tig}
+    drawn = [drawn_section(variant, trained_on, metrics) for variant, metrics in scores.items()]
+    drawn = [section for section in drawn if section is not None]
     phantoms = [name for name, dataset in params.datasets.items() if is_simulated(dataset.root)]
     pipeline = Pipeline()
     families, picture = draw_families(pipeline)
@@ -85,6 +88,7 @@ def gather(params: Params) -> dict[str, Any]:
             *([("retrieval", "Retrieval")] if retrieval else []),
             *([("reports", "Report writing")] if writing else []),
             ("images", "Images"),
+            *([("drawn", "Drawn pictures")] if drawn else []),
             *([("costs", "Costs")] if costs else []),
             ("notes", "How to read this page"),
         ],
@@ -119,6 +123,7 @@ def gather(params: Params) -> dict[str, Any]:
             )
             for variant in scores
         ],
+        "drawn": drawn,
         "costs": costs,
         "notes": sections.notes(
             params.preset,

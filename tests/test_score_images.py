@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import polars as pl
@@ -14,10 +15,12 @@ from stages.inference import load_trained
 from stages.metrics.image import frechet_distance
 from stages.score_images import score_images, write_grid
 from stages.storage.codes import write_codes
+from stages.storage.drawn import DRAWN, write_drawn
 from stages.tracking import LocalRun
-from tests.trained_project import DATASET, SPLITS, VARIANT, make_project, picture_of
+from tests.trained_project import DATASET, SPLITS, VARIANT, WIDTH, make_project, picture_of, report_of
 
-VIT_WIDTH = 6
+VIT_WIDTH = WIDTH  # what the model reads
+N_DRAWN = {"unconditional": 6, "reports": 5, "prompts": 4}
 
 
 @pytest.fixture
@@ -34,11 +37,33 @@ def params(tmp_path, monkeypatch):
         codes = numbers[:, None].repeat(64, 1), (numbers[:, None] + np.arange(256)) % 32
         write_codes(f"data/codes/{VARIANT}/{split}.parquet", ids, *codes)
         start += size
+    for name, size in N_DRAWN.items():
+        write_set(name, size)
     config = ViTConfig(
         hidden_size=VIT_WIDTH, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8, patch_size=56
     )
     ViTModel(config, add_pooling_layer=False).save_pretrained("vit")
     return dataclasses.replace(params, vision=dataclasses.replace(params.vision, model="vit"))
+
+
+def write_set(name: str, size: int) -> None:
+    """Pictures as generate_images leaves them: those of the test pictures from 17 on, a little darker."""
+    source = [f"i{17 + i}" for i in range(size)] if name == "reports" else [None] * size
+    prompts = {"unconditional": [None] * size, "reports": [report_of(17 + i) for i in range(size)]}
+    table = pl.DataFrame(
+        {
+            "image_id": [f"{name}-{i}" for i in range(size)],
+            "prompt": prompts.get(name, ["edema", "edema", "cardiomegaly", "cardiomegaly"]),
+            "seed": range(size),
+            "source_id": source,
+            "row": [i // 2 for i in range(size)],
+            "top": np.zeros((size, 64), np.uint16),
+            "bottom": np.zeros((size, 256), np.uint16),
+        },
+        schema=dict(DRAWN.columns),
+    )
+    pictures = (picture_of(17 + i) - np.uint8(3) for i in range(size))
+    write_drawn(f"data/generated/{VARIANT}/{name}", table, pictures, 224)
 
 
 def run_score_images(params) -> dict[str, float]:
@@ -53,14 +78,22 @@ def off_by_a_tenth(monkeypatch):
     import torch
 
     class Model:
-        @staticmethod
-        def decode_codes(top, bottom):
+        def __init__(self, model):
+            self.config, self.encode_image, self.encode_text = (
+                model.config,
+                model.encode_image,
+                model.encode_text,
+            )
+
+        def decode_codes(self, top, bottom):
             real = np.stack([picture_of(int(number)) for number in top[:, 0]]) / 255
             return torch.from_numpy(real + 0.1).float()[:, None].repeat(1, 3, 1, 1)
 
-    monkeypatch.setattr(
-        stage, "load_trained", lambda variant: dataclasses.replace(load_trained(variant), model=Model())
-    )
+    def load(variant):
+        trained = load_trained(variant)
+        return dataclasses.replace(trained, model=Model(trained.model))
+
+    monkeypatch.setattr(stage, "load_trained", load)
 
 
 def test_a_known_error_gives_known_figures(params, off_by_a_tenth, capsys):
@@ -105,6 +138,10 @@ def test_frechet_distances_are_those_of_the_frozen_vits_features(params, off_by_
     )
     assert metrics["fd_vit_validation_n"] == metrics["fd_vit_reconstruction_n"] == SPLITS["validate"]
     assert metrics["fd_vit_reference_n"] == SPLITS["train"]
+    synthetic = features(range(17, 21), -3 / 255)
+    assert metrics["fd_vit_synthetic"] == pytest.approx(frechet_distance(synthetic, reference), rel=1e-3)
+    assert metrics["fd_vit_synthetic_n"] == metrics["fd_vit_reports_n"] == SPLITS["validate"]
+    assert {"kd_vit_synthetic", "precision_vit_reports", "recall_vit_reconstruction"} <= set(metrics)
 
     everything = dataclasses.replace(params.score_images, max_images=4)
     metrics = run_score_images(dataclasses.replace(params, score_images=everything))
@@ -143,7 +180,8 @@ def test_fid_where_the_weights_are_given(params, off_by_a_tenth, monkeypatch):
     given = dataclasses.replace(params.score_images, inception_weights="weights.pth")
     metrics = run_score_images(dataclasses.replace(params, score_images=given))
     assert {"fid_reconstruction", "fid_validation", "fid_reference_n", "fid_reconstruction_n"} <= set(metrics)
-    assert asked == [((n, 224, 224), np.uint8, "weights.pth") for n in (12, 4, 4)]
+    assert {"fid_synthetic", "fid_reports", "kid_synthetic", "precision_inception_reports"} <= set(metrics)
+    assert asked == [((n, 224, 224), np.uint8, "weights.pth") for n in (12, 4, 4, 4, 4)]
 
 
 def test_missing_weights_codes_or_pictures_are_input_errors(params, off_by_a_tenth):
@@ -165,10 +203,44 @@ def test_missing_weights_codes_or_pictures_are_input_errors(params, off_by_a_ten
         run_score_images(params)
 
 
-def test_grid_pads_its_last_row(tmp_path):
-    real, drawn = np.zeros((3, 4, 5), np.uint8), np.full((3, 4, 5), 9, np.uint8)
-    write_grid(tmp_path / "grid.png", real, drawn, per_row=2)
+def test_grid_pads_shorter_lines(tmp_path):
+    real, drawn = np.zeros((3, 4, 5), np.uint8), np.full((2, 4, 5), 9, np.uint8)
+    write_grid(tmp_path / "grid.png", real, drawn)
     grid = np.array(Image.open(tmp_path / "grid.png"))
-    assert grid.shape == (16, 10)
-    assert [grid[row, 0] for row in (0, 4, 8, 12)] == [0, 9, 0, 9]
-    assert (grid[8:, 5:] == 255).all()
+    assert grid.shape == (8, 15)
+    assert [grid[row, 0] for row in (0, 4)] == [0, 9]
+    assert (grid[4:, 10:] == 255).all()
+
+
+def test_drawn_pictures_are_scored(params, off_by_a_tenth):
+    metrics = run_score_images(params)
+    assert (
+        metrics["prompts_drawn"] == 4 and metrics["prompts_judged"] == 0
+    )  # a judge of 12 pictures knows nothing
+    assert metrics["prompt_retrieval_recall_at_1_chance"] == 50
+    assert metrics["report_retrieval_recall_at_1_n"] == 5
+    assert 0.9 < metrics["ms_ssim_prompt"] <= 1 and metrics["ms_ssim_prompt_n"] == 2
+    nearest = pl.read_parquet(f"results/images/{VARIANT}/nearest.parquet")
+    assert nearest["set"].unique(maintain_order=True).to_list() == ["validation", "reconstruction", *N_DRAWN]
+    drawn = nearest.filter(set="unconditional")
+    assert drawn["nearest_id"].to_list() == ["i11"] * 6  # the brightest
+    expected = [picture_of(17 + i) - picture_of(11) - 3 for i in range(6)]
+    assert drawn["distance"].to_list() == pytest.approx([float(d.mean()) for d in expected], abs=0.2)
+
+    figure = np.array(Image.open(f"results/images/{VARIANT}/figure_3.png"))
+    assert figure.shape == (4 * 224, 5 * 224)
+    for line, shift in enumerate((0, 25.5, -3, -3)):  # real, reconstructed, from reports, from nothing
+        found = figure[line * 224 : (line + 1) * 224, 224:448].astype(float)
+        assert np.abs(found - picture_of(18) - shift).max() <= 1
+
+
+def test_priors_without_text_leave_the_unconditional_set_alone(params, off_by_a_tenth):
+    for name in ("reports", "prompts"):
+        shutil.rmtree(f"data/generated/{VARIANT}/{name}")
+    metrics = run_score_images(params)
+    assert "fd_vit_synthetic" in metrics
+    assert not any(name.startswith(("prompt", "judge", "report", "fd_vit_reports")) for name in metrics)
+    assert np.array(Image.open(f"results/images/{VARIANT}/figure_3.png")).shape == (3 * 224, 6 * 224)
+    shutil.rmtree(f"data/generated/{VARIANT}")
+    with pytest.raises(InputError, match=r"unconditional/pictures.parquet: no such table"):
+        run_score_images(params)

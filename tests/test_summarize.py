@@ -1,6 +1,7 @@
 import html.parser
 import json
 import re
+import shutil
 
 import pytest
 
@@ -146,3 +147,24 @@ def test_only_enabled_evaluations_are_shown(results):
     params.write_text(params.read_text().replace("retrieve: [phantom]", "retrieve: []"))
     page = make(results)
     assert 'id="retrieval"' not in page and 'id="reports"' in page
+
+
+def test_drawn_pictures(results):
+    """Figures as the metrics say, figure 3, prompts, strips with the changing word, and the nearest pairs."""
+    page = make(results)
+    text = Reader(page).text
+    assert "drawn without a text (as the paper) 1.50 1.500" in text
+    assert "the finding asked for 71.4 62.4 to 80.4 13.0 5.0 to 21.0 14.3 84.3 79.3 to 89.3 56" in text
+    assert "edema 62.5 32.5 to 92.5 8 99.1" in text and "samples of one prompt 0.412" in text
+    assert "drawn from prompts 19.2 3.6" in text or "drawn from prompts 19.3 3.6" in text
+    drawn = page[page.index('id="drawn"') : page.index('id="paper"')]
+    assert drawn.count("<img") == 4 * 3 + 6 + 3 + 6 * 2  # figure 3, prompts, a strip, pairs
+    assert "There is &lt;edema&gt;." in drawn and "There is a … left effusion." in drawn
+    assert [f"<small>{size}</small>" in drawn for size in ("small", "moderate", "large")] == [True] * 3
+    assert re.findall(r"<figcaption>(\d+\.\d)</figcaption>", drawn)[:3] == ["10.0", "11.0", "11.0"]
+
+
+def test_without_drawn_pictures_there_is_no_section(results):
+    shutil.rmtree(results / "data/generated")
+    page = make(results)
+    assert 'id="drawn"' not in page and "Drawn pictures" not in Reader(page).text

@@ -16,6 +16,7 @@ from stages.params import Params, load_params
 LOSSES = {"itc": "contrastive", "itm": "matching", "itg": "report writing", "tig": "image generation"}
 FALLS_TO = 0.9  # a validation loss has fallen well if it is at most this part of its start
 TIMES_CHANCE = 2.5  # image-to-text mAP@1
+TIMES_CHANCE_DRAWN = 2.0  # prompt fidelity, and its interval above that of pictures drawn without a text
 DECIBELS = 6.0  # of the reconstructions over the mean image
 USED_CODES = 0.1  # perplexity, as a part of the codebook
 
@@ -53,7 +54,10 @@ def headline(params: Params, folder: Path = Path("results/metrics")) -> dict[str
         if name in params.trained.itg and data in params.evaluate.write_reports:
             lines[name].append(_reports(_read(folder / f"write_reports@{name}-{data}.json")))
         if name in params.trained.tig:
-            lines[name].append(_pictures(_read(folder / f"score_images@{name}.json")))
+            scores = _read(folder / f"score_images@{name}.json")
+            lines[name].append(_pictures(scores))
+            if "prompt_fidelity" in scores:  # the priors take a text
+                lines[name].append(_fidelity(scores))
         if variant.tig > 0:
             lines[name] += _codes(training, codes)
     return lines
@@ -81,6 +85,17 @@ def _pictures(metrics: Mapping[str, float]) -> Line:
     value, mean = _get(metrics, "psnr_reconstruction"), _get(metrics, "psnr_mean_image")
     against = f"mean image (asked: +{DECIBELS:g})"
     return Line("reconstructed pictures, PSNR (dB)", value, against, mean, value >= mean + DECIBELS)
+
+
+def _fidelity(metrics: Mapping[str, float]) -> Line:
+    value, chance = _get(metrics, "prompt_fidelity"), _get(metrics, "prompt_fidelity_chance")
+    without, low = (
+        _get(metrics, "prompt_fidelity_unconditional_ci_high"),
+        _get(metrics, "prompt_fidelity_ci_low"),
+    )
+    good = value >= TIMES_CHANCE_DRAWN * chance and low > without
+    against = f"chance (asked: {TIMES_CHANCE_DRAWN:g} times)"
+    return Line("finding drawn as prompted (%)", value, against, chance, good)
 
 
 def _codes(metrics: Mapping[str, float], size: int) -> Iterator[Line]:

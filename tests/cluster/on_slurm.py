@@ -69,7 +69,7 @@ def test_the_pipeline_runs_on_both_nodes_with_what_it_declares(slurm: Slurm, pro
             assert job["gres"] == (f"gres:gpu:{gpus}" if gpus else "N/A"), family
     assert {"simulate", "prepare", "decode_images", "extract_features", "pretrain"} <= set(by_family)
     assert not {"train_tokenizer", "summarize"} & set(by_family), "short stages ask for no node"
-    assert not {"encode_codes", "score_images"} & set(by_family), "a chain of short stages is one job"
+    assert not {"generate_images", "score_images"} & set(by_family), "a chain of short stages is one job"
     for family in ("decode_images", "pretrain"):
         assert by_family[family]["nodes"] == "gpu[1-2]"
     singles = [job for job in jobs if job["nodes"] in NODES]

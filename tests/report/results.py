@@ -10,6 +10,7 @@ import polars as pl
 from PIL import Image
 
 from stages.params import load_params
+from stages.storage.drawn import DRAWN, write_drawn
 from stages.storage.images import write_images
 
 REPO = Path(__file__).resolve().parents[2]
@@ -51,6 +52,7 @@ def write_results(folder: Path) -> Path:
     write_metrics(folder / "results/metrics", rng)
     write_curve(folder / "results/curves/pretrain@full.csv", rng)
     write_pictures(folder / "results/images/full", rng)
+    write_drawn_sets(folder, rng)
     return folder
 
 
@@ -143,6 +145,16 @@ def write_metrics(folder: Path, rng: np.random.Generator) -> None:
     values |= interval("psnr_mean_image", 15.2, 0.3, 200) | interval("psnr_gain", 8.21, 0.2, 200)
     values |= {"fd_vit_reconstruction": 4.11, "fd_vit_validation": 0.52}
     values |= {"fd_vit_reconstruction_n": 98, "fd_vit_validation_n": 98, "fd_vit_reference_n": 256}
+    values |= {f"{kind}_{name}": 1.5 for kind in ("fd_vit", "kd_vit") for name in ("synthetic", "reports")}
+    values |= {"kd_vit_validation": 0.01, "kd_vit_reconstruction": 0.4, "fd_vit_synthetic_n": 98}
+    values |= {"fd_vit_reports_n": 98}
+    for name in ("prompt_fidelity", "prompt_fidelity_side", "prompt_fidelity_both"):
+        values |= interval(name, 71.4, 9.0, 56, 14.3) | interval(f"{name}_unconditional", 13.0, 8.0, 56)
+    values |= interval("prompt_fidelity_edema", 62.5, 30, 8) | {"judge_auroc_edema": 99.1}
+    values |= interval("judge_accuracy", 84.3, 5, 190) | interval("report_fidelity_auroc", 66.6, 6, 96)
+    values |= interval("prompt_retrieval_recall_at_1", 33.3, 10, 56, 7.1)
+    values |= interval("ms_ssim_prompt", 0.412, 0.05, 42) | interval("ms_ssim_real", 0.595, 0.02, 42)
+    values |= {"nearest_validation": 17.5, "nearest_prompts": 19.25, "nearest_prompts_suspicious": 3.6}
     write_json(folder / "score_images@full.json", values)
 
 
@@ -186,3 +198,37 @@ def write_pictures(folder: Path, rng: np.random.Generator) -> None:
     pl.DataFrame({"image_id": [str(i) for i in range(20)], "psnr": np.linspace(20, 25, 20)}).write_parquet(
         folder / "scores.parquet"
     )
+
+
+def write_drawn_sets(folder: Path, rng: np.random.Generator) -> None:
+    """Drawn pictures as generate_images leaves them, figure 3, and the nearest training pictures."""
+    root, small = folder / "data/generated/full", [picture(rng) for _ in range(6)]
+    strip = [f"There is a {size} left effusion." for size in ("small", "moderate", "large")]
+    for name, prompts, rows in (
+        ("unconditional", [None] * 6, range(6)),
+        ("reports", REFERENCES, range(5)),
+        ("prompts", ["There is <edema>."] * 3 + ["Cardiomegaly."] * 3, [0, 0, 0, 1, 1, 1]),
+        ("strips", strip, [0, 0, 0]),
+    ):
+        count = len(prompts)
+        table = pl.DataFrame(
+            {
+                "image_id": [f"{name}-{i}" for i in range(count)],
+                "prompt": prompts,
+                "seed": range(count),
+                "source_id": [None] * count,
+                "row": list(rows),
+                "top": np.zeros((count, 64), np.uint16),
+                "bottom": np.zeros((count, 256), np.uint16),
+            },
+            schema=dict(DRAWN.columns),
+        )
+        write_drawn(root / name, table, small[:count], SIZE)
+    figure = np.vstack([np.hstack(small[:3])] * 4)
+    Image.fromarray(figure).save(folder / "results/images/full/figure_3.png")
+    nearest = [
+        {"set": name, "image_id": f"{name}-{i}", "nearest_id": f"image-{i:03d}", "distance": 10.0 + i + (name == "reports")}
+        for name in ("validation", "unconditional", "reports")
+        for i in range(5)
+    ]  # fmt: skip
+    pl.DataFrame(nearest).write_parquet(folder / "results/images/full/nearest.parquet")

@@ -70,3 +70,15 @@ def test_a_variant_without_an_objective_is_not_judged_by_it(params: Params, fold
     assert not any(
         "image generation" in line.what or "PSNR" in line.what or "codes" in line.what for line in lines
     )
+
+
+@pytest.mark.parametrize(
+    ("fidelity", "low", "good"), [(40.0, 28.0, True), (27.0, 28.0, False), (40.0, 19.0, False)]
+)
+def test_fidelity_to_prompts(params: Params, folder: Path, fidelity: float, low: float, good: bool) -> None:
+    """At least twice chance, and intervals apart from those of pictures drawn without a text."""
+    values = {"prompt_fidelity": fidelity, "prompt_fidelity_ci_low": low, "prompt_fidelity_chance": 14.0}
+    values |= {"prompt_fidelity_unconditional_ci_high": 20.0}
+    (folder / "score_images@full.json").write_text(json.dumps(METRICS["score_images@full"] | values))
+    line = headline(params, folder)["full"][7]
+    assert line.what == "finding drawn as prompted (%)" and line.good is good
