@@ -21,6 +21,10 @@ def expected_stages(preset: str) -> list[str]:
     trained = params.trained
     names += [f"pretrain@{variant}" for variant in params.variants]
     names += [
+        f"{family}@{variant}"
+        for family in ("encode_codes", "generate_images", "score_images")
+        for variant in trained.tig
+    ]
     names += [f"train_prior@{variant}-{level}" for variant in trained.tig for level in ("top", "bottom")]
     for family, variants in (
         ("retrieve", trained.itc),
