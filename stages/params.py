@@ -147,6 +147,7 @@ class Pretrain:
     negatives: str
     label_smoothing: float
     text_padding: str
+    order: str
     validate_every: int
     checkpoint_every: int
     checkpoint_minutes: float

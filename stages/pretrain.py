@@ -79,6 +79,7 @@ def pretrain(params: Params, run: Run, variant: str) -> None:
         validate=validate,
         run=run,
         checkpoints=Checkpoints(state_folder(run.name, run.signature)),
+        blocks=training.shards() if p.order == "by_shard" else None,
     )
 
     if rank() > 0:
@@ -130,6 +131,11 @@ class Pairs:
 
     def __len__(self) -> int:
         return len(self.tokens)
+
+    def shards(self) -> list[np.ndarray]:
+        """Row numbers, (k,) each, of the pairs whose features lie in the same shard."""
+        shard = self.features.piece_of(self.feature_rows)
+        return [np.flatnonzero(shard == number) for number in np.unique(shard)]
 
     def load(self, rows: np.ndarray) -> "dict[str, torch.Tensor]":
         """Row numbers (k,) -> what `MedUnifierModel.forward` takes."""

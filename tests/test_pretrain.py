@@ -2,8 +2,10 @@
 
 import csv
 import dataclasses
+import shutil
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 import torch
@@ -12,6 +14,7 @@ from transformers import AutoModel, AutoTokenizer
 from stages import pretrain, train_tokenizer
 from stages.errors import InputError
 from stages.models.text import DECODE_TOKEN, decode
+from stages.storage.features import FeatureStore, write_feature_shard
 from stages.tracking import LocalRun
 from tests.trained_project import make_project
 
@@ -131,3 +134,27 @@ def test_validation_equals_the_losses_of_its_batches_by_hand(project):
     for name in weights:
         assert found[name] == pytest.approx(sum(float(p[name]) for p in by_hand) / 2, rel=1e-5)
     assert pretrain.validation_losses(model, pairs, 8, weights, 7) == found
+
+
+def test_by_shard_reads_the_features_of_one_shard_after_the_other(project, monkeypatch):
+    folder = Path("data/features/phantom")
+    ids, tokens = FeatureStore(folder).image_ids, FeatureStore(folder).read(np.arange(24))
+    shutil.rmtree(folder)
+    manifest = {"model": "none", "revision": None, "skip_last_blocks": 0, "checksum": ""}
+    for shard in range(3):  # neighbours lie in different shards
+        write_feature_shard(folder / str(shard), ids[shard::3], [tokens[shard::3]], manifest)
+    read, load = [], pretrain.Pairs.load
+
+    def noted(pairs, rows):
+        if len(pairs) == 12:  # the training split
+            read.extend(rows % 3)
+        return load(pairs, rows)
+
+    monkeypatch.setattr(pretrain.Pairs, "load", noted)
+    by_shard = dataclasses.replace(
+        project, pretrain=dataclasses.replace(project.pretrain, order="by_shard", validate_every=6)
+    )
+    pretrain.pretrain(by_shard, LocalRun("pretrain@full", "results/metrics"), "full")
+    trained = np.array(read[12:]).reshape(-1, 4)  # behind the look at 12 items before the first step
+    assert len(trained) == 6 and all(len(set(step)) == 1 for step in trained)
+    assert all(sorted(set(epoch.flat)) == [0, 1, 2] for epoch in (trained[:3], trained[3:]))

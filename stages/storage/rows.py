@@ -40,6 +40,10 @@ class MappedRows:
                 f"{self.folder}: nothing stored for image {error}; run {self._stage} again"
             ) from None
 
+    def piece_of(self, rows: np.ndarray) -> np.ndarray:
+        """The number, int64 [k], of the piece that each of `rows` lies in."""
+        return np.searchsorted(self._starts, rows, side="right") - 1
+
     def read(self, rows: Iterable[int] | np.ndarray) -> np.ndarray:
         """A copy of `rows`, [k, ...], in the order given. A row out of range raises IndexError."""
         rows = np.asarray(rows, np.int64)
@@ -47,8 +51,7 @@ class MappedRows:
             raise IndexError(f"{self.folder}: rows {rows.min()}..{rows.max()} of {len(self)}")
         first = self._pieces[0]
         found = np.empty((len(rows), *first.shape[1:]), first.dtype)
-        piece_of = np.searchsorted(self._starts, rows, side="right") - 1
-        for number in np.unique(piece_of):
-            places = np.flatnonzero(piece_of == number)
-            found[places] = self._pieces[number][rows[places] - self._starts[number]]
+        # row by row: each is copied once, where indexing by a list would copy it twice
+        for place, (number, row) in enumerate(zip(self.piece_of(rows), rows, strict=True)):
+            found[place] = self._pieces[number][row - self._starts[number]]
         return found
