@@ -13,6 +13,7 @@ import polars as pl
 from stages.cores import available_cores
 from stages.datasets import images
 from stages.datasets.images import UnreadableImage, decode_image
+from stages.datasets.overlaps import write_contents
 from stages.datasets.rejects import Reason
 from stages.datasets.workers import parallel_map
 from stages.entry import run_stage
@@ -30,9 +31,10 @@ _BYTES_A_WORKER = 50_000_000  # some seconds of decoding; less is done before an
 def decode_images(params: Params, run: LocalRun, dataset: str) -> None:
     """Decode every picture of data/prepared/DATASET/manifest.parquet to a grey square of images.size pixels.
 
-    Writes data/images/DATASET: part-*.arrow, rejected.parquet (pictures that cannot be decoded whole),
-    summary.json. Finished parts survive a kill and are not decoded again. On several nodes (stages.launch) each
-    decodes every n-th part, and the first publishes them all.
+        Writes data/images/DATASET: part-*.arrow, rejected.parquet (pictures that cannot be decoded whole),
+    contents.parquet (a digest of each picture's grey values), summary.json. Finished parts survive a kill and
+    are not decoded again. On several nodes (stages.launch) each decodes every n-th part, and the first publishes
+    them all.
     """
     root = Path(params.datasets[dataset].root)
     manifest = read_table(f"data/prepared/{dataset}/manifest.parquet", MANIFEST)
@@ -61,6 +63,7 @@ def decode_images(params: Params, run: LocalRun, dataset: str) -> None:
     if not summary["decoded"]:
         raise InputError(f"{root}: none of {len(manifest)} pictures can be decoded: {rejected['detail'][0]}")
     publish(work, Path("data/images") / dataset, rejected, summary)
+    write_contents(Path("data/images") / dataset)
     run.metrics({name: summary[name] for name in ("pictures", "decoded")} | {"rejected": len(rejected)})
     run.say(f"decoded {summary['decoded']} of {len(manifest)} pictures, rejected {len(rejected)}")
 

@@ -25,17 +25,21 @@ DISK_FULL_CODES = (errno.ENOSPC, errno.EDQUOT)
 DISK_FULL_WORDS = ("No space left on device", "Disk quota exceeded", "database or disk is full")
 
 
-def run_stage(function: Callable, *, arguments: Sequence[str] = ()) -> None:
+def run_stage(
+    function: Callable, *, arguments: Sequence[str] = (), check: Callable[..., None] | None = None
+) -> None:
     """Runs `function(params, run, *arguments)` as the stage that its file is named after.
 
     `function` is defined in `stages/NAME.py`; `arguments` are the names of its positional
     command-line arguments, strings all. The run is called `NAME` or `NAME@a-b`, as in dvc.yaml.
     Leaves `results/metrics/STAGE.json` and `results/runs/STAGE.json`. Exits with code 1 and one
     message on an InputError (bad parameters or data, an MLflow store that cannot be used) and
-    on a full disk; anything else is a bug and keeps its traceback.
+    on a full disk; anything else is a bug and keeps its traceback. With `--check` on the command line,
+    `check(params, *arguments)` looks at the inputs instead, and no run is recorded.
     """
     stem = Path(function.__code__.co_filename).stem
-    values = vars(command_line(stem, function, arguments).parse_args())
+    values = vars(command_line(stem, function, arguments, check).parse_args())
+    only_check = values.pop("check", False)
     name = stem + ("@" + "-".join(values.values()) if values else "")
     set_library_defaults()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
@@ -44,6 +48,9 @@ def run_stage(function: Callable, *, arguments: Sequence[str] = ()) -> None:
         from stages.tracking import Run
 
         params = load_params()
+        if only_check:
+            check(params, **values)
+            return
         with Run.open(name) as run:
             function(params, run, **values)
             run.finish()
@@ -56,7 +63,9 @@ def run_stage(function: Callable, *, arguments: Sequence[str] = ()) -> None:
         sys.exit(refuse(name, full))
 
 
-def command_line(stem: str, function: Callable, arguments: Sequence[str]) -> argparse.ArgumentParser:
+def command_line(
+    stem: str, function: Callable, arguments: Sequence[str], check: Callable[..., None] | None
+) -> argparse.ArgumentParser:
     """The stage's command line; its help text is the docstring of `function`."""
     parser = argparse.ArgumentParser(
         prog=f"python -m stages.{stem}",
@@ -66,6 +75,8 @@ def command_line(stem: str, function: Callable, arguments: Sequence[str]) -> arg
     )
     for argument in arguments:
         parser.add_argument(argument, help=f"a {argument} enabled in params.yaml")
+    if check is not None:
+        parser.add_argument("--check", action="store_true", help=inspect.getdoc(check))
     return parser
 
 

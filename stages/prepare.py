@@ -6,17 +6,11 @@ from typing import Any
 
 import polars as pl
 
-from stages.datasets import RAW_IMAGES, Layout, Raw, find_layout
+from stages.datasets import RAW_IMAGES, find_layout
 from stages.datasets.benchmarks import ids_digest
 from stages.datasets.index_files import some
 from stages.datasets.rejects import Selection
-from stages.datasets.rules import (
-    add_reports,
-    assign_splits,
-    keep_wanted_pictures,
-    keep_wanted_texts,
-    set_benchmark_aside,
-)
+from stages.datasets.rules import select_pictures, set_benchmark_aside
 from stages.datasets.splits import SPLITS, require_separate_patients
 from stages.entry import run_stage
 from stages.errors import InputError
@@ -33,7 +27,7 @@ def prepare(params: Params, run: LocalRun, dataset: str) -> None:
     every other row of the index, manifest.parquet (the kept pictures' files), summary.json (the counts); and
     results/subsets/DATASET.csv: which picture is in which split and class, in the form of `index.lists`.
     """
-    settings = params.datasets[dataset]
+    settings = settings_of(params, dataset)
     if not Path(settings.root).is_dir():
         raise InputError(
             f"datasets.{dataset}.root: no folder {settings.root}; give the folder of the data set"
@@ -45,9 +39,8 @@ def prepare(params: Params, run: LocalRun, dataset: str) -> None:
     run.say(f"{len(raw.rows)} pictures in the index")
     selection = Selection(raw.rows)
     reports = select_pictures(selection, settings, layout, params.seed)
-    split_tables(
-        selection, dataset
-    )  # a data set with nothing left is told so, not that its benchmark is too small
+    # A data set with nothing left is told so, not that its benchmark is too small.
+    split_tables(selection, dataset)
     benchmark = set_benchmark_aside(selection, settings, params.seed)
 
     tables = split_tables(selection, dataset)
@@ -68,13 +61,19 @@ def prepare(params: Params, run: LocalRun, dataset: str) -> None:
     run.say(f"kept {summary['kept']}, rejected {summary['rejected']}")
 
 
-def select_pictures(selection: Selection, settings: Dataset, layout: Layout, seed: int) -> Raw:
-    """All rules but the benchmark's, in order; returns what the layout read of the reports."""
-    keep_wanted_pictures(selection, settings)
-    reports = add_reports(selection, settings, layout)
-    keep_wanted_texts(selection, settings)
-    assign_splits(selection, settings, seed)
-    return reports
+def settings_of(params: Params, dataset: str) -> Dataset:
+    """The parameters of a data set; InputError for one that params.yaml does not have."""
+    if dataset not in params.datasets:
+        raise InputError(f"datasets: no {dataset!r} in params.yaml; it has {', '.join(params.datasets)}")
+    return params.datasets[dataset]
+
+
+def check(params: Params, dataset: str) -> None:
+    """Print what `prepare` would find under the data set's root; InputError where it would stop."""
+    from stages.datasets.check import check_dataset
+
+    for line in check_dataset(dataset, settings_of(params, dataset), params.seed):
+        print(line, flush=True)
 
 
 def split_tables(selection: Selection, dataset: str) -> dict[str, pl.DataFrame]:
@@ -179,4 +178,4 @@ def flat(summary: dict[str, Any]) -> dict[str, int]:
 
 
 if __name__ == "__main__":
-    run_stage(prepare, arguments=("dataset",))
+    run_stage(prepare, arguments=("dataset",), check=check)

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from stages.datasets.overlaps import count_overlaps, find_overlaps
 from stages.entry import run_stage
 from stages.errors import InputError
 from stages.params import Params
@@ -16,6 +17,7 @@ from stages.report import sections
 from stages.report.costs import read_costs
 from stages.report.differences import differences, write_differences
 from stages.report.drawn import drawn_section
+from stages.report.overlaps import overlap_metrics, overlap_section
 from stages.report.page import render_page
 from stages.report.paper_section import paper_section
 from stages.report.paper_tables import Cell, paper_tables, write_tables
@@ -28,10 +30,13 @@ from stages.tracking import Run
 SAMPLES = 6  # written reports shown for each data set
 PAGE = Path("results/report/index.html")
 TABLES = Path("results/tables")
+OVERLAPS = Path("results/report/overlaps.csv")  # each evaluation picture that is somewhere in training
 
 
 def summarize(params: Params, run: Run) -> None:
-    """Write the paper's tables to results/tables, and results/report/index.html: pipeline, data counts, curves, tables, pictures and sample reports.
+    """Write the paper's tables to results/tables, and results/report/index.html: pipeline, data counts, curves,
+    tables, pictures and sample reports; and results/report/overlaps.csv: evaluation pictures that are in training
+    somewhere, by content.
 
     The page holds its style, figures and pictures in itself and opens without a network. It shows the data
     sets, variants and evaluations that params.yaml enables, and is the same for the same results.
@@ -43,13 +48,19 @@ def summarize(params: Params, run: Run) -> None:
     write_tables(tables, TABLES)
     compared = differences(params, read_items)
     write_differences(compared, TABLES / "differences.csv")
-    content = gather(params) | {"paper": paper_section(tables), "compared": compared}
+    found = find_overlaps(params.datasets, Path("data/prepared"), Path("data/images"))
+    overlaps = overlap_section(count_overlaps(found), len(params.datasets))
+    content = gather(params) | {"paper": paper_section(tables), "compared": compared, "overlaps": overlaps}
     content["sections"].insert(-1, ("paper", "The paper’s tables"))
     page = render_page(content)
+    with atomic_path(OVERLAPS) as temporary:
+        found.write_csv(temporary)
     with atomic_path(PAGE) as temporary:
         temporary.write_text(page, encoding="utf-8")
     run.artifact(PAGE)
+    run.artifact(OVERLAPS)
     run.metrics({"page_bytes": len(page.encode()), "sections": len(content["sections"])})
+    run.metrics(overlap_metrics(found))
     run.say(f"wrote {PAGE}, {len(page.encode()) / 1e6:.1f} MB")
 
 

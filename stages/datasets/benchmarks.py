@@ -51,14 +51,19 @@ def choose_benchmark(images: pl.DataFrame, benchmark: Benchmark, seed: int) -> p
     return pl.concat(chosen)
 
 
+def read_benchmark(path: Path) -> pl.DataFrame:
+    """`image_id`, `benchmark_class` of a CSV file; rows with a blank class are passed over."""
+    frame = read_index(path, ["image_id", "benchmark_class"], filled=["image_id"]).drop_nulls()
+    return one_row_each(frame, "image_id", path)
+
+
 def listed_benchmark(images: pl.DataFrame, benchmark: Benchmark, path: Path) -> pl.DataFrame:
     """The rows of `images` that a CSV file (`image_id`, `benchmark_class`) lists, plus `benchmark_class`.
 
     Rows with a blank class are no part of the benchmark. Raises InputError for a class that is not among
     `benchmark.classes` or does not have `per_class` images, and for a listed image that is not in `images`.
     """
-    frame = read_index(path, ["image_id", "benchmark_class"], filled=["image_id"]).drop_nulls()
-    frame = one_row_each(frame, "image_id", path)
+    frame = read_benchmark(path)
     sizes = {name: len(frame.filter(benchmark_class=name)) for name in benchmark.classes}
     if wrong := sorted(set(frame["benchmark_class"]) - set(sizes)):
         raise InputError(f"{path}: class {some(wrong)}; expected one of {', '.join(sizes)}")

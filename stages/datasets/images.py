@@ -107,7 +107,12 @@ def _value_range(dataset: "pydicom.Dataset") -> tuple[float, float]:
 
 
 def _grey(values: np.ndarray, low: float, high: float) -> Image.Image:
-    """Mode F, `low` as 0 and `high` as 255; `low` above `high` inverts."""
+    """Mode F, `low` as 0 and `high` as 255; `low` above `high` inverts.
+
+    8-bit values that fill their range stay so (mode L): a DICOM file gives the same picture as a PNG of it.
+    """
+    if values.dtype == np.uint8 and {low, high} == {0, 255}:
+        return Image.fromarray(values if low == 0 else 255 - values)
     return Image.fromarray(np.clip((values - low) * (255 / (high - low)), 0, 255).astype(np.float32))
 
 

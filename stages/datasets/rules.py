@@ -6,7 +6,7 @@ from pathlib import Path
 import polars as pl
 
 from stages.datasets import RAW_REPORTS, Layout, Raw
-from stages.datasets.benchmarks import choose_benchmark, listed_benchmark
+from stages.datasets.benchmarks import choose_benchmark, listed_benchmark, read_benchmark
 from stages.datasets.index_files import some
 from stages.datasets.rejects import Reason, Selection
 from stages.datasets.splits import read_splits, split_by_patient, split_in_two_steps
@@ -15,6 +15,15 @@ from stages.errors import InputError
 from stages.params import Dataset
 
 _NO_DETAIL = pl.lit(None, pl.String)
+
+
+def select_pictures(selection: Selection, settings: Dataset, layout: Layout, seed: int) -> Raw:
+    """All rules but the benchmark's, in order; returns what the layout read of the reports."""
+    keep_wanted_pictures(selection, settings)
+    reports = add_reports(selection, settings, layout)
+    keep_wanted_texts(selection, settings)
+    assign_splits(selection, settings, seed)
+    return reports
 
 
 def keep_wanted_pictures(selection: Selection, settings: Dataset) -> None:
@@ -63,7 +72,7 @@ def keep_wanted_texts(selection: Selection, settings: Dataset) -> None:
         if settings.section_order == "findings_first"
         else ["impression", "findings"]
     )
-    report = pl.concat_str(*order, "body", separator=" ", ignore_nulls=True)
+    report = pl.concat_str(*order, "body", separator=" ", ignore_nulls=True).replace("", None)
     selection.kept = selection.kept.with_columns(report.alias("report"))
 
 
@@ -77,7 +86,12 @@ def assign_splits(selection: Selection, settings: Dataset, seed: int) -> None:
         drawn = split_by_patient(selection.kept["patient_id"], settings.split_fractions, seed)
         _join_split(selection, drawn, "patient_id")
     elif settings.split == "list":
-        listed = read_splits(Path(settings.root) / settings.index.lists, "image_id")
+        path = Path(settings.root) / settings.index.lists
+        listed = read_splits(path, "image_id")
+        if settings.benchmark and settings.benchmark.rule == "list" and settings.benchmark.remove != "none":
+            # Pictures that are listed for the benchmark alone are in training until they are set aside.
+            apart = read_benchmark(path).join(listed, on="image_id", how="anti")
+            listed = pl.concat([listed, apart.select("image_id", pl.lit("train").alias("split"))])
         _join_split(selection, listed, "image_id")
         not_listed = pl.lit(f"not in {settings.index.lists}")
         selection.reject(pl.col("split").is_null(), Reason.MISSING_SPLIT, not_listed)

@@ -51,11 +51,11 @@ def _train_test_split(items: np.ndarray, test_share: float, seed: int) -> tuple[
 
 
 def read_splits(path: Path, id_column: str) -> pl.DataFrame:
-    """`image_id`, `split` of a CSV file whose ids stand in `id_column`.
+    """`image_id`, `split` of a CSV file whose ids stand in `id_column`; rows with a blank split are passed over.
 
     Raises InputError for another split than train, validate or test, and for an id with two of them.
     """
-    frame = read_index(path, [id_column, "split"], filled=[id_column, "split"])
+    frame = read_index(path, [id_column, "split"], filled=[id_column]).drop_nulls()
     if unknown := frame.filter(~pl.col("split").is_in(SPLITS))["split"].unique().sort().to_list():
         raise InputError(f"{path}: split is {some(unknown)}; expected one of {', '.join(SPLITS)}")
     return one_row_each(frame, id_column, path).rename({id_column: "image_id"})

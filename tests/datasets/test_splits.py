@@ -1,7 +1,7 @@
 import polars as pl
 import pytest
 
-from stages.datasets.splits import require_separate_patients, split_by_patient
+from stages.datasets.splits import require_separate_patients, split_by_patient, split_in_two_steps
 from stages.errors import InputError
 
 
@@ -31,3 +31,30 @@ def test_a_patient_in_two_splits_is_named():
     with pytest.raises(InputError, match="1 patients are in two splits: b; set `split: patient`"):
         require_separate_patients(frame, "here")
     require_separate_patients(frame.head(3), "here")
+
+
+@pytest.mark.parametrize(
+    ("patients", "fractions"),
+    [(26684, (0.7, 0.15, 0.15)), (12047, (0.7, 0.15, 0.15)), (30130, (0.8, 0.2, 0.0)), (10, (0.7, 0.1, 0.2))],
+)
+def test_two_steps_are_scikit_learn_s(patients, fractions):
+    """Against the peers' recipe itself, at the real sizes of RSNA, SIIM-ACR and COVIDx."""
+    from sklearn.model_selection import train_test_split
+
+    ids = [f"{number * 7919 % 100003:06}" for number in range(patients)]
+    train, rest = train_test_split(
+        sorted(ids), test_size=round(fractions[1] + fractions[2], 9), random_state=0
+    )
+    expected = {"train": set(train), "validate": set(rest), "test": set()}
+    if fractions[2]:
+        share = fractions[1] / (fractions[1] + fractions[2])
+        test, validate = train_test_split(rest, test_size=share, random_state=0)
+        expected |= {"test": set(test), "validate": set(validate)}
+    split = split_in_two_steps(pl.Series("patient_id", ids), fractions, seed=0)
+    assert {name: set(split.filter(split=name)["patient_id"]) for name in expected} == expected
+
+
+def test_rsna_s_real_size_gives_the_published_sizes():
+    ids = pl.Series("patient_id", [f"{number:05}" for number in range(26684)])
+    counts = dict(split_in_two_steps(ids, (0.7, 0.15, 0.15), 0)["split"].value_counts().iter_rows())
+    assert counts == {"train": 18678, "validate": 4003, "test": 4003}

@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 from PIL import Image
 
+from stages.datasets.overlaps import write_contents
 from stages.params import load_params
 from stages.storage.drawn import DRAWN, write_drawn
 from stages.storage.images import write_images
@@ -76,6 +77,8 @@ def write_data(folder: Path, rng: np.random.Generator) -> None:
         write_small_data(folder, name)
     ids = [f"image-{number:03d}" for number in range(40)]
     write_images(folder / "data/images/phantom", ids, (picture(rng) for _ in ids), SIZE)
+    write_contents(folder / "data/images/phantom")
+    write_splits(folder, "phantom", {"train": ids[:20], "test": ids[20:]})
     table = pl.DataFrame(
         {
             "image_id": ids,
@@ -97,6 +100,15 @@ def write_small_data(folder: Path, name: str) -> None:
     write_json(folder / f"data/prepared/{name}/summary.json", summary)
     decoded = {"dataset": name, "pictures": 12, "decoded": 12, "rejected": {}}
     write_json(folder / f"data/images/{name}/summary.json", decoded)
+    contents = pl.DataFrame({"image_id": ["a", "b"], "sha256": [f"{name}-a", f"{name}-b"]})
+    contents.write_parquet(folder / f"data/images/{name}/contents.parquet")
+    write_splits(folder, name, {"train": ["a"], "test": ["b"]})
+
+
+def write_splits(folder: Path, name: str, splits: dict[str, list[str]]) -> None:
+    for split, ids in splits.items():
+        path = folder / f"data/prepared/{name}/{split}.parquet"
+        pl.DataFrame({"image_id": ids}).write_parquet(path)
 
 
 def write_metrics(folder: Path, rng: np.random.Generator) -> None:

@@ -12,7 +12,7 @@ from stages.datasets.phantom.dicom_files import dicom
 from stages.datasets.phantom.shots import OTHERS, Shot, name_of, take_shot
 
 FOLDER = "rsna-pneumonia"
-PNEUMONIA, NORMAL, INVERTED = 0.4, 0.3, 0.05  # shares; the rest has another finding
+PNEUMONIA, NORMAL = 0.4, 0.3  # shares; the rest has another finding
 BOX_PIXELS = 1024  # side of the picture that boxes refer to, whatever the phantom's own size is
 OPAQUE = 0.35  # a box holds what is more opaque than this
 
@@ -36,7 +36,7 @@ def draw(number: int, seed: int, image_size: int) -> Item:
     names = ("pneumonia",) if kind < PNEUMONIA else () if kind < PNEUMONIA + NORMAL else (other,)
     shot = take_shot(rng, key, names, image_size)
     digest = hashlib.sha256(shot.film.tobytes()).hexdigest()
-    content = dicom(shot.film, digest, name_of(digest), shot.view, inverted=rng.random() < INVERTED)
+    content = dicom(shot.film, digest, name_of(digest), shot.view, inverted=False)
     return Item(content, name_of(digest), names, _boxes(shot) if "pneumonia" in names else ())
 
 

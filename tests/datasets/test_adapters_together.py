@@ -1,0 +1,211 @@
+"""The data sets without reports through `prepare` and `decode_images`: splits, benchmarks, lists, overlap, --check."""
+
+import dataclasses
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from stages.datasets.check import check_dataset
+from stages.datasets.overlaps import count_overlaps, find_overlaps
+from stages.decode_images import decode_images
+from stages.errors import InputError
+from stages.params import load_params
+from stages.tracking import LocalRun
+from tests.datasets.fake_chexpert import FakeChexpert
+from tests.datasets.fake_covidx import FakeCovidx
+from tests.datasets.fake_files import picture_file, pixels, put
+from tests.datasets.fake_iu_xray import FakeIuXray
+from tests.datasets.fake_mimic import benchmark
+from tests.datasets.fake_rsna import FakeRsna
+from tests.datasets.fake_siim import FakeSiim
+from tests.test_prepare import REPO, run_settings
+
+PNEUMONIA = {"classes": ("pneumonia", "no_pneumonia"), "rule": "five_only", "pool": "all"}
+
+
+@pytest.fixture
+def rsna(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    fake = FakeRsna(tmp_path / "rsna")
+    for number in range(40):
+        fake.add(f"p{number:02}", boxes=(number % 4) // 2)
+    fake.write()
+    return fake
+
+
+def decode(name, settings):
+    params = dataclasses.replace(load_params(REPO / "params.yaml"), datasets={name: settings})
+    decode_images(params, LocalRun(f"decode_images@{name}", "metrics"), name)
+
+
+def test_rsna_s_splits_hold_all_patients_once(rsna):
+    tables, summary = run_settings(rsna.settings())
+    assert summary["kept"] == {"train": 28, "validate": 6, "test": 6}
+    assert tables["train"]["report"].null_count() == 28 and tables["train"]["view"][0] == "PA"
+    assert summary["index"]["images"] == "stage_2_train_labels.csv"
+
+
+def test_a_zero_shot_set_of_the_whole_data_set_may_leave_its_patients_where_they_are(rsna):
+    chosen = benchmark(**PNEUMONIA, per_class=8, remove="none")
+    params = load_params(REPO / "params.yaml")
+    from stages.prepare import prepare
+
+    params = dataclasses.replace(params, datasets={"rsna": rsna.settings(benchmark=chosen)})
+    prepare(params, LocalRun("prepare@rsna", "metrics"), "rsna")
+    folder = Path("data/prepared/rsna")
+    table = pl.read_parquet(folder / "benchmark.parquet")
+    assert table.group_by("benchmark_class").agg(pl.col("label_pneumonia").unique().sort()).sort(
+        "benchmark_class"
+    ).rows() == [("no_pneumonia", [0]), ("pneumonia", [1])]
+    splits = {name: pl.read_parquet(folder / f"{name}.parquet") for name in ("train", "validate", "test")}
+    assert [len(split) for split in splits.values()] == [28, 6, 6]
+    assert len(pl.read_parquet(folder / "manifest.parquet")) == 40, "a picture of both is decoded once"
+    decode("rsna", params.datasets["rsna"])
+    found = find_overlaps(["rsna"], Path("data/prepared"), Path("data/images"))
+    assert found.is_empty(), "a picture is no copy of itself"
+
+
+def test_benchmark_patients_leave_every_split(rsna):
+    _, summary = run_settings(rsna.settings(benchmark=benchmark(**PNEUMONIA, per_class=8)))
+    assert summary["kept"]["benchmark"] == 16 and sum(summary["kept"].values()) == 40
+    with pytest.raises(InputError, match="the data set holds fewer images .* pneumonia 20, no_pneumonia 20"):
+        run_settings(rsna.settings(benchmark=benchmark(**PNEUMONIA, per_class=21)))
+
+
+def test_the_chosen_ids_can_be_given_back_as_a_list(rsna):
+    _, summary = run_settings(rsna.settings(benchmark=benchmark(**PNEUMONIA, per_class=4)), name="first")
+    put(rsna.root / "mine.csv", Path("results/subsets/first.csv").read_bytes())
+    listed = rsna.settings(benchmark=benchmark(**{**PNEUMONIA, "rule": "list"}, per_class=4), split="list")
+    index = dataclasses.replace(listed.index, lists="mine.csv")
+    _, same = run_settings(dataclasses.replace(listed, index=index), name="again", seed=9)
+    assert same["image_ids_sha256"] == summary["image_ids_sha256"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("image_id,benchmark_class\np00,mass\n", "class mass; expected one of pneumonia, no_pneumonia"),
+        (
+            "image_id,benchmark_class\np00,pneumonia\n",
+            "lists pneumonia 1, no_pneumonia 0; .*asks for 1 of each",
+        ),
+        (
+            "image_id,benchmark_class\np00,no_pneumonia\nxx,pneumonia\n",
+            "1 of 2 listed images are not in .*: xx",
+        ),
+        ("image_id\np00\n", "no column 'benchmark_class'"),
+    ],
+)
+def test_lists_that_cannot_be_used(rsna, text, message):
+    put(rsna.root / "mine.csv", text)
+    listed = rsna.settings(benchmark=benchmark(**{**PNEUMONIA, "rule": "list"}, per_class=1))
+    listed = dataclasses.replace(listed, index=dataclasses.replace(listed.index, lists="mine.csv"))
+    with pytest.raises(InputError, match=f"mine.csv: .*{message}"):
+        run_settings(listed)
+
+
+def test_a_split_list_that_lacks_a_picture_rejects_it(rsna):
+    lines = [f"p{n:02},{('train', 'validate', 'test')[n % 3]}" for n in range(39)]
+    put(rsna.root / "mine.csv", "\n".join(["image_id,split", *lines]))
+    settings = rsna.settings(split="list")
+    settings = dataclasses.replace(settings, index=dataclasses.replace(settings.index, lists="mine.csv"))
+    tables, summary = run_settings(settings)
+    assert summary["kept"] == dict.fromkeys(("train", "validate", "test"), 13)
+    assert tables["rejected"].row(0) == ("p39", "p39", "missing_split", "not in mine.csv")
+
+
+def test_siim_is_split_by_picture_so_that_rows_of_one_never_part(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    fake = FakeSiim(tmp_path / "siim")
+    for number in range(20):
+        fake.add(f"1.{number}", *(("0 5", "9 5", "30 2") if number % 2 else ()))
+    fake.write()
+    tables, summary = run_settings(fake.settings())
+    assert summary["raw"] == 20 and summary["kept"] == {"train": 14, "validate": 3, "test": 3}
+    assert sum(tables[split]["label_pneumothorax"].sum() for split in ("train", "validate", "test")) == 10
+
+
+def test_chexpert_leaves_lateral_views_out_and_keeps_valid_csv_for_the_test(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    fake = FakeChexpert(tmp_path / "CheXpert-v1.0-small")
+    for number in range(20):
+        fake.add(number, atelectasis="1.0" if number % 2 else "", edema="" if number % 2 else "1.0")
+    fake.add(50, view="LL")
+    fake.add(51, side="Lateral", view="")
+    fake.add(60, split="valid")
+    fake.write()
+    _, summary = run_settings(fake.settings(benchmark=benchmark(per_class=3)))
+    assert summary["rejected"] == {"other_view": 2} and summary["kept"]["test"] == 1
+    assert summary["benchmark"]["classes"] == {"atelectasis": 3, "edema": 3}
+
+
+def test_patients_of_covidx_s_test_list_leave_training_and_rsna_s_pictures_are_found(rsna):
+    fake = FakeCovidx(rsna.root.parent / "covidx")
+    for number in range(12):
+        fake.add(f"{number} {number}.png normal rsna", f"{number}.png")
+    fake.add("3 again.png normal rsna", "again.png", "test")
+    # The same grey values as in RSNA's DICOM file, now as PNG.
+    tables, _ = run_settings(rsna.settings(), name="rsna")
+    trained, tested = tables["train"]["image_id"][0], tables["test"]["image_id"][0]
+    fake.add("90 copy.png normal rsna", "copy.png", "test", picture_file(pixels(trained), "PNG"))
+    for number in range(20, 24):
+        fake.add(
+            f"{number} {number}.png pneumonia rsna",
+            f"{number}.png",
+            "train",
+            picture_file(pixels(tested), "PNG"),
+        )
+    fake.write()
+    tables, summary = run_settings(fake.settings(), name="covidx")
+    assert summary["rejected"] == {"test_patient": 1}
+    assert tables["rejected"]["image_id"].to_list() == ["3.png"]
+    decode("rsna", rsna.settings())
+    decode("covidx", fake.settings())
+    found = find_overlaps(["rsna", "covidx"], Path("data/prepared"), Path("data/images"))
+    assert count_overlaps(found).rows() == [("covidx", "test", "rsna", 1), ("rsna", "test", "covidx", 1)]
+    assert ("covidx", "test", "copy.png", "rsna", trained) in found.rows()
+
+
+@pytest.mark.parametrize("form", ["xml", "packed", "tables"])
+def test_iu_xray_goes_through_with_pictures_of_either_copy(tmp_path, monkeypatch, form):
+    monkeypatch.chdir(tmp_path)
+    fake = FakeIuXray(tmp_path / "iu")
+    for number in range(1, 21):
+        fake.add(number, ("IM-0001-1001", "IM-0001-2001"))
+    fake.add(30, findings="", impression="")
+    fake.write_tables() if form == "tables" else fake.write_xml(packed=form == "packed")
+    images = "NLMCXR_reports.tgz" if form == "packed" else "ecgen-radiology"
+    settings = fake.table_settings() if form == "tables" else fake.settings(images)
+    tables, summary = run_settings(settings, name="iu")
+    assert summary["raw"] == 41 and summary["rejected"] == {"missing_text": 1}
+    assert tables["train"]["report"][0] == "Clear. Normal."
+    decode("iu", settings)
+
+
+def test_check_tells_what_is_there_and_what_would_be_rejected(rsna):
+    (rsna.root / "stage_2_train_images/p07.dcm").unlink()
+    broken = rsna.root / "stage_2_train_images/p00.dcm"
+    broken.write_bytes(broken.read_bytes()[:400])
+    text = "\n".join(check_dataset("rsna", rsna.settings(benchmark=benchmark(**PNEUMONIA, per_class=4)), 0))
+    for words in (
+        "found    stage_2_train_labels.csv (images, labels, split, checksums, lists)",
+        "40 pictures of 40 patients",
+        "kept     39: train 27, validate 6, test 6",
+        "rejected 1 missing_image: the picture's file is not there; first p07",
+        "decoded  11 of 12 pictures tried",
+        "broken   stage_2_train_images/p00.dcm: ",
+        "benchmark pneumonia 4, no_pneumonia 4",
+        "nothing was written",
+    ):
+        assert words in text, text
+    assert not Path("data").exists() and not Path("results").exists()
+
+
+def test_check_says_all_that_is_missing_and_where_to_get_it(rsna):
+    settings = rsna.settings()
+    index = dataclasses.replace(settings.index, labels="a.csv", split="b.csv")
+    with pytest.raises(InputError, match=r"lacks a.csv \(labels\); b.csv \(split\).*kaggle.com"):
+        list(check_dataset("rsna", dataclasses.replace(settings, index=index), 0))
+    with pytest.raises(InputError, match="datasets.rsna.root: no such folder. Get the data set: https"):
+        list(check_dataset("rsna", dataclasses.replace(settings, root="nowhere"), 0))
