@@ -1,0 +1,391 @@
+"""One training step at the paper's shapes, ours beside the release's: `python -m benchmarks.training_step PART FILE`.
+
+Shapes: 257 x 1408 features, 32 queries, 12 blocks of 768, reports of 95 tokens, targets of 3 x 224 x 224, float32,
+random weights. Ours is the preset `paper` and reads cached features. The release is the preset `release` run by the
+same code: its ViT-g sees each picture in each step, its decoder has 741 M parameters, and every text has 95 tokens
+(padding would cost our code nothing, so the texts themselves are that long).
+
+    ours FILE      our whole step, with reports of 95 tokens and of 60 on average
+    vit FILE       the release in parts, as its whole step does not fit a small machine's memory: the ViT,
+    rest FILE      all but the ViT and the bottom decoder,
+    decoder FILE   the bottom decoder (minutes)
+    memory FILE    bytes kept for the backward pass, per picture, and what fits 80 GB
+    report FILE    medians and ratios; with --save to benchmarks/results/training_step-DATE.json
+    cuda           our step on a graphics card in bf16: pictures per second, MFU, memory; batches of 32, 128, 512
+
+Each call adds one repetition to FILE. Times are processor time of one thread, so that other work on the machine
+matters little. None of it has been measured at full size yet, `cuda` has not been run at all, and the depth of the
+model in `memory` is extrapolated from two shallow ones. A step is forward pass, backward pass and AdamW: per picture, AdamW's time over the batch size.
+"""
+
+import argparse
+import datetime
+import json
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from stages.models.image_generator import ImageDecoder
+from stages.models.medunifier import MedUnifierConfig, MedUnifierModel
+from stages.models.vision import FrozenViT, _drop_last_blocks
+from stages.pipeline import read_yaml
+from stages.throughput import flop_counter, peak_flops
+from stages.training import parameter_groups
+
+REPO = Path(__file__).resolve().parents[1]
+RESULTS = REPO / "benchmarks" / "results"
+BATCH = 2  # pictures: what the release's decoder leaves room for in 24 GB
+LENGTHS = {
+    "95_tokens": (95, 95),
+    "60_tokens": (45, 75),
+}  # of the reports; 60 on average is assumed of MIMIC-CXR
+PAPER_BATCH = 32  # pictures on each GPU, over which AdamW is spread
+CARD = 80e9  # bytes
+CHUNK = 200_000_000  # parameters that AdamW steps at a time, to spare memory; its time is the sum
+
+
+def config(preset: str) -> MedUnifierConfig:
+    """The model of a preset."""
+    params = read_yaml(REPO / "workflow/presets" / f"{preset}.yaml")
+    known = params["model"] | params["pretrain"]
+    return MedUnifierConfig(**{name: known[name] for name in MedUnifierConfig().to_dict() if name in known})
+
+
+class NoDecoder(nn.Module):
+    """Stands where the bottom decoder is when the rest is timed: hands latents' means on as pictures."""
+
+    def forward(self, top: torch.Tensor, bottom: torch.Tensor) -> torch.Tensor:
+        return (top.mean((1, 2, 3)) + bottom.mean((1, 2, 3)))[:, None, None, None].expand(-1, 3, 224, 224)
+
+
+def batch(c: MedUnifierConfig, lengths: tuple[int, ...], device: str = "cpu") -> dict[str, Any]:
+    """Random pairs with reports of these lengths."""
+    n, longest = len(lengths), max(lengths)
+    mask = torch.arange(longest) < torch.tensor(lengths)[:, None]
+    ids = torch.randint(1000, 30000, (n, longest)) * mask
+    ids[:, 0] = c.cls_token_id
+    values = {
+        "features": torch.randn(n, c.vision_tokens, c.vision_width),
+        "input_ids": ids,
+        "attention_mask": mask.long(),
+        "images": torch.rand(n, c.image_channels, 224, 224),
+    }
+    return {k: v.to(device) for k, v in values.items()} | {"generator": torch.Generator().manual_seed(1)}
+
+
+def seconds(work: Callable[[], Any]) -> float:
+    """Processor time, which other work on the machine changes little."""
+    start = time.process_time()
+    work()
+    return time.process_time() - start
+
+
+def adamw_seconds(model: nn.Module) -> float:
+    """One step of AdamW over all parameters, its moments already there."""
+    total, chunk = 0.0, []
+    parameters = list(model.parameters())
+    for i, parameter in enumerate(parameters):
+        chunk.append(parameter)
+        if sum(p.numel() for p in chunk) >= CHUNK or i == len(parameters) - 1:
+            for p in chunk:
+                p.grad = torch.full_like(p, 1e-3)
+            optimizer = torch.optim.AdamW(chunk, lr=1e-4, betas=(0.9, 0.95), weight_decay=0.05)
+            optimizer.step()  # makes the moments
+            total += seconds(optimizer.step)
+            for p in chunk:
+                p.grad = None
+            chunk = []
+            del optimizer
+    return total
+
+
+def vit_g() -> FrozenViT:
+    """EVA ViT-g with 39 of its 40 blocks, random weights."""
+    import timm
+
+    with torch.device("meta"):
+        vit = timm.create_model("eva_giant_patch14_clip_224", pretrained=False, num_classes=0)
+    _drop_last_blocks(vit, 1)
+    vit.to_empty(device="cpu")
+    for p in vit.parameters():
+        p.data.uniform_(-0.02, 0.02)
+    for b in vit.buffers():
+        b.zero_()
+    frozen = FrozenViT.__new__(FrozenViT)  # without the checksum of 4 GB of random weights
+    nn.Module.__init__(frozen)
+    frozen.vit, frozen._tokens = (
+        vit.eval().requires_grad_(False),
+        lambda v, pixels: v.forward_features(pixels),
+    )
+    return frozen
+
+
+def ours(note: Callable[[str, float], None]) -> None:
+    """Ours, whole: forward and backward per picture, AdamW per step."""
+    model = MedUnifierModel(config("paper")).train()
+    for name, lengths in LENGTHS.items():
+        pairs = batch(model.config, lengths)
+        note(f"ours_{name}", seconds(lambda p=pairs: forward_backward(model, p)) / BATCH)
+    model.zero_grad(set_to_none=True)
+    note("ours_adamw", adamw_seconds(model))
+
+
+def vit(note: Callable[[str, float], None]) -> None:
+    """The release's ViT in the loop: forward per picture."""
+    model, pictures = vit_g(), torch.rand(BATCH, 3, 224, 224)
+    note("release_vit", seconds(lambda: model(pictures)) / BATCH)
+
+
+def rest(note: Callable[[str, float], None]) -> None:
+    """The release's model without the bottom decoder: forward and backward per picture; AdamW per step."""
+    c = config("release")
+    model = MedUnifierModel(without_decoder(c)).train()
+    model.image_generator.decoder = NoDecoder()
+    pairs = batch(c, LENGTHS["95_tokens"])
+    note("release_rest", seconds(lambda: forward_backward(model, pairs)) / BATCH)
+    model.zero_grad(set_to_none=True)
+    note("release_rest_adamw", adamw_seconds(model))
+
+
+def decoder(note: Callable[[str, float], None]) -> None:
+    """The release's bottom decoder: forward and backward of one picture; AdamW per step."""
+    c = config("release")
+    with torch.device("meta"):
+        model = ImageDecoder(3 * c.code_width, tuple(c.decoder_channels), c.image_channels, c.decoder_norm)
+    model.to_empty(device="cpu").train()
+    for x in [*model.parameters(), *model.buffers()]:
+        x.data.copy_(
+            torch.empty_like(x).uniform_(-0.02, 0.02) if x.is_floating_point() else torch.zeros_like(x)
+        )
+    top = torch.randn(1, c.code_width, 16, 16, requires_grad=True)
+    bottom = torch.randn(1, 2 * c.code_width, 16, 16, requires_grad=True)
+    note("release_decoder", seconds(lambda: model(top, bottom).square().mean().backward()))
+    model.zero_grad(set_to_none=True)
+    note("release_decoder_adamw", adamw_seconds(model))
+
+
+def without_decoder(c: MedUnifierConfig) -> MedUnifierConfig:
+    """The same with a decoder of no size, to be replaced."""
+    return MedUnifierConfig(**c.to_dict() | {"decoder_channels": (8, 8, 8, 8)})
+
+
+def forward_backward(model: nn.Module, pairs: dict[str, Any]) -> None:
+    model(**pairs).total.backward()
+
+
+class Kept:
+    """Bytes that autograd keeps for the backward pass inside `with`, each storage once, parameters left out."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.bytes = 0
+        self.parameters = {p.untyped_storage()._cdata for p in model.parameters()}
+        self.storages: dict[int, Any] = {}
+
+    def pack(self, x: torch.Tensor) -> torch.Tensor:
+        storage = x.untyped_storage()
+        if storage._cdata not in self.parameters and storage._cdata not in self.storages:
+            self.storages[storage._cdata] = storage
+            self.bytes += storage.nbytes()
+        return x
+
+    def __enter__(self):
+        self.hooks = torch.autograd.graph.saved_tensors_hooks(self.pack, lambda x: x)
+        self.hooks.__enter__()
+        return self
+
+    def __exit__(self, *error):
+        self.hooks.__exit__(*error)
+
+
+def kept_per_picture(preset: str, lengths: tuple[int, int]) -> float:
+    """Bytes kept in bf16 autocast for each further picture: the rest at two depths and two batches, the decoder apart."""
+    c = config(preset)
+    few, more = (kept_by_rest(c, lengths, layers) for layers in (2, 4))
+    rest = few + (more - few) / 2 * (c.layers - 2)  # every pair of blocks keeps the same
+    width = c.code_width * (1 if c.bottom_latents == "joined" else 2)
+    found = []
+    with FakeTensorMode():  # shapes alone: the release's decoder would take minutes
+        fake = ImageDecoder(c.code_width + width, tuple(c.decoder_channels), c.image_channels, c.decoder_norm)
+        for n in (1, 2):
+            maps = [torch.empty(n, w, 16, 16, requires_grad=True) for w in (c.code_width, width)]
+            with Kept(fake) as kept, torch.autocast("cpu", torch.bfloat16):
+                pictures = fake(*maps)
+            found.append(kept.bytes)
+            del pictures
+    return rest + found[1] - found[0]
+
+
+def kept_by_rest(c: MedUnifierConfig, lengths: tuple[int, int], layers: int) -> float:
+    """Bytes kept for each further picture by all but the decoder: a batch of four against one of two.
+
+    Without dropout: attention with dropout keeps its whole matrix on a CPU, and not on a graphics card.
+    """
+    model = MedUnifierModel(
+        MedUnifierConfig(**without_decoder(c).to_dict() | {"layers": layers, "dropout": 0.0})
+    ).train()
+    model.image_generator.decoder = NoDecoder()
+    found = []
+    for repeat in (1, 2):
+        with Kept(model) as kept, torch.autocast("cpu", torch.bfloat16):
+            total = model(**batch(c, lengths * repeat)).total
+        found.append(kept.bytes)
+        del total
+    return (found[1] - found[0]) / 2
+
+
+def memory() -> dict[str, float]:
+    """Bytes per picture in bf16, fixed bytes, and the largest batch of one 80 GB card by calculation.
+
+    Fixed: float32 weights, gradients and two moments (16 bytes a parameter), bf16 copies of the weights (2), and the
+    frozen ViT in bf16 where it is in the loop. Work space of single operations is not in it. Dropout's masks
+    (one byte for each dropped value, at 0.1 some 5 %) are not either.
+    """
+    found = {}
+    for name, preset, lengths in (
+        ("ours_95_tokens", "paper", LENGTHS["95_tokens"]),
+        ("ours_60_tokens", "paper", LENGTHS["60_tokens"]),
+        ("release", "release", LENGTHS["95_tokens"]),
+    ):
+        with torch.device("meta"):
+            weights = sum(p.numel() for p in MedUnifierModel(config(preset)).parameters())
+        fixed = 18 * weights + (
+            2 * 0.986e9 if name == "release" else 0
+        )  # ViT-g: 39 blocks of 25.0 M and the patches
+        each = kept_per_picture(preset, lengths)
+        found |= {
+            f"{name}_million_weights": weights / 1e6,
+            f"{name}_fixed_gb": fixed / 1e9,
+            f"{name}_mb_per_picture": each / 1e6,
+            f"{name}_largest_batch_80_gb": int((CARD - fixed) // each),
+        }
+    return found
+
+
+def summary(samples: dict[str, list[float]]) -> dict[str, float]:
+    """Medians; a picture's step at the batch of the measurement and at the paper's; ratios."""
+    found = {name: statistics.median(values) for name, values in samples.items()}
+    for b in (BATCH, PAPER_BATCH):
+        release = sum(found[f"release_{part}"] for part in ("vit", "rest", "decoder"))
+        release += (found["release_rest_adamw"] + found["release_decoder_adamw"]) / b
+        found[f"release_step_batch_{b}"] = release
+        for name in LENGTHS:
+            found[f"ours_{name}_step_batch_{b}"] = found[f"ours_{name}"] + found["ours_adamw"] / b
+            found[f"times_faster_{name}_batch_{b}"] = release / found[f"ours_{name}_step_batch_{b}"]
+    return found
+
+
+def cuda() -> None:
+    """Our step on the graphics card at hand, bf16: printed, for each batch."""
+    if not torch.cuda.is_available():
+        sys.exit("no graphics card here")
+    device = torch.device("cuda")
+    peak, against = peak_flops(device)
+    torch.set_float32_matmul_precision("high")
+    for compiled in (False, True):
+        for size in (32, 128, 512):
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
+            try:
+                rate, flops = cuda_rate(size, compiled)
+            except torch.OutOfMemoryError:
+                print(f"batch {size:>3} compiled={compiled}: does not fit")
+                continue
+            gib = torch.cuda.max_memory_allocated() / 2**30
+            print(
+                f"batch {size:>3} compiled={compiled}: {rate:.1f} pictures/s, {against} {rate * flops / peak:.3f}, {gib:.1f} GiB"
+            )
+
+
+def cuda_rate(size: int, compiled: bool) -> tuple[float, float]:
+    """Pictures per second over 20 steps, and FLOP per picture."""
+    model = MedUnifierModel(config("paper")).train().cuda()
+    called = torch.compile(model) if compiled else model
+    optimizer = torch.optim.AdamW(parameter_groups(model, 0.05), lr=1e-4, betas=(0.9, 0.95), fused=True)
+    pairs = batch(model.config, tuple([95] * size), "cuda")
+
+    def step(called=called):
+        with torch.autocast("cuda", torch.bfloat16):
+            total = called(**pairs).total
+        total.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    with flop_counter() as counter:
+        step(model)
+    for _ in range(5):
+        step()
+    torch.cuda.synchronize()
+    start = time.perf_counter()
+    for _ in range(20):
+        step()
+    torch.cuda.synchronize()
+    return 20 * size / (time.perf_counter() - start), counter.get_total_flops() / size
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("action", choices=(*PARTS, "memory", "report", "cuda"))
+    parser.add_argument("file", type=Path, nargs="?", default=Path("training_step.json"))
+    parser.add_argument(
+        "--save", action="store_true", help="write benchmarks/results/training_step-DATE.json"
+    )
+    arguments = parser.parse_args()
+    if arguments.action == "cuda":
+        cuda()
+        return 0
+    path = arguments.file
+    found = json.loads(path.read_text()) if path.exists() else {"samples": {}, "memory": {}}
+    if arguments.action == "report":
+        report(found, arguments.save)
+        return 0
+
+    def note(name: str, value: float) -> None:
+        print(f"{name:<24} {value:8.2f}", flush=True)
+        found["samples"].setdefault(name, []).append(value)
+        path.write_text(json.dumps(found, indent=1))
+
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    if arguments.action == "memory":
+        found["memory"] = memory()
+        path.write_text(json.dumps(found, indent=1))
+        print(json.dumps(found["memory"], indent=1))
+    else:
+        PARTS[arguments.action](note)
+    return 0
+
+
+def report(found: dict[str, Any], save: bool) -> None:
+    """Print the figures, and write them to benchmarks/results/."""
+    record = {
+        "command": "python -m benchmarks.training_step PART FILE (several times each), memory FILE, report FILE --save",
+        "date": datetime.date.today().isoformat(),
+        "threads": 1,
+        "python": platform.python_version(),
+        "torch": version("torch"),
+        "repetitions": {name: len(values) for name, values in found["samples"].items()},
+        "core_seconds": {name: float(f"{value:.4g}") for name, value in summary(found["samples"]).items()},
+        "memory": {name: float(f"{value:.4g}") for name, value in found["memory"].items()},
+        "cuda": "not measured: no graphics card was at hand",
+    }
+    text = json.dumps(record, indent=1)
+    print(text)
+    if save:
+        (RESULTS / f"training_step-{record['date']}.json").write_text(text + "\n", encoding="utf-8")
+
+
+PARTS = {"ours": ours, "vit": vit, "rest": rest, "decoder": decoder}
+
+if __name__ == "__main__":
+    sys.exit(main())
