@@ -33,8 +33,9 @@ def pretrain(params: Params, run: Run, variant: str) -> None:
     p = params.pretrain
     weights = dict(vars(params.variants[variant]))
     tokenizer = load_tokenizer("models/tokenizer")
-    training = Pairs(params, tokenizer, "train")
-    validation = Pairs(params, tokenizer, "validate")
+    pictures = weights["tig"] > 0
+    training = Pairs(params, tokenizer, "train", pictures)
+    validation = Pairs(params, tokenizer, "validate", pictures)
     run.say(f"{len(training)} pairs to train on, {len(validation)} to validate on")
 
     torch.manual_seed(mix(params.seed, 0))
@@ -48,6 +49,8 @@ def pretrain(params: Params, run: Run, variant: str) -> None:
             maker = model.image_generator
             watch["perplexity_top"] = maker.top_quantizer.perplexity()
             watch["perplexity_bottom"] = maker.bottom_quantizer.perplexity()
+            watch["revived_top"] = maker.top_quantizer.revived.float()  # dead codes moved since the start
+            watch["revived_bottom"] = maker.bottom_quantizer.revived.float()
         return losses.total, losses.parts | watch
 
     def validate(model: "MedUnifierModel") -> dict[str, float]:
@@ -89,6 +92,9 @@ def pretrain(params: Params, run: Run, variant: str) -> None:
     for name in (n for n in weights if n in last):
         values |= {f"val_{name}_first": first[name], f"val_{name}_last": last[name]}
     values |= {name: last[name] for name in last if name.startswith("perplexity")}
+    if weights["tig"] > 0:
+        values["revived_top"] = int(model.image_generator.top_quantizer.revived)
+        values["revived_bottom"] = int(model.image_generator.bottom_quantizer.revived)
     values |= {
         "temperature": float(model.temperature),
         "parameters": sum(x.numel() for x in model.parameters()),
@@ -102,10 +108,11 @@ def pretrain(params: Params, run: Run, variant: str) -> None:
 class Pairs:
     """One split of the pre-training data set as (features, report, picture).
 
-    Rows of the prepared table without a decoded picture or a report are left out.
+    Rows of the prepared table without a decoded picture or a report are left out. The same rows come without their
+    pictures where `pictures` is false: TIG alone asks for them.
     """
 
-    def __init__(self, params: Params, tokenizer, split: str):
+    def __init__(self, params: Params, tokenizer, split: str, pictures: bool = True):
         from stages.models.text import encode
 
         name = params.pretrain.dataset
@@ -122,7 +129,7 @@ class Pairs:
                 f"data set {name}, split {split}: no picture with a report; pre-training needs both."
             )
         ids = [image_id for image_id, _ in usable]
-        self.channels = params.model.image_channels
+        self.pictures, self.channels = pictures, params.model.image_channels
         self.pad_id = tokenizer.pad_token_id
         full = params.pretrain.text_padding == "full"
         self.padded_length = params.model.max_text_tokens if full else None
@@ -144,13 +151,12 @@ class Pairs:
         from stages.models.text import pad
 
         ids, mask = pad([self.tokens[row] for row in rows], self.pad_id, self.padded_length)
-        pixels = torch.from_numpy(self.images.read(self.image_rows[rows]))[:, None]  # (k, 1, H, W)
-        return {
-            "features": torch.from_numpy(self.features.read(self.feature_rows[rows])).float(),
-            "input_ids": ids,
-            "attention_mask": mask,
-            "images": (pixels.float() / 255).expand(-1, self.channels, -1, -1),
-        }
+        features = torch.from_numpy(self.features.read(self.feature_rows[rows])).float()
+        batch = {"features": features, "input_ids": ids, "attention_mask": mask}
+        if self.pictures:
+            pixels = torch.from_numpy(self.images.read(self.image_rows[rows]))[:, None]  # (k, 1, H, W)
+            batch["images"] = (pixels.float() / 255).expand(-1, self.channels, -1, -1)
+        return batch
 
 
 def build_model(params: Params, tokenizer, features: FeatureStore, run: Run) -> "MedUnifierModel":

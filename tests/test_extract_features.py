@@ -99,3 +99,28 @@ def test_tokens_beyond_half_precision_name_the_picture(pictures, monkeypatch, fa
     with pytest.raises(InputError, match="image i3: the frozen model gives tokens that are NaN or beyond"):
         extract("0", shards=(0,))
     assert not Path("data/features/phantom/0/manifest.json").exists()
+
+
+def test_another_model_file_leaves_another_checksum(tmp_path, monkeypatch):
+    """DVC sees the changed file (test_pipeline) and runs the stage; the manifest then names other weights."""
+    from transformers import ViTConfig, ViTModel
+
+    monkeypatch.chdir(tmp_path)
+    write_images(
+        "data/images/phantom", ["a"], np.random.default_rng(0).integers(0, 256, (1, 224, 224), np.uint8), 224
+    )
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    vit = ViTModel(ViTConfig(patch_size=14, **sizes), add_pooling_layer=False)
+    found = []
+    for _ in range(2):
+        vit.save_pretrained("data/simulated/vit")
+        extract("0", shards=(0,))
+        store = FeatureStore("data/features/phantom")
+        assert store.manifests["0"]["checksum"] == vision.load_vision("data/simulated/vit").checksum
+        found.append((store.manifests["0"]["checksum"], store.read([0])))
+        with torch.no_grad():
+            vit.layernorm.bias += 1
+    (one, tokens), (other, moved) = found
+    assert one != other
+    np.testing.assert_allclose(moved, tokens + 1, atol=1e-2)

@@ -44,6 +44,27 @@ def test_reads_every_stage_as_dvc_does(preset, dvc_folder, monkeypatch):
         assert {(upper, lower) for lower in mine.stages for upper in mine.makers(lower)} == edges
 
 
+def test_a_changed_model_file_asks_for_new_features(dvc_folder, tmp_path, monkeypatch):
+    from dvc.repo import Repo
+
+    folder = shutil.copytree(dvc_folder, tmp_path / "project")
+    monkeypatch.chdir(folder)
+    shutil.copy(REPO / "workflow/presets/demo.yaml", "params.yaml")
+    name = "extract_features@phantom-0"
+    stage, vit = Pipeline(folder).stages[name], Path("data/simulated/vit")
+    assert str(vit) in stage.inputs
+    for path in (*stage.inputs, *stage.outputs):
+        is_file = "." in Path(path).name
+        place = Path(path) if is_file else Path(path) / "model.safetensors"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_text("{}")
+    with Repo() as repo:
+        repo.commit(name, force=True)  # as if it had just run
+        assert repo.status([name]) == {}
+        (vit / "model.safetensors").write_text("other weights")
+        assert repo.status([name]) == {name: [{"changed deps": {str(vit): "modified"}}]}
+
+
 def mine_value(pipeline, key):
     value = pipeline.parameters
     for part in key.split("."):

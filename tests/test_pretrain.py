@@ -62,6 +62,10 @@ def test_leaves_a_model_curves_and_metrics(project):
         assert run.final[f"val_{name}_first"] == pytest.approx(validate[0], rel=1e-4)
         assert run.final[f"val_{name}_last"] == pytest.approx(validate[-1], rel=1e-4)
     assert 1 <= run.final["perplexity_top"] <= 32
+    for level in ("top", "bottom"):  # dead codes that came back are told, as curve and as figure
+        curve = [float(r[f"revived_{level}"]) for r in rows if r["split"] == "train"]
+        revived = getattr(model.image_generator, f"{level}_quantizer").revived
+        assert curve == sorted(curve) and curve[-1] <= revived == run.final[f"revived_{level}"]
     assert run.final["train_pairs"] == 12 and run.final["validate_pairs"] == 4
     assert run.final["parameters"] == sum(p.numel() for p in model.parameters())
 
@@ -82,7 +86,7 @@ def test_an_objective_that_is_off_leaves_no_trace(project):
     run = LocalRun("pretrain@two", "results/metrics", "two")
     pretrain.pretrain(dataclasses.replace(project, variants={"two": variant}), run, "two")
     assert "val_itc_last" in run.final and "val_itg_last" in run.final
-    assert not {k for k in run.final if "itm" in k or "tig" in k or "perplexity" in k}
+    assert not {k for k in run.final if "itm" in k or "tig" in k or "perplexity" in k or "revived" in k}
     trained = AutoModel.from_pretrained("models/two")
     assert not trained.image_generator.top_quantizer.started  # the generator was never run
 
@@ -105,6 +109,9 @@ def test_pairs_leave_out_what_has_no_report_and_read_what_belongs_together(proje
             frame.filter(pl.col("image_id") == ids[row])["report"][0].lower()
         ]
         assert real.sum() == len(pairs.tokens[row])
+    without = pretrain.Pairs(project, tokenizer, "train", pictures=False).load(torch.tensor([5, 2]).numpy())
+    assert without.keys() == batch.keys() - {"images"}
+    assert all(torch.equal(without[name], batch[name]) for name in without)
     assert 0 <= batch["images"].min() and batch["images"].max() <= 1 and batch["images"].shape[1] == 1
 
 

@@ -1,7 +1,5 @@
 """MedUnifier: Q-Former, text head and image generator behind one model (paper section 3, Fig. 2)."""
 
-from typing import NamedTuple
-
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -9,17 +7,13 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoProcesso
 from transformers import initialization as init
 
 from stages.errors import InputError
-from stages.models import objectives
 from stages.models.configuration import MedUnifierConfig
-from stages.models.distributed import all_gather, world_size
 from stages.models.generation import NextWord, beam_search, choose_words
 from stages.models.image_generator import Generated, ImageGenerator, LatentAdapter
-from stages.models.packing import Packing
+from stages.models.pretraining import Losses, pretraining_losses
 from stages.models.processor import MedUnifierImageProcessor, MedUnifierProcessor
 from stages.models.qformer import KeysValues, QFormer
 from stages.models.vision import FrozenViT, load_vision
-
-OBJECTIVES = ("itc", "itm", "itg", "tig")
 
 
 class TextHead(nn.Module):
@@ -34,13 +28,6 @@ class TextHead(nn.Module):
     def forward(self, x: torch.Tensor, words: torch.Tensor) -> torch.Tensor:
         """x (..., W) and word embeddings (V, W) -> logits (..., V)."""
         return F.linear(self.norm(F.gelu(self.dense(x))), words, self.bias)
-
-
-class Losses(NamedTuple):
-    """Outcome of a training or validation step."""
-
-    total: torch.Tensor  # Eq. 24
-    parts: dict[str, torch.Tensor]  # each objective's loss, and what is worth watching beside it, detached
 
 
 class MedUnifierModel(PreTrainedModel):
@@ -118,10 +105,6 @@ class MedUnifierModel(PreTrainedModel):
         if self.config.temperature_range is not None:
             low, high = torch.tensor(self.config.temperature_range).log().tolist()
             self.log_temperature.clamp_(low, high)
-
-    def _candidates(self, own: torch.Tensor) -> torch.Tensor:
-        """Rows of all processes, or own rows alone where `negatives` is `local`."""
-        return own if self.config.negatives == "local" else all_gather(own)
 
     @torch.no_grad()
     def standardise_vision(self, features: torch.Tensor) -> None:
@@ -268,81 +251,7 @@ class MedUnifierModel(PreTrainedModel):
             weights: objective -> lambda; None: 1 for each.
             generator: draws the hard negatives; in the same state on every process.
         """
-        weights = {name: 1.0 for name in OBJECTIVES} if weights is None else weights
-        on = {name for name in OBJECTIVES if weights.get(name, 0.0) > 0}
-        tokens = self.vision_norm(features)
-        image = self.qformer.read_image(tokens)
-        queries, seen = self.qformer.encode_queries(image)
-        losses, watch = {}, {}
-        if on & {"itc", "itm", "tig"}:
-            text = self.qformer.encode_text(input_ids, attention_mask)
-        if on & {"itc", "itm"}:
-            losses["itc"], image_to_text, text_to_image = objectives.contrastive(
-                F.normalize(self.query_projection(queries).float(), dim=-1),
-                F.normalize(self.text_projection(text).float(), dim=-1),
-                self.temperature,
-                self.config.label_smoothing,
-                self._candidates,
-            )
-        if "itm" in on:
-            losses["itm"], watch["itm_accuracy"] = self._matching_loss(
-                features, image, input_ids, attention_mask, image_to_text, text_to_image, generator
-            )
-        if "itg" in on:
-            start = input_ids.clone()
-            start[:, 0] = self.config.decode_token_id
-            real = Packing.of(attention_mask[:, 1:])  # places that are followed by a word
-            x, _ = self.qformer.decode_text(start[:, :-1], seen, packing=real)
-            targets = input_ids[:, 1:].flatten()[real.index]
-            losses["itg"] = objectives.generation(self._logits(x), targets, None, self.config.label_smoothing)
-        if "tig" in on:
-            made = self.image_generator(queries, tokens[:, 1:], text)
-            watch["tig_mse"] = objectives.reconstruction(made.images, images)
-            watch["tig_codebook"] = made.top.codebook_loss + made.bottom.codebook_loss
-            watch["tig_commitment"] = made.top.commitment_loss + made.bottom.commitment_loss
-            losses["tig"] = (
-                watch["tig_mse"]
-                + self.config.codebook_weight * watch["tig_codebook"]
-                + self.config.commitment * watch["tig_commitment"]
-            )
-        losses = {name: loss for name, loss in losses.items() if name in on}
-        total = sum(weights[name] * loss for name, loss in losses.items())
-        return Losses(total, {name: value.detach() for name, value in (losses | watch).items()})
-
-    def _matching_loss(
-        self, features, image, ids, mask, image_to_text, text_to_image, generator
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """ITM over (own pairs; each image with a hard text; each text with a hard image) and its accuracy."""
-        n = len(ids)
-        key = _text_key(ids, mask)
-        same = key[:, None] == self._candidates(key)
-        hard_images = objectives.hard_negatives(text_to_image, self.temperature, same, generator)
-        hard_texts = objectives.hard_negatives(image_to_text, self.temperature, same, generator)
-        if world_size() == 1 or self.config.negatives == "local":
-            wrong_images = [kv and kv.take(hard_images) for kv in image]
-            wrong_texts = hard_texts
-        else:
-            # other processes' images are read here anew, so that gradients stay where they are used
-            wrong_images = self.read_image(all_gather(features.detach())[hard_images])
-            missing = self.config.max_text_tokens - ids.shape[1]
-            ids = F.pad(ids, (0, missing), value=self.config.pad_token_id)
-            mask = F.pad(mask, (0, missing))
-            ids = torch.cat([ids, all_gather(ids)[hard_texts]])
-            mask = torch.cat([mask, all_gather(mask)[hard_texts]])
-            wrong_texts = torch.arange(n, 2 * n, device=ids.device)
-        own_texts = torch.arange(n, device=ids.device)
-        texts = torch.cat([own_texts, wrong_texts, own_texts])
-        queries = self.qformer.fuse_pairs([(image, 2), (wrong_images, 1)], ids, mask, texts)
-        logits = self.match_head(queries).mean(1)
-        labels = torch.arange(3 * n, device=ids.device) < n
-        accuracy = (logits.argmax(1) == labels).float().mean()
-        return objectives.matching(logits, labels.long()), accuracy
-
-
-def _text_key(ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """(n,): a 64-bit hash of each text, whatever the padding behind it."""
-    odd = torch.arange(1, ids.shape[1] + 1, device=ids.device).mul(0x9E3779B97F4A7C1).bitwise_or(1)
-    return ((ids + 1) * mask * odd).sum(1)
+        return pretraining_losses(self, features, input_ids, attention_mask, images, weights, generator)
 
 
 AutoConfig.register("medunifier", MedUnifierConfig)

@@ -10,6 +10,8 @@ import torch.nn.functional as F
 
 from stages.models.distributed import all_gather, all_sum, own_rows, world_size
 
+UNLABELLED = -100  # label of a pair that ITM leaves out
+
 
 def similarity(queries: torch.Tensor, texts: torch.Tensor) -> torch.Tensor:
     """Best cosine over the queries of each image with each text (Eq. 10, the max inside).
@@ -76,8 +78,11 @@ def _own(n: int, total: int) -> slice:
 
 
 def matching(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """ITM (Eq. 13): two-class cross-entropy; logits (k, 2), labels (k,) with 1 for a matched pair."""
-    return F.cross_entropy(logits.float(), labels)
+    """ITM (Eq. 13): two-class cross-entropy, mean over the labelled pairs.
+
+    logits (k, 2), labels (k,): 1 for a matched pair, 0 for another, UNLABELLED for a pair that does not count.
+    """
+    return F.cross_entropy(logits.float(), labels, ignore_index=UNLABELLED)
 
 
 def generation(

@@ -12,24 +12,25 @@ from stages.models.medunifier import MedUnifierConfig, MedUnifierModel
 REPO = Path(__file__).parents[2]
 
 
-def case() -> tuple[MedUnifierModel, dict[str, torch.Tensor]]:
-    """A small model and a batch of 6, the same wherever this is called."""
+def case(**changes) -> tuple[MedUnifierModel, dict[str, torch.Tensor]]:
+    """A small model, its configuration changed as told, and a batch of 6, the same wherever this is called."""
     torch.manual_seed(3)
-    config = MedUnifierConfig(
-        vision_width=10,
-        width=16,
-        layers=2,
-        heads=2,
-        vocab_size=30,
-        max_text_tokens=12,
-        projection=8,
-        dropout=0.0,
-        codebook_size=16,
-        code_width=8,
-        decoder_channels=(8, 8, 4, 4),
-        image_channels=1,
-        decode_token_id=5,
-    )
+    sizes = {
+        "vision_width": 10,
+        "width": 16,
+        "layers": 2,
+        "heads": 2,
+        "vocab_size": 30,
+        "max_text_tokens": 12,
+        "projection": 8,
+        "dropout": 0.0,
+        "codebook_size": 16,
+        "code_width": 8,
+        "decoder_channels": (8, 8, 4, 4),
+        "image_channels": 1,
+        "decode_token_id": 5,
+    }
+    config = MedUnifierConfig(**(sizes | changes))
     model = MedUnifierModel(config)
     ids = torch.randint(6, 30, (6, 9))
     ids[:, 0] = config.cls_token_id

@@ -1,5 +1,7 @@
 """The model as a whole."""
 
+import numpy as np
+import pytest
 import torch
 
 from tests.models.test_distributed import case
@@ -44,3 +46,72 @@ def test_codes_and_reconstruction_agree():
     with torch.no_grad():
         pictures = model.decode_codes(*model.encode_codes(*inputs))
         torch.testing.assert_close(pictures, model.reconstruct(*inputs), rtol=0, atol=1e-5)
+
+
+def test_total_is_equation_24_over_equation_23_with_its_weights():
+    model, batch = case(codebook_weight=0.5, commitment=0.3)
+    model.eval()
+    seen = []  # latents before lookup, top and bottom
+    generator = model.image_generator
+    for quantizer in (generator.top_quantizer, generator.bottom_quantizer):
+        quantizer.register_forward_hook(lambda quantizer, z, _: seen.append((z[0], quantizer.codebook)))
+    weights = {"itc": 0.7, "itm": 0.0, "itg": 1.3, "tig": 0.8}
+    with torch.no_grad():
+        losses = model(**batch, weights=weights)
+        pictures = model._generate(batch["features"], batch["input_ids"], batch["attention_mask"]).images
+    distance = 0.0
+    for z, codebook in seen[:2]:
+        flat, codes = z.permute(0, 2, 3, 1).flatten(0, 2).double().numpy(), codebook.double().detach().numpy()
+        distance += np.mean([((codes - row) ** 2).sum(1).min() for row in flat]) / z.shape[1]
+    error = ((pictures.double().numpy() - batch["images"].double().numpy()) ** 2).mean()
+    tig = error + 0.5 * distance + 0.3 * distance
+    np.testing.assert_allclose(losses.parts["tig"].item(), tig, rtol=1e-5)
+    expected = 0.7 * losses.parts["itc"].item() + 1.3 * losses.parts["itg"].item() + 0.8 * tig
+    np.testing.assert_allclose(losses.total.item(), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "off", [{"itm"}, {"itg"}, {"tig"}, {"itm", "itg", "tig"}], ids=lambda off: "-".join(sorted(off))
+)
+def test_an_objective_that_is_off_is_not_computed(off):
+    """Without its head the step is the same; and no gradient reaches it."""
+
+    def step(bare):
+        model, batch = case()
+        heads = {"itm": "match_head", "itg": "text_head", "tig": "image_generator"}
+        if "tig" in off:
+            del batch["images"]
+        if bare:
+            for name in off:
+                setattr(model, heads[name], None)
+        weights = {name: float(name not in off) for name in ("itc", *heads)}
+        losses = model(**batch, weights=weights, generator=torch.Generator().manual_seed(1))
+        losses.total.backward()
+        unused = tuple(heads[name] for name in off)
+        gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+        assert not [name for name in gradients if name.startswith(unused)]
+        return losses.parts, gradients
+
+    (parts, gradients), (bare_parts, bare_gradients) = step(False), step(True)
+    assert parts == bare_parts and not off & parts.keys()
+    assert gradients.keys() == bare_gradients.keys()
+    assert all(torch.equal(gradients[name], bare_gradients[name]) for name in gradients)
+
+
+def test_a_batch_of_one_has_no_negatives():
+    model, batch = case()
+    one = {name: value[:1] for name, value in batch.items()}
+    losses = model(**one, generator=torch.Generator())
+    losses.total.backward()
+    assert torch.isfinite(losses.total) and losses.parts["itc"] == 0
+    logits = model.match(one["features"], one["input_ids"], one["attention_mask"])[0]
+    torch.testing.assert_close(losses.parts["itm"], -logits.log_softmax(0)[1].detach(), rtol=0, atol=1e-5)
+    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+
+
+def test_pairs_with_one_text_are_no_negatives_of_each_other():
+    model, batch = case()
+    same = {name: value[:1].repeat(3, *(1,) * (value.ndim - 1)) for name, value in batch.items()}
+    losses = model(**same, weights={"itm": 1.0}, generator=torch.Generator())
+    logits = model.match(*(batch[name][:1] for name in ("features", "input_ids", "attention_mask")))[0]
+    torch.testing.assert_close(losses.parts["itm"], -logits.log_softmax(0)[1].detach(), rtol=0, atol=1e-5)

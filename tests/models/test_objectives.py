@@ -26,6 +26,32 @@ def test_contrastive_equals_equations_10_to_12():
     np.testing.assert_allclose(text_to_image.numpy(), best.T, atol=1e-6)
 
 
+def test_label_smoothing_equals_its_definition():
+    """Targets of the release (Szegedy et al. 2016): 1 - 0.1 on the right one, and 0.1 spread evenly over all."""
+
+    def smoothed(row, target, smoothing=0.1):
+        share = np.full(len(row), smoothing / len(row))
+        share[target] += 1 - smoothing
+        return -(share * (row - np.log(np.exp(row).sum()))).sum()
+
+    torch.manual_seed(3)
+    n, tau = 4, 0.2
+    queries, texts = unit(torch.randn(n, 3, 6)), unit(torch.randn(n, 6))
+    loss, _, _ = objectives.contrastive(queries, texts, torch.tensor(tau), 0.1)
+    best = np.einsum("iqp,jp->ijq", queries.double().numpy(), texts.double().numpy()).max(2) / tau
+    terms = [smoothed(row, k) for k, row in enumerate(best)] + [
+        smoothed(row, k) for k, row in enumerate(best.T)
+    ]
+    np.testing.assert_allclose(loss.item(), np.mean(terms), rtol=1e-5)
+
+    logits, targets = torch.randn(2, 3, 7), torch.randint(0, 7, (2, 3))
+    mask = torch.tensor([[1, 1, 0], [1, 0, 0]])
+    rows = logits.double().numpy()
+    terms = [smoothed(rows[i, j], targets[i, j]) for i, j in np.argwhere(mask.numpy())]
+    loss = objectives.generation(logits, targets, mask, 0.1)
+    np.testing.assert_allclose(loss.item(), np.mean(terms), rtol=1e-5)
+
+
 def test_generation_is_the_mean_over_real_tokens():
     torch.manual_seed(1)
     logits, targets = torch.randn(3, 4, 7), torch.randint(0, 7, (3, 4))
@@ -44,6 +70,9 @@ def test_matching_is_two_class_cross_entropy():
     logits, labels = torch.tensor([[0.0, 2.0], [1.0, -1.0], [0.5, 0.5]]), torch.tensor([1, 1, 0])
     p = [np.exp(2) / (1 + np.exp(2)), np.exp(-1) / (np.exp(1) + np.exp(-1)), 0.5]
     np.testing.assert_allclose(objectives.matching(logits, labels).item(), -np.log(p).mean(), rtol=1e-6)
+    labels[1] = objectives.UNLABELLED
+    expected = -np.log([p[0], p[2]]).mean()
+    np.testing.assert_allclose(objectives.matching(logits, labels).item(), expected, rtol=1e-6)
 
 
 def test_hard_negatives_follow_the_softmax_and_avoid_equal_texts():

@@ -5,6 +5,7 @@ import json
 import pytest
 import timm
 import torch
+import torch.nn.functional as F
 from safetensors.torch import save_file
 from transformers import Blip2VisionConfig, Blip2VisionModel, ViTConfig, ViTModel
 
@@ -73,6 +74,47 @@ def test_last_blocks_left_out_with_the_final_norm(transformers_vit, timm_vit):
     torch.testing.assert_close(load_vision(str(folder), None, 1)(PIXELS), torch.cat([prefix, patches], 1))
     with pytest.raises(InputError, match="skip_last_blocks is 3, but the model has 3 blocks"):
         load_vision(str(folder), None, 3)
+
+
+@pytest.fixture(scope="module")
+def eva_vit(tmp_path_factory):
+    """The paper's kind of encoder, small: EVA's giant with width 32 and 3 blocks, as timm saves it."""
+    torch.manual_seed(0)
+    sizes = {"embed_dim": 32, "depth": 3, "num_heads": 2}
+    model = timm.create_model("eva_giant_patch14_224", num_classes=0, **sizes).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():  # biases and norms start at 0 and 1, which hides their place
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    folder = tmp_path_factory.mktemp("eva")
+    timm.models.save_for_hf(model, folder, model_args=sizes)
+    return folder, model
+
+
+def test_eva_without_its_last_block_equals_its_equations(eva_vit):
+    """Pre-norm blocks written out: heads of 16, biases on queries and values alone, exact GELU."""
+    folder, model = eva_vit
+    w = {name: value.double() for name, value in model.state_dict().items()}
+
+    def norm(x, name):
+        return F.layer_norm(x, (32,), w[f"{name}.weight"], w[f"{name}.bias"], 1e-6)
+
+    def linear(x, name):
+        return x @ w[f"{name}.weight"].T + w[f"{name}.bias"]
+
+    patches = PIXELS.double().unfold(2, 14, 14).unfold(3, 14, 14)  # (2, 3, 16, 16, 14, 14)
+    patches = patches.permute(0, 2, 3, 1, 4, 5).reshape(2, 256, -1)
+    x = patches @ w["patch_embed.proj.weight"].flatten(1).T + w["patch_embed.proj.bias"]
+    x = torch.cat([w["cls_token"].expand(2, 1, 32), x], 1) + w["pos_embed"]
+    for block in ("blocks.0", "blocks.1"):
+        bias = torch.cat([w[f"{block}.attn.q_bias"], torch.zeros(32), w[f"{block}.attn.v_bias"]])
+        qkv = norm(x, f"{block}.norm1") @ w[f"{block}.attn.qkv.weight"].T + bias
+        q, k, v = qkv.reshape(2, 257, 3, 2, 16).permute(2, 0, 3, 1, 4)
+        seen = (q @ k.transpose(2, 3) / 4).softmax(3) @ v
+        x = x + linear(seen.transpose(1, 2).reshape(2, 257, 32), f"{block}.attn.proj")
+        hidden = linear(norm(x, f"{block}.norm2"), f"{block}.mlp.fc1")
+        hidden = hidden * (1 + torch.erf(hidden / 2**0.5)) / 2
+        x = x + linear(hidden, f"{block}.mlp.fc2")
+    torch.testing.assert_close(load_vision(str(folder), None, 1)(PIXELS).double(), x, rtol=0, atol=1e-4)
 
 
 def test_blip2_vision_folder(tmp_path):

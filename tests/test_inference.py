@@ -1,0 +1,47 @@
+"""Trained models as every evaluation loads them."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from stages.errors import InputError
+from stages.inference import load_trained
+from stages.storage.features import FeatureStore
+from tests.trained_project import DATASET, VARIANT, make_project, report_of
+
+
+@pytest.fixture
+def store(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    make_project(tmp_path)
+    return FeatureStore(f"data/features/{DATASET}")
+
+
+def test_codes_and_reconstructions_are_made_in_evaluation_mode(store):
+    trained = load_trained(VARIANT, store)
+    assert trained.model.config.dropout > 0
+    assert not any(module.training for module in trained.model.modules())
+    before = {name: value.clone() for name, value in trained.model.state_dict().items()}
+    inputs = trained.features(store, store.image_ids[:2]), *trained.tokens([report_of(0), report_of(1)])
+    with torch.no_grad():
+        codes, again = (trained.model.encode_codes(*inputs) for _ in range(2))
+        pictures = [trained.model.reconstruct(*inputs) for _ in range(2)]
+        drawn = trained.model.decode_codes(*codes)
+    assert all(torch.equal(a, b) for a, b in zip(codes, again, strict=True))
+    assert torch.equal(*pictures)
+    torch.testing.assert_close(drawn, pictures[0], rtol=0, atol=1e-5)
+    assert all(torch.equal(before[name], value) for name, value in trained.model.state_dict().items())
+
+
+def test_features_of_a_vit_with_other_weights_are_refused(store):
+    path = Path("models") / VARIANT / "config.json"
+    config = json.loads(path.read_text())
+    vision = {"model": "none", "revision": None, "skip_last_blocks": 0}
+    path.write_text(json.dumps(config | {"vision": vision | {"checksum": "of other weights"}}))
+    with pytest.raises(InputError, match="another ViT's than those that models/full was trained on"):
+        load_trained(VARIANT, store)
+    own = next(iter(store.manifests.values()))["checksum"]
+    path.write_text(json.dumps(config | {"vision": vision | {"checksum": own}}))
+    assert load_trained(VARIANT, store).model.config.vision["checksum"] == own
