@@ -89,7 +89,7 @@ def test_two_processes_equal_one(tmp_path):
         ],
         cwd=REPO,
         check=True,
-        timeout=120,
+        timeout=300,
         capture_output=True,
     )
     one, two = torch.load(tmp_path / "one.pt"), torch.load(tmp_path / "two.pt")
