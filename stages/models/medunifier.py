@@ -3,7 +3,7 @@
 import torch
 import torch.nn.functional as F
 from torch import nn
-from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoProcessor, PreTrainedModel
+from transformers import AutoConfig, AutoModel, PreTrainedModel
 from transformers import initialization as init
 
 from stages.errors import InputError
@@ -11,7 +11,6 @@ from stages.models.configuration import MedUnifierConfig
 from stages.models.generation import NextWord, beam_search, choose_words
 from stages.models.image_generator import Generated, ImageGenerator, LatentAdapter
 from stages.models.pretraining import Losses, pretraining_losses
-from stages.models.processor import MedUnifierImageProcessor, MedUnifierProcessor
 from stages.models.qformer import KeysValues, QFormer
 from stages.models.vision import FrozenViT, load_vision
 
@@ -256,5 +255,3 @@ class MedUnifierModel(PreTrainedModel):
 
 AutoConfig.register("medunifier", MedUnifierConfig)
 AutoModel.register(MedUnifierConfig, MedUnifierModel)
-AutoImageProcessor.register(MedUnifierConfig, image_processor_classes={"pil": MedUnifierImageProcessor})
-AutoProcessor.register(MedUnifierConfig, MedUnifierProcessor)

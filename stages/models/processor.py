@@ -1,4 +1,8 @@
-"""Pictures and texts as a MedUnifier takes them, in transformers' form."""
+"""Pictures and texts as a MedUnifier takes them, in transformers' form.
+
+Importing this registers the model, too. The stages do without it: transformers' base classes of processors bring
+torchvision along, seconds of start-up that a stage reading stored features does not need.
+"""
 
 from collections.abc import Sequence
 from os import PathLike
@@ -6,10 +10,11 @@ from typing import Any, ClassVar
 
 import torch
 from PIL import Image
-from transformers import BatchFeature, PreTrainedTokenizerBase
+from transformers import AutoImageProcessor, AutoProcessor, BatchFeature, PreTrainedTokenizerBase
 from transformers.image_processing_utils import BaseImageProcessor
 from transformers.processing_utils import ProcessorMixin
 
+from stages.models.medunifier import MedUnifierConfig
 from stages.models.text import decode, tokenize
 
 Picture = str | PathLike | Image.Image
@@ -76,3 +81,7 @@ class MedUnifierProcessor(ProcessorMixin):
     def batch_decode(self, ids: torch.Tensor) -> list[str]:
         """Ids (B, L) of `generate` -> texts, up to the first [SEP]."""
         return decode(self.tokenizer, ids)
+
+
+AutoImageProcessor.register(MedUnifierConfig, image_processor_classes={"pil": MedUnifierImageProcessor})
+AutoProcessor.register(MedUnifierConfig, MedUnifierProcessor)
