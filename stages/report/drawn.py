@@ -89,6 +89,8 @@ def finding_rows(metrics: Metrics) -> list[tuple[str, Row, float | None]]:
     found = []
     for name in metrics:
         finding = name.removeprefix("judge_auroc_")
+        if f"prompt_fidelity_{finding}_n" not in metrics:  # the end of an interval, not a finding
+            continue
         value = row(metrics, f"prompt_fidelity_{finding}", finding.replace("_", " "))
         if finding != name and value is not None:
             found.append((value.label, value, metrics[name]))
