@@ -66,7 +66,7 @@ def test_a_class_that_shows_is_found_by_both_classifiers(params):
 def test_zero_head_learns_and_ends_with_the_best_validation_loss(params):
     show_the_label()
     chosen = dataclasses.replace(
-        params.finetune, head_start="zero", steps=40, head_learning_rate=0.1, learning_rate=0.01
+        params.finetune, head_start="zero", steps=40, patience=20, head_learning_rate=0.1, learning_rate=0.01
     )
     metrics = run_finetune(dataclasses.replace(params, finetune=chosen))
     assert metrics["auroc"] == 100

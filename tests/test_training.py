@@ -141,6 +141,7 @@ def test_kill_9_at_every_step(tmp_path):
     for last in range(1, 13):
 
         def killed(folder=tmp_path / str(last), last=last):
+            torch.set_num_threads(1)  # a forked process cannot use its parent's threads
             calls = iter(range(1, 100))
 
             def dies(model, batch, generator):
