@@ -28,7 +28,7 @@ CHOICE = (
     "top_k",
     "top_p",
 )  # of `write_reports`, as `generate` takes them
-HEADLINE = ("bleu_4", "meteor", "rouge_l")  # under the protocol `report` these get intervals
+HEADLINE = ("bleu_4", "meteor", "rouge_l", "cider")  # these get intervals
 PREDICTIONS = Schema(
     "predictions",
     {"image_id": pl.String, "study_id": pl.String, "reference": pl.String, "prediction": pl.String},
@@ -156,13 +156,12 @@ def score(
     metrics = {}
     for protocol, clean in PROTOCOLS.items():
         intervals = intervals_of(*clean(references, predictions), scorer, how)
+        prefix = "" if protocol == "report" else f"{protocol}_"
         for name, interval in intervals.items():
-            if protocol == "report" and name in HEADLINE:
-                metrics |= interval.flat(name, scale=100)
-            elif protocol == "report":
-                metrics[name] = 100 * interval.value
+            if name in HEADLINE:
+                metrics |= interval.flat(prefix + name, scale=100)
             else:
-                metrics[f"{protocol}_{name}"] = 100 * interval.value
+                metrics[prefix + name] = 100 * interval.value
     return metrics
 
 

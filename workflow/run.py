@@ -34,6 +34,7 @@ def run_stage(name: str) -> str:
         repo = Repo(_wait_for_lock=True)
         repo.scm_context.quiet = True  # no advice on `git add`
         restored = _note_restores(repo)
+        lockfile.write_entries_alone()
         locks.end_orphans(name, Path(repo.root_dir))
         with lock_repo(repo):  # DVC lets go of it while the stage's command runs
             (stage,) = repo.stage.collect(name)

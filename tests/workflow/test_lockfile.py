@@ -67,6 +67,51 @@ def test_what_looks_otherwise_is_left_alone(text: str) -> None:
     assert lockfile.LOCKFILE.read_text() == text
 
 
+PIPELINE = """\
+stages:
+  make:
+    cmd: echo ${size} > made
+    params: [size]
+    outs: [made]
+  part:
+    foreach: ['1']
+    do:
+      cmd: cat made > part-1 && echo a rather long command so that it is wrapped where a line of the file ends
+      deps: [made]
+      outs: [part-1]
+"""
+
+
+def test_entries_are_written_as_dvc_writes_them(repo: Repo, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("dvc.yaml").write_text(PIPELINE)
+    texts = []
+    for alone in (False, True):
+        monkeypatch.undo()
+        monkeypatch.chdir(repo.root_dir)
+        monkeypatch.setattr(Lockfile, "dump_stages", Lockfile.dump_stages)  # put back afterwards
+        if alone:
+            lockfile.write_entries_alone()
+        lockfile.LOCKFILE.unlink(missing_ok=True)
+        for size in (1, 2):
+            Path("params.yaml").write_text(f"size: {size}\n")
+            Repo().reproduce()
+        lockfile.canonicalise(["make", "part@1"])
+        texts.append(lockfile.LOCKFILE.read_text())
+    assert texts[0] == texts[1] and "part@1" in texts[0]
+
+
+def test_a_file_that_looks_otherwise_is_written_by_dvc_itself(
+    repo: Repo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Lockfile, "dump_stages", Lockfile.dump_stages)
+    lockfile.write_entries_alone()
+    Path("dvc.yaml").write_text(PIPELINE)
+    Path("params.yaml").write_text("size: 1\n")
+    lockfile.LOCKFILE.write_text("schema: '2.0'\nstages: {old: {cmd: a}}\n")
+    repo.reproduce()
+    assert list(YAML(typ="safe").load(lockfile.LOCKFILE)["stages"]) == ["old", "make", "part@1"]
+
+
 @pytest.mark.parametrize("length", [0, 5, 14, 40, 120, 300])
 def test_a_file_cut_short_is_put_back(length: int, repo: Repo, capsys: pytest.CaptureFixture) -> None:
     whole = lock(NAMES)
