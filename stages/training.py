@@ -162,7 +162,10 @@ def train(
 
     plain = model
     optimizer = torch.optim.AdamW(
-        groups or parameter_groups(plain, recipe.weight_decay, recipe.decay_all), lr=0.0, betas=recipe.betas
+        groups or parameter_groups(plain, recipe.weight_decay, recipe.decay_all),
+        lr=0.0,
+        betas=recipe.betas,
+        fused=True,  # a tenth of the demo's step is saved
     )
     history, start, best = History(), 0, Best()
     rates = [group.get("rate_scale", 1.0) for group in optimizer.param_groups]
