@@ -15,10 +15,15 @@ from ruamel.yaml import YAML
 REPO = Path(__file__).resolve().parents[2]
 TINY = {
     "datasets": {"phantom": {"benchmark": {"per_class": 1}}},
-    "simulate": {"patients": 60, "image_size": 224, "vit": {"width": 32, "layers": 1, "heads": 2}},
+    "simulate": {"patients": 60, "image_size": 224, "vit": {"width": 32, "layers": 1, "heads": 2}}
+    | {"copies": {"chexpert": 0, "rsna": 0, "siim_acr": 0, "covidx": 0}},
+    "features": {"shards": [0, 1]},
     "model": {"width": 32, "layers": 1, "heads": 2, "queries": 32, "projection": 16}
     | {"codebook_size": 32, "code_width": 8, "decoder_channels": [8, 8, 8, 8], "max_text_tokens": 48},
     "pretrain": {"steps": 40, "batch_size": 4, "validate_every": 20, "checkpoint_every": 10},
+    "prior": {"bootstrap": 20, "top": {"steps": 4}, "bottom": {"steps": 4}},
+    "zero_shot": {"bootstrap": 20},
+    "generate": {"unconditional": 4, "reports": 4, "samples": 2, "shown": 2},
     "retrieve": {"bootstrap": 20},
     "write_reports": {"max_reports": 8, "bootstrap": 20},
     "score_images": {"max_images": 8},
@@ -68,8 +73,9 @@ class Project:
         """Change parameters; nested keys that are not named stay."""
         yaml, path = YAML(), self.folder / "params.yaml"
         params = yaml.load(path.read_text())
-        for other in [name for name in params["datasets"] if name != "phantom"]:
-            del params["datasets"][other]
+        for name in [name for name in params["datasets"] if name != "phantom"]:
+            del params["datasets"][name]
+        params["evaluate"] |= {"finetune": {}, "zero_shot": ["phantom"]}
         merge(params, values)
         with path.open("w") as file:
             yaml.dump(params, file)
