@@ -36,6 +36,7 @@ def train_prior(params: Params, run: Run, variant: str, level: str) -> None:
     import torch
 
     from stages.checkpoints import Checkpoints
+    from stages.models.distributed import rank
     from stages.training import Recipe, mix, state_folder, train
 
     p, sizes = params.prior, getattr(params.prior, level)
@@ -69,6 +70,8 @@ def train_prior(params: Params, run: Run, variant: str, level: str) -> None:
         run=run,
         checkpoints=Checkpoints(state_folder(run.name, run.signature)),
     )
+    if rank() > 0:
+        return  # results are written once
     prior.eval()
 
     resampling = {"resamples": p.bootstrap, "seed": params.seed, "clusters": validation.patients}

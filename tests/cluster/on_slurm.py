@@ -70,7 +70,7 @@ def test_the_pipeline_runs_on_both_nodes_with_what_it_declares(slurm: Slurm, pro
     assert {"simulate", "prepare", "decode_images", "extract_features", "pretrain"} <= set(by_family)
     assert not {"train_tokenizer", "summarize"} & set(by_family), "short stages ask for no node"
     assert not {"generate_images", "score_images"} & set(by_family), "a chain of short stages is one job"
-    for family in ("decode_images", "pretrain"):
+    for family in ("decode_images", "pretrain", "train_prior"):
         assert by_family[family]["nodes"] == "gpu[1-2]"
     singles = [job for job in jobs if job["nodes"] in NODES]
     assert {job["nodes"] for job in singles} == set(NODES)

@@ -32,6 +32,7 @@ SITE = """\
 default: {cpus: 1, mem_mb: 2000, partition: all}
 decode_images: {nodes: 2}
 pretrain: {nodes: 2}
+train_prior: {nodes: 2}
 """
 
 
