@@ -96,7 +96,7 @@ def pretrain(params: Params, run: Run, variant: str) -> None:
         values["revived_top"] = int(model.image_generator.top_quantizer.revived)
         values["revived_bottom"] = int(model.image_generator.bottom_quantizer.revived)
     values |= {
-        "temperature": float(model.temperature),
+        "temperature": float(model.temperature.detach()),
         "parameters": sum(x.numel() for x in model.parameters()),
     }
     write_curves(history.rows, Path("results/curves") / f"{run.name}.csv")
