@@ -6,8 +6,12 @@ by their number, so that a ranking never depends on chance or on the size of the
 
 from collections.abc import Iterator
 from math import comb
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    import torch
 
 _IMAGES, _TEXTS = 512, 2048  # a block of similarities: 4 MB, which stays in the processor's cache
 
@@ -38,8 +42,10 @@ def rank_both(
 
 def _rank(images: np.ndarray, texts: np.ndarray, k_texts: int, k_images: int) -> tuple:
     """Exact, block by block; memory grows with N + M, not with N x M."""
-    by_query = np.ascontiguousarray(images.transpose(1, 0, 2), np.float32)  # (Q, N, P)
-    across = np.ascontiguousarray(texts.T, np.float32)  # (P, M)
+    import torch  # its maxima are taken by all cores, NumPy's by one
+
+    by_query = torch.from_numpy(np.ascontiguousarray(images.transpose(1, 0, 2), np.float32))  # (Q, N, P)
+    across = torch.from_numpy(np.ascontiguousarray(texts.T, np.float32))  # (P, M)
     of_images = _Best(len(images), min(k_texts, len(texts)))
     of_texts = _Best(len(texts), min(k_images, len(images)))
     for rows in _blocks(len(images), _IMAGES):
@@ -50,15 +56,18 @@ def _rank(images: np.ndarray, texts: np.ndarray, k_texts: int, k_images: int) ->
     return (of_images.ids, of_images.scores), (of_texts.ids, of_texts.scores)
 
 
-def _similarity(images: np.ndarray, texts: np.ndarray) -> np.ndarray:
-    """[Q, n, P] and [P, m] -> [n, m]. Rounded, as the last bits of a matrix product depend on its shape and would
+def _similarity(images: "torch.Tensor", texts: "torch.Tensor") -> np.ndarray:
+    """(Q, n, P) and (P, m) -> [n, m]. Rounded, as the last bits of a matrix product depend on its shape and would
     break ties."""
+    import torch
+
     best = images[0] @ texts
-    product = np.empty_like(best)
+    product = torch.empty_like(best)
     for query in images[1:]:
-        np.matmul(query, texts, out=product)
-        np.maximum(best, product, out=best)
-    return best.round(6, out=best)
+        torch.mm(query, texts, out=product)
+        torch.maximum(best, product, out=best)
+    found = best.numpy()
+    return found.round(6, out=found)
 
 
 class _Best:
