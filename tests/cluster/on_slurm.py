@@ -232,11 +232,16 @@ def test_twenty_stages_that_end_at_once_on_two_nodes_lose_no_entry(slurm: Slurm,
     (toy.folder / "out").mkdir()
     assert len(toy.planned()) == 20
     job = (
-        "srun --nodes=2 --ntasks=20 --ntasks-per-node=10 --overcommit --mem=6000 sh -c "
+        "srun --nodes=2 --ntasks=20 --distribution=cyclic --overcommit --mem=6000 sh -c "
         "'python -m workflow.run --log .state/logs/$SLURM_PROCID one@$SLURM_PROCID'"
     )
     started = Project(toy.folder).start_shell(job)
-    wait_for(lambda: len(list((toy.folder / "out").glob("here-*"))) == 20, PATIENCE, "twenty do not start")
+    wait_for(
+        lambda: started.poll() is not None or len(list((toy.folder / "out").glob("here-*"))) == 20,
+        PATIENCE,
+        "twenty do not start",
+    )
+    assert started.poll() is None, "srun is refused"
     time.sleep(0.5)
     toy.write("go.txt", "")
     assert started.wait(PATIENCE) == 0
