@@ -21,13 +21,14 @@ PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun")
 NODES = ("gpu1", "gpu2")
 DEVICES = {"gpu1": "/dev/null", "gpu2": "/dev/zero"}  # stand for graphics cards; no job opens them
 
+# cred_expire: for so long (120 s by default) Slurm keeps a job that it requeues from starting again.
 SLURM_CONF = """\
 ClusterName=test
 SlurmctldHost={host}(127.0.0.1)
 SlurmctldPort={ports[0]}
 SlurmUser=root
 AuthType=auth/munge
-AuthInfo=socket={folder}/munge/socket
+AuthInfo=socket={folder}/munge/socket,cred_expire=10
 CredType=cred/munge
 StateSaveLocation={folder}/state
 SlurmdSpoolDir={folder}/spool-%n
