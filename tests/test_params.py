@@ -60,7 +60,9 @@ def test_objects_mirror_the_file_one_to_one(preset: Path) -> None:
 
 
 def test_types_are_those_of_the_annotations(tmp_path: Path) -> None:
-    params = load_params(edited(tmp_path, {"variants.full.itc": 1, "pretrain.clip_norm": None}))
+    params = load_params(
+        edited(tmp_path, {"variants.full.itc": 1, "pretrain.clip_norm": None, "features.shards": [0, 1]})
+    )
     assert type(params.variants["full"].itc) is float and params.pretrain.clip_norm is None
     assert params.features.shards == (0, 1)
     assert params.datasets["phantom"].benchmark.per_class == 30
