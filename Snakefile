@@ -16,6 +16,7 @@ min_version("9.5")
 try:
     STAGES = changes.make_plan() if workflow.is_main_process else changes.read_plan()
     # of all families: one may have no stage with these parameters
+    CHAINS = changes.chains(STAGES)
     NEEDS = resources.load_resources(read_yaml(Path("dvc.yaml"))["stages"])
 except InputError as error:
     raise WorkflowError(error) from None
@@ -50,6 +51,8 @@ for family, has_items in changes.families(STAGES).items():
             f".state/logs/{stage}.log",
         benchmark:
             f".state/benchmarks/{stage}.tsv"
+        # what much else waits for goes first, so that the end is not one long chain on one core
+        priority: CHAINS[family]
         retries: NEEDS[family]["retries"] if config.get("cluster") else 0
         group:
             NEEDS[family]["group"] or None

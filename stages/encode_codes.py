@@ -9,8 +9,8 @@ import polars as pl
 from stages.entry import run_stage
 from stages.inference import BATCH, Trained, batches, load_trained, usable_items
 from stages.params import Params
+from stages.picture_tokens import Features, open_features
 from stages.storage.codes import write_codes
-from stages.storage.features import FeatureStore
 from stages.storage.tables import PREPARED, read_table
 from stages.tracking import Run
 
@@ -24,7 +24,7 @@ def encode_codes(params: Params, run: Run, variant: str) -> None:
     same for `bottom` are those of the test split; `train_` and `validate_` in front name the others.
     """
     dataset = params.pretrain.dataset
-    store = FeatureStore(Path("data/features") / dataset)
+    store = open_features(dataset)
     trained = load_trained(variant, store)
     for split in ("train", "validate", "test"):
         source = Path("data/prepared") / dataset / f"{split}.parquet"
@@ -39,7 +39,7 @@ def encode_codes(params: Params, run: Run, variant: str) -> None:
         run.metrics({f"{prefix}n_images": len(items)})
 
 
-def encode(trained: Trained, store: FeatureStore, items: pl.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+def encode(trained: Trained, store: Features, items: pl.DataFrame) -> tuple[np.ndarray, np.ndarray]:
     """Codes of pictures given their reports: uint16 [n, 64] and [n, 256]."""
     import torch
 

@@ -1,4 +1,7 @@
-"""extract_features: the frozen ViT runs once over every picture; training and evaluation read its tokens."""
+"""extract_features: the frozen ViT runs once over every picture; training and evaluation read its tokens.
+
+With `features.mode: online` no token is stored: the stage records which ViT is to look at which pictures.
+"""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -9,7 +12,7 @@ import numpy as np
 from stages.entry import run_stage
 from stages.errors import InputError
 from stages.params import Params
-from stages.storage.features import write_feature_shard
+from stages.storage.features import write_feature_shard, write_online_shard
 from stages.storage.images import ImageStore
 from stages.tracking import LocalRun
 
@@ -22,8 +25,8 @@ _HALF_MAX = float(np.finfo(np.float16).max)
 def extract_features(params: Params, run: LocalRun, dataset: str, shard: str) -> None:
     """Encode one of the equal, contiguous parts of data/images/DATASET that features.shards names.
 
-    Writes data/features/DATASET/SHARD: tokens.npy (float16 [n, n_tokens, width]), image_ids.parquet,
-    manifest.json.
+    Writes data/features/DATASET/SHARD: tokens.npy (float16 [n, n_tokens, width]; not where `features.mode` is
+    `online`), image_ids.parquet, manifest.json.
     """
     import torch
 
@@ -40,9 +43,13 @@ def extract_features(params: Params, run: LocalRun, dataset: str, shard: str) ->
         "skip_last_blocks": settings.skip_last_blocks,
         "checksum": model.checksum,
     }
-    tokens = encode(store, rows, model, params.features.batch_size, run)
-    image_ids = store.image_ids[rows.start : rows.stop]
-    write_feature_shard(Path("data/features") / dataset / shard, image_ids, tokens, manifest)
+    image_ids, folder = store.image_ids[rows.start : rows.stop], Path("data/features") / dataset / shard
+    if params.features.mode == "online":
+        (first,) = encode(store, rows[:1], model, 1, run)  # tells the shape, and whether the ViT works at all
+        write_online_shard(folder, image_ids, first.shape[1:], manifest)
+    else:
+        tokens = encode(store, rows, model, params.features.batch_size, run)
+        write_feature_shard(folder, image_ids, tokens, manifest)
     run.metrics({"images": len(rows)})
 
 

@@ -13,7 +13,7 @@ import polars as pl
 
 from stages.errors import InputError
 from stages.params import Params
-from stages.storage.features import FeatureStore
+from stages.picture_tokens import Features, open_features
 from stages.storage.rows import MappedRows
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class Trained:
                 found.append((logits[:, 1] - logits[:, 0]).float().cpu().numpy())
         return np.concatenate(found)
 
-    def features(self, store: FeatureStore, ids: Sequence[str]) -> torch.Tensor:
+    def features(self, store: Features, ids: Sequence[str]) -> torch.Tensor:
         """The ViT tokens of pictures, float32 [n, n_tokens, width], on the model's device."""
         import torch
 
@@ -73,7 +73,7 @@ class Trained:
         ids, mask = tokenize(self.tokenizer, list(texts), self.model.config.max_text_tokens)
         return ids.to(self.device), mask.to(self.device)
 
-    def embed_images(self, store: FeatureStore, ids: Sequence[str]) -> np.ndarray:
+    def embed_images(self, store: Features, ids: Sequence[str]) -> np.ndarray:
         """ITC embeddings of pictures, float32 [n, queries, projection], L2-normalised."""
         import torch
 
@@ -116,7 +116,7 @@ class Trained:
         return Text(torch.cat(states), torch.cat(masks))
 
 
-def load_trained(variant: str, store: FeatureStore | None = None) -> Trained:
+def load_trained(variant: str, store: Features | None = None) -> Trained:
     """The model of `models/VARIANT`, for the features of `store` where given.
 
     Raises InputError when the folder is missing or broken, or when the features come from another ViT than
@@ -218,7 +218,7 @@ def load_model(params: Params, name: str, dataset: str) -> tuple[Trained | Other
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         encoder.network.to(device)
         return Other(name, encoder, device), ImageStore(Path("data/images") / dataset)
-    store = FeatureStore(Path("data/features") / dataset)
+    store = open_features(dataset)
     return replace(load_trained(name, store), can_match=params.variants[name].itm > 0), store
 
 

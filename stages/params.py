@@ -90,6 +90,7 @@ class Vision:
 
 @dataclass(frozen=True)
 class Features:
+    mode: str
     shards: tuple[int, ...]
     batch_size: int
 
@@ -128,6 +129,15 @@ class Model:
 
 
 @dataclass(frozen=True)
+class Augment:
+    rotation: float
+    shift: float
+    zoom: float
+    brightness: float
+    contrast: float
+
+
+@dataclass(frozen=True)
 class Pretrain:
     dataset: str
     steps: int
@@ -148,6 +158,7 @@ class Pretrain:
     label_smoothing: float
     text_padding: str
     order: str
+    augment: Augment | None
     validate_every: int
     checkpoint_every: int
     checkpoint_minutes: float
@@ -413,6 +424,9 @@ def _cross_checks(params: Params) -> Iterator[str]:
         allowed = f"a divisor of batch_size ({pretrain.batch_size})"
         yield refused("pretrain.accumulate", pretrain.accumulate, allowed)
 
+    if pretrain.augment is not None and params.features.mode != "online":
+        allowed = "null unless features.mode is online: stored features know nothing of a changed picture"
+        yield refused("pretrain.augment", vars(pretrain.augment), allowed)
     if params.write_reports.do_sample and params.write_reports.num_beams > 1:
         yield refused("write_reports.do_sample", True, "false with num_beams above 1")
     yield from _prior_checks(params.prior)

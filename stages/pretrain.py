@@ -9,7 +9,7 @@ import numpy as np
 from stages.entry import run_stage
 from stages.errors import InputError
 from stages.params import Params
-from stages.storage.features import FeatureStore
+from stages.picture_tokens import Features, OnlineFeatures, open_features
 from stages.storage.files import write_curves
 from stages.storage.images import ImageStore
 from stages.storage.tables import read_table
@@ -40,9 +40,11 @@ def pretrain(params: Params, run: Run, variant: str) -> None:
 
     torch.manual_seed(mix(params.seed, 0))
     model = build_model(params, tokenizer, training.features, run)
-    model.standardise_vision(training.load(np.arange(min(64, len(training))))["features"])
+    first = training.see(model, training.load(np.arange(min(64, len(training)))))
+    model.standardise_vision(first["features"])
 
     def loss(called, batch, generator):  # `called` is the model, or what shares its gradients among processes
+        batch = training.see(model, batch, generator if p.augment else None)
         losses = called(**batch, weights=weights, generator=generator)
         watch = {"temperature": model.temperature.detach()}
         if weights["tig"] > 0:
@@ -106,7 +108,7 @@ def pretrain(params: Params, run: Run, variant: str) -> None:
 
 
 class Pairs:
-    """One split of the pre-training data set as (features, report, picture).
+    """One split of the pre-training data set as (features, report, picture): `load` reads, `see` completes.
 
     Rows of the prepared table without a decoded picture or a report are left out. The same rows come without their
     pictures where `pictures` is false: TIG alone asks for them.
@@ -117,7 +119,7 @@ class Pairs:
 
         name = params.pretrain.dataset
         self.images = ImageStore(Path("data/images") / name)
-        self.features = FeatureStore(Path("data/features") / name)
+        self.features = open_features(name)
         table = read_table(Path("data/prepared") / name / f"{split}.parquet")
         usable = [
             (image_id, report)
@@ -130,6 +132,8 @@ class Pairs:
             )
         ids = [image_id for image_id, _ in usable]
         self.pictures, self.channels = pictures, params.model.image_channels
+        self.online = isinstance(self.features, OnlineFeatures)
+        self.augmentation = vars(params.pretrain.augment) if params.pretrain.augment else {}
         self.pad_id = tokenizer.pad_token_id
         full = params.pretrain.text_padding == "full"
         self.padded_length = params.model.max_text_tokens if full else None
@@ -145,21 +149,48 @@ class Pairs:
         return [np.flatnonzero(shard == number) for number in np.unique(shard)]
 
     def load(self, rows: np.ndarray) -> "dict[str, torch.Tensor]":
-        """Row numbers (k,) -> what `MedUnifierModel.forward` takes."""
+        """Row numbers (k,) -> what `see` takes: tokens of the reports, pixels (k, H, W) as uint8, float16 features.
+
+        Of pixels and features only those that are needed and stored: online features are made of the pixels.
+        """
         import torch
 
         from stages.models.text import pad
 
         ids, mask = pad([self.tokens[row] for row in rows], self.pad_id, self.padded_length)
-        features = torch.from_numpy(self.features.read(self.feature_rows[rows])).float()
-        batch = {"features": features, "input_ids": ids, "attention_mask": mask}
-        if self.pictures:
-            pixels = torch.from_numpy(self.images.read(self.image_rows[rows]))[:, None]  # (k, 1, H, W)
-            batch["images"] = (pixels.float() / 255).expand(-1, self.channels, -1, -1)
+        batch = {"input_ids": ids, "attention_mask": mask}
+        if not self.online:
+            batch["features"] = torch.from_numpy(self.features.read(self.feature_rows[rows]))
+        if self.online or self.pictures:
+            batch["pixels"] = torch.from_numpy(self.images.read(self.image_rows[rows]))
+        return batch
+
+    def see(
+        self,
+        model: "MedUnifierModel",
+        batch: "dict[str, torch.Tensor]",
+        generator: "torch.Generator | None" = None,
+    ) -> "dict[str, torch.Tensor]":
+        """What `load` gave, on the model's device -> what `MedUnifierModel.forward` takes.
+
+        With a generator the pictures are augmented (pretrain.augment), before the ViT and as TIG's target alike.
+        """
+        from stages.models.augmentation import augment
+
+        batch = dict(batch)
+        if "pixels" in batch:
+            pixels = batch.pop("pixels")[:, None].float() / 255  # (k, 1, H, W)
+            if generator is not None:
+                pixels = augment(pixels, generator, **self.augmentation)
+            if self.online:
+                batch["features"] = model.see(pixels.expand(-1, 3, -1, -1))
+            if self.pictures:
+                batch["images"] = pixels.expand(-1, self.channels, -1, -1)
+        batch["features"] = batch["features"].float()
         return batch
 
 
-def build_model(params: Params, tokenizer, features: FeatureStore, run: Run) -> "MedUnifierModel":
+def build_model(params: Params, tokenizer, features: Features, run: Run) -> "MedUnifierModel":
     """A new model of the sizes in params.yaml, its text side from `model.text_checkpoint` if there is one."""
     from stages.models.medunifier import MedUnifierConfig, MedUnifierModel
     from stages.models.text import DECODE_TOKEN
@@ -231,7 +262,7 @@ def validation_losses(
     batches = order.reshape(-1, batch_size)
     for number, rows in enumerate(batches):
         share = rows[own_rows(len(rows) // world_size())]
-        batch = {k: v.to(device) for k, v in pairs.load(share).items()}
+        batch = pairs.see(model, {k: v.to(device) for k, v in pairs.load(share).items()})
         with torch.no_grad():
             generator = torch.Generator().manual_seed(seed + number)
             parts = model(**batch, weights=weights, generator=generator).parts

@@ -15,7 +15,7 @@ from stages.metrics.meteor import Meteor, meteor
 from stages.metrics.retrieval import rank_texts
 from stages.metrics.text import BLEU_COUNTS, PROTOCOLS, best_constant, bleu, bleu_statistics, cider, rouge_l
 from stages.params import Params, WriteReports
-from stages.storage.features import FeatureStore
+from stages.picture_tokens import Features, open_features
 from stages.storage.items import item_rows, write_items
 from stages.storage.tables import LABEL_PREFIX, PREPARED, Schema, read_table, write_table
 from stages.tracking import Run
@@ -48,7 +48,7 @@ def write_reports(params: Params, run: Run, variant: str, dataset: str) -> None:
     where they are installed; the log says how to get them where not.
     """
     with Meteor() as scorer:  # loads its dictionaries while the model writes
-        store = FeatureStore(Path("data/features") / dataset)
+        store = open_features(dataset)
         folder = Path("data/prepared") / dataset
         test = usable_items(
             read_table(folder / "test.parquet", PREPARED), f"{folder}/test.parquet", [store], run
@@ -124,7 +124,7 @@ def clinical(
 
 
 def generate(
-    trained: Trained, store: FeatureStore, ids: Sequence[str], settings: WriteReports, seed: int
+    trained: Trained, store: Features, ids: Sequence[str], settings: WriteReports, seed: int
 ) -> list[str]:
     """The model's report for each picture, in the order of `ids`, its words chosen as `settings` say."""
     import torch
@@ -142,7 +142,7 @@ def generate(
 
 
 def nearest_reports(
-    trained: Trained, store: FeatureStore, ids: Sequence[str], reports: Sequence[str]
+    trained: Trained, store: Features, ids: Sequence[str], reports: Sequence[str]
 ) -> list[str]:
     """For each picture the one of `reports` that is most similar to it by image-text similarity."""
     best, _ = rank_texts(trained.embed_images(store, ids), trained.embed_texts(reports), 1)

@@ -100,7 +100,7 @@ def test_pairs_leave_out_what_has_no_report_and_read_what_belongs_together(proje
     pairs = pretrain.Pairs(project, tokenizer, "train")
     ids = [i for i in frame["image_id"].to_list() if i != "i03"]
     assert len(pairs) == len(ids)
-    batch = pairs.load(torch.tensor([5, 2]).numpy())
+    batch = pairs.see(None, pairs.load(torch.tensor([5, 2]).numpy()))  # stored features need no model
     for place, row in enumerate((5, 2)):
         number = int(ids[row][1:])
         assert batch["features"][place, 0, 0] == number
@@ -109,7 +109,8 @@ def test_pairs_leave_out_what_has_no_report_and_read_what_belongs_together(proje
             frame.filter(pl.col("image_id") == ids[row])["report"][0].lower()
         ]
         assert real.sum() == len(pairs.tokens[row])
-    without = pretrain.Pairs(project, tokenizer, "train", pictures=False).load(torch.tensor([5, 2]).numpy())
+    bare = pretrain.Pairs(project, tokenizer, "train", pictures=False)
+    without = bare.see(None, bare.load(torch.tensor([5, 2]).numpy()))
     assert without.keys() == batch.keys() - {"images"}
     assert all(torch.equal(without[name], batch[name]) for name in without)
     assert 0 <= batch["images"].min() and batch["images"].max() <= 1 and batch["images"].shape[1] == 1
@@ -134,7 +135,7 @@ def test_validation_equals_the_losses_of_its_batches_by_hand(project):
     by_hand = []
     with torch.no_grad():
         for number, rows in enumerate(([*range(8)], [8, 9, 10, 11, 0, 1, 2, 3])):
-            batch = pairs.load(torch.tensor(rows).numpy())
+            batch = pairs.see(model, pairs.load(torch.tensor(rows).numpy()))
             by_hand.append(
                 model(**batch, weights=weights, generator=torch.Generator().manual_seed(7 + number)).parts
             )

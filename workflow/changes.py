@@ -65,6 +65,15 @@ def families(stages: dict[str, Stage]) -> dict[str, bool]:
     return {stage.family: "@" in stage.name for stage in stages.values()}
 
 
+def chains(stages: dict[str, Stage]) -> dict[str, int]:
+    """For each family the length of the longest chain of stages behind it, in families."""
+    behind = {stage.family: 0 for stage in stages.values()}
+    edges = {(stages[up].family, stage.family) for stage in stages.values() for up in stage.upstream}
+    for family in reversed(behind):  # dvc.yaml lists a stage behind those that it reads from
+        behind[family] = max((1 + behind[after] for before, after in edges if before == family), default=0)
+    return behind
+
+
 def stamp(name: str) -> str:
     """The stamp file of a stage."""
     return str(STAMPS / name)

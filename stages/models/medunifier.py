@@ -12,7 +12,7 @@ from stages.models.generation import NextWord, beam_search, choose_words
 from stages.models.image_generator import Generated, ImageGenerator, LatentAdapter
 from stages.models.pretraining import Losses, pretraining_losses
 from stages.models.qformer import KeysValues, QFormer
-from stages.models.vision import FrozenViT, load_vision
+from stages.models.vision import FrozenViT, load_recorded_vision
 
 
 class TextHead(nn.Module):
@@ -132,10 +132,7 @@ class MedUnifierModel(PreTrainedModel):
             about = self.config.vision
             if about is None:
                 raise InputError("config.json does not tell which ViT this model reads; give it `features`.")
-            vit = load_vision(about["model"], about["revision"], about["skip_last_blocks"])
-            if vit.checksum != about["checksum"]:
-                raise InputError(f"{about['model']}: other weights than those that the model was trained on.")
-            self._vision = (vit,)
+            self._vision = (load_recorded_vision(about),)
         return self._vision[0].to(pixel_values.device)(pixel_values).half().float()
 
     def encode_image(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

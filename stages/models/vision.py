@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -62,6 +64,20 @@ def load_vision(model: str, revision: str | None = None, skip_last_blocks: int =
     if skip_last_blocks:
         _drop_last_blocks(vit, skip_last_blocks)
     return FrozenViT(vit, tokens)
+
+
+def load_recorded_vision(about: Mapping[str, Any]) -> FrozenViT:
+    """The ViT that `about` records: `model`, `revision`, `skip_last_blocks` and `checksum`, as in a feature manifest.
+
+    Raises InputError when it is not there, or its weights are others.
+    """
+    vit = load_vision(about["model"], about["revision"], about["skip_last_blocks"])
+    if vit.checksum != about["checksum"]:
+        raise InputError(
+            f"{about['model']}: other weights than those that features or model were made with (its SHA-256 differs "
+            "from the recorded one); put the weights back, or run extract_features again"
+        )
+    return vit
 
 
 def _timm(name: str):

@@ -1,7 +1,8 @@
 """Tokens of the frozen image encoder on disk: float16 shards, memory-mapped.
 
 A shard is a folder with `tokens.npy` [n, n_tokens, width], `image_ids.parquet` and, written last,
-`manifest.json`: a shard without its manifest is not whole and is never read.
+`manifest.json`: a shard without its manifest is not whole and is never read. Where the tokens are computed as they
+are asked for (`features.mode: online`), a shard has no `tokens.npy`, and its manifest says so (`mode`).
 """
 
 import hashlib
@@ -20,7 +21,7 @@ from stages.storage.rows import MappedRows
 from stages.storage.tables import Schema, read_table, write_table
 
 _SHARD_IDS = Schema("shard", {"image_id": pl.String}, frozenset({"image_id"}))
-_SAME_IN_ALL_SHARDS = ("model", "revision", "skip_last_blocks", "checksum", "n_tokens", "width")
+_SAME_IN_ALL_SHARDS = ("model", "revision", "skip_last_blocks", "checksum", "mode", "n_tokens", "width")
 
 
 def write_feature_shard(
@@ -53,7 +54,19 @@ def write_feature_shard(
             raise ValueError(f"{folder}: {written} rows of tokens for {len(image_ids)} image ids")
     write_table(pl.DataFrame({"image_id": list(image_ids)}), folder / "image_ids.parquet", _SHARD_IDS)
     found = {"images": written, "n_tokens": shape[0], "width": shape[1], "sha256": digest.hexdigest()}
-    write_json(folder / "manifest.json", {**manifest, **found})
+    write_json(folder / "manifest.json", {**manifest, "mode": "cached", **found})
+
+
+def write_online_shard(
+    folder: str | Path, image_ids: Sequence[str], shape: tuple[int, int], manifest: dict[str, Any]
+) -> None:
+    """Write a shard that holds no tokens: which pictures it stands for, and which ViT gives them (n_tokens, width)."""
+    folder = Path(folder)
+    for name in ("manifest.json", "tokens.npy"):
+        (folder / name).unlink(missing_ok=True)
+    write_table(pl.DataFrame({"image_id": list(image_ids)}), folder / "image_ids.parquet", _SHARD_IDS)
+    found = {"images": len(image_ids), "n_tokens": shape[0], "width": shape[1]}
+    write_json(folder / "manifest.json", {**manifest, "mode": "online", **found})
 
 
 def _npy_header(shape: tuple[int, ...]) -> bytes:
@@ -71,24 +84,34 @@ class FeatureStore(MappedRows):
 
     def __init__(self, folder: str | Path):
         folder = Path(folder)
-        shards = {path.name: _open_shard(path) for path in sorted(folder.glob("*")) if path.is_dir()}
-        if not shards:
-            raise InputError(f"{folder}: no shard of features; run extract_features first")
-        self.manifests = {name: manifest for name, (manifest, _, _) in shards.items()}
-        for key in _SAME_IN_ALL_SHARDS:
-            found = {name: manifest.get(key) for name, manifest in self.manifests.items()}
-            if len(set(found.values())) > 1:
-                raise InputError(f"{folder}: shards differ in {key}: {found}; run extract_features again")
-        ids = [image_id for _, shard_ids, _ in shards.values() for image_id in shard_ids]
-        super().__init__(folder, ids, [tokens for _, _, tokens in shards.values()], stage="extract_features")
-        self.n_tokens, self.width = self._pieces[0].shape[1:]
+        self.manifests = read_manifests(folder)
+        shards = [_open_shard(folder / name, manifest) for name, manifest in self.manifests.items()]
+        ids = [image_id for shard_ids, _ in shards for image_id in shard_ids]
+        super().__init__(folder, ids, [tokens for _, tokens in shards], stage="extract_features")
+        self.n_tokens, self.width = self.pieces[0].shape[1:]
 
 
-def _open_shard(shard: Path) -> tuple[dict[str, Any], list[str], np.ndarray]:
-    """Manifest, image ids and memory-mapped tokens of one shard; InputError unless the three agree."""
-    if not (shard / "manifest.json").is_file():
-        raise InputError(f"{shard}: not a whole shard (no manifest.json); run extract_features again")
-    manifest = json.loads((shard / "manifest.json").read_text(encoding="utf-8"))
+def read_manifests(folder: str | Path) -> dict[str, dict[str, Any]]:
+    """The manifest of each shard of a folder, by the shard's name.
+
+    Raises InputError when there is no shard, a shard is not whole, or shards come from different models.
+    """
+    manifests = {}
+    for shard in sorted(path for path in Path(folder).glob("*") if path.is_dir()):
+        if not (shard / "manifest.json").is_file():
+            raise InputError(f"{shard}: not a whole shard (no manifest.json); run extract_features again")
+        manifests[shard.name] = json.loads((shard / "manifest.json").read_text(encoding="utf-8"))
+    if not manifests:
+        raise InputError(f"{folder}: no shard of features; run extract_features first")
+    for key in _SAME_IN_ALL_SHARDS:
+        found = {name: manifest.get(key) for name, manifest in manifests.items()}
+        if len(set(found.values())) > 1:
+            raise InputError(f"{folder}: shards differ in {key}: {found}; run extract_features again")
+    return manifests
+
+
+def _open_shard(shard: Path, manifest: dict[str, Any]) -> tuple[list[str], np.ndarray]:
+    """Image ids and memory-mapped tokens of one shard; InputError unless they are as its manifest says."""
     ids = read_table(shard / "image_ids.parquet", _SHARD_IDS)["image_id"].to_list()
     try:
         tokens = np.load(shard / "tokens.npy", mmap_mode="r")
@@ -102,4 +125,4 @@ def _open_shard(shard: Path) -> tuple[dict[str, Any], list[str], np.ndarray]:
             f"{shard}: tokens are {tokens.dtype} {tokens.shape} for {len(ids)} ids, but manifest.json says "
             f"float16 {expected}; run extract_features again"
         )
-    return manifest, ids, tokens
+    return ids, tokens

@@ -18,7 +18,7 @@ class MappedRows:
     def __init__(self, folder: Path, image_ids: list[str], pieces: Sequence[np.ndarray], stage: str):
         self.folder = folder
         self.image_ids = image_ids
-        self._pieces = pieces
+        self.pieces = pieces
         self._stage = stage
         self._starts = np.cumsum([0] + [len(piece) for piece in pieces])
         self._row_of = {image_id: row for row, image_id in enumerate(image_ids)}
@@ -49,9 +49,9 @@ class MappedRows:
         rows = np.asarray(rows, np.int64)
         if rows.size and not 0 <= rows.min() <= rows.max() < len(self):
             raise IndexError(f"{self.folder}: rows {rows.min()}..{rows.max()} of {len(self)}")
-        first = self._pieces[0]
+        first = self.pieces[0]
         found = np.empty((len(rows), *first.shape[1:]), first.dtype)
         # row by row: each is copied once, where indexing by a list would copy it twice
         for place, (number, row) in enumerate(zip(self.piece_of(rows), rows, strict=True)):
-            found[place] = self._pieces[number][row - self._starts[number]]
+            found[place] = self.pieces[number][row - self._starts[number]]
         return found

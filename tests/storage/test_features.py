@@ -36,7 +36,7 @@ def test_shards_read_as_one(folder, tokens):
 def test_the_manifest_describes_the_file_beside_it(folder, tokens):
     manifest = json.loads((folder / "0" / "manifest.json").read_text())
     digest = hashlib.sha256((folder / "0" / "tokens.npy").read_bytes()).hexdigest()
-    assert manifest == {**MODEL, "images": 5, "n_tokens": 5, "width": 4, "sha256": digest}
+    assert manifest == {**MODEL, "mode": "cached", "images": 5, "n_tokens": 5, "width": 4, "sha256": digest}
     np.testing.assert_array_equal(np.load(folder / "0" / "tokens.npy"), tokens[:5])
 
 

@@ -34,7 +34,7 @@ def test_rows_come_back_in_the_order_asked_for(store, pictures):
 def test_pictures_stay_on_disk(store):
     before = pa.total_allocated_bytes()
     store.read([0])
-    assert all(not piece.flags.owndata and not piece.flags.writeable for piece in store._pieces)
+    assert all(not piece.flags.owndata and not piece.flags.writeable for piece in store.pieces)
     assert pa.total_allocated_bytes() == before
 
 
