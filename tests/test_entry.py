@@ -24,6 +24,19 @@ def test_a_stage_without_metrics_leaves_an_empty_file(project):
     assert (project / "results/metrics/first.json").read_text() == "{}\n"
 
 
+def test_a_stage_ends_with_all_that_was_to_happen_at_its_end(project):
+    body = (
+        "import atexit, tempfile, threading, time\n"
+        "atexit.register(print, 'registered')\n"
+        "threading.Thread(target=lambda: (time.sleep(0.3), print('thread'))).start()\n"
+        "run.folder = tempfile.TemporaryDirectory(dir='.', prefix='left-')\n"
+    )
+    write_stage(project, "first", body)
+    done = python(project, "first.py")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "thread\nregistered\n", "")
+    assert not list(project.glob("left-*"))
+
+
 def test_help_is_the_docstring(project):
     done = python(project, "second.py", "--help")
     assert done.returncode == 0
