@@ -342,19 +342,21 @@ class Prior(PreTrainedModel):
         """Logits of every position given the true codes before it.
 
         Args:
-            codes: (B, N), row by row. top: the top codes (B, 64), for the bottom level.
+            codes: (B, N), row by row: the whole map, or its first rows. top: the top codes (B, 64), for the bottom
+                level.
             text: the reports; where the mask is all false, as without a text.
         Returns: (B, N, K).
         """
         condition = self.condition(top)
         if condition is not None:
             condition = condition.repeat_interleave(2, 1).repeat_interleave(2, 2)  # (B, 16, 16, C)
+            condition = condition[:, : codes.shape[1] // self.grid]
         texts, mask = self.read_text(text, len(codes))
-        background = self.background()
+        background, positions = self.background()[: codes.shape[1]], self.positions[: codes.shape[1]]
         x = self.embedding(codes)  # (B, N, C)
         last = F.pad(x[:, :-1], (0, 0, 1, 0))
-        x = self.enter(x.transpose(1, 2).unflatten(2, (self.grid, self.grid)))
-        x = x + self.positions.T.unflatten(1, (self.grid, self.grid))
+        x = self.enter(x.transpose(1, 2).unflatten(2, (-1, self.grid)))
+        x = x + positions.T.unflatten(1, (-1, self.grid))
         for block, seen in zip(self.blocks, texts, strict=True):
             x = block(x, last, background, condition, seen, mask)
         return self.leave(F.elu(x.flatten(2).transpose(1, 2)))

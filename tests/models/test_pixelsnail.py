@@ -36,6 +36,14 @@ def test_logits_depend_on_the_positions_before_and_on_no_other(level, attention,
             assert reached[i - 1]
 
 
+@pytest.mark.parametrize("level", ["top", "bottom"])
+def test_the_first_rows_alone_give_their_logits(level):
+    prior = make_prior(level, text=True, attention=True, kernel=5, **SMALL)
+    given = inputs(level, 2, text=True)
+    whole, n = prior(**given), 3 * prior.grid
+    torch.testing.assert_close(prior(**given | {"codes": given["codes"][:, :n]}), whole[:, :n])
+
+
 def test_a_causal_convolution_is_a_masked_one():
     conv = CausalConv(3, 4, 5)
     x = torch.randn(2, 3, 8, 8)

@@ -1,0 +1,124 @@
+"""What an objective that is off costs: `python -m benchmarks.objectives [--save]`.
+
+For each variant of the preset `ablation` one training step (forward, backward), as part of the full one's: its
+arithmetic (FLOP, counted) and its time (median of 5 repetitions, in which the variants take turns). Beside it the
+same with the modules of the objectives that are off taken out of the model, so that nothing of them can run: what a
+switched-off objective costs is the difference. Sizes of the preset, reports of 95 tokens, random weights. `--save`
+writes benchmarks/results/objectives-DATE.json. The exit code is 1 if a variant does more arithmetic than it would without
+these modules, or takes over a tenth longer.
+"""
+
+import argparse
+import datetime
+import json
+import platform
+import statistics
+import sys
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from benchmarks.training_step import batch, config
+from stages.models.medunifier import MedUnifierModel
+from stages.pipeline import read_yaml
+from stages.throughput import flop_counter
+
+REPO = Path(__file__).resolve().parents[1]
+MODULES = {  # of each objective alone
+    "itc": ("query_projection", "text_projection"),
+    "itm": ("match_head",),
+    "itg": ("text_head",),
+    "tig": ("image_generator",),
+}
+PICTURES, REPETITIONS = 16, 5
+
+
+def without(weights: dict[str, float]) -> MedUnifierModel:
+    """A model that lacks the modules of objectives of weight 0. ITC's stay where ITM draws its negatives by them."""
+    model = MedUnifierModel(config("ablation")).train()
+    for objective, names in MODULES.items():
+        if weights[objective] == 0:
+            for name in names:
+                setattr(model, name, None)
+    return model
+
+
+def step(model: MedUnifierModel, pairs: dict, weights: dict[str, float]) -> None:
+    model(**pairs, weights=weights).total.backward()
+
+
+def measure() -> dict[str, dict[str, float]]:
+    """By variant: FLOP and seconds, as parts of `full`, and both again without the modules that are off."""
+    variants = read_yaml(REPO / "workflow/presets/ablation.yaml")["variants"]
+    torch.manual_seed(0)
+    models = {"switched": {name: MedUnifierModel(config("ablation")).train() for name in variants}}
+    models["taken_out"] = {name: without(weights) for name, weights in variants.items()}
+    pairs = batch(models["switched"]["full"].config, (95,) * PICTURES)
+    flops = {kind: {} for kind in models}
+    times = {kind: {name: [] for name in variants} for kind in models}
+    for kind, those in models.items():
+        for name, model in those.items():
+            with flop_counter() as counter:
+                step(model, pairs, variants[name])
+            flops[kind][name] = counter.get_total_flops()
+    for _ in tqdm(range(REPETITIONS), unit="repetition"):
+        for name, weights in variants.items():
+            for kind, those in models.items():
+                start = time.perf_counter()
+                step(those[name], pairs, weights)
+                times[kind][name].append(time.perf_counter() - start)
+    seconds = {
+        kind: {name: statistics.median(values) for name, values in those.items()}
+        for kind, those in times.items()
+    }
+    return {
+        name: {
+            "flop": flops["switched"][name] / flops["switched"]["full"],
+            "flop_taken_out": flops["taken_out"][name] / flops["switched"]["full"],
+            "time": seconds["switched"][name] / seconds["switched"]["full"],
+            "time_taken_out": seconds["taken_out"][name] / seconds["switched"]["full"],
+        }
+        for name in variants
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--save", action="store_true", help="write benchmarks/results/objectives-DATE.json")
+    save = parser.parse_args().save
+    found = measure()
+    print(f"{'as parts of full':<14} {'FLOP':>8} {'taken out':>10} {'time':>8} {'taken out':>10}")
+    for name, parts in found.items():
+        flop, bare_flop, spent, bare = parts.values()
+        print(f"{name:<14} {flop:10.3f} {bare_flop:10.3f} {spent:8.3f} {bare:10.3f}")
+    if save:
+        date = datetime.date.today().isoformat()
+        record = {
+            "command": "python -m benchmarks.objectives --save",
+            "date": date,
+            "threads": torch.get_num_threads(),
+            "repetitions": REPETITIONS,
+            "python": platform.python_version(),
+            "torch": version("torch"),
+            "parts_of_full": {
+                name: {k: round(v, 3) for k, v in parts.items()} for name, parts in found.items()
+            },
+        }
+        path = REPO / "benchmarks" / "results" / f"objectives-{date}.json"
+        path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    dear = [
+        n
+        for n, p in found.items()
+        if p["flop"] > p["flop_taken_out"] or p["time"] > 1.1 * p["time_taken_out"]
+    ]
+    print("\n".join(f"{name}: what is off costs something" for name in dear) or "what is off costs nothing")
+    return 1 if dear else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
