@@ -43,10 +43,10 @@ def measure() -> dict[str, float]:
         times = {True: [], False: []}
         for _ in tqdm(range(REPETITIONS), desc=name, unit="repetition"):
             texts = {}
-            for cache in times:
+            for cache, seconds in times.items():
                 start = time.perf_counter()
                 texts[cache] = model.generate(features, max_new_tokens=TOKENS, use_cache=cache, **how)
-                times[cache].append(time.perf_counter() - start)
+                seconds.append(time.perf_counter() - start)
             if texts[True].shape[1] != TOKENS or not torch.equal(texts[True], texts[False]):
                 sys.exit(f"{name}: {texts[True].shape[1]} tokens, or the two texts differ")
         cached, plain = (statistics.median(times[cache]) for cache in (True, False))

@@ -13,6 +13,8 @@ from stages.datasets.splits import SPLITS
 from stages.errors import InputError
 from stages.params import Dataset
 
+_SIMULATED = Path("data/simulated")  # where the stage simulate writes
+_FROM_SIMULATE = "The phantoms are drawn by the stage simulate: run `dvc repro simulate`"
 _TRIED = 12  # pictures decoded, evenly spaced: enough to see a wrong format or a broken download
 
 
@@ -23,9 +25,10 @@ def check_dataset(name: str, settings: Dataset, seed: int) -> Iterator[str]:
     """
     layout = find_layout(settings.layout)
     root = Path(settings.root)
+    source = _FROM_SIMULATE if root.is_relative_to(_SIMULATED) else f"Get the data set: {layout.SOURCE}"
     yield f"{name}: layout {settings.layout}, root {root.resolve()}"
     if not root.is_dir():
-        raise InputError(f"datasets.{name}.root: no such folder. Get the data set: {layout.SOURCE}")
+        raise InputError(f"datasets.{name}.root: no such folder. {source}")
     missing = []
     for file, roles in _roles(settings).items():
         path = root / file
@@ -36,7 +39,7 @@ def check_dataset(name: str, settings: Dataset, seed: int) -> Iterator[str]:
     if missing:
         raise InputError(
             f"{root} lacks {'; '.join(missing)}. Correct `root` or `index` of datasets.{name} in params.yaml, or "
-            f"get the rest of the data set: {layout.SOURCE}"
+            f"complete the data set. {source}"
         )
     raw = layout.read_images(settings)
     RAW_IMAGES.check(raw.rows, f"read_images of {settings.layout}")
@@ -53,7 +56,7 @@ def check_dataset(name: str, settings: Dataset, seed: int) -> Iterator[str]:
     if empty := [split for split in SPLITS if selection.kept.filter(split=split).is_empty()]:
         raise InputError(
             f"datasets.{name}: no picture is left for {', '.join(empty)}; check root, views, sections and split "
-            f"in params.yaml; the data set comes from {layout.SOURCE}"
+            f"in params.yaml. {source}"
         )
     yield from _decoding(selection.kept, root)
     if settings.benchmark is not None:

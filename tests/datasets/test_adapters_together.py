@@ -209,3 +209,5 @@ def test_check_says_all_that_is_missing_and_where_to_get_it(rsna):
         list(check_dataset("rsna", dataclasses.replace(settings, index=index), 0))
     with pytest.raises(InputError, match="datasets.rsna.root: no such folder. Get the data set: https"):
         list(check_dataset("rsna", dataclasses.replace(settings, root="nowhere"), 0))
+    with pytest.raises(InputError, match="no such folder. The phantoms .* run `dvc repro simulate`"):
+        list(check_dataset("phantom-rsna", dataclasses.replace(settings, root="data/simulated/rsna"), 0))
