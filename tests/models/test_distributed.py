@@ -10,6 +10,7 @@ import torch.distributed as dist
 from stages.models.medunifier import MedUnifierConfig, MedUnifierModel
 
 REPO = Path(__file__).parents[2]
+WITH_NEGATIVES = {"itc": 1.0, "itm": 1.0, "itg": 0.0, "tig": 0.0}  # the objectives that draw them
 
 
 def case(**changes) -> tuple[MedUnifierModel, dict[str, torch.Tensor]]:
@@ -44,10 +45,13 @@ def case(**changes) -> tuple[MedUnifierModel, dict[str, torch.Tensor]]:
     return model, batch
 
 
-def step(called: torch.nn.Module, model: MedUnifierModel, batch: dict[str, torch.Tensor], path: str) -> None:
+def step(
+    called: torch.nn.Module, model: MedUnifierModel, batch: dict[str, torch.Tensor], path: Path | str
+) -> None:
     """One forward and backward pass; leaves the mean losses and the gradients in a file."""
     model.train()
-    losses = called(**batch, generator=torch.Generator().manual_seed(11))
+    weights = WITH_NEGATIVES if model.config.negatives == "local" else None
+    losses = called(**batch, weights=weights, generator=torch.Generator().manual_seed(11))
     losses.total.backward()
     parts = {k: v.clone() for k, v in losses.parts.items()}
     if dist.is_initialized():
@@ -64,7 +68,7 @@ PROGRAM = """
 import sys, torch, torch.distributed as dist
 from tests.models.test_distributed import case, step
 dist.init_process_group("gloo")
-model, batch = case()
+model, batch = case(negatives=sys.argv[2])
 n = 6 // dist.get_world_size()
 mine = {k: v[dist.get_rank() * n : (dist.get_rank() + 1) * n] for k, v in batch.items()}
 step(torch.nn.parallel.DistributedDataParallel(model, find_unused_parameters=True), model, mine, sys.argv[1])
@@ -72,27 +76,25 @@ dist.destroy_process_group()
 """
 
 
-def test_two_processes_equal_one(tmp_path):
-    model, batch = case()
-    step(model, model, batch, tmp_path / "one.pt")
-    program = tmp_path / "program.py"
+def run_two(folder: Path, negatives: str) -> dict:
+    """What `step` leaves of two processes with half the batch each."""
+    program = folder / "program.py"
     program.write_text(f"import sys; sys.path.insert(0, {str(REPO)!r})\n{PROGRAM}")
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "torch.distributed.run",
-            "--standalone",
-            "--nproc-per-node=2",
-            program,
-            tmp_path / "two.pt",
-        ],
+        [*launcher, program, folder / "two.pt", negatives],
         cwd=REPO,
         check=True,
         timeout=300,
         capture_output=True,
     )
-    one, two = torch.load(tmp_path / "one.pt"), torch.load(tmp_path / "two.pt")
+    return torch.load(folder / "two.pt")
+
+
+def test_two_processes_equal_one(tmp_path):
+    model, batch = case()
+    step(model, model, batch, tmp_path / "one.pt")
+    one, two = torch.load(tmp_path / "one.pt"), run_two(tmp_path, "global")
     close = {"rtol": 0, "atol": 1e-5}
     for name in ("itc", "itm", "itg", "tig"):
         torch.testing.assert_close(two["parts"][name], one["parts"][name], **close)
@@ -101,3 +103,23 @@ def test_two_processes_equal_one(tmp_path):
         torch.testing.assert_close(two["gradients"][name], gradient, **close, msg=name)
     for name, buffer in one["buffers"].items():
         torch.testing.assert_close(two["buffers"][name], buffer, **close, msg=name)
+
+
+def test_local_negatives_are_those_of_each_processs_own_half(tmp_path):
+    """As in the authors' release: means of the two halves, each trained on by itself."""
+    halves = []
+    for half in (slice(0, 3), slice(3, 6)):
+        model, batch = case(negatives="local")
+        step(model, model, {name: value[half] for name, value in batch.items()}, tmp_path / "half.pt")
+        halves.append(torch.load(tmp_path / "half.pt"))
+    two = run_two(tmp_path, "local")
+    close = {"rtol": 0, "atol": 1e-5}
+    for name in ("itc", "itm"):
+        mean = sum(half["parts"][name] for half in halves) / 2
+        torch.testing.assert_close(two["parts"][name], mean, **close)
+    for name, gradient in two["gradients"].items():
+        mean = sum(half["gradients"][name] for half in halves) / 2
+        torch.testing.assert_close(gradient, mean, **close, msg=name)
+    model, batch = case()  # with global negatives the loss is another
+    step(model, model, batch, tmp_path / "one.pt")
+    assert abs(torch.load(tmp_path / "one.pt")["parts"]["itc"] - two["parts"]["itc"]) > 0.1
