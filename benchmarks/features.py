@@ -26,8 +26,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from stages.data_order import permutation
 from stages.storage.features import FeatureStore, write_feature_shard
-from stages.training import permutation
 
 RESULTS = Path(__file__).resolve().parent / "results"
 TOKENS, WIDTH, SHARDS, BATCH = 257, 1408, 4, 32

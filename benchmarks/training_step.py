@@ -14,8 +14,8 @@ same code: its ViT-g sees each picture in each step, its decoder has 741 M param
     cuda           our step on a graphics card in bf16: pictures per second, MFU, memory; batches of 32, 128, 512
 
 Each call adds one repetition to FILE. Times are processor time of one thread, so that other work on the machine
-matters little. None of it has been measured at full size yet, `cuda` has not been run at all, and the depth of the
-model in `memory` is extrapolated from two shallow ones. A step is forward pass, backward pass and AdamW: per picture, AdamW's time over the batch size.
+matters little. A step is forward pass, backward pass and AdamW: per picture, AdamW's time over the batch size. The
+depth of the model in `memory` is extrapolated from two shallow ones. `cuda` has not been run: no card was at hand.
 """
 
 import argparse

@@ -26,9 +26,10 @@ def pretrain(params: Params, run: Run, variant: str) -> None:
     import torch
 
     from stages.checkpoints import Checkpoints
+    from stages.data_order import mix
     from stages.models.distributed import rank
     from stages.models.text import load_tokenizer
-    from stages.training import Recipe, mix, state_folder, train
+    from stages.training import Recipe, state_folder, train
 
     p = params.pretrain
     weights = dict(vars(params.variants[variant]))

@@ -36,8 +36,9 @@ def train_prior(params: Params, run: Run, variant: str, level: str) -> None:
     import torch
 
     from stages.checkpoints import Checkpoints
+    from stages.data_order import mix
     from stages.models.distributed import rank
-    from stages.training import Recipe, mix, state_folder, train
+    from stages.training import Recipe, state_folder, train
 
     p, sizes = params.prior, getattr(params.prior, level)
     trained = load_trained(variant)

@@ -8,22 +8,22 @@ import math
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Protocol
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
 from torch import nn
 from tqdm import tqdm
 
+from stages.between_steps import Control, StopSignal
 from stages.checkpoints import Checkpoints
+from stages.data_order import mix, prefetch, step_rows
 from stages.errors import InputError
 from stages.throughput import flop_counter, peak_flops, peak_memory
 
@@ -135,7 +135,7 @@ def train(
             returns the same on each.
         checkpoints: where to go on from, if it holds any, and where to leave checkpoints.
         groups: AdamW groups instead of `parameter_groups`; `rate_scale` multiplies the recipe's learning rate.
-        blocks: see `permutation`.
+        blocks: see `stages.data_order.permutation`.
     Raises:
         InputError: fewer items than a batch; a batch that does not divide over processes and micro-batches;
             fp16 without a graphics card; processes that do not see the same checkpoints.
@@ -314,89 +314,6 @@ def parameter_groups(model: nn.Module, weight_decay: float, decay_all: bool = Fa
     return [{"params": decay, "weight_decay": weight_decay}, {"params": rest, "weight_decay": 0.0}]
 
 
-def permutation(items: int, seed: int, epoch: int, blocks: Sequence[np.ndarray] | None = None) -> np.ndarray:
-    """The order in which an epoch reads rows 0 .. items - 1, each once; it follows from seed and epoch alone.
-
-    With `blocks` (row numbers, (k,) each, that together are all rows) block after block is read, the blocks in
-    random order and the rows of each in random order: where random reads are dear, as from a spinning disk or
-    over a network, no more than a block or two is in use at any time.
-    """
-    rng = np.random.default_rng([seed, epoch])
-    if blocks is None:
-        return rng.permutation(items)
-    return np.concatenate([rng.permutation(blocks[number]) for number in rng.permutation(len(blocks))])
-
-
-def step_rows(
-    items: int,
-    recipe: Recipe,
-    start: int,
-    process: int,
-    processes: int,
-    blocks: Sequence[np.ndarray] | None = None,
-) -> Iterator[np.ndarray]:
-    """Row numbers of each micro-batch of this process, from step `start` on.
-
-    The data set is read in one endless order, a new permutation after the other; step s takes the
-    positions s * batch_size ... Every process and micro-batch takes its share of these.
-    """
-    permutations: dict[int, np.ndarray] = {}
-
-    def row(position: int) -> int:
-        epoch, place = divmod(position, items)
-        if epoch not in permutations:
-            permutations.clear()
-            permutations[epoch] = permutation(items, recipe.seed, epoch, blocks)
-        return permutations[epoch][place]
-
-    share = recipe.batch_size // processes // recipe.accumulate
-    for step in range(start, recipe.steps):
-        for micro in range(recipe.accumulate):
-            first = step * recipe.batch_size + (micro * processes + process) * share
-            yield np.array([row(first + i) for i in range(share)])
-
-
-def prefetch(load: Callable[[np.ndarray], Batch], rows: Iterator[np.ndarray]) -> Iterator[Batch]:
-    """load(rows) for each rows, the next one loading in a thread while this one is used."""
-    with ThreadPoolExecutor(1) as pool:
-        ahead = None
-        for chosen in rows:
-            ready, ahead = ahead, pool.submit(load, chosen)
-            if ready is not None:
-                yield ready.result()
-        if ahead is not None:
-            yield ahead.result()
-
-
-def mix(*numbers: int) -> int:
-    """One 63-bit seed out of several numbers, the same on every machine."""
-    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))
-
-
-class Control:
-    """What the processes decide together between two steps: over the CPU, so that no graphics card waits."""
-
-    def __init__(self, accelerator: Accelerator) -> None:
-        several = accelerator.num_processes > 1
-        self.group = dist.new_group(backend="gloo") if several else None
-
-    def largest(self, *numbers: int) -> list[int]:
-        """The largest of each number over all processes."""
-        shared = torch.tensor([int(number) for number in numbers])
-        if self.group is not None:
-            dist.all_reduce(shared, dist.ReduceOp.MAX, self.group)
-        return shared.tolist()
-
-    def check_same(self, what: str, number: int, folder: Path) -> None:
-        """InputError unless all processes have the same number."""
-        high, low = self.largest(number, -number)
-        if high != -low:
-            raise InputError(
-                f"{folder}: processes differ in {what} ({-low} to {high}); let MEDUNIFIER_STATE name a folder "
-                "that all nodes share"
-            )
-
-
 def mean_of(
     window: list[dict[str, Any]], first: int, checkpoints: Checkpoints, accelerator: Accelerator
 ) -> dict[str, float]:
@@ -420,24 +337,6 @@ def mean_of(
     # under fp16 the gradient norm of a step that the loss scaler skips is infinite: left out of the mean
     finite = {name: [value for value in column if math.isfinite(value)] for name, column in rows.items()}
     return {name: float(np.mean(column)) for name, column in finite.items() if column}
-
-
-class StopSignal:
-    """Inside `with`, SIGTERM and SIGUSR1 are noted in `caught` instead of ending the process."""
-
-    def __init__(self) -> None:
-        self.caught: signal.Signals | None = None
-
-    def __enter__(self) -> Self:
-        self.before = {s: signal.signal(s, self._note) for s in (signal.SIGTERM, signal.SIGUSR1)}
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self.before.items():
-            signal.signal(number, handler)
-
-    def _note(self, number: int, _: object) -> None:
-        self.caught = signal.Signals(number)
 
 
 def state_folder(stage: str, signature: str) -> Path:

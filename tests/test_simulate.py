@@ -1,5 +1,6 @@
 """The stage `simulate` and its stand-in ViT."""
 
+import dataclasses
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -8,11 +9,16 @@ import numpy as np
 import pytest
 
 import stages.simulate
+from stages.datasets import find_layout
+from stages.datasets.images import UnreadableImage, decode_image
 from stages.datasets.phantom.stand_in_vit import patch_kernel, position_code, write_vit
-from stages.params import Copies
+from stages.datasets.rejects import Selection
+from stages.datasets.rules import select_pictures
+from stages.params import Copies, load_params
 from stages.simulate import COPIES, ROOT, drawing, make_patients, simulate
 from stages.tracking import LocalRun
 
+REPO = Path(__file__).resolve().parents[1]
 VIT = SimpleNamespace(width=192, layers=2, heads=3, patch_size=14)
 
 
@@ -60,6 +66,33 @@ def test_every_copy_is_the_same_again_and_a_little_damaged(tmp_path, monkeypatch
         assert len(pictures) == metrics[f"images_{name}"] - 1 == 23, "one is lost"
     run(0, seed=1, copies=24)
     assert not {name for name in first if name.endswith(".dcm")} & set(tree(ROOT))
+
+
+@pytest.mark.parametrize("name", ["phantom-chexpert", "phantom-rsna", "phantom-siim", "phantom-covidx"])
+def test_every_copy_is_read_by_the_adapter_that_the_demo_names(tmp_path, monkeypatch, name):
+    """All rows are kept but those of the lost picture, and all kept pictures decode but the truncated one."""
+    monkeypatch.chdir(tmp_path)
+    run(0, copies=60)
+    params = load_params(REPO / "params.yaml")
+    settings = dataclasses.replace(params.datasets[name], benchmark=None)
+    layout = find_layout(settings.layout)
+    raw = layout.read_images(settings)
+    assert raw.rows["image_id"].n_unique() == len(raw.rows) == 60 and raw.rows["patient_id"].n_unique() > 30
+    selection = Selection(raw.rows)
+    select_pictures(selection, settings, layout, seed=0)
+    rejected = selection.counts()
+    assert rejected["missing_image"] == 1 and set(rejected) <= {"missing_image", "other_view", "test_patient"}
+    labels = [column for column in selection.kept.columns if column.startswith("label_")]
+    assert labels and all(selection.kept[column].n_unique() > 1 for column in labels[:1])
+    broken = []
+    for path in selection.kept["image_path"]:
+        try:
+            picture = decode_image(Path(settings.root) / path, 224, "squash")
+        except UnreadableImage:
+            broken.append(path)
+        else:
+            assert picture.shape == (224, 224) and 20 < picture.mean() < 235 and picture.std() > 15
+    assert len(broken) <= 1
 
 
 def test_without_patients_only_the_vit_is_made(tmp_path, monkeypatch):

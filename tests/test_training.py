@@ -12,9 +12,10 @@ from accelerate.state import AcceleratorState
 from torch import nn
 
 from stages.checkpoints import Checkpoints
+from stages.data_order import permutation, step_rows
 from stages.errors import InputError
 from stages.throughput import flop_counter, matmul_flops, peak_flops
-from stages.training import DivergedError, Recipe, parameter_groups, permutation, step_rows, train
+from stages.training import DivergedError, Recipe, parameter_groups, train
 
 
 class Silent:

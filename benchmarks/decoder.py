@@ -1,0 +1,152 @@
+"""Tapered decoder beside the release's, trained alike: `python -m benchmarks.decoder FOLDER [--save]`.
+
+FOLDER is the project folder of a finished demo, whose phantom pictures and features are used. Of the image objective
+(TIG) alone, from the same start, for the same steps on the same pictures, once for each seed: a model whose decoder
+tapers as the preset `paper` has it, (768, 384, 192, 96) channels, and one with the release's (2304, 4608, 4608, 2304),
+both divided by `--divide` (undivided, a step of the release's takes 90 s for each picture on a core). Told are PSNR and
+SSIM of the reconstructed validation pictures, and the arithmetic of a picture through each decoder. `--save` writes
+benchmarks/results/decoder-DATE.json. The exit code is 1 if the tapered one is worse in the mean over seeds.
+"""
+
+import argparse
+import dataclasses
+import datetime
+import json
+import os
+import platform
+import sys
+import tempfile
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from stages.checkpoints import Checkpoints
+from stages.data_order import mix
+from stages.metrics.image import psnr, ssim
+from stages.models.text import load_tokenizer
+from stages.params import Params, load_params
+from stages.pipeline import read_yaml
+from stages.pretrain import Pairs, build_model
+from stages.throughput import flop_counter
+from stages.tracking import LocalRun
+from stages.training import Recipe, train
+
+REPO = Path(__file__).resolve().parents[1]
+WEIGHTS = {"itc": 0.0, "itm": 0.0, "itg": 0.0, "tig": 1.0}
+SCORED = 128  # validation pictures
+
+
+def channels(preset: str, divide: int) -> tuple[int, ...]:
+    """The decoder's channels in a preset, divided."""
+    model = read_yaml(REPO / "workflow/presets" / f"{preset}.yaml")["model"]
+    return tuple(width // divide for width in model["decoder_channels"])
+
+
+def trained(params: Params, decoder: tuple[int, ...], steps: int, seed: int) -> dict[str, float]:
+    """PSNR (dB) and SSIM, means over validation pictures, and GFLOP of decoding one, after training from scratch."""
+    params = dataclasses.replace(params, model=dataclasses.replace(params.model, decoder_channels=decoder))
+    tokenizer = load_tokenizer("models/tokenizer")
+    pairs, held_out = Pairs(params, tokenizer, "train"), Pairs(params, tokenizer, "validate")
+    torch.manual_seed(mix(seed, 0))
+    with tempfile.TemporaryDirectory() as temporary:
+        run = LocalRun("decoder", temporary)
+        model = build_model(params, tokenizer, pairs.features, run)
+        model.standardise_vision(pairs.see(model, pairs.load(np.arange(64)))["features"])
+
+        def loss(called, batch, generator):
+            losses = called(**pairs.see(model, batch), weights=WEIGHTS, generator=generator)
+            return losses.total, losses.parts
+
+        p = params.pretrain
+        recipe = Recipe(
+            steps=steps,
+            batch_size=p.batch_size,
+            learning_rate=p.learning_rate,
+            seed=seed,
+            warmup_start=p.warmup_start,
+            final_learning_rate=p.final_learning_rate,
+            validate_every=steps,
+        )
+        train(
+            model,
+            recipe,
+            items=len(pairs),
+            load=pairs.load,
+            loss=loss,
+            validate=lambda _: {},
+            run=run,
+            checkpoints=Checkpoints(Path(temporary) / "state"),
+        )
+    model.eval()
+    made, real = [], []
+    with torch.no_grad():
+        for rows in np.arange(min(SCORED, len(held_out))).reshape(-1, 16):
+            batch = held_out.see(model, held_out.load(rows))
+            top, bottom = model.encode_codes(batch["features"], batch["input_ids"], batch["attention_mask"])
+            made.append(model.decode_codes(top, bottom).mean(1).numpy())
+            real.append(batch["images"].mean(1).numpy())
+        with flop_counter() as counter:
+            model.decode_codes(top[:1], bottom[:1])
+    made, real = np.concatenate(made), np.concatenate(real)
+    return {
+        "psnr": float(psnr(made, real).mean()),
+        "ssim": float(ssim(made, real).mean()),
+        "gflop": counter.get_total_flops() / 1e9,
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", type=Path, help="project folder of a finished demo")
+    parser.add_argument("--divide", type=int, default=24, help="of all channels (24)")
+    parser.add_argument("--steps", type=int, default=200, help="of training, each (200)")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of start and order (0 1 2)")
+    parser.add_argument("--save", action="store_true", help="write benchmarks/results/decoder-DATE.json")
+    arguments = parser.parse_args()
+    os.chdir(arguments.folder)
+    params = load_params()
+    decoders = {
+        "tapered": channels("paper", arguments.divide),
+        "release": channels("release", arguments.divide),
+    }
+    found = {name: [] for name in decoders}
+    for seed in arguments.seeds:
+        for name, widths in decoders.items():
+            found[name].append(trained(params, widths, arguments.steps, seed))
+            print(f"seed {seed}, {name} {widths}: {found[name][-1]}", flush=True)
+    means = {
+        name: {key: float(np.mean([run[key] for run in runs])) for key in runs[0]}
+        for name, runs in found.items()
+    }
+    print(json.dumps(means, indent=1))
+    if arguments.save:
+        date = datetime.date.today().isoformat()
+        record = {
+            "command": f"python -m benchmarks.decoder FOLDER --divide {arguments.divide} --steps {arguments.steps} --save",
+            "date": date,
+            "channels": decoders,
+            "steps": arguments.steps,
+            "seeds": arguments.seeds,
+            "pictures": SCORED,
+            "python": platform.python_version(),
+            "torch": version("torch"),
+            "each": found,
+            "means": means,
+        }
+        path = REPO / "benchmarks" / "results" / f"decoder-{date}.json"
+        path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    worse = [key for key in ("psnr", "ssim") if means["tapered"][key] < means["release"][key]]
+    print(
+        f"the tapered decoder is worse in {' and '.join(worse)}"
+        if worse
+        else "the tapered decoder is at least as good"
+    )
+    return 1 if worse else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
