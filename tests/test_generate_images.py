@@ -146,7 +146,7 @@ def test_a_prompt_by_hand(project, tmp_path, capsys):
     paths = [tmp_path / "new" / f"edema-left-{seed}.png" for seed in (5, 6, 7)]
     assert capsys.readouterr().out.split() == [str(path) for path in paths]
     generator = load_generator(VARIANT)
-    expected = generator.draw(["Edema, left"], [6], Settings(guidance=load_guidance())).pixels[0]
+    expected = generator.draw(["Edema, left"], [6], shipped_settings()).pixels[0]
     found, fields = read_png(paths[1])
     assert (found == expected).all() and fields["prompt"] == "Edema, left"
     by_hand(
@@ -167,10 +167,11 @@ def test_a_prompt_by_hand(project, tmp_path, capsys):
     assert (other != found).any() and json.loads(fields["settings"])["guidance"] == 1
 
 
-def load_guidance():
+def shipped_settings() -> Settings:
     from stages.params import load_params
 
-    return load_params().generate.guidance
+    g = load_params().generate
+    return Settings(g.temperature, g.top_k, g.top_p, g.guidance)
 
 
 @pytest.mark.parametrize(
