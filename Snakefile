@@ -15,8 +15,8 @@ min_version("9.5")
 
 try:
     STAGES = changes.make_plan() if workflow.is_main_process else changes.read_plan()
-    # of all families: one may have no stage with these parameters
     CHAINS = changes.chains(STAGES)
+    # of all families: one may have no stage with these parameters
     NEEDS = resources.load_resources(read_yaml(Path("dvc.yaml"))["stages"])
 except InputError as error:
     raise WorkflowError(error) from None

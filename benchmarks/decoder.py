@@ -10,18 +10,16 @@ benchmarks/results/decoder-DATE.json. The exit code is 1 if the tapered one is w
 
 import argparse
 import dataclasses
-import datetime
 import json
 import os
-import platform
 import sys
 import tempfile
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from benchmarks import records
 from stages.checkpoints import Checkpoints
 from stages.data_order import mix
 from stages.metrics.image import psnr, ssim
@@ -124,21 +122,9 @@ def main() -> int:
     }
     print(json.dumps(means, indent=1))
     if arguments.save:
-        date = datetime.date.today().isoformat()
-        record = {
-            "command": f"python -m benchmarks.decoder FOLDER --divide {arguments.divide} --steps {arguments.steps} --save",
-            "date": date,
-            "channels": decoders,
-            "steps": arguments.steps,
-            "seeds": arguments.seeds,
-            "pictures": SCORED,
-            "python": platform.python_version(),
-            "torch": version("torch"),
-            "each": found,
-            "means": means,
-        }
-        path = REPO / "benchmarks" / "results" / f"decoder-{date}.json"
-        path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        command = f"python -m benchmarks.decoder FOLDER --divide {arguments.divide} --steps {arguments.steps} --save"
+        about = {"channels": decoders, "steps": arguments.steps, "seeds": arguments.seeds, "pictures": SCORED}
+        records.save("decoder", command, about | {"each": found, "means": means})
     worse = [key for key in ("psnr", "ssim") if means["tapered"][key] < means["release"][key]]
     print(
         f"the tapered decoder is worse in {' and '.join(worse)}"

@@ -7,22 +7,17 @@ the two take turns. `--save` writes benchmarks/results/generation-DATE.json. The
 """
 
 import argparse
-import datetime
-import json
-import platform
 import statistics
 import sys
 import time
-from importlib.metadata import version
-from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
+from benchmarks import records
 from benchmarks.training_step import config
 from stages.models.medunifier import MedUnifierModel
 
-RESULTS = Path(__file__).resolve().parent / "results"
 TOKENS, PICTURES, ASKED, REPETITIONS = 95, 4, 4.0, 5
 
 
@@ -63,26 +58,15 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--save", action="store_true", help="write benchmarks/results/generation-DATE.json")
-    save = parser.parse_args().save
+    arguments = parser.parse_args()
     found = measure()
     for name, value in found.items():
         print(f"{name:<26} {value:8.2f}")
-    if save:
-        date = datetime.date.today().isoformat()
-        record = {
-            "command": "python -m benchmarks.generation --save",
-            "date": date,
-            "threads": torch.get_num_threads(),
-            "pictures": PICTURES,
-            "tokens": TOKENS,
-            "repetitions": REPETITIONS,
-            "python": platform.python_version(),
-            "torch": version("torch"),
-            **{name: round(value, 3) for name, value in found.items()},
-        }
-        (RESULTS / f"generation-{date}.json").write_text(
-            json.dumps(record, indent=1) + "\n", encoding="utf-8"
-        )
+    if arguments.save:
+        about = {"threads": torch.get_num_threads(), "pictures": PICTURES, "tokens": TOKENS}
+        figures = {name: round(value, 3) for name, value in found.items()}
+        command = "python -m benchmarks.generation --save"
+        records.save("generation", command, about | {"repetitions": REPETITIONS} | figures)
     missed = [name for name in ("greedy", "three_beams") if found[f"{name}_times_faster"] < ASKED]
     print("\n".join(f"{name}: asked {ASKED:g} x" for name in missed) or "as asked")
     return 1 if missed else 0

@@ -9,18 +9,15 @@ these modules, or takes over a tenth longer.
 """
 
 import argparse
-import datetime
-import json
-import platform
 import statistics
 import sys
 import time
-from importlib.metadata import version
 from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
+from benchmarks import records
 from benchmarks.training_step import batch, config
 from stages.models.medunifier import MedUnifierModel
 from stages.pipeline import read_yaml
@@ -90,27 +87,16 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--save", action="store_true", help="write benchmarks/results/objectives-DATE.json")
-    save = parser.parse_args().save
+    arguments = parser.parse_args()
     found = measure()
     print(f"{'as parts of full':<14} {'FLOP':>8} {'taken out':>10} {'time':>8} {'taken out':>10}")
     for name, parts in found.items():
         flop, bare_flop, spent, bare = parts.values()
         print(f"{name:<14} {flop:10.3f} {bare_flop:10.3f} {spent:8.3f} {bare:10.3f}")
-    if save:
-        date = datetime.date.today().isoformat()
-        record = {
-            "command": "python -m benchmarks.objectives --save",
-            "date": date,
-            "threads": torch.get_num_threads(),
-            "repetitions": REPETITIONS,
-            "python": platform.python_version(),
-            "torch": version("torch"),
-            "parts_of_full": {
-                name: {k: round(v, 3) for k, v in parts.items()} for name, parts in found.items()
-            },
-        }
-        path = REPO / "benchmarks" / "results" / f"objectives-{date}.json"
-        path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    if arguments.save:
+        parts = {name: {k: round(v, 3) for k, v in row.items()} for name, row in found.items()}
+        about = {"threads": torch.get_num_threads(), "repetitions": REPETITIONS, "parts_of_full": parts}
+        records.save("objectives", "python -m benchmarks.objectives --save", about)
     dear = [
         n
         for n, p in found.items()

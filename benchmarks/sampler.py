@@ -9,19 +9,16 @@ the two take turns. `--save` writes benchmarks/results/sampler-DATE.json. The ex
 """
 
 import argparse
-import datetime
-import json
-import platform
 import statistics
 import sys
 import time
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
+from benchmarks import records
 from stages.models.pixelsnail import GRIDS, Prior, PriorConfig
 from stages.models.sampler import Sampler
 from stages.pipeline import read_yaml
@@ -83,23 +80,14 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--save", action="store_true", help="write benchmarks/results/sampler-DATE.json")
-    save = parser.parse_args().save
+    arguments = parser.parse_args()
     found = measure()
     for name, value in found.items():
         print(f"{name:<24} {value:8.2f}")
-    if save:
-        date = datetime.date.today().isoformat()
-        record = {
-            "command": "python -m benchmarks.sampler --save",
-            "date": date,
-            "threads": torch.get_num_threads(),
-            "repetitions": REPETITIONS,
-            "python": platform.python_version(),
-            "torch": version("torch"),
-            **{name: round(value, 3) for name, value in found.items()},
-        }
-        path = REPO / "benchmarks" / "results" / f"sampler-{date}.json"
-        path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    if arguments.save:
+        about = {"threads": torch.get_num_threads(), "repetitions": REPETITIONS}
+        figures = {name: round(value, 3) for name, value in found.items()}
+        records.save("sampler", "python -m benchmarks.sampler --save", about | figures)
     missed = [n for n, times in ASKED.items() if found[f"times_faster_batch_{n}"] < times]
     for n in missed:
         print(f"batch of {n}: asked {ASKED[n]:g} x")

@@ -12,14 +12,13 @@ import numpy as np
 from stages.entry import run_stage
 from stages.errors import InputError
 from stages.params import Params
+from stages.picture_tokens import look
 from stages.storage.features import write_feature_shard, write_online_shard
 from stages.storage.images import ImageStore
 from stages.tracking import LocalRun
 
 if TYPE_CHECKING:
     from stages.models.vision import FrozenViT
-
-_HALF_MAX = float(np.finfo(np.float16).max)
 
 
 def extract_features(params: Params, run: LocalRun, dataset: str, shard: str) -> None:
@@ -45,8 +44,10 @@ def extract_features(params: Params, run: LocalRun, dataset: str, shard: str) ->
     }
     image_ids, folder = store.image_ids[rows.start : rows.stop], Path("data/features") / dataset / shard
     if params.features.mode == "online":
-        (first,) = encode(store, rows[:1], model, 1, run)  # tells the shape, and whether the ViT works at all
-        write_online_shard(folder, image_ids, first.shape[1:], manifest)
+        one = look(
+            model, store.read(rows[:1]), image_ids
+        )  # tells the shape, and whether the ViT works at all
+        write_online_shard(folder, image_ids, one.shape[1:], manifest)
     else:
         tokens = encode(store, rows, model, params.features.batch_size, run)
         write_feature_shard(folder, image_ids, tokens, manifest)
@@ -67,27 +68,10 @@ def shard_rows(pictures: int, shards: Sequence[str], shard: str) -> range:
 def encode(
     store: ImageStore, rows: range, model: "FrozenViT", batch_size: int, run: LocalRun
 ) -> Iterator[np.ndarray]:
-    """Yield the tokens, float16 [k, n_tokens, width], of `rows` in batches.
-
-    InputError names the picture whose tokens are no half-precision numbers.
-    """
-    import torch
-
-    device = next(model.parameters()).device
+    """Yield the tokens, float16 [k, n_tokens, width], of `rows` in batches. InputError as `look` raises it."""
     for start in range(rows.start, rows.stop, batch_size):
         batch = range(start, min(start + batch_size, rows.stop))
-        grey = torch.from_numpy(store.read(batch)).to(device)  # (B, H, W)
-        with torch.inference_mode():
-            pixels = grey[:, None].expand(-1, 3, -1, -1).float() / 255  # (B, 3, H, W)
-            tokens = model(pixels)  # (B, n_tokens, width)
-            representable = (tokens.abs() <= _HALF_MAX).flatten(1).all(1)  # False for NaN as well
-        if not representable.all():
-            image_id = store.image_ids[batch[int(representable.int().argmin())]]
-            raise InputError(
-                f"image {image_id}: the frozen model gives tokens that are NaN or beyond +-{_HALF_MAX:.0f}, "
-                "which half precision cannot hold; check vision.model, or leave out its last blocks"
-            )
-        yield tokens.half().cpu().numpy()
+        yield look(model, store.read(batch), store.image_ids[batch.start : batch.stop])
         done, before = batch.stop - rows.start, start - rows.start
         if 10 * done // len(rows) > 10 * before // len(rows):
             run.say(f"{done} of {len(rows)} pictures")

@@ -1,11 +1,12 @@
 """Where the frozen ViT's tokens of a data set come from: shards on disk, or the ViT, which looks as it is asked."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from stages.errors import InputError
 from stages.storage.features import FeatureStore, read_manifests
 from stages.storage.images import ImageStore
 from stages.storage.rows import MappedRows
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from stages.models.vision import FrozenViT
 
 _BATCH = 32  # pictures that the ViT looks at together
+_HALF_MAX = float(np.finfo(np.float16).max)
 
 
 class OnlineFeatures(MappedRows):
@@ -21,7 +23,7 @@ class OnlineFeatures(MappedRows):
 
     The tokens are rounded to half precision, so that they equal the stored ones.
 
-    Raises InputError as `read_manifests` and `ImageStore` do; `read` also as `load_recorded_vision`.
+    Raises InputError as `read_manifests` and `ImageStore` do; `read` also as `load_recorded_vision` and `look` do.
     """
 
     def __init__(self, folder: str | Path, images: str | Path):
@@ -41,14 +43,33 @@ class OnlineFeatures(MappedRows):
         if self._vit is None:
             device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
             self._vit = load_recorded_vision(self._about).to(device)
-        device = next(self._vit.parameters()).device
         rows = np.asarray(rows, np.int64)
         found = np.empty((len(rows), self.n_tokens, self.width), np.float16)
         for start in range(0, len(rows), _BATCH):
-            pixels = torch.from_numpy(super().read(rows[start : start + _BATCH])).to(device)  # (B, H, W)
-            tokens = self._vit(pixels[:, None].expand(-1, 3, -1, -1).float() / 255)
-            found[start : start + _BATCH] = tokens.half().cpu().numpy()
+            part = rows[start : start + _BATCH]
+            found[start : start + _BATCH] = look(
+                self._vit, super().read(part), [self.image_ids[row] for row in part]
+            )
         return found
+
+
+def look(vit: "FrozenViT", pictures: np.ndarray, image_ids: Sequence[str]) -> np.ndarray:
+    """The ViT's tokens, float16 [k, n_tokens, width], of grey pictures, uint8 [k, H, W].
+
+    InputError names the picture, by `image_ids`, whose tokens are no half-precision numbers.
+    """
+    import torch
+
+    grey = torch.from_numpy(pictures).to(next(vit.parameters()).device)
+    with torch.inference_mode():
+        tokens = vit(grey[:, None].expand(-1, 3, -1, -1).float() / 255)
+        representable = (tokens.abs() <= _HALF_MAX).flatten(1).all(1)  # False for NaN as well
+    if not representable.all():
+        raise InputError(
+            f"image {image_ids[int(representable.int().argmin())]}: the frozen model gives tokens that are NaN or beyond "
+            f"+-{_HALF_MAX:.0f}, which half precision cannot hold; check vision.model, or leave out its last blocks"
+        )
+    return tokens.half().cpu().numpy()
 
 
 Features = FeatureStore | OnlineFeatures

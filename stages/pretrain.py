@@ -45,7 +45,7 @@ def pretrain(params: Params, run: Run, variant: str) -> None:
     model.standardise_vision(first["features"])
 
     def loss(called, batch, generator):  # `called` is the model, or what shares its gradients among processes
-        batch = training.see(model, batch, generator if p.augment else None)
+        batch = training.see(model, batch, generator)
         losses = called(**batch, weights=weights, generator=generator)
         watch = {"temperature": model.temperature.detach()}
         if weights["tig"] > 0:
@@ -174,14 +174,15 @@ class Pairs:
     ) -> "dict[str, torch.Tensor]":
         """What `load` gave, on the model's device -> what `MedUnifierModel.forward` takes.
 
-        With a generator the pictures are augmented (pretrain.augment), before the ViT and as TIG's target alike.
+        With a generator the pictures are augmented where pretrain.augment says so, before the ViT and as TIG's target
+        alike.
         """
         from stages.models.augmentation import augment
 
         batch = dict(batch)
         if "pixels" in batch:
             pixels = batch.pop("pixels")[:, None].float() / 255  # (k, 1, H, W)
-            if generator is not None:
+            if generator is not None and self.augmentation:
                 pixels = augment(pixels, generator, **self.augmentation)
             if self.online:
                 batch["features"] = model.see(pixels.expand(-1, 3, -1, -1))

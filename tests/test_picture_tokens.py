@@ -132,6 +132,32 @@ def test_a_vit_that_changed_meanwhile_is_refused(project):
         open_features(DATASET).read([0])
 
 
+def test_a_picture_whose_tokens_half_precision_cannot_hold_is_named(project):
+    extract(project, "online")
+    features = open_features(DATASET)
+
+    class TooBright(torch.nn.Module):
+        """Tokens beyond half precision where the picture's mean is above 90 of 255."""
+
+        def __init__(self):
+            super().__init__()
+            self.scale = torch.nn.Parameter(torch.tensor(1.0))
+
+        def forward(self, pixels):
+            high = pixels.mean((1, 2, 3)) > 90 / 255
+            return torch.where(high, 1e6, 1.0)[:, None, None].expand(-1, 257, 16)
+
+    features._vit = TooBright()
+    means = ImageStore(f"data/images/{DATASET}").read(range(24)).mean((1, 2))
+    bright, dark = int(means.argmax()), int(means.argmin())
+    assert means[dark] < 90 < means[bright]
+    assert (features.read([dark]) == 1).all()
+    with pytest.raises(
+        InputError, match=f"image i{bright:02}: the frozen model gives tokens that are NaN or beyond"
+    ):
+        features.read([dark, bright])
+
+
 def test_shards_of_both_kinds_are_refused(project):
     extract(project, "cached")
     path = Path(f"data/features/{DATASET}/1/manifest.json")
