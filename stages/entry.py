@@ -19,10 +19,11 @@ from typing import NoReturn
 from stages.cores import available_cores
 from stages.errors import InputError
 
-QUIET_LIBRARIES = {
+LIBRARY_DEFAULTS = {
     "TOKENIZERS_PARALLELISM": "false",
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "MLFLOW_DISABLE_TELEMETRY": "true",
+    "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # what deterministic algorithms need on a graphics card
 }
 DISK_FULL_CODES = (errno.ENOSPC, errno.EDQUOT)
 # Rust and C++ libraries (polars, safetensors, sqlite) lose the errno and keep the words.
@@ -104,11 +105,11 @@ def command_line(
 
 
 def set_library_defaults() -> None:
-    """Sets, where the user has not: threads for the cores this process may use, no telemetry."""
+    """Sets, where the user has not: threads for the cores this process may use, and `LIBRARY_DEFAULTS`."""
     cores = os.environ.get("SLURM_CPUS_PER_TASK") or str(available_cores())
     for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "POLARS_MAX_THREADS"):
         os.environ.setdefault(variable, cores)
-    for variable, value in QUIET_LIBRARIES.items():
+    for variable, value in LIBRARY_DEFAULTS.items():
         os.environ.setdefault(variable, value)
 
 

@@ -1,15 +1,16 @@
 """The one training loop: every trained stage hands it a model, a way to load rows and a recipe.
 
 Resume is exact because nothing random survives a step: the order of the data follows from (seed, epoch), and
-each step's dropout and negatives from (seed, step). A checkpoint needs weights, optimiser and step, no more.
+each step's dropout and negatives from (seed, step), and sums do not depend on how threads meet. A checkpoint needs
+weights, optimiser and step, no more.
 """
 
 import math
 import os
 import signal
 import time
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -229,7 +230,7 @@ def train(
         mininterval=5,
         disable=not accelerator.is_main_process,
     )
-    with stop, bar:
+    with stop, bar, deterministic_algorithms():
         for step in range(start, recipe.steps):
             if recipe.patience is not None and control.largest(best.waited >= recipe.patience)[0]:
                 run.say(f"no better {recipe.watch} since step {best.step}: training ends at step {step}")
@@ -300,6 +301,27 @@ def train(
     if recipe.patience is not None:
         plain.load_state_dict(best.model)
     return history
+
+
+@contextmanager
+def deterministic_algorithms() -> Iterator[None]:
+    """Inside `with`, sums are added in one order whatever the threads do, so that the same run gives the same bits.
+
+    An operation that has no such algorithm on this device warns and goes on. The memory that PyTorch would fill in
+    this mode, to make reading it unwritten reproducible, stays as it is.
+    """
+    before = (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+    )
+    fill = torch.utils.deterministic.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        torch.utils.deterministic.fill_uninitialized_memory = fill
 
 
 def parameter_groups(model: nn.Module, weight_decay: float, decay_all: bool = False) -> list[dict[str, Any]]:

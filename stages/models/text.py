@@ -1,5 +1,6 @@
 """Reports as tokens: training, loading and use of the tokenizer."""
 
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -11,10 +12,11 @@ from stages.errors import InputError
 
 DECODE_TOKEN = "[DEC]"  # first token of a text to be generated, as [CLS] is of one to be encoded
 SPECIAL = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
+_INNER = 0xF0000  # a private plane of Unicode, in which every character of the basic plane has a place
 
 
 def train_wordpiece(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
-    """A lower-casing WordPiece tokenizer with BERT's special tokens and [DEC].
+    """A lower-casing WordPiece tokenizer with BERT's special tokens and [DEC]. The same texts give the same tokenizer.
 
     Args:
         texts: the training reports. vocab_size: entries, special tokens included.
@@ -24,13 +26,41 @@ def train_wordpiece(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece()
     special = [*SPECIAL.values(), DECODE_TOKEN]
-    tokenizer.train_from_iterator(
-        texts, trainers.WordPieceTrainer(vocab_size=vocab_size, special_tokens=special, show_progress=False)
+
+    # The library's WordPieceTrainer numbers the inner characters (##a) as a hash map happens to give them, and breaks
+    # ties by these numbers: every training has another outcome (huggingface/tokenizers, issue 1794). Its BpeTrainer
+    # numbers characters in order. So inner characters become characters of their own, and ## again afterwards.
+    words: Counter[str] = Counter()
+    for text in texts:
+        split = tokenizer.pre_tokenizer.pre_tokenize_str(tokenizer.normalizer.normalize_str(text))
+        words.update(word for word, _ in split)
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=special,
+        initial_alphabet=sorted(set("".join(words))),  # a new word may begin with any of them
+        show_progress=False,
     )
+    pieces = Tokenizer(models.BPE())
+    marked = (word[0] + "".join(map(_as_inner, word[1:])) for word in words.elements())
+    pieces.train_from_iterator(marked, trainer)
+    vocabulary = {_as_wordpiece(piece): number for piece, number in pieces.get_vocab().items()}
+    tokenizer.model = models.WordPiece(vocabulary, unk_token=SPECIAL["unk"])
+    tokenizer.add_special_tokens(special)
     names = {f"{role}_token": token for role, token in SPECIAL.items()}
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, **names, additional_special_tokens=[DECODE_TOKEN], model_max_length=512
     )
+
+
+def _as_inner(character: str) -> str:
+    """A character inside a word; those beyond the basic plane, of which reports have none, stay as they are."""
+    return chr(_INNER + ord(character)) if ord(character) < 0xFFFE else character
+
+
+def _as_wordpiece(piece: str) -> str:
+    """A piece of marked characters as WordPiece writes it: ## where it does not begin a word."""
+    plain = "".join(chr(ord(c) - _INNER) if _INNER <= ord(c) < _INNER + 0xFFFE else c for c in piece)
+    return plain if plain[0] == piece[0] else "##" + plain
 
 
 def load_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:

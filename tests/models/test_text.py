@@ -6,13 +6,22 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import AutoModel
 
 from stages.errors import InputError
 from stages.models.bert import load_bert
 from stages.models.medunifier import TextHead
 from stages.models.qformer import QFormer
-from stages.models.text import decode, encode, load_tokenizer, tokenize, train_wordpiece
+from stages.models.text import (
+    DECODE_TOKEN,
+    SPECIAL,
+    decode,
+    encode,
+    load_tokenizer,
+    tokenize,
+    train_wordpiece,
+)
 
 REPORTS = ["There is a large left pleural effusion.", "No pneumothorax. The heart is not enlarged."] * 5
 
@@ -48,6 +57,31 @@ def test_round_trip_and_special_tokens(tmp_path):
     assert decode(again, ids[:, 1:]) == [text.lower() for text in REPORTS[:2]]
     assert again.unk_token_id not in ids
     assert again.convert_tokens_to_ids("[DEC]") != again.unk_token_id
+
+
+def test_the_same_texts_give_the_same_tokenizer():
+    """The library's own WordPieceTrainer fails this (huggingface/tokenizers, issue 1794)."""
+    texts = [
+        "Small left pleural effusion, no pneumothorax.",
+        "The heart is enlarged; lungs are hyperinflated.",
+    ]
+    found = {train_wordpiece(texts, 60).backend_tokenizer.to_str() for _ in range(8)}
+    assert len(found) == 1
+
+
+def test_pieces_are_those_of_wordpiece_where_no_tie_decides():
+    """Every count is another: each of the library's trainings then learns the same pieces, and so do we."""
+    words = ["abc", "abd", "ab", "xab", "xyz", "q"]
+    text = " ".join(" ".join([word] * 3**n) for n, word in enumerate(words, start=1))
+    for size in (16, 18, 20, 40):
+        library = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+        library.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+        special = [*SPECIAL.values(), DECODE_TOKEN]
+        trainer = trainers.WordPieceTrainer(vocab_size=size, special_tokens=special, show_progress=False)
+        library.train_from_iterator([text], trainer)
+        assert set(train_wordpiece([text], size).get_vocab()) == set(library.get_vocab())
+    tokenizer = train_wordpiece([text], 40)
+    assert tokenizer.tokenize("xabcabd Q") == ["xab", "##c", "##a", "##b", "##d", "q"]
 
 
 def test_long_reports_are_cut_and_keep_their_end():
