@@ -83,8 +83,8 @@ def trained(params: Params, decoder: tuple[int, ...], steps: int, seed: int) -> 
         for rows in np.arange(min(SCORED, len(held_out))).reshape(-1, 16):
             batch = held_out.see(model, held_out.load(rows))
             top, bottom = model.encode_codes(batch["features"], batch["input_ids"], batch["attention_mask"])
-            made.append(model.decode_codes(top, bottom).mean(1).numpy())
-            real.append(batch["images"].mean(1).numpy())
+            made.append(model.decode_codes(top, bottom).mean(1).cpu().numpy())
+            real.append(batch["images"].mean(1).cpu().numpy())
         with flop_counter() as counter:
             model.decode_codes(top[:1], bottom[:1])
     made, real = np.concatenate(made), np.concatenate(real)

@@ -11,11 +11,10 @@ same code: its ViT-g sees each picture in each step, its decoder has 741 M param
     decoder FILE   the bottom decoder (minutes)
     memory FILE    bytes kept for the backward pass, per picture, and what fits 80 GB
     report FILE    medians and ratios; with --save to benchmarks/results/training_step-DATE.json
-    cuda           our step on a graphics card in bf16: pictures per second, MFU, memory; batches of 32, 128, 512
 
 Each call adds one repetition to FILE. Times are processor time of one thread, so that other work on the machine
 matters little. A step is forward pass, backward pass and AdamW: per picture, AdamW's time over the batch size. The
-depth of the model in `memory` is extrapolated from two shallow ones. `cuda` has not been run: no card was at hand.
+depth of the model in `memory` is extrapolated from two shallow ones. On a graphics card: benchmarks/cuda_step.py.
 """
 
 import argparse
@@ -38,8 +37,6 @@ from stages.models.image_generator import ImageDecoder
 from stages.models.medunifier import MedUnifierConfig, MedUnifierModel
 from stages.models.vision import FrozenViT, _drop_last_blocks
 from stages.pipeline import read_yaml
-from stages.throughput import flop_counter, peak_flops
-from stages.training import parameter_groups
 
 REPO = Path(__file__).resolve().parents[1]
 RESULTS = REPO / "benchmarks" / "results"
@@ -283,67 +280,16 @@ def summary(samples: dict[str, list[float]]) -> dict[str, float]:
     return found
 
 
-def cuda() -> None:
-    """Our step on the graphics card at hand, bf16: printed, for each batch."""
-    if not torch.cuda.is_available():
-        sys.exit("no graphics card here")
-    device = torch.device("cuda")
-    peak, against = peak_flops(device)
-    torch.set_float32_matmul_precision("high")
-    for compiled in (False, True):
-        for size in (32, 128, 512):
-            torch.cuda.empty_cache()
-            torch.cuda.reset_peak_memory_stats()
-            try:
-                rate, flops = cuda_rate(size, compiled)
-            except torch.OutOfMemoryError:
-                print(f"batch {size:>3} compiled={compiled}: does not fit")
-                continue
-            gib = torch.cuda.max_memory_allocated() / 2**30
-            print(
-                f"batch {size:>3} compiled={compiled}: {rate:.1f} pictures/s, {against} {rate * flops / peak:.3f}, {gib:.1f} GiB"
-            )
-
-
-def cuda_rate(size: int, compiled: bool) -> tuple[float, float]:
-    """Pictures per second over 20 steps, and FLOP per picture."""
-    model = MedUnifierModel(config("paper")).train().cuda()
-    called = torch.compile(model) if compiled else model
-    optimizer = torch.optim.AdamW(parameter_groups(model, 0.05), lr=1e-4, betas=(0.9, 0.95), fused=True)
-    pairs = batch(model.config, tuple([95] * size), "cuda")
-
-    def step(called=called):
-        with torch.autocast("cuda", torch.bfloat16):
-            total = called(**pairs).total
-        total.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-
-    with flop_counter() as counter:
-        step(model)
-    for _ in range(5):
-        step()
-    torch.cuda.synchronize()
-    start = time.perf_counter()
-    for _ in range(20):
-        step()
-    torch.cuda.synchronize()
-    return 20 * size / (time.perf_counter() - start), counter.get_total_flops() / size
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("action", choices=(*PARTS, "memory", "report", "cuda"))
+    parser.add_argument("action", choices=(*PARTS, "memory", "report"))
     parser.add_argument("file", type=Path, nargs="?", default=Path("training_step.json"))
     parser.add_argument(
         "--save", action="store_true", help="write benchmarks/results/training_step-DATE.json"
     )
     arguments = parser.parse_args()
-    if arguments.action == "cuda":
-        cuda()
-        return 0
     path = arguments.file
     found = json.loads(path.read_text()) if path.exists() else {"samples": {}, "memory": {}}
     if arguments.action == "report":
@@ -377,7 +323,6 @@ def report(found: dict[str, Any], save: bool) -> None:
         "repetitions": {name: len(values) for name, values in found["samples"].items()},
         "core_seconds": {name: float(f"{value:.4g}") for name, value in summary(found["samples"]).items()},
         "memory": {name: float(f"{value:.4g}") for name, value in found["memory"].items()},
-        "cuda": "not measured: no graphics card was at hand",
     }
     text = json.dumps(record, indent=1)
     print(text)

@@ -6,7 +6,8 @@ not 0) on the tokens of a report.
 
 Two parts alternate in every block:
 * gated residual blocks of causal convolutions. A causal convolution is two kernels: one over the rows above,
-  one over the places to the left in the same row. Neither has a weight for the present or the future.
+  one over the places to the left in the same row. Neither has a weight for the present or the future. The top
+  codes, and the report as a whole ([CLS]), are added before the gates (van den Oord et al. 2016, Eq. 4).
 * pointwise layers, which see one position and what attention brings there: from all positions before
   (causal attention) and from the report (cross-attention).
 
@@ -109,10 +110,10 @@ class ResidualBlock(nn.Module):
         self.condition = nn.Linear(condition, 2 * channels, bias=False) if condition else None
 
     def forward(self, x: torch.Tensor, condition: torch.Tensor | None = None) -> torch.Tensor:
-        """x (B, C, H, W), condition (B, H, W, condition channels) -> (B, C, H, W)."""
+        """x (B, C, H, W), condition (B, H, W, condition channels), or (B, 1, 1, ...) -> (B, C, H, W)."""
         y = F.dropout(F.elu(self.enter(F.elu(x))), self.dropout, self.training)
         y = self.leave(y)
-        if self.condition is not None:
+        if condition is not None:
             y = y + self.condition(condition).permute(0, 3, 1, 2)
         return x + F.glu(y, 1)
 
@@ -165,7 +166,7 @@ class Block(nn.Module):
     def __init__(self, c: PriorConfig):
         super().__init__()
         C, width, text = c.channels, c.channels // 2, c.text_width > 0
-        condition = C if c.level == "bottom" else 0
+        condition = C if c.level == "bottom" or text else 0
 
         def conv(channels: int, out: int) -> CausalConv:
             return CausalConv(channels, out, c.kernel)
@@ -193,7 +194,7 @@ class Block(nn.Module):
         text: KeysValues | None,
         text_mask: torch.Tensor | None,
     ) -> torch.Tensor:
-        """x (B, C, H, W), last (B, N, C), background (N, 2), condition (B, H, W, C) -> (B, C, H, W)."""
+        """x (B, C, H, W), last (B, N, C), background (N, 2), condition as `ResidualBlock` -> (B, C, H, W)."""
         grid, before = x.shape[2:], x
         for residual in self.residual:
             x = residual(x, condition)
@@ -255,12 +256,13 @@ class TopReader(nn.Module):
 
 
 class TextReader(nn.Module):
-    """A report's tokens at the prior's width, behind a learnt token that stands for 'no text'."""
+    """A report's tokens at the prior's width, behind a learnt token that stands for 'no text', and its [CLS] alone."""
 
     def __init__(self, c: PriorConfig):
         super().__init__()
         self.norm = nn.LayerNorm(c.text_width)
         self.project = nn.Linear(c.text_width, c.channels)
+        self.whole = nn.Linear(c.text_width, c.channels)
         self.nothing = nn.Parameter(torch.zeros(c.channels))
 
     def forward(self, text: Text | None, batch: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -271,6 +273,10 @@ class TextReader(nn.Module):
             tokens = torch.cat([tokens, self.project(self.norm(text.states))], 1)
             mask = torch.cat([mask, text.mask.bool()], 1)
         return tokens, mask[:, None, None]
+
+    def summary(self, text: Text) -> torch.Tensor:
+        """The report as a whole (B, C), of the token [CLS]; zero where the mask is false."""
+        return self.whole(self.norm(text.states[:, 0])) * text.mask[:, :1]
 
 
 class Prior(PreTrainedModel):
@@ -318,14 +324,18 @@ class Prior(PreTrainedModel):
         line = torch.arange(self.grid, device=self.device, dtype=self.dtype) / self.grid - 0.5
         return torch.cartesian_prod(line, line)
 
-    def condition(self, top: torch.Tensor | None) -> torch.Tensor | None:
-        """Top codes (B, 64) -> condition map (B, 8, 8, C); None on the top level. Raises ValueError for too
-        much or too little."""
+    def condition(self, top: torch.Tensor | None, text: Text | None) -> torch.Tensor | None:
+        """What is the same for all positions of a map, or of a quarter of one: top codes (B, 64) and reports ->
+        (B, 8, 8, C), or (B, 1, 1, C) on the top level; None where there is neither. Raises ValueError for too much
+        or too little."""
         if (top is None) != (self.top_reader is None):
             raise ValueError(
                 f"the {self.config.level} level takes {'the' if top is None else 'no'} top codes"
             )
-        return None if top is None else self.top_reader(top)
+        parts = [] if top is None else [self.top_reader(top)]
+        if text is not None and self.text_reader is not None:
+            parts.append(self.text_reader.summary(text)[:, None, None])
+        return sum(parts) if parts else None
 
     def read_text(self, text: Text | None, batch: int) -> tuple[list[KeysValues | None], torch.Tensor | None]:
         """The text as each block's keys and values, and their mask. Raises ValueError if the prior takes none."""
@@ -347,8 +357,8 @@ class Prior(PreTrainedModel):
             text: the reports; where the mask is all false, as without a text.
         Returns: (B, N, K).
         """
-        condition = self.condition(top)
-        if condition is not None:
+        condition = self.condition(top, text)
+        if top is not None:
             condition = condition.repeat_interleave(2, 1).repeat_interleave(2, 2)  # (B, 16, 16, C)
             condition = condition[:, : codes.shape[1] // self.grid]
         texts, mask = self.read_text(text, len(codes))

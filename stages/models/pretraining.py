@@ -114,6 +114,7 @@ def matching_loss(
     return objectives.matching(logits, labels), right.sum() / (labels != objectives.UNLABELLED).sum()
 
 
+@torch.compiler.disable  # Triton takes the large number for one of 32 bits
 def _text_key(ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """(n,): a 64-bit hash of each text, whatever the padding behind it."""
     odd = torch.arange(1, ids.shape[1] + 1, device=ids.device).mul(0x9E3779B97F4A7C1).bitwise_or(1)

@@ -264,9 +264,9 @@ class Incremental:
         self.seen = [
             self._room(block.attention.heads, batch) if block.attention else None for block in prior.blocks
         ]
-        condition = prior.condition(top)
+        condition = prior.condition(top, text)
         self.condition = None
-        if condition is not None:  # (R, 8, 8, B, 2 C)
+        if condition is not None:  # (R, 8, 8, B, 2 C), or (R, 1, 1, B, 2 C)
             maps = [linear(condition).permute(1, 2, 0, 3) for linear in weights.conditions]
             self.condition = torch.stack(maps)
 

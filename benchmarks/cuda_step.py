@@ -1,0 +1,145 @@
+"""Our training step on a graphics card, at the paper's shapes: `python -m benchmarks.cuda_step [--save]`.
+
+Preset `paper` with cached features, random weights, bf16 autocast, fused AdamW: pictures per second, MFU (arithmetic
+counted, against the card's dense bf16 peak), and peak memory, for batches of 32, 128 and 512, as PyTorch runs it and
+under torch.compile. Reports have 95 tokens, then 60 on average (45 to 75). A batch that does not fit is done in 2, 4 or
+8 micro-batches, as `accumulate` does it in training: their negatives are their own. Each figure is the median of 5
+repetitions of some steps. Where there is no card, the same runs on the CPU, to try it (`--preset demo --batches 4`).
+`--save` writes benchmarks/results/cuda_step-DATE.json.
+"""
+
+import argparse
+import itertools
+import statistics
+import sys
+import time
+from typing import Any
+
+import torch
+
+from benchmarks import records
+from benchmarks.training_step import LENGTHS, batch, config
+from stages.models.medunifier import MedUnifierModel
+from stages.throughput import flop_counter, peak_flops, peak_memory
+from stages.training import deterministic_algorithms, parameter_groups
+
+REPETITIONS, STEPS = 5, 4
+PIECES = (1, 2, 4, 8)  # micro-batches tried in turn
+
+
+class Step:
+    """A whole training step on `pieces` micro-batches of `size` pictures together."""
+
+    def __init__(
+        self, model: MedUnifierModel, lengths: tuple[int, int], size: int, pieces: int, compiled: bool
+    ):
+        self.model, self.pieces, self.size = model, pieces, size
+        self.called = torch.compile(model) if compiled else model
+        self.device = model.device
+        self.optimizer = torch.optim.AdamW(
+            parameter_groups(model, 0.05), lr=1e-5, betas=(0.9, 0.95), fused=True
+        )
+        low, high = lengths
+        own = size // pieces
+        spread = [low + (high - low) * i // max(own - 1, 1) for i in range(own)]
+        # as in training, no batch has as many tokens as the one before
+        self.batches = itertools.cycle(
+            batch(model.config, tuple(min(n + more, 95) for n in spread), self.device) for more in range(3)
+        )
+
+    def __call__(self, called: Any = None) -> None:
+        for _ in range(self.pieces):
+            with torch.autocast(self.device.type, torch.bfloat16):
+                total = (called or self.called)(**next(self.batches)).total
+            (total / self.pieces).backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.model.constrain()
+
+    def wait(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+
+
+def measure(
+    model: MedUnifierModel, lengths: tuple[int, int], size: int, pieces: int, compiled: bool
+) -> dict[str, Any]:
+    """Pictures per second, MFU, GiB. Raises torch.OutOfMemoryError."""
+    if model.device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    step = Step(model, lengths, size, pieces, compiled)
+    with deterministic_algorithms():
+        with flop_counter() as counter:
+            step(model)
+        step.wait()
+        begun = time.perf_counter()
+        for _ in range(5):
+            step()
+        step.wait()
+        warm = time.perf_counter() - begun
+        rates = []
+        for _ in range(REPETITIONS):
+            begun = time.perf_counter()
+            for _ in range(STEPS):
+                step()
+            step.wait()
+            rates.append(STEPS * size / (time.perf_counter() - begun))
+    peak, against = peak_flops(model.device)
+    rate = statistics.median(rates)
+    return {
+        "pictures_per_second": round(rate, 1),
+        against: round(rate * counter.get_total_flops() / size / peak, 4),
+        "gflop_per_picture": round(counter.get_total_flops() / size / 1e9, 1),
+        **{name: round(value, 2) for name, value in peak_memory(model.device).items()},
+        "first_five_steps_s": round(warm, 1),  # with the compilation
+    }
+
+
+def save(found: list[dict[str, Any]]) -> None:
+    card = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
+    about = {"card": card, "repetitions": REPETITIONS, "steps_each": STEPS, "figures": found}
+    records.save("cuda_step", "python -m benchmarks.cuda_step --save", about)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--preset", default="paper", help="whose model (paper)")
+    parser.add_argument(
+        "--batches", type=int, nargs="+", default=[32, 128, 512], help="pictures a step (32 128 512)"
+    )
+    parser.add_argument(
+        "--tokens", nargs="+", choices=LENGTHS, default=list(LENGTHS), help="lengths of the reports"
+    )
+    parser.add_argument("--modes", nargs="+", choices=("eager", "compiled"), default=["eager", "compiled"])
+    parser.add_argument("--save", action="store_true", help="write benchmarks/results/cuda_step-DATE.json")
+    arguments = parser.parse_args()
+    cuda = torch.cuda.is_available()
+    torch.set_float32_matmul_precision("high")
+    torch.manual_seed(0)
+    model = MedUnifierModel(config(arguments.preset)).train().to("cuda" if cuda else "cpu")
+    found = []
+    for mode in arguments.modes:
+        for tokens in arguments.tokens:
+            for size in arguments.batches:
+                for pieces in PIECES:
+                    about = {"mode": mode, "reports": tokens, "batch": size, "micro_batches": pieces}
+                    try:
+                        about |= measure(model, LENGTHS[tokens], size, pieces, mode == "compiled")
+                    except torch.OutOfMemoryError:
+                        print(f"{about}: does not fit", flush=True)
+                        model.zero_grad()
+                        continue
+                    print(about, flush=True)
+                    found.append(about)
+                    if arguments.save:  # each at once: nothing measured is lost
+                        save(found)
+                    break
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
