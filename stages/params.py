@@ -396,6 +396,9 @@ def _cross_checks(params: Params) -> Iterator[str]:
     for name in params.encoders:
         if name in params.variants:
             yield refused("encoders", name, "a name that no variant has")
+    for path in ("variants", "encoders"):
+        for name in set(getattr(params, path)) & {"priors", "tokenizer"}:
+            yield refused(path, name, "another name: this folder of models/ holds something else")
     for objective, names in vars(params.trained).items():
         able = [name for name, variant in params.variants.items() if getattr(variant, objective) > 0]
         able += params.encoders if objective == "itc" else ()  # they embed pictures and texts, no more

@@ -108,6 +108,8 @@ def test_numbers_are_read_as_dvc_reads_them(tmp_path: Path) -> None:
         ("trained.tig", ["itc_only"], "itc_only", "a variant whose weight of tig is above 0 (full)"),
         ("trained.itc", [], "[]", "of 1 or more entries"),
         ("encoders", ["full"], "full", "a name that no variant has"),
+        ("encoders", ["tokenizer"], "tokenizer", "another name: this folder of models/ holds something else"),
+        ("variants.priors", {"itc": 1.0, "itm": 0.0, "itg": 0.0, "tig": 0.0}, "priors", "another name"),
         ("evaluate.finetune_models", ["clip"], "clip", "a variant or one of `encoders` (full)"),
         ("evaluate.finetune", {"siim": ["pneumothorax"]}, "siim", "a data set listed under `datasets`"),
         ("zero_shot.aggregation", "median", "median", "max | mean | ensemble"),

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 FEWEST = 10  # training pictures that a finding needs on either side, present and absent
-STRENGTH = 0.03  # inverse of the penalty on squared weights
+STRENGTH = 0.03  # inverse of the penalty on squared weights; of 0.003 to 0.3 the best on the demo's validation pictures
 
 
 @dataclass(frozen=True)

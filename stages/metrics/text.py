@@ -54,7 +54,8 @@ def release_protocol(references: Sequence[str], predictions: Sequence[str]) -> C
     """The authors' release: every sentence of the reference is a reference of its own, case counts.
 
     A perfect copy does not reach 1 (a word is credited as often as the richest sentence has it), and a copy
-    in lower case, as a lower-casing tokenizer writes it, loses the first word of every sentence.
+    in lower case, as a lower-casing tokenizer writes it, loses the first word of every sentence. CIDEr punishes the
+    length that a report has beyond a sentence, and is about 0.
     """
     split = [[clean_caption(sentence) for sentence in sentences(text)] or [""] for text in references]
     return split, [clean_caption(text) for text in predictions]

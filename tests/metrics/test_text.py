@@ -179,6 +179,21 @@ def test_best_constant_is_chosen_by_rule_among_equals():
         best_constant([])
 
 
+def test_cider_of_a_perfect_report_is_nothing_under_the_release_protocol():
+    """CIDEr punishes a difference in length, and there a report is held against single sentences."""
+    reports = [
+        " ".join(
+            f"The {part} of patient {i} shows {word} today."
+            for part in ("heart", "lung", "aorta", "rib", "hilum")
+        )
+        for i, word in enumerate(["red", "green", "blue"])
+    ]
+    assert cider(*report_protocol(reports, reports)) == pytest.approx([10, 10, 10])
+    assert cider(*release_protocol(reports, reports)).max() < 0.01
+    single = [text.split(". ")[0] + "." for text in reports]
+    assert cider(*release_protocol(single, single)) == pytest.approx([10, 10, 10])
+
+
 def test_cider_of_copies_is_10_and_of_strangers_0():
     references = [
         ["the heart is large today"],
