@@ -79,13 +79,31 @@ def test_text_reaches_every_position_and_padding_none(level):
     assert (prior(**given | {"text": words}) != before).any(-1).all()
 
 
-def test_a_text_without_tokens_is_no_text():
-    prior = make_prior("top", text=True)
-    given = inputs("top", 2, text=True)
-    empty = Text(given["text"].states, torch.zeros_like(given["text"].mask))
-    without = prior(given["codes"])
-    torch.testing.assert_close(prior(given["codes"], text=empty), without)
-    assert (prior(**given) - without).abs().max() > 1e-3
+@pytest.mark.parametrize("level", ["top", "bottom"])
+def test_a_text_without_tokens_is_no_text(level):
+    prior = make_prior(level, text=True)
+    given = inputs(level, 2, text=True)
+    text = given.pop("text")
+    empty = Text(text.states, torch.zeros_like(text.mask))
+    without = prior(**given)
+    torch.testing.assert_close(prior(**given, text=empty), without)
+    assert (prior(**given, text=text) - without).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("level", ["top", "bottom"])
+def test_the_first_token_reaches_every_position_past_attention(level):
+    """[CLS] stands for the report as a whole; attention to the tokens is out of the way here."""
+    prior = make_prior(level, text=True, attention=False)
+    given = inputs(level, 2, text=True)
+    text = given.pop("text")
+    for block in prior.blocks:
+        block.text_attention.value.weight.data.zero_()
+    before = prior(**given, text=text)
+    for token, matters in ((0, True), (1, False)):
+        changed = text.states.clone()
+        changed[:, token] = torch.randn_like(changed[:, token])
+        differs = ((prior(**given, text=Text(changed, text.mask)) - before).abs() > 1e-5).any(-1)
+        assert differs.all() if matters else not differs.any()
 
 
 def test_what_does_not_fit_is_refused():
