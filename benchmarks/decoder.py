@@ -81,7 +81,8 @@ def trained(params: Params, decoder: tuple[int, ...], steps: int, seed: int) -> 
     made, real = [], []
     with torch.no_grad():
         for rows in np.arange(min(SCORED, len(held_out))).reshape(-1, 16):
-            batch = held_out.see(model, held_out.load(rows))
+            batch = {name: value.to(model.device) for name, value in held_out.load(rows).items()}
+            batch = held_out.see(model, batch)
             top, bottom = model.encode_codes(batch["features"], batch["input_ids"], batch["attention_mask"])
             made.append(model.decode_codes(top, bottom).mean(1).cpu().numpy())
             real.append(batch["images"].mean(1).cpu().numpy())

@@ -18,7 +18,7 @@ from stages.datasets.index_files import label_columns, one_row_each, read_index
 from stages.datasets.rejects import Reason
 from stages.datasets.reports import decode_text, parse_report
 from stages.datasets.splits import read_splits
-from stages.datasets.workers import map_files, parallel_map
+from stages.datasets.workers import map_files, share_map, without_collection
 from stages.datasets.zip_archive import BrokenEntry, read_directory, read_entry
 from stages.errors import InputError
 from stages.params import Dataset
@@ -67,8 +67,7 @@ def read_reports(settings: Dataset, images: pl.DataFrame) -> Raw:
     studies = list(zip(studies["study_id"], paths, places, strict=True))
     blocks = [studies[start : start + _BLOCK] for start in range(0, max(len(studies), 1), _BLOCK)]
     workers = min(available_cores(), 1 + len(studies) // _STUDIES_A_WORKER)
-    with parallel_map(workers, chunk=1) as mapped:
-        parsed = list(mapped(partial(_parse_block, read), blocks))
+    parsed = share_map(workers, partial(_parse_block, read), blocks)
     return Raw(
         pl.concat([rows for rows, _ in parsed]), {"reports_not_utf8": sum(count for _, count in parsed)}
     )
@@ -76,9 +75,10 @@ def read_reports(settings: Dataset, images: pl.DataFrame) -> Raw:
 
 def _parse_block(read: Callable, studies: list[tuple]) -> tuple[pl.DataFrame, int]:
     """RAW_REPORTS rows of some studies, and how many of their reports are not UTF-8."""
-    parsed = map_files(partial(_parse, read), studies)
-    rows = pl.DataFrame([row for row, _ in parsed], schema=dict(RAW_REPORTS.columns), orient="row")
-    return rows, sum(not is_utf8 for _, is_utf8 in parsed)
+    with without_collection():
+        parsed = map_files(partial(_parse, read), studies)
+        rows = pl.DataFrame([row for row, _ in parsed], schema=dict(RAW_REPORTS.columns), orient="row")
+        return rows, sum(not is_utf8 for _, is_utf8 in parsed)
 
 
 def _parse(read: Callable, study: tuple[str, str, Any]) -> tuple[tuple[str | None, ...], bool]:
