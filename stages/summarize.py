@@ -120,7 +120,9 @@ def gather(params: Params) -> dict[str, Any]:
             for (variant, dataset), metrics in retrieval.items()
         ],
         "writing": [
-            sections.writing_section(variant, dataset, metrics, read_samples(variant, dataset))
+            sections.writing_section(
+                variant, dataset, metrics, read_samples(variant, dataset), params.write_reports
+            )
             for (variant, dataset), metrics in writing.items()
         ],
         "images": [

@@ -135,6 +135,17 @@ def test_reports_are_shown_as_text_beside_their_pictures(results):
     assert page.count("Its reconstruction") == 12
 
 
+@pytest.mark.parametrize(
+    ("beams", "drawn", "told"),
+    [(5, "false", "with 5 beams"), (1, "true", "by drawing each word"), (1, "false", "greedily")],
+)
+def test_the_page_tells_how_words_were_chosen(results, beams, drawn, told):
+    text = (results / "params.yaml").read_text()
+    text = re.sub(r"(  num_beams:) \d+", rf"\1 {beams}", text)
+    (results / "params.yaml").write_text(re.sub(r"(  do_sample:) \w+", rf"\1 {drawn}", text))
+    assert f"reports written {told} for test pictures" in make(results)
+
+
 def test_the_papers_tables_stand_beside_ours(results):
     text = Reader(make(results)).text
     assert "Table 1: Fine-tuned image classification" in text and "MedUnifier w/o TIG" in text

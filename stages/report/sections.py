@@ -8,6 +8,7 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
+from stages.params import WriteReports
 from stages.report import svg, tables
 from stages.report.page import count, decimals
 from stages.report.tables import Metrics
@@ -142,9 +143,9 @@ def interval_plot(row: tables.Row) -> Markup:
 
 
 def writing_section(
-    variant: str, dataset: str, metrics: Metrics, samples: Sequence[Mapping[str, Any]]
+    variant: str, dataset: str, metrics: Metrics, samples: Sequence[Mapping[str, Any]], how: WriteReports
 ) -> dict[str, Any]:
-    """Scores and samples of the reports that one variant wrote for one data set."""
+    """Scores and samples of the reports that one variant wrote, as `how` tells, for one data set."""
     written = metrics["n_written"]
     gain = tables.row(metrics, "bleu_4_gain", "")
     margin = ""
@@ -155,7 +156,7 @@ def writing_section(
         )
     return {
         "heading": f"Variant {variant} on {dataset}",
-        "caption": f"{written} reports written greedily for test pictures of {dataset} and scored against the "
+        "caption": f"{written} reports written {_words_chosen(how)} for test pictures of {dataset} and scored against the "
         f"references, n = {written} for every figure. The constant report is the one training report that scores "
         f"best for all; the nearest is that of the most similar training text.{margin}",
         "systems": list(tables.SYSTEMS.values()),
@@ -164,6 +165,12 @@ def writing_section(
         "sampling": f"{len(samples)} of the {written} reports, evenly spaced through the table and not chosen by "
         "quality. Wording of three words or more that both share is shaded.",
     }
+
+
+def _words_chosen(how: WriteReports) -> str:
+    if how.num_beams > 1:
+        return f"with {how.num_beams} beams"
+    return "by drawing each word" if how.do_sample else "greedily"
 
 
 def images_section(
