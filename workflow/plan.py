@@ -175,7 +175,7 @@ def report(arguments: argparse.Namespace) -> str:
         "",
         "Assumed",
         (
-            f"  a GPU sustains {arguments.gpu_tflops:g} TFLOP/s (--gpu-tflops; not measured here: no GPU)"
+            f"  a GPU sustains {arguments.gpu_tflops:g} TFLOP/s (--gpu-tflops; an H200 trained at 180 to 205)"
             if machine.gpus
             else f"  a core sustains {speeds['core_gflops_training']:.1f} GFLOP/s (measured)"
         ),
