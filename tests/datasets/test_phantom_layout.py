@@ -163,7 +163,8 @@ def test_the_side_a_patient_lies_on_is_down():
         assert (rows[48:].sum() > rows[:48].sum()) == lower
 
 
-def test_a_changed_report_or_picture_changes_the_identifiers(tmp_path, intact):
+def test_identifiers_follow_from_the_report_and_not_from_pixels(tmp_path):
+    """Pixels differ in the last bit between processors; splits and benchmark are drawn by identifiers."""
     from dataclasses import replace
 
     study = STUDIES[0][0]
@@ -174,8 +175,8 @@ def test_a_changed_report_or_picture_changes_the_identifiers(tmp_path, intact):
     for name, version in (("a", study), ("b", reworded), ("c", repainted)):
         row = rows(write(tmp_path / name, [(version,)]), "metadata")
         ids.append(({r["study_id"] for r in row}, {r["dicom_id"] for r in row}))
-    assert ids[1][0] != ids[0][0]
-    assert ids[2][0] == ids[0][0] and ids[2][1] != ids[0][1]
+    assert ids[1][0] != ids[0][0] and not ids[1][1] & ids[0][1]
+    assert ids[2] == ids[0]
 
 
 def test_damage_leaves_files_that_no_reader_takes_for_whole(tmp_path):

@@ -1,7 +1,6 @@
 """A phantom CheXpert-v1.0-small: train.csv, valid.csv, {train,valid}/patientNNNNN/studyN/viewN_SIDE.jpg."""
 
 import csv
-import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from stages.datasets.phantom.report_files import write_report
-from stages.datasets.phantom.shots import OTHERS, jpeg, take_shot
+from stages.datasets.phantom.shots import OTHERS, digest_of, jpeg, take_shot
 
 FOLDER = "CheXpert-v1.0-small"
 LABELS = (
@@ -55,14 +54,14 @@ def draw(number: int, seed: int, image_size: int) -> Item:
 def write(root: Path, items: Iterable[Item], seed: int) -> list[Path]:
     """Write all pictures and both index files below `root`; returns the pictures' paths.
 
-    Every fifth patient has a second study, the next picture. Patient numbers follow from the pictures.
+    Every fifth patient has a second study, the next picture. Patient numbers follow from those of the pictures.
     """
     rng = np.random.default_rng([*b"chexpert", seed])
     rows: dict[str, list[dict]] = {"train": [], "valid": []}
     paths, taken = [], set()
     for number, item in enumerate(items):
         if number % 6 != 5:  # the sixth picture is the fifth patient's second study
-            patient = int(hashlib.sha256(item.jpg).hexdigest()[:8], 16) % 100_000
+            patient = int(digest_of((*b"chexpert", seed, number))[:8], 16) % 100_000
             while patient in taken:
                 patient = (patient + 1) % 100_000
             taken.add(patient)

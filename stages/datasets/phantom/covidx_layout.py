@@ -1,6 +1,5 @@
 """A phantom COVIDx: labels/{train,test}_COVIDx9A.txt (three classes), train/, test/; some of it is RSNA's."""
 
-import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +8,7 @@ import numpy as np
 
 from stages.datasets.phantom import rsna_layout
 from stages.datasets.phantom.dicom_files import pixels
-from stages.datasets.phantom.shots import jpeg, name_of, png, take_shot
+from stages.datasets.phantom.shots import digest_of, jpeg, name_of, png, take_shot
 
 FOLDER = "covidx"
 LIST = "labels/{}_COVIDx9A.txt"
@@ -58,7 +57,7 @@ def write(root: Path, items: Iterable[Item], seed: int) -> list[Path]:
     paths = []
     (root / "labels").mkdir(parents=True)
     for number, item in enumerate(items):
-        digest = hashlib.sha256(item.content).hexdigest()
+        digest = digest_of((*b"covidx", seed, number))
         name = item.patient or (f"{digest[:8]} {digest[8:12]}" if number % 50 == 8 else name_of(digest))
         split = "test" if rng.random() < TEST else "train"
         path = root / split / f"{name}{item.suffix}"

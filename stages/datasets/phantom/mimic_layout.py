@@ -111,8 +111,9 @@ class MimicWriter:
         self.counts["studies_without_findings_section"] += study.report.findings is None
         self.counts["studies_without_impression_section"] += study.report.impression is None
         examination = EXAMINATIONS[study.facts.portable]
-        for picture in study.pictures:
-            dicom_id = _dicom_id(f"{study_id}".encode() + picture.jpg)
+        for number, picture in enumerate(study.pictures):
+            # not from the pixels, in whose last bit processors differ: the same seed gives the same names everywhere
+            dicom_id = _dicom_id(f"{study_id} {number}")
             self._write_picture(f"{folder}/s{study_id}/{dicom_id}.jpg", picture)
             row = {"dicom_id": dicom_id, **ids}
             self._split.append(row | {"split": split})
@@ -159,9 +160,9 @@ def _split_names(patients: int) -> list[str]:
     return names + ["train"] * (patients - len(names))
 
 
-def _dicom_id(content: bytes) -> str:
+def _dicom_id(content: str) -> str:
     """A name of the official form: five groups of eight hexadecimal digits."""
-    digits = hashlib.sha256(content).hexdigest()
+    digits = hashlib.sha256(content.encode()).hexdigest()
     return "-".join(digits[start : start + 8] for start in range(0, 40, 8))
 
 

@@ -1,6 +1,5 @@
 """A phantom RSNA pneumonia challenge, stage 2: stage_2_train_labels.csv, stage_2_train_images/PATIENT.dcm."""
 
-import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +8,7 @@ import numpy as np
 
 from stages.datasets.phantom.anatomy import MIDLINE
 from stages.datasets.phantom.dicom_files import dicom
-from stages.datasets.phantom.shots import OTHERS, Shot, name_of, take_shot
+from stages.datasets.phantom.shots import OTHERS, Shot, digest_of, name_of, take_shot
 
 FOLDER = "rsna-pneumonia"
 PNEUMONIA, NORMAL = 0.4, 0.3  # shares; the rest has another finding
@@ -35,7 +34,7 @@ def draw(number: int, seed: int, image_size: int) -> Item:
     other = str(rng.choice([name for name in OTHERS if name != "consolidation"]))
     names = ("pneumonia",) if kind < PNEUMONIA else () if kind < PNEUMONIA + NORMAL else (other,)
     shot = take_shot(rng, key, names, image_size)
-    digest = hashlib.sha256(shot.film.tobytes()).hexdigest()
+    digest = digest_of(key)
     content = dicom(shot.film, digest, name_of(digest), shot.view, inverted=False)
     return Item(content, name_of(digest), names, _boxes(shot) if "pneumonia" in names else ())
 

@@ -1,6 +1,5 @@
 """A phantom SIIM-ACR pneumothorax challenge: train-rle.csv, dicom-images-train/STUDY/SERIES/IMAGE.dcm."""
 
-import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from stages.datasets.phantom.dicom_files import dicom, uid
-from stages.datasets.phantom.shots import OTHERS, name_of, take_shot
+from stages.datasets.phantom.shots import OTHERS, digest_of, name_of, take_shot
 
 FOLDER = "siim-acr-pneumothorax"
 PNEUMOTHORAX, NORMAL, INVERTED = 0.4, 0.3, 0.05  # shares; the rest has another finding
@@ -32,7 +31,7 @@ def draw(number: int, seed: int, image_size: int) -> Item:
     other = str(rng.choice(OTHERS))
     names = ("pneumothorax",) if kind < PNEUMOTHORAX else () if kind < PNEUMOTHORAX + NORMAL else (other,)
     shot = take_shot(rng, key, names, image_size)
-    digest = hashlib.sha256(shot.film.tobytes()).hexdigest()
+    digest = digest_of(key)
     content = dicom(shot.film, digest, name_of(digest), shot.view, inverted=rng.random() < INVERTED)
     return Item(content, digest, _masks(shot.free_air(MASK_PIXELS)) if "pneumothorax" in names else ())
 
