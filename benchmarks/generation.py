@@ -1,8 +1,8 @@
 """Writing reports with and without the key/value cache, at the paper's sizes: `python -m benchmarks.generation [--save]`.
 
 Without the cache all words so far are computed again for each new one (the queries' keys and values are kept either way).
-Both write reports of 95 tokens for the same random pictures with the same random weights (preset `paper`, float32); the
-texts are compared, and have to be equal. Asked: at least 4 x faster. Each time is the median of 5 repetitions, in which
+Both write a report of 95 tokens, greedily, for the same random picture with the same random weights (preset `paper`,
+float32); the texts are compared, and have to be equal. Asked: at least 4 x faster. Each time is the median of 5 repetitions, in which
 the two take turns. `--save` writes benchmarks/results/generation-DATE.json. The exit code is 1 if it is missed.
 """
 
@@ -18,7 +18,7 @@ from benchmarks import records
 from benchmarks.training_step import config
 from stages.models.medunifier import MedUnifierModel
 
-TOKENS, PICTURES, ASKED, REPETITIONS = 95, 4, 4.0, 5
+TOKENS, PICTURES, ASKED, REPETITIONS = 95, 1, 4.0, 5
 
 
 def endless(model: MedUnifierModel) -> MedUnifierModel:
@@ -33,24 +33,17 @@ def measure() -> dict[str, float]:
     torch.manual_seed(0)
     model = endless(MedUnifierModel(config("paper")))
     features = torch.randn(PICTURES, model.config.vision_tokens, model.config.vision_width)
-    found = {}
-    for name, how in {"greedy": {}, "three_beams": {"num_beams": 3}}.items():
-        times = {True: [], False: []}
-        for _ in tqdm(range(REPETITIONS), desc=name, unit="repetition"):
-            texts = {}
-            for cache, seconds in times.items():
-                start = time.perf_counter()
-                texts[cache] = model.generate(features, max_new_tokens=TOKENS, use_cache=cache, **how)
-                seconds.append(time.perf_counter() - start)
-            if texts[True].shape[1] != TOKENS or not torch.equal(texts[True], texts[False]):
-                sys.exit(f"{name}: {texts[True].shape[1]} tokens, or the two texts differ")
-        cached, plain = (statistics.median(times[cache]) for cache in (True, False))
-        found |= {
-            f"{name}_cached_s": cached,
-            f"{name}_plain_s": plain,
-            f"{name}_times_faster": plain / cached,
-        }
-    return found
+    times: dict[bool, list[float]] = {True: [], False: []}
+    for _ in tqdm(range(REPETITIONS), unit="repetition"):
+        texts = {}
+        for cache, seconds in times.items():
+            start = time.perf_counter()
+            texts[cache] = model.generate(features, max_new_tokens=TOKENS, use_cache=cache)
+            seconds.append(time.perf_counter() - start)
+        if texts[True].shape[1] != TOKENS or not torch.equal(texts[True], texts[False]):
+            sys.exit(f"{texts[True].shape[1]} tokens, or the two texts differ")
+    cached, plain = (statistics.median(times[cache]) for cache in (True, False))
+    return {"cached_s": cached, "plain_s": plain, "times_faster": plain / cached}
 
 
 def main() -> int:
@@ -61,14 +54,14 @@ def main() -> int:
     arguments = parser.parse_args()
     found = measure()
     for name, value in found.items():
-        print(f"{name:<26} {value:8.2f}")
+        print(f"{name:<14} {value:8.2f}")
     if arguments.save:
         about = {"threads": torch.get_num_threads(), "pictures": PICTURES, "tokens": TOKENS}
         figures = {name: round(value, 3) for name, value in found.items()}
         command = "python -m benchmarks.generation --save"
         records.save("generation", command, about | {"repetitions": REPETITIONS} | figures)
-    missed = [name for name in ("greedy", "three_beams") if found[f"{name}_times_faster"] < ASKED]
-    print("\n".join(f"{name}: asked {ASKED:g} x" for name in missed) or "as asked")
+    missed = found["times_faster"] < ASKED
+    print(f"asked: {ASKED:g} x" if missed else "as asked")
     return 1 if missed else 0
 
 
