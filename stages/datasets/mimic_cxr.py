@@ -61,16 +61,17 @@ def read_images(settings: Dataset) -> Raw:
 
 def read_reports(settings: Dataset, images: pl.DataFrame) -> Raw:
     """The parsed report of each study of `images`; a missing file, or one that is no text, gets a reason."""
-    studies = images.select("patient_id", "study_id").unique(maintain_order=True)
-    paths = [f"{_patient_folder(patient)}/s{study}.txt" for patient, study in studies.iter_rows()]
-    places, read = _find_reports(Path(settings.reports or settings.root), paths)
-    studies = list(zip(studies["study_id"], paths, places, strict=True))
-    blocks = [studies[start : start + _BLOCK] for start in range(0, max(len(studies), 1), _BLOCK)]
-    workers = min(available_cores(), 1 + len(studies) // _STUDIES_A_WORKER)
-    parsed = share_map(workers, partial(_parse_block, read), blocks)
-    return Raw(
-        pl.concat([rows for rows, _ in parsed]), {"reports_not_utf8": sum(count for _, count in parsed)}
-    )
+    with without_collection():
+        studies = images.select("patient_id", "study_id").unique(maintain_order=True)
+        paths = [f"{_patient_folder(patient)}/s{study}.txt" for patient, study in studies.iter_rows()]
+        places, read = _find_reports(Path(settings.reports or settings.root), paths)
+        studies = list(zip(studies["study_id"], paths, places, strict=True))
+        blocks = [studies[start : start + _BLOCK] for start in range(0, max(len(studies), 1), _BLOCK)]
+        workers = min(available_cores(), 1 + len(studies) // _STUDIES_A_WORKER)
+        parsed = share_map(workers, partial(_parse_block, read), blocks)
+        return Raw(
+            pl.concat([rows for rows, _ in parsed]), {"reports_not_utf8": sum(count for _, count in parsed)}
+        )
 
 
 def _parse_block(read: Callable, studies: list[tuple]) -> tuple[pl.DataFrame, int]:
