@@ -18,7 +18,7 @@ from stages.datasets.index_files import label_columns, one_row_each, read_index
 from stages.datasets.rejects import Reason
 from stages.datasets.reports import decode_text, parse_report
 from stages.datasets.splits import read_splits
-from stages.datasets.workers import map_files, share_map, without_collection
+from stages.datasets.workers import map_files, shared_map, without_collection
 from stages.datasets.zip_archive import BrokenEntry, read_directory, read_entry
 from stages.errors import InputError
 from stages.params import Dataset
@@ -61,21 +61,26 @@ def read_images(settings: Dataset) -> Raw:
 
 def read_reports(settings: Dataset, images: pl.DataFrame) -> Raw:
     """The parsed report of each study of `images`; a missing file, or one that is no text, gets a reason."""
-    with without_collection():
-        studies = images.select("patient_id", "study_id").unique(maintain_order=True)
+    studies = images.select("patient_id", "study_id").unique(maintain_order=True)
+    workers = min(available_cores(), 1 + len(studies) // _STUDIES_A_WORKER)
+    with without_collection(), shared_map(workers, _parse_block) as mapped:
         paths = [f"{_patient_folder(patient)}/s{study}.txt" for patient, study in studies.iter_rows()]
         places, read = _find_reports(Path(settings.reports or settings.root), paths)
-        studies = list(zip(studies["study_id"], paths, places, strict=True))
-        blocks = [studies[start : start + _BLOCK] for start in range(0, max(len(studies), 1), _BLOCK)]
-        workers = min(available_cores(), 1 + len(studies) // _STUDIES_A_WORKER)
-        parsed = share_map(workers, partial(_parse_block, read), blocks)
-        return Raw(
-            pl.concat([rows for rows, _ in parsed]), {"reports_not_utf8": sum(count for _, count in parsed)}
-        )
+        found = list(zip(studies["study_id"], paths, places, strict=True))
+        blocks = [(read, found[start : start + _BLOCK]) for start in range(0, max(len(found), 1), _BLOCK)]
+        parsed = mapped(blocks)
+    return Raw(
+        pl.concat([rows for rows, _ in parsed]), {"reports_not_utf8": sum(count for _, count in parsed)}
+    )
 
 
-def _parse_block(read: Callable, studies: list[tuple]) -> tuple[pl.DataFrame, int]:
-    """RAW_REPORTS rows of some studies, and how many of their reports are not UTF-8."""
+def _parse_block(block: tuple[Callable, list[tuple]]) -> tuple[pl.DataFrame, int]:
+    """RAW_REPORTS rows of some studies, and how many of their reports are not UTF-8.
+
+    Args:
+        block: what reads a report, given its place; the studies as `_parse` takes them.
+    """
+    read, studies = block
     with without_collection():
         parsed = map_files(partial(_parse, read), studies)
         rows = pl.DataFrame([row for row, _ in parsed], schema=dict(RAW_REPORTS.columns), orient="row")

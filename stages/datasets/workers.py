@@ -31,24 +31,33 @@ def parallel_map(workers: int, chunk: int = 16) -> Iterator[Callable[[Callable, 
         yield lambda function, items: pool.map(function, items, chunksize=chunk)
 
 
-def share_map(workers: int, function: Callable, items: Sequence) -> list:
-    """`function` of each item, in order, by this process and `workers - 1` others: for work that is done in seconds,
-    where this one need not wait for the others to start. Raises InputError as `parallel_map` does."""
+@contextmanager
+def shared_map(workers: int, function: Callable) -> Iterator[Callable[[Sequence], list]]:
+    """Yield a function from items to `function` of each, in order, by this process and `workers - 1` others: for work
+    that is done in seconds. The others start at once, which takes them a second; this process need not wait for them.
+    Raises InputError as `parallel_map` does."""
     if workers == 1:
-        return list(map(function, items))
-    others, start, end = workers - 1, 0, len(items)  # the others begin at the start, this process at the end
+        yield lambda items: list(map(function, items))
+        return
+    with _processes(workers - 1) as pool:
+        for _ in range(workers - 1):
+            pool.submit(callable, function)  # has them import what it needs
+        yield lambda items: _share(pool, workers - 1, function, items)
+
+
+def _share(pool: ProcessPoolExecutor, others: int, function: Callable, items: Sequence) -> list:
+    start, end = 0, len(items)  # the others begin at the start, this process at the end
     given, own, flying = [], [], []
-    with _processes(others) as pool:
-        while start < end:
-            flying = [future for future in flying if not future.done()]
-            for item in items[start : min(start + 2 * others - len(flying), end)]:
-                flying.append(pool.submit(function, item))
-                given.append(flying[-1])
-                start += 1
-            if start < end:
-                end -= 1
-                own.append(function(items[end]))
-        return [future.result() for future in given] + own[::-1]
+    while start < end:
+        flying = [future for future in flying if not future.done()]
+        for item in items[start : min(start + 2 * others - len(flying), end)]:
+            flying.append(pool.submit(function, item))
+            given.append(flying[-1])
+            start += 1
+        if start < end:
+            end -= 1
+            own.append(function(items[end]))
+    return [future.result() for future in given] + own[::-1]
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from stages.datasets.workers import map_files, parallel_map, share_map, without_collection
+from stages.datasets.workers import map_files, parallel_map, shared_map, without_collection
 from stages.errors import InputError
 
 
@@ -29,11 +29,12 @@ def test_results_keep_their_order_whatever_the_number_of_workers(workers):
 
 @pytest.mark.parametrize("workers", [1, 3])
 def test_shared_work_keeps_its_order_and_this_process_does_its_part(workers):
-    results = share_map(workers, square_slowly, list(range(300)))
+    with shared_map(workers, square_slowly) as mapped:
+        results = mapped(list(range(300)))
+        assert mapped([]) == []
     assert [result for result, _ in results] == [number * number for number in range(300)]
     processes = {process for _, process in results}
     assert os.getpid() in processes and (len(processes) > 1) == (workers > 1)
-    assert share_map(workers, square_slowly, []) == []
 
 
 def end_the_other(parent):
@@ -43,8 +44,9 @@ def end_the_other(parent):
 
 
 def test_a_killed_process_of_shared_work_is_told():
-    with pytest.raises(InputError, match="killed, most likely for lack of memory"):
-        share_map(2, end_the_other, [os.getpid()] * 100)
+    killed = pytest.raises(InputError, match="killed, most likely for lack of memory")
+    with killed, shared_map(2, end_the_other) as mapped:
+        mapped([os.getpid()] * 100)
 
 
 def test_without_collection_leaves_it_as_it_was():
