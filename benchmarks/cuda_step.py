@@ -114,7 +114,13 @@ def main() -> int:
     parser.add_argument(
         "--tokens", nargs="+", choices=LENGTHS, default=list(LENGTHS), help="lengths of the reports"
     )
-    parser.add_argument("--modes", nargs="+", choices=("eager", "compiled"), default=["eager", "compiled"])
+    parser.add_argument(
+        "--modes",
+        nargs="+",
+        choices=("eager", "compiled"),
+        default=["eager", "compiled"],
+        help="how it is run (both)",
+    )
     parser.add_argument("--save", action="store_true", help="write benchmarks/results/cuda_step-DATE.json")
     arguments = parser.parse_args()
     cuda = torch.cuda.is_available()

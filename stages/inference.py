@@ -19,7 +19,7 @@ from stages.storage.rows import MappedRows
 if TYPE_CHECKING:
     import torch
     from torch import nn
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from stages.models.encoders import Encoder
     from stages.models.medunifier import MedUnifierModel
@@ -135,7 +135,7 @@ def load_trained(variant: str, store: Features | None = None) -> Trained:
     from stages.models.text import load_tokenizer
 
     try:
-        model = MedUnifierModel.from_pretrained(folder)
+        model = _whole(MedUnifierModel, folder)
     except (OSError, SafetensorError) as error:
         raise InputError(f"{folder}: not a whole model ({error}); run pretrain@{variant} again") from error
     if store is not None and store.width != model.config.vision_width:
@@ -153,6 +153,14 @@ def load_trained(variant: str, store: Features | None = None) -> Trained:
             )
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return Trained(model.to(device).eval(), load_tokenizer(folder), device)
+
+
+def _whole(kind: type[PreTrainedModel], folder: Path) -> PreTrainedModel:
+    """The model of a folder. OSError if the file lacks weights, where transformers would go on with random ones."""
+    model, about = kind.from_pretrained(folder, output_loading_info=True)
+    if missing := sorted(about["missing_keys"]):
+        raise OSError(f"{len(missing)} weights are missing, {missing[0]} first: other code has written it")
+    return model
 
 
 @dataclass(frozen=True)
@@ -237,7 +245,7 @@ def load_priors(variant: str, trained: Trained) -> tuple[Prior, Prior]:
         if not (folder / "config.json").is_file():
             raise InputError(f"{folder}: no trained prior; run {stage} first")
         try:
-            prior = Prior.from_pretrained(folder)
+            prior = _whole(Prior, folder)
         except (OSError, SafetensorError) as error:
             raise InputError(f"{folder}: not a whole model ({error}); run {stage} again") from error
         c, expected = prior.config, trained.model.config

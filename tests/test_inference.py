@@ -5,11 +5,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from stages.errors import InputError
-from stages.inference import load_trained
+from stages.inference import load_priors, load_trained
 from stages.storage.features import FeatureStore
-from tests.trained_project import DATASET, VARIANT, make_project, report_of
+from tests.trained_project import DATASET, VARIANT, make_priors, make_project, report_of
 
 
 @pytest.fixture
@@ -45,3 +46,21 @@ def test_features_of_a_vit_with_other_weights_are_refused(store):
     own = next(iter(store.manifests.values()))["checksum"]
     path.write_text(json.dumps(config | {"vision": vision | {"checksum": own}}))
     assert load_trained(VARIANT, store).model.config.vision["checksum"] == own
+
+
+def test_weights_that_lack_a_tensor_are_refused_and_not_made_up(store):
+    make_priors()
+    trained = load_trained(VARIANT)
+    load_priors(VARIANT, trained)
+    for folder, name in (
+        (f"models/priors/{VARIANT}-bottom", "text_reader.whole.weight"),
+        (f"models/{VARIANT}", "match_head.weight"),
+    ):
+        path = Path(folder) / "model.safetensors"
+        weights = load_file(path)
+        del weights[name]
+        save_file(weights, path, metadata={"format": "pt"})
+        with pytest.raises(
+            InputError, match=f"{folder}: not a whole model .1 weights are missing, {name} first"
+        ):
+            load_priors(VARIANT, trained) if "priors" in folder else load_trained(VARIANT)
