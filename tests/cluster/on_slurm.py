@@ -210,8 +210,11 @@ def test_a_killed_snakemake_on_the_login_node(training, slurm: Slurm) -> None:
 
 
 def test_the_warning_before_the_time_limit(toy: Toy, slurm: Slurm) -> None:
-    """One minute of run time, a warning 55 s before its end: the stage saves, ends and is submitted again."""
-    toy.write("workflow/site.yaml", TOY_SITE + "train: {runtime: 1, warning: 55, retries: 3}\n")
+    """One minute of run time, a warning before its end: the stage saves, ends and is submitted again.
+
+    Slurm looks every 30 s and then warns whatever would be due before it looks again: here 25 to 55 s after the
+    start. An earlier warning would come before a stage on a busy machine listens, and be ignored."""
+    toy.write("workflow/site.yaml", TOY_SITE + "train: {runtime: 1, warning: 5, retries: 3}\n")
     (toy.folder / "go.txt").unlink(missing_ok=True)
     toy.edit("params.yaml", "full: {weight: ", "full: {weight: 1")
     started = toy.start(SNAKEMAKE)
