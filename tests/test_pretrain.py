@@ -3,6 +3,8 @@
 import csv
 import dataclasses
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +16,10 @@ from transformers import AutoModel, AutoTokenizer
 from stages import pretrain, train_tokenizer
 from stages.errors import InputError
 from stages.models.text import DECODE_TOKEN, decode
+from stages.params import load_params
 from stages.storage.features import FeatureStore, write_feature_shard
 from stages.tracking import LocalRun
-from tests.trained_project import make_project
+from tests.trained_project import REPOSITORY, make_project
 
 
 def tiny(params, **changes):
@@ -68,6 +71,49 @@ def test_leaves_a_model_curves_and_metrics(project):
         assert curve == sorted(curve) and curve[-1] <= revived == run.final[f"revived_{level}"]
     assert run.final["train_pairs"] == 12 and run.final["validate_pairs"] == 4
     assert run.final["parameters"] == sum(p.numel() for p in model.parameters())
+
+
+ON_TWO = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from stages import pretrain
+from stages.tracking import LocalRun
+from tests.test_pretrain import without_dropout
+pretrain.pretrain(without_dropout(), LocalRun("pretrain@full", "results/metrics", "two"), "full")
+"""
+
+
+def without_dropout():
+    """`tiny` parameters of a training whose steps all come into the curves and do not draw for each picture."""
+    params = tiny(load_params(REPOSITORY / "params.yaml"), checkpoint_every=1, validate_every=6)
+    return dataclasses.replace(params, model=dataclasses.replace(params.model, dropout=0.0))
+
+
+def test_two_processes_train_as_one_does(project, monkeypatch):
+    """The whole stage, from the order of the pairs to the validation: the same curves, step by step."""
+
+    def curves():
+        with open("results/curves/pretrain@full.csv", newline="") as file:
+            return list(csv.DictReader(file))
+
+    pretrain.pretrain(without_dropout(), LocalRun("pretrain@full", "results/metrics", "one"), "full")
+    one = curves()
+    Path("program.py").write_text(ON_TWO)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    subprocess.run(
+        [*launcher, "program.py", REPOSITORY], check=True, timeout=300, capture_output=True, text=True
+    )
+    two = curves()
+    assert [(row["step"], row["split"]) for row in two] == [(row["step"], row["split"]) for row in one]
+    assert [row["step"] for row in one if row["split"] == "train"] == list("123456")
+    for row, other in zip(one, two, strict=True):
+        assert row.keys() == other.keys()
+        for name in set(row) - {"split"}:
+            if row[name]:
+                # rounding differs; the optimiser, which divides by small gradients, makes more of it step by step
+                close = {"rel": 1e-5, "abs": 1e-5} if row["step"] in ("0", "1") else {"rel": 1e-3, "abs": 1e-3}
+                assert float(other[name]) == pytest.approx(float(row[name]), **close), (row["step"], name)
 
 
 def test_same_seed_same_weights_other_seed_others(project):
