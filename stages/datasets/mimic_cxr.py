@@ -83,7 +83,8 @@ def _parse_block(block: tuple[Callable, list[tuple]]) -> tuple[pl.DataFrame, int
     read, studies = block
     with without_collection():
         parsed = map_files(partial(_parse, read), studies)
-        rows = pl.DataFrame([row for row, _ in parsed], schema=dict(RAW_REPORTS.columns), orient="row")
+        columns = zip(*(row for row, _ in parsed), strict=True)
+        rows = pl.DataFrame(list(columns), schema=dict(RAW_REPORTS.columns), orient="col")
         return rows, sum(not is_utf8 for _, is_utf8 in parsed)
 
 
@@ -137,7 +138,7 @@ def _checksums(path: Path) -> pl.DataFrame:
 def _find_reports(root: Path, paths: list[str]) -> tuple[list[Any], Callable]:
     """Where each report of `paths` lies, and the function from such a place to its bytes (None: not there)."""
     if root.suffix == ".zip" and root.is_file():
-        inside = {name[name.find("files/") :]: entry for name, entry in read_directory(root).items()}
+        inside = {name[name.find("files/") :]: place for name, place in read_directory(root).items()}
         return [inside.get(path) for path in paths], partial(read_entry, str(root))
     if not root.is_dir():
         raise InputError(f"{root}: no folder and no zip file of reports; check `reports` in params.yaml")

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 # A header and the rest of the line that its text begins on: what follows there is text, even where it looks
 # like a header again. So one pass over the report finds every section.
-_HEADER = re.compile(r"\n ([A-Z ()/,-]+):\s[^\n]*")
+_HEADER = re.compile(r"\n ([A-Z ()/,-]++):\s([^\n]*+)")
 _BLANK_LINE = "\n \n"
 
 _SPELLINGS = {
@@ -115,21 +115,21 @@ def decode_text(raw: bytes) -> tuple[str, bool]:
         text, is_utf8 = raw.decode("utf-8"), True
     except UnicodeDecodeError:
         text, is_utf8 = raw.decode("cp1252"), False
-    return text.replace("\r\n", "\n").replace("\r", "\n"), is_utf8
+    if "\r" in text:
+        text = text.replace("\r\n", "\n").replace("\r", "\n")
+    return text, is_utf8
 
 
 def _split(text: str) -> dict[str, str]:
     """Section name -> its text: the last of several with one name, without empty findings or impressions."""
-    sections = []
-    name, start = "preamble", 0
-    for header in _HEADER.finditer(text):
-        sections.append((name, text[start : header.start()]))
-        name, start = _section_name(header[1]), header.end(1) + 2  # behind the colon and one white space
-    sections.append((name, text[start:]))
-    named = {name: text for name, text in sections if name not in _MAIN or text.strip()}
+    preamble, *parts = _HEADER.split(text)  # then header, first line, other lines of each section
+    named, last = {"preamble": preamble}, "preamble"
+    for header, line, lines in zip(parts[::3], parts[1::3], parts[2::3], strict=True):
+        name, text = _section_name(header), line + lines
+        if name not in _MAIN or (text and not text.isspace()):
+            named[name], last = text, name
     if "findings" not in named and "impression" not in named:
-        name = next(name for name, _ in reversed(sections) if name in named)
-        named[name], blank_line, rest = named[name].partition(_BLANK_LINE)
+        named[last], blank_line, rest = named[last].partition(_BLANK_LINE)
         if blank_line:
             named["last_paragraph"] = rest
     return named

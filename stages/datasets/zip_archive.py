@@ -1,8 +1,8 @@
 """Hundreds of thousands of small files in one zip file, read by several processes.
 
 The standard library's zipfile spends more time on each entry than its few hundred bytes are worth. Here the
-directory is read once, and whoever holds an entry finds its bytes with no search. Layout: PKWARE's APPNOTE.TXT,
-4.3.7 (local header), 4.3.12 (central directory), 4.3.14-16 (its end).
+directory is walked through once for the names, and whoever knows a file's place in it finds the bytes with no search.
+Layout: PKWARE's APPNOTE.TXT, 4.3.7 (local header), 4.3.12 (central directory), 4.3.14-16 (its end).
 """
 
 import mmap
@@ -10,7 +10,6 @@ import struct
 import zlib
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
 
 from stages.errors import InputError
 
@@ -18,54 +17,52 @@ _END = struct.Struct("<4s4H2LH")
 _LOCATOR_64 = struct.Struct("<4sLQL")
 _END_64 = struct.Struct("<4sQ2H2L4Q")
 _DIRECTORY_ENTRY = struct.Struct("<4s6H3L5H2L")
+_LENGTHS = struct.Struct("<3H")  # of name, extra field and comment, inside a directory entry ...
+_LENGTHS_AT = 28  # ... so many bytes behind its start
 _LOCAL_HEADER = struct.Struct("<4s5H3L2H")
 _STORED, _DEFLATED, _ENCRYPTED = 0, 8, 1
 _LONGEST_COMMENT = 0xFFFF
-
-
-class Entry(NamedTuple):
-    """Where a file lies inside the archive and how it is packed."""
-
-    start: int  # of its local header, bytes from the beginning of the archive
-    packed: int  # bytes
-    method: int  # 0 stored, 8 deflated
-    crc: int
-    flags: int
 
 
 class BrokenEntry(Exception):
     """The archive lists the file but does not hold it whole, or packs it in a way not known here."""
 
 
-def read_directory(path: str | Path) -> dict[str, Entry]:
-    """Name -> entry of every file in the archive. Raises InputError for what is no whole zip file."""
+def read_directory(path: str | Path) -> dict[str, int]:
+    """Name -> where its directory entry starts, for every file in the archive; what `read_entry` takes.
+
+    Raises InputError for what is no whole zip file.
+    """
     with open(path, "rb") as file, _mapped(file, path) as archive:
         try:
             start, size, count = _directory_place(archive)
-            return _entries(archive[start : start + size], count)
+            return _entries(archive[start : start + size], count, start)
         except (struct.error, ValueError) as error:
             raise InputError(
                 f"{path}: not a whole zip file ({error}); download it again, or unpack it and give the folder"
             ) from error
 
 
-def read_entry(path: str, entry: Entry) -> bytes:
+def read_entry(path: str, place: int) -> bytes:
     """The bytes of one file of the archive at `path`. Raises BrokenEntry."""
     archive = _open(path)
+    _, _, _, flags, method, _, _, crc, packed, unpacked, *_, entry = _DIRECTORY_ENTRY.unpack_from(archive, place)
+    if 0xFFFFFFFF in (packed, unpacked, entry):
+        raise BrokenEntry("it has 4 GiB or more, which no report has")
     try:
-        signature, *_, name_length, extra_length = _LOCAL_HEADER.unpack_from(archive, entry.start)
+        signature, *_, name_length, extra_length = _LOCAL_HEADER.unpack_from(archive, entry)
     except struct.error:
         raise BrokenEntry("it lies behind the end of the zip file") from None
-    if signature != b"PK\3\4" or entry.flags & _ENCRYPTED or entry.method not in (_STORED, _DEFLATED):
+    if signature != b"PK\3\4" or flags & _ENCRYPTED or method not in (_STORED, _DEFLATED):
         raise BrokenEntry("the zip file is damaged there, or packed by a method other than deflate")
-    start = entry.start + _LOCAL_HEADER.size + name_length + extra_length
-    content = archive[start : start + entry.packed]
+    start = entry + _LOCAL_HEADER.size + name_length + extra_length
+    content = archive[start : start + packed]
     try:
-        if entry.method == _DEFLATED:
+        if method == _DEFLATED:
             content = zlib.decompress(content, -zlib.MAX_WBITS)
     except zlib.error as error:
         raise BrokenEntry(f"it cannot be unpacked ({error})") from None
-    if zlib.crc32(content) != entry.crc:
+    if zlib.crc32(content) != crc:
         raise BrokenEntry("its checksum is wrong")
     return content
 
@@ -99,18 +96,13 @@ def _directory_place(archive: mmap.mmap) -> tuple[int, int, int]:
     return start, size, count
 
 
-def _entries(directory: bytes, count: int) -> dict[str, Entry]:
+def _entries(directory: bytes, count: int, start: int) -> dict[str, int]:
     found, place = {}, 0
     for _ in range(count):
-        (signature, _, _, flags, method, _, _, crc, packed, unpacked, name_length, extra, comment, _, _, _, start) = (
-            _DIRECTORY_ENTRY.unpack_from(directory, place)
-        )  # fmt: skip
-        if signature != b"PK\1\2":
+        name_length, extra, comment = _LENGTHS.unpack_from(directory, place + _LENGTHS_AT)
+        if not directory.startswith(b"PK\1\2", place):
             raise ValueError("its directory is damaged")
-        if 0xFFFFFFFF in (packed, unpacked, start):
-            raise ValueError("an entry of 4 GiB or more, which no report is")
-        place += _DIRECTORY_ENTRY.size
-        name = directory[place : place + name_length].decode("utf-8", errors="replace")
-        found[name] = Entry(start, packed, method, crc, flags)
-        place += name_length + extra + comment
+        name_at = place + _DIRECTORY_ENTRY.size
+        found[directory[name_at : name_at + name_length].decode("utf-8", errors="replace")] = start + place
+        place = name_at + name_length + extra + comment
     return found
