@@ -25,7 +25,7 @@ test: setup
 	pytest -n 2
 
 cluster-test: setup
-	pytest -x -n 0 tests/cluster/on_slurm.py
+	pytest -x -n 0 --durations=0 tests/cluster/on_slurm.py
 
 lint: setup
 	ruff check .
