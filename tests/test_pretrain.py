@@ -111,8 +111,9 @@ def test_two_processes_train_as_one_does(project, monkeypatch):
         assert row.keys() == other.keys()
         for name in set(row) - {"split"}:
             if row[name]:
-                # rounding differs; the optimiser, which divides by small gradients, makes more of it step by step
-                close = {"rel": 1e-5, "abs": 1e-5} if row["step"] in ("0", "1") else {"rel": 1e-3, "abs": 1e-3}
+                # rounding sends a latent that is as near to one code as to another to the one or the other
+                counted = name.startswith("perplexity") and row["step"] != "0"
+                close = {"rel": 0.05} if counted else {"rel": 1e-5, "abs": 1e-5}
                 assert float(other[name]) == pytest.approx(float(row[name]), **close), (row["step"], name)
 
 

@@ -46,7 +46,9 @@ def read_directory(path: str | Path) -> dict[str, int]:
 def read_entry(path: str, place: int) -> bytes:
     """The bytes of one file of the archive at `path`. Raises BrokenEntry."""
     archive = _open(path)
-    _, _, _, flags, method, _, _, crc, packed, unpacked, *_, entry = _DIRECTORY_ENTRY.unpack_from(archive, place)
+    _, _, _, flags, method, _, _, crc, packed, unpacked, *_, entry = _DIRECTORY_ENTRY.unpack_from(
+        archive, place
+    )
     if 0xFFFFFFFF in (packed, unpacked, entry):
         raise BrokenEntry("it has 4 GiB or more, which no report has")
     try:
