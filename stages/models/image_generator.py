@@ -124,10 +124,7 @@ class ImageDecoder(nn.Module):
 
     def forward(self, top: torch.Tensor, bottom: torch.Tensor) -> torch.Tensor:
         """top (B, C, 16, 16), already doubled, and bottom (B, C', 16, 16) -> (B, image channels, 224, 224)."""
-        latents = torch.cat([top, bottom], 1)
-        # a place's channels side by side in memory: a third of the decoder's time is saved where channels are few
-        latents = latents.contiguous(memory_format=torch.channels_last)
-        return self.leave(self.up(self.residual(self.enter(latents))))
+        return self.leave(self.up(self.residual(self.enter(torch.cat([top, bottom], 1)))))
 
 
 class ImageGenerator(nn.Module):
