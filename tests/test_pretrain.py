@@ -77,9 +77,11 @@ ON_TWO = """
 import sys
 sys.path.insert(0, sys.argv[1])
 from stages import pretrain
+from stages.models.distributed import world_size
 from stages.tracking import LocalRun
 from tests.test_pretrain import without_dropout
 pretrain.pretrain(without_dropout(), LocalRun("pretrain@full", "results/metrics", "two"), "full")
+assert world_size() == 2, world_size()
 """
 
 
@@ -98,6 +100,7 @@ def test_two_processes_train_as_one_does(project, monkeypatch):
 
     pretrain.pretrain(without_dropout(), LocalRun("pretrain@full", "results/metrics", "one"), "full")
     one = curves()
+    Path("results/curves/pretrain@full.csv").unlink()
     Path("program.py").write_text(ON_TWO)
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
