@@ -64,7 +64,7 @@ def read_reports(settings: Dataset, images: pl.DataFrame) -> Raw:
     studies = images.select("patient_id", "study_id").unique(maintain_order=True)
     workers = min(available_cores(), 1 + len(studies) // _STUDIES_A_WORKER)
     with without_collection(), shared_map(workers, _parse_block) as mapped:
-        paths = [f"{_patient_folder(patient)}/s{study}.txt" for patient, study in studies.iter_rows()]
+        paths = studies.select(pl.format("{}/s{}.txt", _patient_folder(), "study_id")).to_series().to_list()
         places, read = _find_reports(Path(settings.reports or settings.root), paths)
         found = list(zip(studies["study_id"], paths, places, strict=True))
         blocks = [(read, found[start : start + _BLOCK]) for start in range(0, max(len(found), 1), _BLOCK)]
@@ -101,8 +101,9 @@ def _parse(read: Callable, study: tuple[str, str, Any]) -> tuple[tuple[str | Non
     return (study_id, *parse_report(text, study_id), None, None), is_utf8
 
 
-def _patient_folder(patient_id: str) -> str:
-    return f"files/p{patient_id[:2]}/p{patient_id}"
+def _patient_folder() -> pl.Expr:
+    patient = pl.col("patient_id")
+    return pl.format("files/p{}/p{}", patient.str.slice(0, 2), patient)
 
 
 def _metadata(path: Path) -> pl.DataFrame:
@@ -113,10 +114,7 @@ def _metadata(path: Path) -> pl.DataFrame:
         "ViewPosition": "view",
     }
     frame = read_index(path, list(names), filled=["dicom_id", "subject_id", "study_id"]).rename(names)
-    patient = pl.col("patient_id")
-    image_path = pl.format(
-        "files/p{}/p{}/s{}/{}.jpg", patient.str.slice(0, 2), patient, "study_id", "image_id"
-    )
+    image_path = pl.format("{}/s{}/{}.jpg", _patient_folder(), "study_id", "image_id")
     return frame.with_columns(image_path.alias("image_path"))
 
 
