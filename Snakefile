@@ -11,7 +11,7 @@ from stages.errors import InputError
 from stages.pipeline import read_yaml
 from workflow import changes, hooks, resources
 
-min_version("9.5")
+min_version("9.17")  # of which on a priority may be a function
 
 try:
     STAGES = changes.make_plan() if workflow.is_main_process else changes.read_plan()
@@ -52,7 +52,8 @@ for family, has_items in changes.families(STAGES).items():
         benchmark:
             f".state/benchmarks/{stage}.tsv"
         # what much else waits for goes first, so that the end is not one long chain on one core
-        priority: CHAINS[family]
+        priority:
+            lambda wildcards, stage=stage: CHAINS[stage.format(**wildcards)]
         retries: NEEDS[family]["retries"] if config.get("cluster") else 0
         group:
             NEEDS[family]["group"] or None

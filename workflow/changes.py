@@ -66,11 +66,11 @@ def families(stages: dict[str, Stage]) -> dict[str, bool]:
 
 
 def chains(stages: dict[str, Stage]) -> dict[str, int]:
-    """For each family the length of the longest chain of stages behind it, in families."""
-    behind = {stage.family: 0 for stage in stages.values()}
-    edges = {(stages[up].family, stage.family) for stage in stages.values() for up in stage.upstream}
-    for family in reversed(behind):  # dvc.yaml lists a stage behind those that it reads from
-        behind[family] = max((1 + behind[after] for before, after in edges if before == family), default=0)
+    """For each stage the length of the longest chain of stages behind it."""
+    behind = dict.fromkeys(stages, 0)
+    for name in reversed(stages):  # dvc.yaml lists a stage behind those that it reads from
+        for before in stages[name].upstream:
+            behind[before] = max(behind[before], 1 + behind[name])
     return behind
 
 

@@ -7,7 +7,7 @@ def stage(name, *upstream):
     return Stage(name, name.partition("@")[0], "", upstream, "has not run yet")
 
 
-def test_a_familys_priority_is_the_longest_chain_behind_it():
+def test_a_stages_priority_is_the_longest_chain_behind_it():
     stages = [
         stage("prepare@a"),
         stage("prepare@b"),
@@ -18,11 +18,12 @@ def test_a_familys_priority_is_the_longest_chain_behind_it():
         stage("report", "judge@x", "score@x"),
     ]
     assert chains({s.name: s for s in stages}) == {
-        "prepare": 4,
-        "train": 3,
-        "judge": 1,
-        "draw": 2,
-        "score": 1,
+        "prepare@a": 4,
+        "prepare@b": 2,
+        "train@x": 3,
+        "judge@x": 1,
+        "draw@x": 2,
+        "score@x": 1,
         "report": 0,
     }
     assert chains({"alone": stage("alone")}) == {"alone": 0}
