@@ -1,7 +1,7 @@
 # Each target sets up what it needs (once; again when requirements.txt changes), then runs one command.
 #   make demo   the whole pipeline as params.yaml has it; as shipped: phantom data, on the CPU
 #   make test   the tests
-#   make cluster-test   the pipeline on a real Slurm of two nodes on this machine (root, Debian)
+#   make cluster-test   the pipeline on a real Slurm of four nodes on this machine (root, Debian)
 #   make lint   ruff, snakemake --lint, snakefmt
 #   make ui     MLflow's pages on http://127.0.0.1:5000 (another port: make ui PORT=5001)
 #   make setup  only the set-up

@@ -29,7 +29,7 @@ TINY = {
     "score_images": {"max_images": 8},
 }
 SITE = """\
-default: {cpus: 1, mem_mb: 2000, partition: all}
+default: {cpus: 1, mem_mb: 2000, partition: gpu}
 decode_images: {nodes: 2}
 pretrain: {nodes: 2}
 train_prior: {nodes: 2}

@@ -1,4 +1,5 @@
-"""A real Slurm on this machine: munged, slurmctld and two slurmd, each a node with one fake GPU.
+"""A real Slurm on this machine: munged, slurmctld and four slurmd, each a node with one fake GPU: two for the pipeline,
+two that tests may drain and kill meanwhile.
 
 Everything listens on 127.0.0.1 on ports of its own and keeps its files in one folder, except the configuration:
 jobs find that in /etc/slurm alone. It is written there for the time of the tests, never over somebody else's.
@@ -18,14 +19,16 @@ ETC = Path("/etc/slurm")
 MARK = "# written by tests/cluster, removed afterwards\n"
 PACKAGES = ("slurm-wlm", "munge")
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun")
-NODES = ("gpu1", "gpu2")
-DEVICES = {"gpu1": "/dev/null", "gpu2": "/dev/zero"}  # stand for graphics cards; no job opens them
+NODES, SPARE_NODES = ("gpu1", "gpu2"), ("spare1", "spare2")  # of the partitions `gpu` and `spare`
+DEVICES = dict(  # stand for graphics cards; no job opens them
+    zip(NODES + SPARE_NODES, ("/dev/null", "/dev/zero", "/dev/full", "/dev/random"), strict=True)
+)
 
 # cred_expire: for so long (120 s by default) Slurm keeps a job that it requeues from starting again.
 SLURM_CONF = """\
 ClusterName=test
 SlurmctldHost={host}(127.0.0.1)
-SlurmctldPort={ports[0]}
+SlurmctldPort={port}
 SlurmUser=root
 AuthType=auth/munge
 AuthInfo=socket={folder}/munge/socket,cred_expire=30
@@ -47,10 +50,11 @@ SlurmdTimeout=10
 KillWait=30
 MinJobAge=900
 GresTypes=gpu
-NodeName=gpu1 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[1]} CPUs=2 RealMemory=12000 Gres=gpu:fake:1
-NodeName=gpu2 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[2]} CPUs=2 RealMemory=12000 Gres=gpu:fake:1
-PartitionName=all Nodes=gpu1,gpu2 Default=YES MaxTime=INFINITE State=UP
+{nodes}
+PartitionName=gpu Nodes=gpu1,gpu2 Default=YES MaxTime=INFINITE State=UP
+PartitionName=spare Nodes=spare1,spare2 MaxTime=INFINITE State=UP
 """
+NODE = "NodeName={name} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs=2 RealMemory=12000 Gres=gpu:fake:1"
 GRES_CONF = "".join(f"NodeName={node} Name=gpu Type=fake File={file}\n" for node, file in DEVICES.items())
 CGROUP_CONF = "CgroupPlugin=cgroup/v1\n"
 
@@ -85,7 +89,7 @@ class Slurm:
 
     def start(self) -> None:
         """Write the configuration, start all daemons, wait until both nodes are idle."""
-        for name in ("state", "munge", *(f"spool-{node}" for node in NODES)):
+        for name in ("state", "munge", *(f"spool-{node}" for node in DEVICES)):
             (self.folder / name).mkdir(parents=True)
         self.folder.chmod(0o755)
         munge = self.folder / "munge"
@@ -94,14 +98,19 @@ class Slurm:
         files = [f"--{name}-file={munge}/{name}" for name in ("key", "log", "pid", "seed")]
         self.run("munged", "--foreground", "--force", f"--socket={munge}/socket", *files)
         ETC.mkdir(exist_ok=True)
-        configuration = SLURM_CONF.format(host=self.host, folder=self.folder, ports=free_ports(3))
+        port, *ports = free_ports(1 + len(DEVICES))
+        nodes = "\n".join(
+            NODE.format(name=name, host=self.host, port=port)
+            for name, port in zip(DEVICES, ports, strict=True)
+        )
+        configuration = SLURM_CONF.format(host=self.host, folder=self.folder, port=port, nodes=nodes)
         for name, text in (("slurm", configuration), ("gres", GRES_CONF), ("cgroup", CGROUP_CONF)):
             (ETC / f"{name}.conf").write_text(MARK + text)
         wait_for(lambda: (munge / "socket").exists(), 20, "munged does not open its socket")
         self.run("slurmctld", "-D", "-c")
-        for node in NODES:
+        for node in DEVICES:
             self.start_node(node)
-        wait_for(lambda: self.states() == dict.fromkeys(NODES, "idle"), 60, "the nodes do not come up")
+        wait_for(lambda: self.states() == dict.fromkeys(DEVICES, "idle"), 60, "the nodes do not come up")
 
     def stop(self) -> None:
         """End all daemons and jobs, remove the configuration."""
@@ -143,19 +152,20 @@ class Slurm:
         """Drain or resume a node."""
         ask("scontrol", "update", f"NodeName={node}", f"State={state}", "Reason=test")
 
-    def jobs(self) -> list[dict[str, str]]:
-        """Every job so far, oldest first: id, state, nodes, gres (per node), start, end, count of restarts, and
-        what it is for (Snakemake's comment)."""
-        keys = ("id", "state", "nodes", "gres", "start", "end", "what")
-        lines = ask("squeue", "-h", "-t", "all", "-S", "i", "-o", "%i|%T|%N|%b|%S|%e|%k").splitlines()
-        return [dict(zip(keys, line.split("|"), strict=True)) for line in lines]
+    def jobs(self, partition: str = "") -> list[dict[str, str]]:
+        """Every job so far, oldest first: id, state, nodes, gres (per node), start, end, and what it is for
+        (Snakemake's comment); with `partition`, those sent there."""
+        keys = ("id", "state", "nodes", "gres", "start", "end", "partition", "what")
+        lines = ask("squeue", "-h", "-t", "all", "-S", "i", "-o", "%i|%T|%N|%b|%S|%e|%P|%k").splitlines()
+        found = [dict(zip(keys, line.split("|"), strict=True)) for line in lines]
+        return [job for job in found if partition in ("", job["partition"])]
 
-    def alive(self, what: str = "", state: str = "") -> list[dict[str, str]]:
+    def alive(self, what: str = "", state: str = "", partition: str = "") -> list[dict[str, str]]:
         """The jobs that wait or run and whose comment contains `what`; with `state`, those in that state."""
         living = ("PENDING", "RUNNING", "COMPLETING", "CONFIGURING")
         return [
             job
-            for job in self.jobs()
+            for job in self.jobs(partition)
             if what in job["what"] and job["state"] in ((state,) if state else living)
         ]
 
