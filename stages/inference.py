@@ -19,10 +19,10 @@ from stages.storage.rows import MappedRows
 if TYPE_CHECKING:
     import torch
     from torch import nn
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedTokenizerBase
 
     from stages.models.encoders import Encoder
-    from stages.models.medunifier import MedUnifierModel
+    from stages.models.network import MedUnifierNetwork
     from stages.models.pixelsnail import Prior, Text
 
 BATCH = 64  # items; results do not depend on it
@@ -32,7 +32,7 @@ BATCH = 64  # items; results do not depend on it
 class Trained:
     """A trained model in evaluation mode, its tokenizer, and the device it is on."""
 
-    model: MedUnifierModel
+    model: MedUnifierNetwork
     tokenizer: PreTrainedTokenizerBase
     device: torch.device
     can_match: bool = True  # whether its matching head was trained
@@ -131,11 +131,11 @@ def load_trained(variant: str, store: Features | None = None) -> Trained:
     import torch
     from safetensors import SafetensorError
 
-    from stages.models.medunifier import MedUnifierModel
+    from stages.models.network import MedUnifierNetwork
     from stages.models.text import load_tokenizer
 
     try:
-        model = _whole(MedUnifierModel, folder)
+        model = MedUnifierNetwork.load(folder)
     except (OSError, SafetensorError) as error:
         raise InputError(f"{folder}: not a whole model ({error}); run pretrain@{variant} again") from error
     if store is not None and store.width != model.config.vision_width:
@@ -152,15 +152,7 @@ def load_trained(variant: str, store: Features | None = None) -> Trained:
                 f"run extract_features and pretrain@{variant} with the same `vision`"
             )
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return Trained(model.to(device).eval(), load_tokenizer(folder), device)
-
-
-def _whole(kind: type[PreTrainedModel], folder: Path) -> PreTrainedModel:
-    """The model of a folder. OSError if the file lacks weights, where transformers would go on with random ones."""
-    model, about = kind.from_pretrained(folder, output_loading_info=True)
-    if missing := sorted(about["missing_keys"]):
-        raise OSError(f"{len(missing)} weights are missing, {missing[0]} first: other code has written it")
-    return model
+    return Trained(model.to(device), load_tokenizer(folder), device)
 
 
 @dataclass(frozen=True)
@@ -237,15 +229,13 @@ def load_priors(variant: str, trained: Trained) -> tuple[Prior, Prior]:
     """
     from safetensors import SafetensorError
 
-    from stages.models.pixelsnail import Prior
-
     priors = []
     for level in ("top", "bottom"):
         folder, stage = Path("models/priors") / f"{variant}-{level}", f"train_prior@{variant}-{level}"
         if not (folder / "config.json").is_file():
             raise InputError(f"{folder}: no trained prior; run {stage} first")
         try:
-            prior = _whole(Prior, folder)
+            prior = _whole_prior(folder)
         except (OSError, SafetensorError) as error:
             raise InputError(f"{folder}: not a whole model ({error}); run {stage} again") from error
         c, expected = prior.config, trained.model.config
@@ -253,6 +243,16 @@ def load_priors(variant: str, trained: Trained) -> tuple[Prior, Prior]:
             raise InputError(f"{folder}: learnt for another model than models/{variant}; run {stage} again")
         priors.append(prior.to(trained.device).eval())
     return priors[0], priors[1]
+
+
+def _whole_prior(folder: Path) -> Prior:
+    """The prior of a folder. OSError if the file lacks weights, where transformers would go on with random ones."""
+    from stages.models.pixelsnail import Prior
+
+    prior, about = Prior.from_pretrained(folder, output_loading_info=True)
+    if missing := sorted(about["missing_keys"]):
+        raise OSError(f"{len(missing)} weights are missing, {missing[0]} first: other code has written it")
+    return prior
 
 
 def usable_items(

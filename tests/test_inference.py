@@ -1,6 +1,8 @@
 """Trained models as every evaluation loads them."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,8 +11,11 @@ from safetensors.torch import load_file, save_file
 
 from stages.errors import InputError
 from stages.inference import load_priors, load_trained
+from stages.models.medunifier import MedUnifierModel
 from stages.storage.features import FeatureStore
 from tests.trained_project import DATASET, VARIANT, make_priors, make_project, report_of
+
+REPO = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture
@@ -64,3 +69,40 @@ def test_weights_that_lack_a_tensor_are_refused_and_not_made_up(store):
             InputError, match=f"{folder}: not a whole model .1 weights are missing, {name} first"
         ):
             load_priors(VARIANT, trained) if "priors" in folder else load_trained(VARIANT)
+
+
+def test_the_network_of_a_folder_is_that_of_the_transformers_model(store):
+    trained, model = load_trained(VARIANT, store), MedUnifierModel.from_pretrained(f"models/{VARIANT}")
+    weights, expected = trained.model.state_dict(), model.state_dict()
+    assert list(weights) == list(expected)
+    assert all(torch.equal(weights[name], expected[name]) for name in weights)
+    assert all(p.requires_grad for p in trained.model.parameters()) and not trained.model.training
+    inputs = trained.features(store, store.image_ids[:2]), *trained.tokens([report_of(0), report_of(1)])
+    with torch.no_grad():
+        assert torch.equal(trained.model.match(*inputs), model.match(*inputs))
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        (
+            lambda weights: weights | {"head.weight": torch.zeros(1)},
+            "1 weights are not known, head.weight first",
+        ),
+        (lambda weights: weights | {"match_head.bias": torch.zeros(3)}, "size mismatch for match_head.bias"),
+    ],
+)
+def test_weights_of_other_code_are_refused(store, change, complaint):
+    path = Path("models") / VARIANT / "model.safetensors"
+    save_file(change(load_file(path)), path, metadata={"format": "pt"})
+    with pytest.raises(InputError, match=f"models/{VARIANT}: not a whole model(.|\n)*{complaint}"):
+        load_trained(VARIANT)
+
+
+def test_an_evaluation_does_not_wait_for_transformers_training_code(store):
+    """Its import takes longer than many an evaluation."""
+    code = (
+        f"import sys; sys.path.insert(0, {str(REPO)!r}); from stages.inference import load_trained; "
+        f"load_trained({VARIANT!r}); sys.exit('transformers.modeling_utils' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from stages.models.medunifier import MedUnifierModel
+from stages.models.network import MedUnifierNetwork
 
 PENALTIES = (0.01, 0.1, 1.0, 10.0, 100.0)  # inverse L2 penalties among which the probe chooses
 
@@ -18,7 +18,7 @@ class QueryEncoder(nn.Module):
     The queries attend to themselves and to the picture, never to text (uni-modal mask of Fig. 2).
     """
 
-    def __init__(self, model: MedUnifierModel):
+    def __init__(self, model: MedUnifierNetwork):
         super().__init__()
         self.vision_norm, self.qformer = model.vision_norm, model.qformer
         self.width = model.config.width

@@ -1,7 +1,7 @@
 """MedUnifier's configuration in transformers' form."""
 
 from huggingface_hub.dataclasses import strict
-from transformers import PreTrainedConfig
+from transformers import AutoConfig, PreTrainedConfig
 
 
 @strict
@@ -56,3 +56,6 @@ class MedUnifierConfig(PreTrainedConfig):
     decode_token_id: int = 30522
     initializer_range: float = 0.02
     vision: dict | None = None
+
+
+AutoConfig.register("medunifier", MedUnifierConfig)

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 
 if TYPE_CHECKING:
-    from stages.models.medunifier import MedUnifierModel
+    from stages.models.network import MedUnifierNetwork
     from stages.models.qformer import KeysValues
 
 
@@ -24,14 +24,14 @@ class Decoder(Protocol):
 
 
 class NextWord:
-    """The decoder that a `MedUnifierModel` is.
+    """The decoder that a `MedUnifierNetwork` is.
 
     Args:
         queries: what `QFormer.encode_queries` left behind, one row for each text.
         use_cache: keep keys and values of earlier words; otherwise all words are computed at every call.
     """
 
-    def __init__(self, model: "MedUnifierModel", queries: "list[KeysValues]", use_cache: bool):
+    def __init__(self, model: "MedUnifierNetwork", queries: "list[KeysValues]", use_cache: bool):
         self.model, self.queries, self.use_cache = model, queries, use_cache
         self.words: torch.Tensor | None = None  # (R, L) so far
         self.past: list[KeysValues] | None = None  # of these words

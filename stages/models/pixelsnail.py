@@ -32,7 +32,7 @@ COORDINATES = 2  # channels of `background`
 
 
 class Text(NamedTuple):
-    """A batch of reports as a trained model reads them (see `MedUnifierModel.read_text`)."""
+    """A batch of reports as a trained model reads them (see `MedUnifierNetwork.read_text`)."""
 
     states: torch.Tensor  # (B, L, text width)
     mask: torch.Tensor  # (B, L), true where there is a token

@@ -11,7 +11,7 @@ from transformers import AutoModel
 
 from stages.errors import InputError
 from stages.models.bert import load_bert
-from stages.models.medunifier import TextHead
+from stages.models.network import TextHead
 from stages.models.qformer import QFormer
 from stages.models.text import (
     DECODE_TOKEN,
