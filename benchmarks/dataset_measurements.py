@@ -1,4 +1,7 @@
-"""Single measurements for benchmarks/datasets.py, each started in a process of its own; prints JSON."""
+"""Single measurements for benchmarks/datasets.py, each started in a process of its own; prints JSON.
+
+Helper processes import this module, too, before they begin: what only some measurements need is imported by them.
+"""
 
 import contextlib
 import dataclasses
@@ -11,18 +14,10 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-import numpy as np
 import polars as pl
-import psutil
-from PIL import Image
 
-import stages.decode_images
-import stages.prepare
 from stages.datasets import mimic_cxr
 from stages.params import Dataset, Params, load_params
-from stages.storage.tables import MANIFEST, write_table
-from stages.tracking import LocalRun
-from tests.datasets.slow_sections import slow_report
 
 PRESET = Path(__file__).resolve().parents[1] / "workflow" / "presets" / "paper.yaml"
 NAME = "mimic-cxr"
@@ -39,6 +34,9 @@ def settings(root: str, reports: str | None = None) -> tuple[Params, Dataset]:
 
 def prepare(root: str) -> dict:
     """The stage as it is. `sections`: the seconds of it that went into reading and parsing reports."""
+    import stages.prepare
+    from stages.tracking import LocalRun
+
     params, _ = settings(root)
     read_reports, sections = mimic_cxr.read_reports, []
 
@@ -59,6 +57,8 @@ def prepare(root: str) -> dict:
 
 def watch_memory(used: list[int]) -> None:
     """Add to `used`, ten times a second, the resident bytes of this process and its helpers together."""
+    import psutil
+
     this = psutil.Process()
     while True:
         total = this.memory_info().rss
@@ -92,6 +92,8 @@ def sections(reports: str) -> dict:
 
 def plain_sections(root: str) -> dict:
     """One process, file by file, line by line."""
+    from tests.datasets.slow_sections import slow_report
+
     listed = studies(root)
     started = time.perf_counter()
     found = []
@@ -115,6 +117,10 @@ def digest(rows: Iterable[tuple]) -> str:
 
 def decode_images(folder: str, count: str) -> dict:
     """The stage, from its table of files to the parts in place."""
+    import stages.decode_images
+    from stages.storage.tables import MANIFEST, write_table
+    from stages.tracking import LocalRun
+
     names = sorted(path.name for path in Path(folder).iterdir())[: int(count)]
     sizes = [(Path(folder) / name).stat().st_size for name in names]
     columns = {"image_id": names, "study_id": names, "image_path": names, "bytes": sizes}
@@ -146,6 +152,9 @@ def bare_decoding(folder: str, count: str, cores: str, margin: str) -> dict:
 
 def decode_barely(paths: list[str], margin: int, ready) -> None:
     """Each file at the smallest scale of libjpeg that leaves `margin` times the size, then down to the size."""
+    import numpy as np
+    from PIL import Image
+
     ready.wait()
     for path in paths:
         with Image.open(path) as image:
