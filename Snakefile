@@ -52,8 +52,7 @@ for family, has_items in changes.families(STAGES).items():
         benchmark:
             f".state/benchmarks/{stage}.tsv"
         # what much else waits for goes first, so that the end is not one long chain on one core
-        priority:
-            lambda wildcards, stage=stage: CHAINS[stage.format(**wildcards)]
+        priority: lambda wildcards, stage=stage: CHAINS[stage.format(**wildcards)]
         retries: NEEDS[family]["retries"] if config.get("cluster") else 0
         group:
             NEEDS[family]["group"] or None
