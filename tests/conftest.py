@@ -1,7 +1,13 @@
+import os
 import shutil
 import sqlite3
 
 import pytest
+
+# Before any test imports torch: test processes side by side, each with a thread for every core, wait for each
+# other's threads and take seven times as long.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from tests.tracking_project import start, write_project
 
