@@ -114,9 +114,13 @@ def test_two_processes_train_as_one_does(project, monkeypatch):
         assert row.keys() == other.keys()
         for name in set(row) - {"split"}:
             if row[name]:
-                # rounding sends a latent that is as near to one code as to another to the one or the other
-                counted = name.startswith("perplexity") and row["step"] != "0"
-                close = {"rel": 0.05} if counted else {"rel": 1e-5, "abs": 1e-5}
+                # Once weights differ in their last bit, a latent that is as near to one code as to another goes to the
+                # one or the other, and what depends on its code differs by more than rounding.
+                of_codes = name.startswith(("perplexity", "tig", "loss", "grad")) and row["step"] not in (
+                    "0",
+                    "1",
+                )
+                close = {"rel": 0.05} if of_codes else {"rel": 1e-5, "abs": 1e-5}
                 assert float(other[name]) == pytest.approx(float(row[name]), **close), (row["step"], name)
 
 
