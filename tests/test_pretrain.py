@@ -114,13 +114,14 @@ def test_two_processes_train_as_one_does(project, monkeypatch):
         assert row.keys() == other.keys()
         for name in set(row) - {"split"}:
             if row[name]:
-                # Once weights differ in their last bit, a latent that is as near to one code as to another goes to the
-                # one or the other, and what depends on its code differs by more than rounding.
-                of_codes = name.startswith(("perplexity", "tig", "loss", "grad")) and row["step"] not in (
-                    "0",
-                    "1",
-                )
-                close = {"rel": 0.05} if of_codes else {"rel": 1e-5, "abs": 1e-5}
+                # Once weights differ in their last bit, a latent that is as near to one code as to another goes to
+                # the one or the other: codes are counted otherwise, and of four validation pictures one shows.
+                trained = row["step"] != "0"
+                close = {"rel": 1e-5, "abs": 1e-5}
+                if trained and name.startswith("perplexity"):
+                    close = {"rel": 0.05}
+                elif trained and name.startswith("tig") and row["split"] == "validate":
+                    close = {"rel": 0.01}
                 assert float(other[name]) == pytest.approx(float(row[name]), **close), (row["step"], name)
 
 
