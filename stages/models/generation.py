@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 import torch.nn.functional as F
 
+from stages.models.qformer import KeysValues, Memory
+
 if TYPE_CHECKING:
     from stages.models.network import MedUnifierNetwork
-    from stages.models.qformer import KeysValues
 
 
 class Decoder(Protocol):
@@ -28,32 +29,37 @@ class NextWord:
 
     Args:
         queries: what `QFormer.encode_queries` left behind, one row for each text.
+        room: the most words a text may get.
         use_cache: keep keys and values of earlier words; otherwise all words are computed at every call.
     """
 
-    def __init__(self, model: "MedUnifierNetwork", queries: "list[KeysValues]", use_cache: bool):
-        self.model, self.queries, self.use_cache = model, queries, use_cache
-        self.words: torch.Tensor | None = None  # (R, L) so far
-        self.past: list[KeysValues] | None = None  # of these words
+    def __init__(
+        self, model: "MedUnifierNetwork", queries: list[KeysValues], *, room: int, use_cache: bool
+    ):
+        self.model, self.queries = model, queries
+        self.memory = [Memory(kv, room) for kv in queries] if use_cache else None
+        self.words: torch.Tensor | None = None  # (R, L) so far, without memory
         c = model.config
         self.never = [c.pad_token_id, c.cls_token_id, c.decode_token_id]  # no part of a report
 
     def __call__(self, tokens: torch.Tensor) -> torch.Tensor:
         """Last words (R, 1) -> logits (R, V) of the next."""
-        self.words = tokens if self.words is None else torch.cat([self.words, tokens], 1)
-        if self.use_cache:
-            x, self.past = self.model.qformer.decode_text(tokens, self.queries, self.past)
+        if self.memory is not None:
+            x = self.model.qformer.decode_text(tokens, self.memory)
         else:
-            x, _ = self.model.qformer.decode_text(self.words, self.queries)
+            self.words = tokens if self.words is None else torch.cat([self.words, tokens], 1)
+            x = self.model.qformer.decode_text(self.words, self.queries)
         logits = self.model._logits(x[:, -1])
         logits[:, self.never] = -torch.inf
         return logits
 
     def reorder(self, rows: torch.Tensor) -> None:
         """Row i goes on from what row rows[i] has seen; both belong to one picture, whose queries are the same."""
-        self.words = self.words[rows]
-        if self.past is not None:
-            self.past = [kv.take(rows) for kv in self.past]
+        if self.memory is None:
+            self.words = self.words[rows]
+            return
+        for memory in self.memory:
+            memory.reorder(rows)
 
 
 def choose_words(

@@ -192,9 +192,9 @@ class MedUnifierNetwork(nn.Module):
         if num_beams > 1:
             rows = torch.arange(len(features), device=features.device).repeat_interleave(num_beams)
             queries = [kv.take(rows) for kv in queries]
-        decoder = NextWord(self, queries, use_cache)
-        first = torch.full((len(features), 1), c.decode_token_id, device=features.device)
         length = min(max_new_tokens or c.max_text_tokens, c.max_text_tokens)
+        decoder = NextWord(self, queries, room=length, use_cache=use_cache)
+        first = torch.full((len(features), 1), c.decode_token_id, device=features.device)
         common = {"max_new_tokens": length, "end": c.sep_token_id, "pad": c.pad_token_id}
         if num_beams > 1:
             return beam_search(decoder, first, num_beams=num_beams, length_penalty=length_penalty, **common)

@@ -57,7 +57,7 @@ def pretraining_losses(
         start = ids.clone()
         start[:, 0] = config.decode_token_id
         real = Packing.of(mask[:, 1:])  # places that are followed by a word
-        x, _ = model.qformer.decode_text(start[:, :-1], seen, packing=real)
+        x = model.qformer.decode_text(start[:, :-1], seen, packing=real)
         targets = ids[:, 1:].flatten()[real.index]
         losses["itg"] = objectives.generation(model._logits(x), targets, None, config.label_smoothing)
     if "tig" in on:

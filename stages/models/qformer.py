@@ -41,9 +41,44 @@ class KeysValues(NamedTuple):
         """The same for a selection of the batch."""
         return KeysValues(self.keys[rows], self.values[rows])
 
+    @property
+    def length(self) -> int:
+        """N."""
+        return self.keys.shape[2]
+
     def then(self, other: "KeysValues") -> "KeysValues":
         """Both, one after the other along the sequence."""
         return KeysValues(torch.cat([self.keys, other.keys], 2), torch.cat([self.values, other.values], 2))
+
+
+class Memory:
+    """Attention keys and values of one layer that grow word by word, without gradients.
+
+    What is new is written behind what is there, in a buffer of full length: `KeysValues.then` would copy all of it
+    for each word, which took longer than attention itself.
+
+    Args:
+        queries: what is there from the start, (B, H, Q, D).
+        room: number of words that may follow.
+    """
+
+    def __init__(self, queries: KeysValues, room: int):
+        self.queries = self.length = queries.length
+        self._all = KeysValues(*(F.pad(part, (0, 0, 0, room)) for part in queries))
+
+    def then(self, words: KeysValues) -> KeysValues:
+        """All so far with these behind, which stay."""
+        start, self.length = self.length, self.length + words.length
+        for part, new in zip(self._all, words, strict=True):
+            part[:, :, start : self.length] = new
+        return KeysValues(*(part[:, :, : self.length] for part in self._all))
+
+    def reorder(self, rows: torch.Tensor) -> None:
+        """The words of row i become those of rows[i]; its queries stay."""
+        moved = (rows != torch.arange(len(rows), device=rows.device)).nonzero()[:, 0]
+        for part in self._all:
+            words = part[:, :, self.queries : self.length]
+            words[moved] = words[rows[moved]]
 
 
 class Attention(nn.Module):
@@ -295,35 +330,28 @@ class QFormer(nn.Module):
         return queries
 
     def decode_text(
-        self,
-        input_ids: torch.Tensor,
-        queries: list[KeysValues],
-        past: list[KeysValues] | None = None,
-        packing: Packing | None = None,
-    ) -> tuple[torch.Tensor, list[KeysValues]]:
+        self, input_ids: torch.Tensor, seen: Sequence[KeysValues | Memory], packing: Packing | None = None
+    ) -> torch.Tensor:
         """Text rows of the multi-modal causal mask.
 
         Args:
-            input_ids: the new tokens (B, L). Padding may only follow the text: no token looks ahead,
+            input_ids: tokens (B, L). Padding may only follow the text: no token looks ahead,
                 so what stands behind cannot disturb.
-            queries: what `encode_queries` left behind, per block.
-            past: keys and values of the tokens before, as this method returned them; None at the start.
+            seen: what `encode_queries` left behind, per block; or a `Memory` of it, which keeps the tokens, so that
+                the next call goes on behind them.
             packing: the tokens whose outputs are wanted, with all before them; None: all.
         Returns:
-            outputs (B, L, W), or (R, W) if packed; and keys and values of all text tokens so far.
+            outputs (B, L, W), or (R, W) if packed.
         """
-        start = past[0].keys.shape[2] if past else 0
-        x = self.embed_text(input_ids, start, packing)
-        new, n = input_ids.shape[1], queries[0].keys.shape[2]
-        mask = torch.ones(new, n + start + new, dtype=torch.bool, device=x.device).tril(
-            n + start
-        )  # (L, Q + past + L)
-        so_far = []
-        for i, block in enumerate(self.blocks):
-            own = block.attention.read(x, packing)
-            so_far.append(past[i].then(own) if past else own)
-            x = block.feed_forward_text(block.attention(x, queries[i].then(so_far[-1]), mask, packing))
-        return x, so_far
+        before, new = seen[0].length, input_ids.shape[1]
+        x = self.embed_text(input_ids, before - self.query_tokens.shape[1], packing)
+        mask = None  # a single token sees all
+        if new > 1:
+            mask = torch.ones(new, before + new, dtype=torch.bool, device=x.device).tril(before)
+        for block, earlier in zip(self.blocks, seen, strict=True):
+            keys_values = earlier.then(block.attention.read(x, packing))
+            x = block.feed_forward_text(block.attention(x, keys_values, mask, packing))
+        return x
 
 
 def _seen_with_queries(attention_mask: torch.Tensor, queries: int) -> torch.Tensor:

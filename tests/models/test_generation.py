@@ -31,7 +31,7 @@ class TransformersView(PreTrainedModel, GenerationMixin):
     def forward(self, input_ids, **_):
         rows = torch.arange(len(input_ids)) * self.picture_count // len(input_ids)
         _, queries = self.model.qformer.encode_queries([kv and kv.take(rows) for kv in self.image])
-        x, _ = self.model.qformer.decode_text(input_ids, queries)
+        x = self.model.qformer.decode_text(input_ids, queries)
         logits = self.model.text_head(x, self.model.qformer.word_embeddings.weight)
         logits[..., self.never] = -torch.inf
         return CausalLMOutput(logits=logits)
@@ -146,7 +146,7 @@ def test_drawn_words_follow_their_probabilities():
     model.eval()
     features = batch["features"][:1].expand(1000, -1, -1)
     _, queries = model.qformer.encode_queries(model.read_image(features[:1]))
-    x, _ = model.qformer.decode_text(torch.tensor([[model.config.decode_token_id]]), queries)
+    x = model.qformer.decode_text(torch.tensor([[model.config.decode_token_id]]), queries)
     logits = model.text_head(x[:, -1], model.qformer.word_embeddings.weight) * 1
     c = model.config
     logits[:, [c.pad_token_id, c.cls_token_id, c.decode_token_id]] = -torch.inf

@@ -28,7 +28,7 @@ def test_greedy_reports_equal_the_argmax_without_a_cache():
             own = [kv.take(torch.tensor([row])) for kv in seen]
             words = [c.decode_token_id]
             while len(words) <= c.max_text_tokens and words[-1] != c.sep_token_id:
-                x, _ = model.qformer.decode_text(torch.tensor([words]), own)
+                x = model.qformer.decode_text(torch.tensor([words]), own)
                 logits = model.text_head(x[0, -1], model.qformer.word_embeddings.weight)
                 logits[[c.pad_token_id, c.cls_token_id, c.decode_token_id]] = -torch.inf
                 words.append(int(logits.argmax()))

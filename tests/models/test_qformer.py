@@ -7,7 +7,7 @@ import torch
 from transformers import Blip2QFormerConfig, Blip2QFormerModel
 
 from stages.models.packing import Packing
-from stages.models.qformer import QFormer
+from stages.models.qformer import Memory, QFormer
 from tests.models import oracle
 
 CLOSE = {"rtol": 0, "atol": 1e-5}
@@ -84,7 +84,7 @@ def test_causal_shares_the_keys_of_the_uni_modal_queries(seed):
     qformer, features, ids, mask = random_case(seed)
     n = qformer.query_tokens.shape[1]
     _, seen = qformer.encode_queries(qformer.read_image(features))
-    fast, _ = qformer.decode_text(ids, seen)
+    fast = qformer.decode_text(ids, seen)
     slow = oracle.forward(qformer, features, ids, mask, "multi-modal causal")[:, n:]
     real = mask[..., None].bool()
     compare(qformer, fast * real, slow * real)
@@ -107,7 +107,7 @@ def test_causal_rows_of_real_tokens_alone(seed):
     qformer, features, ids, mask = random_case(seed)
     n, real = qformer.query_tokens.shape[1], mask.bool()
     _, seen = qformer.encode_queries(qformer.read_image(features))
-    fast, _ = qformer.decode_text(ids, seen, packing=Packing.of(mask))
+    fast = qformer.decode_text(ids, seen, packing=Packing.of(mask))
     slow = oracle.forward(qformer, features, ids, mask, "multi-modal causal")[:, n:]
     compare(qformer, fast, slow[real])
 
@@ -132,11 +132,10 @@ def test_packing_there_and_back_and_its_gradients():
 def test_decoding_token_by_token_equals_decoding_at_once(seed):
     qformer, features, ids, _ = random_case(seed)
     _, seen = qformer.encode_queries(qformer.read_image(features))
-    whole, _ = qformer.decode_text(ids, seen)
-    past, steps = None, []
-    for i in range(ids.shape[1]):
-        out, past = qformer.decode_text(ids[:, i : i + 1], seen, past)
-        steps.append(out)
+    whole = qformer.decode_text(ids, seen)
+    memory = [Memory(kv, ids.shape[1]) for kv in seen]
+    with torch.no_grad():
+        steps = [qformer.decode_text(ids[:, i : i + 1], memory) for i in range(ids.shape[1])]
     torch.testing.assert_close(torch.cat(steps, 1), whole, **CLOSE)
 
 
