@@ -15,7 +15,7 @@ min_version("9.17")  # of which on a priority may be a function
 
 try:
     STAGES = changes.make_plan() if workflow.is_main_process else changes.read_plan()
-    CHAINS = changes.chains(STAGES)
+    PRIORITIES = changes.priorities(STAGES)
     # of all families: one may have no stage with these parameters
     NEEDS = resources.load_resources(read_yaml(Path("dvc.yaml"))["stages"])
 except InputError as error:
@@ -52,7 +52,7 @@ for family, has_items in changes.families(STAGES).items():
         benchmark:
             f".state/benchmarks/{stage}.tsv"
         # what much else waits for goes first, so that the end is not one long chain on one core
-        priority: lambda wildcards, stage=stage: CHAINS[stage.format(**wildcards)]
+        priority: lambda wildcards, stage=stage: PRIORITIES[stage.format(**wildcards)]
         retries: NEEDS[family]["retries"] if config.get("cluster") else 0
         group:
             NEEDS[family]["group"] or None

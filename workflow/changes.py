@@ -65,13 +65,13 @@ def families(stages: dict[str, Stage]) -> dict[str, bool]:
     return {stage.family: "@" in stage.name for stage in stages.values()}
 
 
-def chains(stages: dict[str, Stage]) -> dict[str, int]:
-    """For each stage the length of the longest chain of stages behind it."""
+def priorities(stages: dict[str, Stage]) -> dict[str, int]:
+    """Which stages go first: those with the longest chain of stages behind them; among equals, those listed first."""
     behind = dict.fromkeys(stages, 0)
     for name in reversed(stages):  # dvc.yaml lists a stage behind those that it reads from
         for before in stages[name].upstream:
             behind[before] = max(behind[before], 1 + behind[name])
-    return behind
+    return {name: (behind[name] + 1) * len(stages) - i for i, name in enumerate(stages, 1)}
 
 
 def stamp(name: str) -> str:

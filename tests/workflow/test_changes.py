@@ -1,13 +1,13 @@
 """Which stages go first: those that the longest chain of others waits for."""
 
-from workflow.changes import Stage, chains
+from workflow.changes import Stage, priorities
 
 
 def stage(name, *upstream):
     return Stage(name, name.partition("@")[0], "", upstream, "has not run yet")
 
 
-def test_a_stages_priority_is_the_longest_chain_behind_it():
+def test_the_longest_chain_goes_first_and_among_equals_the_one_listed_first():
     stages = [
         stage("prepare@a"),
         stage("prepare@b"),
@@ -17,13 +17,18 @@ def test_a_stages_priority_is_the_longest_chain_behind_it():
         stage("score@x", "draw@x"),
         stage("report", "judge@x", "score@x"),
     ]
-    assert chains({s.name: s for s in stages}) == {
-        "prepare@a": 4,
-        "prepare@b": 2,
-        "train@x": 3,
-        "judge@x": 1,
-        "draw@x": 2,
-        "score@x": 1,
-        "report": 0,
-    }
-    assert chains({"alone": stage("alone")}) == {"alone": 0}
+    given = priorities({s.name: s for s in stages})
+    assert sorted(given, key=given.get, reverse=True) == [
+        "prepare@a",  # four stages behind it
+        "train@x",
+        "prepare@b",  # two, as draw@x
+        "draw@x",
+        "judge@x",
+        "score@x",
+        "report",
+    ]
+    assert given["report"] == 0
+
+
+def test_a_stage_without_others_is_given_a_priority():
+    assert priorities({"alone": stage("alone")}) == {"alone": 0}
