@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import argparse
 import atexit
-import errno
 import gc
 import inspect
 import os
-import shutil
 import signal
 import sys
 import threading
@@ -17,7 +15,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from stages.cores import available_cores
-from stages.errors import InputError
+from stages.errors import InputError, disk_full_message
 
 LIBRARY_DEFAULTS = {
     "TOKENIZERS_PARALLELISM": "false",
@@ -25,9 +23,6 @@ LIBRARY_DEFAULTS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # what deterministic algorithms need on a graphics card
 }
-DISK_FULL_CODES = (errno.ENOSPC, errno.EDQUOT)
-# Rust and C++ libraries (polars, safetensors, sqlite) lose the errno and keep the words.
-DISK_FULL_WORDS = ("No space left on device", "Disk quota exceeded", "database or disk is full")
 
 
 def run_stage(
@@ -111,23 +106,6 @@ def set_library_defaults() -> None:
         os.environ.setdefault(variable, cores)
     for variable, value in LIBRARY_DEFAULTS.items():
         os.environ.setdefault(variable, value)
-
-
-def disk_full_message(error: BaseException) -> str | None:
-    """What to tell the user if a full disk lies behind `error` or one of its causes, else None."""
-    seen: BaseException | None = error
-    while seen is not None:
-        full = isinstance(seen, OSError) and seen.errno in DISK_FULL_CODES
-        if full or any(word in str(seen) for word in DISK_FULL_WORDS):
-            where = getattr(seen, "filename", None) or os.getcwd()
-            folder = next(p for p in (Path(where), *Path(where).absolute().parents) if p.is_dir())
-            free = shutil.disk_usage(folder).free / 2**20
-            return (
-                f"the disk is full: could not write {where} ({free:.0f} MiB free there, or a quota is used "
-                "up); free some space, then run the same command again"
-            )
-        seen = seen.__cause__ or seen.__context__
-    return None
 
 
 def refuse(name: str, message: str) -> int:

@@ -9,7 +9,7 @@ import os
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from stages.errors import InputError
+from stages.errors import InputError, disk_full_message
 from stages.params import load_params
 from workflow import lockfile, locks
 from workflow.files import write_atomically
@@ -17,6 +17,10 @@ from workflow.files import write_atomically
 STATE = Path(".state")
 STAMPS = STATE / "stamps"
 PLAN_FILE = STATE / "plan.json"
+MISSING_INPUTS = (
+    "No stage makes that. Put it there, or correct the path in params.yaml: for a data set that is `root` or `index`, "
+    "and `python -m stages.prepare --check DATASET` tells what it finds there."
+)
 UP_TO_DATE = 946684800  # mtime of every stamp that holds (2000-01-01): none is newer than another
 
 
@@ -41,16 +45,21 @@ def make_plan() -> dict[str, Stage]:
     """Every stage by name, in the order of dvc.yaml; brings plan file and stamps up to date.
 
     While another snakemake runs here, its plan is returned and nothing is touched. Raises InputError if
-    params.yaml breaks its schema, or if DVC cannot read dvc.yaml.
+    params.yaml breaks its schema, if DVC cannot read dvc.yaml or an input is missing, or if the disk is full.
     """
     load_params()
-    with locks.exclusive(STATE / "sync.lock"):
-        if not locks.is_free(STATE / "run.lock"):
-            return read_plan()
-        stages = ask_dvc()
-        write_atomically(PLAN_FILE, json.dumps([asdict(stage) for stage in stages.values()], indent=1))
-        _renew_stamps(stages)
-        locks.clear_snakemake_locks()
+    try:
+        with locks.exclusive(STATE / "sync.lock"):
+            if not locks.is_free(STATE / "run.lock"):
+                return read_plan()
+            stages = ask_dvc()
+            write_atomically(PLAN_FILE, json.dumps([asdict(stage) for stage in stages.values()], indent=1))
+            _renew_stamps(stages)
+            locks.clear_snakemake_locks()
+    except OSError as error:
+        if full := disk_full_message(error):
+            raise InputError(full) from error
+        raise
     return stages
 
 
@@ -80,7 +89,10 @@ def stamp(name: str) -> str:
 
 
 def ask_dvc() -> dict[str, Stage]:
-    """Every stage by name, as DVC judges it now. Raises InputError if DVC cannot read the pipeline."""
+    """Every stage by name, as DVC judges it now.
+
+    Raises InputError if DVC cannot read the pipeline, or if something that no stage makes is not there.
+    """
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
 
@@ -90,6 +102,12 @@ def ask_dvc() -> dict[str, Stage]:
             lockfile.mend(repo)
             lockfile.canonicalise([stage.name for stage in repo.index.stages if stage.cmd])
             stages = [stage for stage in repo.index.stages if stage.cmd]  # the others are plain .dvc files
+            if missing := missing_inputs(repo):
+                lines = [
+                    f"{path}: not there, but {', '.join(readers)} reads it"
+                    for path, readers in missing.items()
+                ]
+                raise InputError("\n".join([*lines, MISSING_INPUTS]))
             found = {
                 stage.name: Stage(
                     name=stage.name,
@@ -120,19 +138,35 @@ def _with_reasons(stages: dict[str, Stage]) -> dict[str, Stage]:
     return {name: replace(stage, reason=reason(stage)) for name, stage in stages.items()}
 
 
+def missing_inputs(repo) -> dict[str, list[str]]:
+    """What stages read, no stage makes and is not there: path -> names of the stages.
+
+    DVC itself would fail at the stage, perhaps hours later, and name the file alone.
+    """
+    missing: dict[str, list[str]] = {}
+    for stage in repo.index.stages:
+        for dependency in stage.deps:
+            if not _made_as(dependency, repo.index.outs_trie) and not dependency.exists:
+                missing.setdefault(str(dependency), []).append(stage.name)
+    return missing
+
+
 def _upstream(stage, outs_trie) -> tuple[str, ...]:
-    """Names of the stages that make what `stage` reads: an output that equals, holds or lies in a dependency.
+    """Names of the stages that make what `stage` reads.
 
     As DVC's own graph has it (a test compares them), without the half second that networkx takes to load.
     """
-    names = set()
-    for dependency in stage.deps:
-        key = dependency.fs.parts(dependency.fs_path)
-        outs = [step.value for step in outs_trie.prefixes(key)]
-        if outs_trie.has_subtrie(key):
-            outs += outs_trie.values(prefix=key)
-        names |= {out.stage.name for out in outs if out.stage.cmd}
-    return tuple(sorted(names))
+    made = [out for dependency in stage.deps for out in _made_as(dependency, outs_trie)]
+    return tuple(sorted({out.stage.name for out in made if out.stage.cmd}))
+
+
+def _made_as(dependency, outs_trie) -> list:
+    """The outputs that equal, hold or lie in a dependency."""
+    key = dependency.fs.parts(dependency.fs_path)
+    outs = [step.value for step in outs_trie.prefixes(key)]
+    if outs_trie.has_subtrie(key):
+        outs += outs_trie.values(prefix=key)
+    return outs
 
 
 def _changes(stage) -> str:

@@ -209,8 +209,25 @@ def configured(key: str) -> str:
     return ",".join(value) if isinstance(value, list) else str(value or "")
 
 
+def inputs() -> Iterator[Finding]:
+    """Files that stages read, no stage makes and are not there."""
+    from dvc.exceptions import DvcException
+    from dvc.repo import Repo
+
+    from workflow.changes import MISSING_INPUTS, missing_inputs
+
+    try:
+        missing = missing_inputs(Repo())
+    except DvcException as error:
+        yield Finding(f"DVC cannot read the pipeline: {error}", "see above")
+        return
+    for path, readers in missing.items():
+        yield Finding(f"{path}: not there, but {', '.join(readers)} reads it", MISSING_INPUTS)
+
+
 CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (
     environment,
+    inputs,
     lock_method,
     stale_dvc_locks,
     cache_links,

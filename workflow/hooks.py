@@ -1,5 +1,6 @@
 """What the main snakemake process does before the first job and after the last."""
 
+import sys
 from typing import IO
 
 from stages.errors import InputError
@@ -30,7 +31,14 @@ def before_run() -> None:
 
 def after_run(stages: dict[str, Stage]) -> None:
     """Let MLflow's parent run of this configuration know every stage that is up to date, also those whose
-    results came from the cache or from an earlier run."""
+    results came from the cache or from an earlier run. A store that fails now costs no finished run its success."""
     from stages.tracking import adopt
 
-    adopt([name for name in stages if (STAMPS / name).exists()])
+    try:
+        adopt([name for name in stages if (STAMPS / name).exists()])
+    except InputError as error:
+        print(
+            f"MLflow: {error}\nMLflow does not yet show every stage of this run; when it works again: "
+            "python -m stages.tracking adopt",
+            file=sys.stderr,
+        )

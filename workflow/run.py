@@ -6,6 +6,7 @@ clears what dead processes left, passes signals on, and keeps dvc.lock in order.
 """
 
 import argparse
+import contextlib
 import logging
 import os
 import signal
@@ -15,6 +16,7 @@ import time
 import traceback
 from pathlib import Path
 
+from stages.errors import disk_full_message
 from workflow import lockfile, locks, remote
 from workflow.changes import STATE, read_plan
 from workflow.files import write_atomically
@@ -82,9 +84,12 @@ def main() -> int:
     try:
         outcome = run_stage(arguments.stage)
     except Exception as error:  # noqa: BLE001 whatever it was, the user is to see the end of the log
-        _explain(error)
+        story = _explain(error)
+        with contextlib.suppress(OSError):  # the disk of the log is full
+            print(story, file=sys.stderr, flush=True)
         if arguments.log:
-            tail = arguments.log.read_text(encoding="utf-8", errors="replace").splitlines()[-LOG_TAIL:]
+            text = arguments.log.read_text(encoding="utf-8", errors="replace")
+            tail = text.splitlines()[-LOG_TAIL:] + ([] if story in text else [story])
             os.write(terminal, "\n".join([*tail, f"(all of it: {arguments.log})", ""]).encode())
         return 1
     write_atomically(STATE / "outcomes" / arguments.stage, outcome + "\n")
@@ -135,16 +140,19 @@ def _handle_signals() -> None:
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 
 
-def _explain(error: Exception) -> None:
-    """Print DVC's own errors with their causes, one line each, and anything else with its traceback."""
+def _explain(error: Exception) -> str:
+    """DVC's own errors with their causes, one line each, and anything else with its traceback."""
     from dvc.exceptions import DvcException
 
+    if full := disk_full_message(error):
+        return full
     if not isinstance(error, DvcException):
-        traceback.print_exception(error)
-    cause: BaseException | None = error
-    while isinstance(cause, DvcException):
-        print(cause, file=sys.stderr, flush=True)
-        cause = cause.__cause__
+        return "".join(traceback.format_exception(error)).rstrip()
+    lines, cause = [], error
+    while cause is not None:
+        lines.append(str(cause))
+        cause = cause.__cause__ if isinstance(cause, DvcException) else None
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

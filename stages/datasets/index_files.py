@@ -27,21 +27,29 @@ def read_index(
         lazy = lazy.rename({name: name.strip() for name in lazy.collect_schema().names()})
         found = lazy.collect_schema().names()
         if missing := [column for column in columns if column not in found]:
-            raise InputError(f"{path}: no column {', '.join(map(repr, missing))}; found {', '.join(found)}")
+            raise InputError(
+                f"{path}: no column {', '.join(map(repr, missing))}; found {', '.join(found)}. Is it the file that "
+                "`index` of the data set in params.yaml should name?"
+            )
         frame = (lazy if every else lazy.select(columns)).collect()
     except pl.exceptions.NoDataError:
-        raise InputError(f"{path}: the file is empty; a header and rows were expected") from None
+        raise InputError(
+            f"{path}: the file is empty; a header and rows were expected. Fetch it again"
+        ) from None
     except (pl.exceptions.PolarsError, OSError) as error:
         raise InputError(f"{path}: not a readable CSV file in UTF-8: {str(error).splitlines()[0]}") from error
     if frame.is_empty():
-        raise InputError(f"{path}: the file has a header but no rows")
+        raise InputError(f"{path}: the file has a header but no rows. Fetch it again")
     frame = frame.with_columns(pl.all().str.strip_chars().replace("", None))
     for column in filled:
         if blank := frame[column].null_count():
             first = (
                 frame[column].is_null().arg_max() + 2
             )  # counted as an editor does, the header being line 1
-            raise InputError(f"{path}: column '{column}' is blank in {blank} rows, first in row {first}")
+            raise InputError(
+                f"{path}: column '{column}' is blank in {blank} rows, first in row {first}; every row needs a value. "
+                "Fetch the file again, or mend these rows"
+            )
     return frame
 
 

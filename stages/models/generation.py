@@ -33,9 +33,7 @@ class NextWord:
         use_cache: keep keys and values of earlier words; otherwise all words are computed at every call.
     """
 
-    def __init__(
-        self, model: "MedUnifierNetwork", queries: list[KeysValues], *, room: int, use_cache: bool
-    ):
+    def __init__(self, model: "MedUnifierNetwork", queries: list[KeysValues], *, room: int, use_cache: bool):
         self.model, self.queries = model, queries
         self.memory = [Memory(kv, room) for kv in queries] if use_cache else None
         self.words: torch.Tensor | None = None  # (R, L) so far, without memory

@@ -140,3 +140,30 @@ def test_plan_names_the_upstream_stages_as_dvc_does(done: Toy) -> None:
     ours = {(above, name) for name, upstream in plan.items() for above in upstream}
     assert {(above.strip(' ";'), name.strip(' ";')) for above, name in edges} == ours
     assert list(plan) == ALL
+
+
+def test_a_missing_input_is_told_before_anything_runs(done: Toy) -> None:
+    (done.folder / "split.txt").unlink()
+    done.edit("params.yaml", "seed: 0", "seed: 1")
+    for command in ("snakemake -n --cores 2", "snakemake --cores 2"):
+        text = done.call(command, code=1)
+        assert "split.txt: not there, but split@a, split@b-b reads it" in text
+        assert "params.yaml" in text and "Traceback" not in text
+    assert done.ran() == []
+
+
+def test_a_changed_input_file_runs_what_reads_it(done: Toy) -> None:
+    done.write("split.txt", "other raw data\n")
+    assert done.unclean() == ["split@a", "split@b-b"]
+    done.call("snakemake --cores 2")
+    assert sorted(done.ran()) == sorted([name for name in ALL if name != "make"])
+    assert done.unclean() == [] and done.planned() == []
+
+
+def test_a_store_that_fails_at_the_end_costs_no_finished_run_its_success(toy: Toy) -> None:
+    fails = "raise InputError('mlflow.db: is locked')"
+    toy.edit("stages/tracking.py", "def adopt(names):\n", f"def adopt(names):\n    {fails}\n")
+    toy.edit("stages/tracking.py", "def prepare", "from stages.errors import InputError\n\n\ndef prepare")
+    text = toy.call("snakemake --cores 2")
+    assert "mlflow.db: is locked" in text and "python -m stages.tracking adopt" in text
+    assert toy.planned() == []

@@ -14,6 +14,7 @@ from workflow import doctor, locks
 @pytest.fixture
 def here(project: Path) -> Path:
     """A healthy project."""
+    subprocess.run(["git", "init", "-q"], cwd=project, check=True)
     (project / ".dvc/tmp").mkdir(parents=True)
     (project / ".dvc/config").write_text("[core]\n    hardlink_lock = false\n")
     return project
@@ -32,6 +33,17 @@ def no_arguments(monkeypatch):
 
 
 def test_a_healthy_project(here, capsys):
+    assert said(capsys) == "nothing to mend\n"
+
+
+def test_an_input_that_is_not_there(here, capsys):
+    (here / "dvc.yaml").write_text(
+        "stages: {prepare: {cmd: 'true', deps: [raw/metadata.csv], outs: [data]}}\n"
+    )
+    text = said(capsys)
+    assert "raw/metadata.csv: not there, but prepare reads it" in text and "--check DATASET" in text
+    (here / "raw").mkdir()
+    (here / "raw/metadata.csv").touch()
     assert said(capsys) == "nothing to mend\n"
 
 
