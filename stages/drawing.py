@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from stages.errors import InputError
-from stages.inference import Trained, load_priors, load_trained
+from stages.inference import Trained, load_trained
 from stages.storage.pngs import read_png
 
 if TYPE_CHECKING:
+    from stages.models.pixelsnail import Prior
     from stages.models.sampler import Sampler
 
 LEVELS = ("top", "bottom")
@@ -115,6 +116,39 @@ class Generator:
             "settings": json.dumps(vars(settings)),
             "weights": json.dumps(dict(self.weights)),
         }
+
+
+def load_priors(variant: str, trained: Trained) -> tuple[Prior, Prior]:
+    """The top and the bottom prior of `models/priors/VARIANT-*`, in evaluation mode, beside the trained model.
+
+    Raises InputError when one is missing or broken, or belongs to another model.
+    """
+    from safetensors import SafetensorError
+
+    priors = []
+    for level in LEVELS:
+        folder, stage = Path("models/priors") / f"{variant}-{level}", f"train_prior@{variant}-{level}"
+        if not (folder / "config.json").is_file():
+            raise InputError(f"{folder}: no trained prior; run {stage} first")
+        try:
+            prior = _whole_prior(folder)
+        except (OSError, SafetensorError) as error:
+            raise InputError(f"{folder}: not a whole model ({error}); run {stage} again") from error
+        c, expected = prior.config, trained.model.config
+        if c.codebook_size != expected.codebook_size or c.text_width not in (0, expected.width):
+            raise InputError(f"{folder}: learnt for another model than models/{variant}; run {stage} again")
+        priors.append(prior.to(trained.device).eval())
+    return priors[0], priors[1]
+
+
+def _whole_prior(folder: Path) -> Prior:
+    """The prior of a folder. OSError if the file lacks weights, where transformers would go on with random ones."""
+    from stages.models.pixelsnail import Prior
+
+    prior, about = Prior.from_pretrained(folder, output_loading_info=True)
+    if missing := sorted(about["missing_keys"]):
+        raise OSError(f"{len(missing)} weights are missing, {missing[0]} first: other code has written it")
+    return prior
 
 
 def load_generator(variant: str) -> Generator:

@@ -22,8 +22,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from stages.models.encoders import Encoder
-    from stages.models.network import MedUnifierNetwork
-    from stages.models.pixelsnail import Prior, Text
+    from stages.models.network import MedUnifierNetwork, Text
 
 BATCH = 64  # items; results do not depend on it
 
@@ -103,7 +102,7 @@ class Trained:
         import torch
         import torch.nn.functional as F
 
-        from stages.models.pixelsnail import Text
+        from stages.models.network import Text
 
         states, masks = [], []
         with torch.inference_mode():
@@ -220,39 +219,6 @@ def load_model(params: Params, name: str, dataset: str) -> tuple[Trained | Other
         return Other(name, encoder, device), ImageStore(Path("data/images") / dataset)
     store = open_features(dataset)
     return replace(load_trained(name, store), can_match=params.variants[name].itm > 0), store
-
-
-def load_priors(variant: str, trained: Trained) -> tuple[Prior, Prior]:
-    """The top and the bottom prior of `models/priors/VARIANT-*`, in evaluation mode, beside the trained model.
-
-    Raises InputError when one is missing or broken, or belongs to another model.
-    """
-    from safetensors import SafetensorError
-
-    priors = []
-    for level in ("top", "bottom"):
-        folder, stage = Path("models/priors") / f"{variant}-{level}", f"train_prior@{variant}-{level}"
-        if not (folder / "config.json").is_file():
-            raise InputError(f"{folder}: no trained prior; run {stage} first")
-        try:
-            prior = _whole_prior(folder)
-        except (OSError, SafetensorError) as error:
-            raise InputError(f"{folder}: not a whole model ({error}); run {stage} again") from error
-        c, expected = prior.config, trained.model.config
-        if c.codebook_size != expected.codebook_size or c.text_width not in (0, expected.width):
-            raise InputError(f"{folder}: learnt for another model than models/{variant}; run {stage} again")
-        priors.append(prior.to(trained.device).eval())
-    return priors[0], priors[1]
-
-
-def _whole_prior(folder: Path) -> Prior:
-    """The prior of a folder. OSError if the file lacks weights, where transformers would go on with random ones."""
-    from stages.models.pixelsnail import Prior
-
-    prior, about = Prior.from_pretrained(folder, output_loading_info=True)
-    if missing := sorted(about["missing_keys"]):
-        raise OSError(f"{len(missing)} weights are missing, {missing[0]} first: other code has written it")
-    return prior
 
 
 def usable_items(

@@ -23,7 +23,8 @@ from stages.tracking import Run
 if TYPE_CHECKING:
     import torch
 
-    from stages.models.pixelsnail import Prior, Text
+    from stages.models.network import Text
+    from stages.models.pixelsnail import Prior
 
 
 def train_prior(params: Params, run: Run, variant: str, level: str) -> None:
@@ -112,7 +113,7 @@ class Texts:
         """What the prior takes; with `drop` a share of the pictures comes without its text, for guidance."""
         import torch
 
-        from stages.models.pixelsnail import Text
+        from stages.models.network import Text
 
         ids, mask = batch["input_ids"], batch["attention_mask"]
         with torch.no_grad():

@@ -9,8 +9,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from stages.drawing import load_priors
 from stages.errors import InputError
-from stages.inference import load_priors, load_trained
+from stages.inference import load_trained
 from stages.models.medunifier import MedUnifierModel
 from stages.storage.features import FeatureStore
 from tests.trained_project import DATASET, VARIANT, make_priors, make_project, report_of

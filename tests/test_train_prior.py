@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from stages import train_prior as stage
+from stages.drawing import load_priors
 from stages.errors import InputError
-from stages.inference import load_priors, load_trained
+from stages.inference import load_trained
 from stages.models.pixelsnail import Prior
 from stages.models.sampler import sample_codes
 from stages.storage.codes import write_codes

@@ -1,7 +1,7 @@
 """MedUnifier: Q-Former, text head and image generator (paper section 3, Fig. 2), and what it can do once trained."""
 
 from pathlib import Path
-from typing import Self
+from typing import NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +14,13 @@ from stages.models.generation import NextWord, beam_search, choose_words
 from stages.models.image_generator import Generated, ImageGenerator
 from stages.models.qformer import KeysValues, QFormer
 from stages.models.vision import FrozenViT, load_recorded_vision
+
+
+class Text(NamedTuple):
+    """A batch of reports as `MedUnifierNetwork.read_text` gives them to a prior."""
+
+    states: torch.Tensor  # (B, L, text width)
+    mask: torch.Tensor  # (B, L), true where there is a token
 
 
 class TextHead(nn.Module):

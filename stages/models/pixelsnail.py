@@ -27,15 +27,10 @@ from torch import nn
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 
+from stages.models.network import Text
+
 GRIDS = {"top": 8, "bottom": 16}  # height = width of the levels' maps
 COORDINATES = 2  # channels of `background`
-
-
-class Text(NamedTuple):
-    """A batch of reports as a trained model reads them (see `MedUnifierNetwork.read_text`)."""
-
-    states: torch.Tensor  # (B, L, text width)
-    mask: torch.Tensor  # (B, L), true where there is a token
 
 
 class KeysValues(NamedTuple):

@@ -18,7 +18,8 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 
-from stages.models.pixelsnail import CausalConv, KeysValues, Prior, Text
+from stages.models.network import Text
+from stages.models.pixelsnail import CausalConv, KeysValues, Prior
 
 FULL = 4  # batches are filled up to a multiple of this
 

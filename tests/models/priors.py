@@ -3,7 +3,8 @@
 import torch
 from torch import nn
 
-from stages.models.pixelsnail import GRIDS, Prior, PriorConfig, Text
+from stages.models.network import Text
+from stages.models.pixelsnail import GRIDS, Prior, PriorConfig
 
 CODES, TEXT_WIDTH = 20, 12
 

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from stages.models.pixelsnail import CausalConv, Prior, Text
+from stages.models.network import Text
+from stages.models.pixelsnail import CausalConv, Prior
 from tests.models.priors import inputs, make_prior
 
 SMALL = {"residual_blocks": 1, "channels": 8, "residual_channels": 4}
