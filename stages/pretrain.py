@@ -298,7 +298,7 @@ def save_model(
         "---\nlibrary_name: transformers\ntags: [chest-x-ray, vision-language, medunifier]\n---",
         f"# MedUnifier, variant `{variant}`",
         (
-            f"Pre-trained on `{p.dataset}` (configuration `{params.preset}`, seed {params.seed}): {p.steps} steps of "
+            f"Pre-trained on `{p.dataset}` (seed {params.seed}): {p.steps} steps of "
             f"{p.batch_size} pairs, {p.precision}. Objectives and weights: {dict(vars(params.variants[variant]))}. "
             f"Reads the tokens of the frozen encoder `{params.vision.model}`."
         ),

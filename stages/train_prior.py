@@ -213,8 +213,7 @@ def save_prior(prior: Prior, params: Params, variant: str, level: str, values: d
         "---\nlibrary_name: transformers\ntags: [chest-x-ray, image-generation, medunifier]\n---",
         f"# Prior of the {level} codes of MedUnifier, variant `{variant}`",
         (
-            f"PixelSNAIL, trained on the codes of `{params.pretrain.dataset}` (configuration `{params.preset}`, seed "
-            f"{params.seed}): {sizes.steps} steps of {sizes.batch_size} pictures. Condition: {params.prior.condition}."
+            f"PixelSNAIL, trained on the codes of `{params.pretrain.dataset}` (seed {params.seed}): {sizes.steps} steps of {sizes.batch_size} pictures. Condition: {params.prior.condition}."
         ),
         "Research software: not a medical device, not for clinical use.",
         "| value | |\n|---|---|\n" + "\n".join(f"| {name} | {value:.6g} |" for name, value in values.items()),

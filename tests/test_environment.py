@@ -57,7 +57,7 @@ def test_conda_users_get_the_same_packages() -> None:
 def test_conda_python_is_one_that_the_project_takes() -> None:
     python = next(entry for entry in ENVIRONMENT if isinstance(entry, str) and entry.startswith("python "))
     conda, project = Requirement(python.replace(" ", "")), Requirement("python" + PROJECT["requires-python"])
-    for version in ("3.10", "3.11", "3.12", "3.13"):
+    for version in ("3.10", "3.11", "3.12", "3.13", "3.14", "3.15"):
         assert (Version(version) in conda.specifier) == (Version(version) in project.specifier)
 
 

@@ -1,5 +1,6 @@
 """`stages.pipeline` reads dvc.yaml as DVC itself does."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -20,6 +21,24 @@ def dvc_folder(tmp_path_factory):
     subprocess.run([sys.executable, "-m", "dvc", "init", "--no-scm", "-q"], cwd=folder, check=True)
     shutil.copy(REPO / "dvc.yaml", folder)
     return folder
+
+
+@pytest.mark.parametrize("stage", ["pretrain@full", "train_prior@full-top"])
+def test_dvc_plots_show_the_loss_of_a_training(stage, dvc_folder):
+    shutil.copy(PRESETS[0].with_name("demo.yaml"), dvc_folder / "params.yaml")
+    curve = dvc_folder / f"results/curves/{stage}.csv"
+    curve.parent.mkdir(parents=True, exist_ok=True)
+    curve.write_text("step,split,loss,learning_rate\n10,train,3.5,0.1\n20,train,2.5,0.05\n")
+    told = subprocess.run(
+        [sys.executable, "-m", "dvc", "plots", "show", "--json", "-o", "plots", str(curve.relative_to(dvc_folder))],
+        cwd=dvc_folder,
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout  # fmt: skip
+    ((plot,),) = json.loads(told)["data"].values()
+    assert '"y": {"field": "loss"' in json.dumps(plot["content"])
+    assert [row["loss"] for row in plot["content"]["data"]["values"]] == ["3.5", "2.5"]
 
 
 @pytest.mark.parametrize("preset", PRESETS, ids=lambda path: path.stem)

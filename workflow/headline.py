@@ -18,6 +18,8 @@ FALLS_TO = 0.9  # a validation loss has fallen well if it is at most this part o
 TIMES_CHANCE = 2.5  # image-to-text mAP@1
 TIMES_CHANCE_DRAWN = 2.0  # prompt fidelity, and its interval above that of pictures drawn without a text
 DECIBELS = 6.0  # of the reconstructions over the mean image
+# Matching loss of the best answer that looks at nothing: one pair in three matches (two negatives for each picture).
+UNSEEN = math.log(3) - 2 / 3 * math.log(2)
 USED_CODES = 0.1  # perplexity, as a part of the codebook
 
 
@@ -48,7 +50,7 @@ def headline(params: Params, folder: Path = Path("results/metrics")) -> dict[str
         data, codes = params.pretrain.dataset, params.model.codebook_size
         training = _read(folder / f"pretrain@{name}.json")
         losses = [loss for loss, weight in vars(variant).items() if weight > 0]
-        lines[name] = [_fallen(training, loss) for loss in losses]
+        lines[name] = [line for loss in losses for line in _fallen(training, loss)]
         if name in params.trained.itc and data in params.evaluate.retrieve:
             lines[name].append(_retrieval(_read(folder / f"retrieve@{name}-{data}.json")))
         if name in params.trained.itg and data in params.evaluate.write_reports:
@@ -63,9 +65,12 @@ def headline(params: Params, folder: Path = Path("results/metrics")) -> dict[str
     return lines
 
 
-def _fallen(metrics: Mapping[str, float], loss: str) -> Line:
+def _fallen(metrics: Mapping[str, float], loss: str) -> Iterator[Line]:
     first, last = _get(metrics, f"val_{loss}_first"), _get(metrics, f"val_{loss}_last")
-    return Line(f"validation loss, {LOSSES[loss]}", last, "at the start", first, last <= FALLS_TO * first)
+    what = f"validation loss, {LOSSES[loss]}"
+    yield Line(what, last, "at the start", first, last <= FALLS_TO * first)
+    if loss == "itm":  # random weights start far above what needs no learning
+        yield Line(what, last, "always the same answer", UNSEEN, last < UNSEEN)
 
 
 def _retrieval(metrics: Mapping[str, float]) -> Line:

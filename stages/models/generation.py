@@ -56,8 +56,9 @@ class NextWord:
         if self.memory is None:
             self.words = self.words[rows]
             return
+        changed = (rows != torch.arange(len(rows), device=rows.device)).nonzero()[:, 0]
         for memory in self.memory:
-            memory.reorder(rows)
+            memory.move(changed, rows[changed])
 
 
 def choose_words(

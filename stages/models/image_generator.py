@@ -1,10 +1,11 @@
 """Text-grounded image generation: latent adapters, two-level quantiser, decoder (paper section 3.4, appendix 1-2).
 
 Shapes: B batch, C code width. The top level is an 8 x 8 map made of the 32 query outputs, the bottom
-level a 16 x 16 map made of the 256 patch tokens joined by the report's [CLS].
+level a 16 x 16 map made of the patch tokens (256 of ViT-g) joined by the report's [CLS].
 """
 
 import itertools
+import math
 from typing import NamedTuple
 
 import torch
@@ -132,7 +133,8 @@ class ImageGenerator(nn.Module):
 
     Args:
         query_width: width of the query outputs and of the text [CLS].
-        vision_width: width of the image tokens.
+        vision_width: width of the image tokens. patches: their number, [CLS] apart, a square; their map is resized to
+            16 x 16 if it is another.
         queries: number of query tokens, seen as 4 rows.
         code_width, codebook_size: C and codes, at each level. codebook_start: see `Quantizer`.
         adapter, adapter_blocks: see `LatentAdapter`.
@@ -146,6 +148,7 @@ class ImageGenerator(nn.Module):
         *,
         query_width: int,
         vision_width: int,
+        patches: int,
         queries: int,
         code_width: int,
         codebook_size: int,
@@ -169,9 +172,11 @@ class ImageGenerator(nn.Module):
         self.top_adapter = LatentAdapter(
             query_width, code_width, (4, queries // 4), TOP_GRID, adapter, adapter_blocks
         )
-        patch_grid = (BOTTOM_GRID, BOTTOM_GRID)
+        side = math.isqrt(patches)
+        if side**2 != patches:
+            raise ValueError(f"{patches} patch tokens are no square")
         self.bottom_adapter = LatentAdapter(
-            vision_width + query_width, code_width, patch_grid, BOTTOM_GRID, adapter, adapter_blocks
+            vision_width + query_width, code_width, (side, side), BOTTOM_GRID, adapter, adapter_blocks
         )
         self.top_quantizer = Quantizer(codebook_size, code_width, start=codebook_start)
         self.top_decoder = Up(code_width, code_width, norm)  # 8 -> 16
@@ -181,7 +186,7 @@ class ImageGenerator(nn.Module):
         self.decoder = ImageDecoder(code_width + bottom_width, decoder_channels, image_channels, norm)
 
     def forward(self, queries: torch.Tensor, patches: torch.Tensor, text: torch.Tensor) -> Generated:
-        """Query outputs (B, Q, W), patch tokens (B, 256, vision width), text [CLS] (B, W) -> reconstruction."""
+        """Query outputs (B, Q, W), patch tokens (B, patches, vision width), text [CLS] (B, W) -> reconstruction."""
         top, bottom, up = self.quantize(queries, patches, text)
         return Generated(self.decoder(up, bottom.latents * self.bottom_gain), top, bottom)
 

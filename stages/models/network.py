@@ -40,7 +40,7 @@ class TextHead(nn.Module):
 class MedUnifierNetwork(nn.Module):
     """The trainable network; it reads the tokens of a frozen ViT.
 
-    Shapes: features (B, 1 + 256, vision width); input_ids and attention_mask (B, L), texts begin with [CLS]
+    Shapes: features (B, 1 + patches, vision width); input_ids and attention_mask (B, L), texts begin with [CLS]
     and end with [SEP], padding follows.
 
     `MedUnifierModel` is the same as a model of transformers, with its training. It is a class of its own because
@@ -97,6 +97,7 @@ class MedUnifierNetwork(nn.Module):
         self.image_generator = ImageGenerator(
             query_width=c.width,
             vision_width=c.vision_width,
+            patches=c.vision_tokens - 1,
             queries=c.queries,
             code_width=c.code_width,
             codebook_size=c.codebook_size,
@@ -122,11 +123,14 @@ class MedUnifierNetwork(nn.Module):
 
     def read_image(self, features: torch.Tensor) -> list[KeysValues | None]:
         """Normalises the ViT's tokens and prepares them for cross-attention."""
-        return self.qformer.read_image(self.vision_norm(features))
+        return self.qformer.read_image(self._normalise(features))
+
+    def _normalise(self, features: torch.Tensor) -> torch.Tensor:
+        return self.vision_norm(features.to(self.vision_norm.weight.dtype))
 
     @torch.no_grad()
     def see(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """Pictures (B, 3, 224, 224) in [0, 1] -> the frozen ViT's tokens (B, 1 + 256, vision width), `features`.
+        """Pictures (B, 3, 224, 224) in [0, 1] -> the frozen ViT's tokens (B, 1 + patches, vision width), `features`.
 
         The ViT is loaded at the first call; tokens are rounded to half precision, as stored features are.
         Raises InputError when the ViT is not there, or is another than the one of the training.
@@ -190,8 +194,10 @@ class MedUnifierNetwork(nn.Module):
             use_cache: keep the keys and values of earlier words, so that a step computes one word; the words do
                 not depend on it.
         Raises:
-            ValueError: `do_sample` with beams.
+            ValueError: `do_sample` with beams; `max_new_tokens` below 1.
         """
+        if max_new_tokens is not None and max_new_tokens < 1:
+            raise ValueError(f"generate: max_new_tokens is {max_new_tokens}; at least 1, or None")
         if do_sample and num_beams > 1:
             raise ValueError("generate: either do_sample or num_beams > 1, not both")
         c = self.config
@@ -220,7 +226,7 @@ class MedUnifierNetwork(nn.Module):
         """Codes of both levels, row by row: top (B, 64), bottom (B, 256)."""
         queries, _ = self.encode_image(features)
         text, _ = self.encode_text(input_ids, attention_mask)
-        top, bottom, _ = self.image_generator.quantize(queries, self.vision_norm(features)[:, 1:], text)
+        top, bottom, _ = self.image_generator.quantize(queries, self._normalise(features)[:, 1:], text)
         return top.codes.flatten(1), bottom.codes.flatten(1)
 
     def decode_codes(self, top: torch.Tensor, bottom: torch.Tensor) -> torch.Tensor:
@@ -232,4 +238,4 @@ class MedUnifierNetwork(nn.Module):
     def _generate(self, features: torch.Tensor, ids: torch.Tensor, mask: torch.Tensor) -> Generated:
         queries, _ = self.encode_image(features)
         text, _ = self.encode_text(ids, mask)
-        return self.image_generator(queries, self.vision_norm(features)[:, 1:], text)
+        return self.image_generator(queries, self._normalise(features)[:, 1:], text)

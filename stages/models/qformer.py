@@ -67,18 +67,19 @@ class Memory:
         self._all = KeysValues(*(F.pad(part, (0, 0, 0, room)) for part in queries))
 
     def then(self, words: KeysValues) -> KeysValues:
-        """All so far with these behind, which stay."""
+        """All so far with these behind, which stay. Raises ValueError if there is no room for them."""
         start, self.length = self.length, self.length + words.length
+        if self.length > self._all.length:
+            raise ValueError(f"no room for more than {self._all.length - self.queries} words")
         for part, new in zip(self._all, words, strict=True):
             part[:, :, start : self.length] = new
         return KeysValues(*(part[:, :, : self.length] for part in self._all))
 
-    def reorder(self, rows: torch.Tensor) -> None:
-        """The words of row i become those of rows[i]; its queries stay."""
-        moved = (rows != torch.arange(len(rows), device=rows.device)).nonzero()[:, 0]
+    def move(self, rows: torch.Tensor, sources: torch.Tensor) -> None:
+        """The words of these rows become those that `sources` had; their queries stay."""
         for part in self._all:
             words = part[:, :, self.queries : self.length]
-            words[moved] = words[rows[moved]]
+            words[rows] = words[sources]
 
 
 class Attention(nn.Module):

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -31,8 +32,23 @@ class FrozenViT(nn.Module):
 
     @torch.no_grad()
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        """pixels (B, 3, 224, 224) in [0, 1], not normalised (paper appendix 2) -> tokens (B, 1 + patches, width)."""
-        return self._tokens(self.vit, pixels)
+        """pixels (B, 3, 224, 224) in [0, 1], not normalised (paper appendix 2) -> tokens (B, 1 + patches, width).
+
+        Raises InputError if the ViT takes no such pictures, or gives other tokens than [CLS] and a square of patches.
+        """
+        try:
+            tokens = self._tokens(self.vit, pixels)
+        except ValueError as error:  # of the picture's size
+            raise InputError(
+                f"vision.model: takes no pictures of {pixels.shape[-2]} x {pixels.shape[-1]} pixels: {error}"
+            ) from error
+        patches = tokens.shape[1] - 1
+        if math.isqrt(max(patches, 0)) ** 2 != patches:
+            raise InputError(
+                f"vision.model: gives {patches + 1} tokens for a picture; expected were [CLS] and a square of patches, "
+                "257 or 197, say. Choose a ViT with a class token and without registers"
+            )
+        return tokens
 
 
 def load_vision(model: str, revision: str | None = None, skip_last_blocks: int = 0) -> FrozenViT:

@@ -9,6 +9,7 @@ from transformers.generation.logits_process import TopKLogitsWarper, TopPLogitsW
 from transformers.modeling_outputs import CausalLMOutput
 
 from stages.models.generation import beam_search, keep_likely
+from stages.models.qformer import Memory
 from tests.models.test_distributed import case
 
 
@@ -164,3 +165,20 @@ def test_beams_are_not_drawn():
     model, batch = case()
     with pytest.raises(ValueError, match="either do_sample or num_beams"):
         model.generate(batch["features"], num_beams=2, do_sample=True)
+
+
+@pytest.mark.parametrize("length", [0, -1])
+def test_fewer_than_one_word_is_refused(length):
+    model, batch = case()
+    with pytest.raises(ValueError, match="at least 1"):
+        model.generate(batch["features"], max_new_tokens=length)
+
+
+def test_more_words_than_there_is_room_for_are_refused():
+    model, batch = case()
+    _, queries = model.qformer.encode_queries(model.read_image(batch["features"]))
+    memory = [Memory(kv, 2) for kv in queries]
+    with torch.no_grad():
+        model.qformer.decode_text(batch["input_ids"][:, :2], memory)
+        with pytest.raises(ValueError, match="no room for more than 2 words"):
+            model.qformer.decode_text(batch["input_ids"][:, 2:3], memory)

@@ -13,6 +13,7 @@ def make(**changes):
     sizes = {
         "query_width": 12,
         "vision_width": 10,
+        "patches": 256,
         "queries": 32,
         "code_width": 8,
         "codebook_size": 16,
@@ -161,3 +162,25 @@ def test_first_loss_is_of_one_scale_with_the_pictures_unless_release():
         return float(made.top.codebook_loss + made.bottom.codebook_loss)
 
     assert first() < 0.1 < first(adapter="rectified", codebook_start="uniform")
+
+
+@pytest.mark.parametrize("side", [14, 24])
+def test_patches_of_another_grid_are_resized_to_the_bottom_map(side):
+    """One patch token that differs moves latents where it lies in the picture, and nowhere else."""
+    torch.manual_seed(0)
+    generator = make(patches=side**2, adapter_blocks=0).eval()
+    patches = torch.randn(1, side**2, 22)
+    with torch.no_grad():
+        before = generator.bottom_adapter(patches)
+        patches[0, side * 3 + side // 2] += 5  # row 3, in the middle
+        moved = (generator.bottom_adapter(patches) - before).abs().sum(1)[0] > 1e-6
+    assert before.shape == (1, 8, 16, 16)
+    rows, columns = moved.nonzero().T
+    assert moved.any() and abs(rows.float().mean() - 3.5 * 16 / side + 0.5) < 1
+    assert abs(columns.float().mean() - (side // 2 + 0.5) * 16 / side + 0.5) < 1
+    assert moved.sum() <= 9
+
+
+def test_patches_that_are_no_square_are_refused():
+    with pytest.raises(ValueError, match="260 patch tokens"):
+        make(patches=260)

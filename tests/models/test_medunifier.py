@@ -115,3 +115,30 @@ def test_pairs_with_one_text_are_no_negatives_of_each_other():
     losses = model(**same, weights={"itm": 1.0}, generator=torch.Generator())
     logits = model.match(*(batch[name][:1] for name in ("features", "input_ids", "attention_mask")))[0]
     torch.testing.assert_close(losses.parts["itm"], -logits.log_softmax(0)[1].detach(), rtol=0, atol=1e-5)
+
+
+def test_a_model_of_patches_of_16_pixels_learns():
+    model, batch = case(vision_tokens=197)
+    losses = model(
+        **batch | {"features": batch["features"][:, :197]}, generator=torch.Generator().manual_seed(0)
+    )
+    losses.total.backward()
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+    assert model.image_generator.bottom_adapter.map[0].weight.grad.any()
+
+
+def test_a_model_loaded_in_bfloat16_takes_features_of_float32(tmp_path):
+    model, batch = case()
+    model.eval().save_pretrained(tmp_path)
+    half = type(model).from_pretrained(tmp_path, dtype=torch.bfloat16).eval()
+    features, words = batch["features"], (batch["input_ids"], batch["attention_mask"])
+    with torch.no_grad():
+        assert half.generate(features, num_beams=2, max_new_tokens=3).shape[0] == len(features)
+        close = {"rtol": 0.1, "atol": 0.05}
+        torch.testing.assert_close(
+            half.match(features, *words).float(), model.match(features, *words), **close
+        )
+        torch.testing.assert_close(
+            half.encode_image(features)[1].float(), model.encode_image(features)[1], **close
+        )
+        assert half.reconstruct(features, *words).shape == (6, 1, 224, 224)

@@ -151,3 +151,36 @@ def test_a_checkpoint_without_pooler_has_one_checksum(transformers_vit, tmp_path
 def test_a_model_that_is_not_there(tmp_path):
     with pytest.raises(InputError, match="has no config.json"):
         load_vision(str(tmp_path))
+
+
+def save_vit(kind, folder, **changes):
+    """A small transformers ViT in a folder."""
+    from transformers import AutoConfig, AutoModel
+
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
+    AutoModel.from_config(AutoConfig.for_model(kind, **(sizes | changes))).save_pretrained(folder)
+    return str(folder)
+
+
+def test_patches_of_16_pixels(tmp_path):
+    vit = load_vision(save_vit("vit", tmp_path, patch_size=16))
+    assert vit(torch.rand(2, 3, 224, 224)).shape == (2, 197, 32)
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "tokens"),
+    [
+        ("siglip_vision_model", {"image_size": 224, "patch_size": 14}, 256),  # no class token
+        ("dinov2_with_registers", {"image_size": 224, "patch_size": 14}, 261),
+    ],
+)
+def test_other_tokens_than_class_and_patches_are_refused(tmp_path, kind, changes, tokens):
+    vit = load_vision(save_vit(kind, tmp_path, **changes))
+    with pytest.raises(InputError, match=f"gives {tokens} tokens"):
+        vit(torch.rand(1, 3, 224, 224))
+
+
+def test_pictures_of_another_size_are_refused(tmp_path):
+    vit = load_vision(save_vit("vit", tmp_path, image_size=384))
+    with pytest.raises(InputError, match="takes no pictures of 224 x 224"):
+        vit(torch.rand(1, 3, 224, 224))

@@ -2,18 +2,19 @@
 
 import dataclasses
 import json
+import math
 from pathlib import Path
 
 import pytest
 
 from stages.params import Params, load_params
 from tests.workflow.toy import REPO
-from workflow.headline import headline
+from workflow.headline import UNSEEN, headline
 
 METRICS = {
     "pretrain@full": {
         **{f"val_{loss}_first": 2.0 for loss in ("itc", "itm", "itg", "tig")},
-        **{f"val_{loss}_last": 1.0 for loss in ("itc", "itm", "itg", "tig")},
+        **{f"val_{loss}_last": 0.6 for loss in ("itc", "itm", "itg", "tig")},
         "perplexity_top": 52.0,
         "perplexity_bottom": 50.0,
     },
@@ -37,17 +38,18 @@ def folder(tmp_path: Path) -> Path:
 
 def test_each_promise_is_judged(params: Params, folder: Path) -> None:
     lines = headline(params, folder)["full"]
-    assert [line.good for line in lines] == [True] * 8 + [False], "50 codes are less than a tenth of 512"
+    assert [line.good for line in lines] == [True] * 9 + [False], "50 codes are less than a tenth of 512"
 
 
 @pytest.mark.parametrize(
     ("stage", "metric", "value", "line"),
     [
         ("pretrain@full", "val_itm_last", 1.9, 1),
-        ("retrieve@full-phantom", "i2t_map_at_1", 49.0, 4),
-        ("write_reports@full-phantom", "bleu_4", 0.2, 5),
-        ("score_images@full", "psnr_reconstruction", 23.9, 6),
-        ("pretrain@full", "perplexity_top", 51.0, 7),
+        ("pretrain@full", "val_itm_last", 0.64, 2),
+        ("retrieve@full-phantom", "i2t_map_at_1", 49.0, 5),
+        ("write_reports@full-phantom", "bleu_4", 0.2, 6),
+        ("score_images@full", "psnr_reconstruction", 23.9, 7),
+        ("pretrain@full", "perplexity_top", 51.0, 8),
     ],
 )
 def test_a_promise_not_kept_is_told(params, folder, stage: str, metric: str, value: float, line: int) -> None:
@@ -58,7 +60,7 @@ def test_a_promise_not_kept_is_told(params, folder, stage: str, metric: str, val
 
 def test_what_is_missing_is_said(params: Params, tmp_path: Path) -> None:
     lines = headline(params, tmp_path)["full"]
-    assert len(lines) == 9 and all("not measured" in str(line) for line in lines)
+    assert len(lines) == 10 and all("not measured" in str(line) for line in lines)
 
 
 def test_a_variant_without_an_objective_is_not_judged_by_it(params: Params, folder: Path) -> None:
@@ -80,5 +82,11 @@ def test_fidelity_to_prompts(params: Params, folder: Path, fidelity: float, low:
     values = {"prompt_fidelity": fidelity, "prompt_fidelity_ci_low": low, "prompt_fidelity_chance": 14.0}
     values |= {"prompt_fidelity_unconditional_ci_high": 20.0}
     (folder / "score_images@full.json").write_text(json.dumps(METRICS["score_images@full"] | values))
-    line = headline(params, folder)["full"][7]
+    line = headline(params, folder)["full"][8]
     assert line.what == "finding drawn as prompted (%)" and line.good is good
+
+
+def test_the_matching_loss_that_needs_no_picture() -> None:
+    """The best constant chance of a match, one of three pairs being one."""
+    losses = [-(math.log(p) + 2 * math.log(1 - p)) / 3 for p in (i / 3000 for i in range(1, 3000))]
+    assert min(losses) == pytest.approx(UNSEEN)
