@@ -5,6 +5,7 @@ Changes nothing. The exit code is 1 if anything was found. Run it on a node, too
 
 import json
 import os
+import re
 import socket
 import sqlite3
 import subprocess
@@ -225,9 +226,22 @@ def inputs() -> Iterator[Finding]:
         yield Finding(f"{path}: not there, but {', '.join(readers)} reads it", MISSING_INPUTS)
 
 
+def moving_model() -> Iterator[Finding]:
+    """A frozen ViT that is named by a branch of a hub: it may change while its features stay in the cache."""
+    from stages.params import load_params
+
+    vision = load_params().vision
+    if vision.revision is not None and not re.fullmatch("[0-9a-f]{40}", vision.revision):
+        yield Finding(
+            f"vision.revision: {vision.revision} is a branch or tag of {vision.model}, which may move",
+            "put the commit (40 hexadecimal digits) that the model's page on the hub shows into params.yaml",
+        )
+
+
 CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (
     environment,
     inputs,
+    moving_model,
     lock_method,
     stale_dvc_locks,
     cache_links,

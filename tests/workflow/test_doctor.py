@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 from pathlib import Path
 
@@ -45,6 +46,15 @@ def test_an_input_that_is_not_there(here, capsys):
     (here / "raw").mkdir()
     (here / "raw/metadata.csv").touch()
     assert said(capsys) == "nothing to mend\n"
+
+
+def test_a_model_of_the_hub_without_a_commit(here, capsys):
+    text = (here / "params.yaml").read_text()
+    hub = re.sub(r"(?m)^  model: data/simulated/vit", "  model: hf:org/vit", text)
+    hub = re.sub(r"(?m)^  watch: data/simulated/vit", "  watch: stages/models/vision.py", hub)
+    for revision, found in (("main", True), ("0123456789abcdef" * 2 + "01234567", False)):
+        (here / "params.yaml").write_text(hub.replace("revision: null", f"revision: {revision}"))
+        assert ("vision.revision: main is a branch" in said(capsys)) is found
 
 
 def test_entries_of_dead_processes(here, capsys):
