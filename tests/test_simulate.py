@@ -11,6 +11,7 @@ import pytest
 import stages.simulate
 from stages.datasets import find_layout
 from stages.datasets.images import UnreadableImage, decode_image
+from stages.datasets.phantom.damage import damage_pictures
 from stages.datasets.phantom.stand_in_vit import patch_kernel, position_code, write_vit
 from stages.datasets.rejects import Selection
 from stages.datasets.rules import select_pictures
@@ -83,7 +84,16 @@ def test_names_in_the_copies_do_not_depend_on_pixels(tmp_path, name):
 def test_every_copy_is_read_by_the_adapter_that_the_demo_names(tmp_path, monkeypatch, name):
     """All rows are kept but those of the lost picture, and all kept pictures decode but the truncated one."""
     monkeypatch.chdir(tmp_path)
+    cut = []
+
+    def damage_and_tell(pictures, seed):
+        whole = {path: path.stat().st_size for path in pictures}
+        damage_pictures(pictures, seed)
+        cut.extend(path.name for path in pictures if path.exists() and path.stat().st_size < whole[path])
+
+    monkeypatch.setattr(stages.simulate, "damage_pictures", damage_and_tell)
     run(0, copies=60)
+    assert len(cut) == len(COPIES)
     params = load_params(REPO / "params.yaml")
     settings = dataclasses.replace(params.datasets[name], benchmark=None)
     layout = find_layout(settings.layout)
@@ -100,10 +110,11 @@ def test_every_copy_is_read_by_the_adapter_that_the_demo_names(tmp_path, monkeyp
         try:
             picture = decode_image(Path(settings.root) / path, 224, "squash")
         except UnreadableImage:
-            broken.append(path)
+            broken.append(Path(path).name)
         else:
             assert picture.shape == (224, 224) and 20 < picture.mean() < 235 and picture.std() > 15
-    assert len(broken) <= 1
+    kept = {Path(path).name for path in selection.kept["image_path"]}
+    assert broken == [name for name in cut if name in kept] and len(broken) == 1
 
 
 def test_without_patients_only_the_vit_is_made(tmp_path, monkeypatch):

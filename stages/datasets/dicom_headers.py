@@ -1,5 +1,7 @@
 """What the headers of DICOM files say, for layouts whose index tells less."""
 
+import struct
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -29,12 +31,17 @@ def add_views(rows: pl.DataFrame, root: Path) -> pl.DataFrame:
 def view_position(path: Path) -> dict[str, str | None]:
     """{"view": PA, AP, ... or None}, or {"missing": path} if there is no such file."""
     import pydicom
-    from pydicom.errors import InvalidDicomError
+    from pydicom.errors import BytesLengthException, InvalidDicomError
 
+    broken = (
+        ArithmeticError, AttributeError, BytesLengthException, EOFError, InvalidDicomError, LookupError,
+        NotImplementedError, TypeError, ValueError, struct.error, zlib.error,
+    )  # fmt: skip
     try:
         header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["ViewPosition"])
+        view = header.get("ViewPosition")  # decoded only here
     except (FileNotFoundError, NotADirectoryError):
         return {"missing": str(path)}
-    except (InvalidDicomError, ValueError, EOFError, AttributeError, NotImplementedError):
+    except broken:
         return {"view": None}
-    return {"view": str(header.get("ViewPosition") or "").strip() or None}
+    return {"view": str(view or "").strip() or None}

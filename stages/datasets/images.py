@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import pydicom
 
 _DICOM_SUFFIXES = (".dcm", ".dicom")
+_JPEG_END = b"\xff\xd9"
 # What Pillow, pydicom and its decoders raise on broken content. OSError is told apart by its errno below.
 _BROKEN = (
     ArithmeticError, AttributeError, EOFError, LookupError, NotImplementedError, OSError, RuntimeError,
@@ -74,16 +75,20 @@ def _read_dicom(path: str | Path) -> Image.Image:
     DICOM PS3.3 C.11.1, C.11.2, C.7.6.3.1.2. White is the top of the stored range, not the brightest pixel.
     """
     import pydicom
-    from pydicom.errors import InvalidDicomError
-    from pydicom.pixels import apply_modality_lut, apply_voi_lut
+    from pydicom.errors import BytesLengthException, InvalidDicomError
 
     try:
-        dataset = pydicom.dcmread(path)
-    except InvalidDicomError as error:
+        return _shown(pydicom.dcmread(path))
+    except (BytesLengthException, InvalidDicomError) as error:
         raise ValueError(str(error)) from error
+
+
+def _shown(dataset: "pydicom.Dataset") -> Image.Image:
+    from pydicom.pixels import apply_modality_lut, apply_voi_lut
+
     if int(dataset.get("NumberOfFrames") or 1) > 1:
         raise ValueError(f"{dataset.NumberOfFrames} frames, expected one")
-    stored = dataset.pixel_array
+    stored = _stored_values(dataset)
     if dataset.SamplesPerPixel == 3:
         return Image.fromarray(stored).convert("L")
     if dataset.PhotometricInterpretation not in ("MONOCHROME1", "MONOCHROME2"):
@@ -95,6 +100,25 @@ def _read_dicom(path: str | Path) -> Image.Image:
     return _grey(values, low, high)
 
 
+def _stored_values(dataset: "pydicom.Dataset") -> np.ndarray:
+    """The pixels as the file stores them. ValueError for a JPEG frame without its end.
+
+    8-bit lossy JPEG is left to Pillow: it notices a frame cut short, and gives the grey values that the pictures
+    have in data sets that were made from such files. Other decoders round otherwise, here and there by 1.
+    """
+    from pydicom import uid
+    from pydicom.encaps import get_frame
+
+    syntax = dataset.file_meta.TransferSyntaxUID
+    if syntax == uid.JPEGBaseline8Bit or (syntax == uid.JPEGExtended12Bit and dataset.BitsStored == 8):
+        dataset.pixel_array_options(decoding_plugin="pillow")
+    elif syntax in (*uid.JPEGTransferSyntaxes, *uid.JPEGLSTransferSyntaxes):
+        frame = get_frame(dataset.PixelData, 0, number_of_frames=1)
+        if not frame.rstrip(b"\x00\xff").endswith(_JPEG_END):  # what is missing would be filled up
+            raise ValueError("the JPEG frame is cut short: it has no end marker")
+    return dataset.pixel_array
+
+
 def _value_range(dataset: "pydicom.Dataset") -> tuple[float, float]:
     """The lowest and highest value that the LUTs of `dataset` can give, whatever its pixels are."""
     for sequence in ("VOILUTSequence", "ModalityLUTSequence"):
@@ -102,7 +126,9 @@ def _value_range(dataset: "pydicom.Dataset") -> tuple[float, float]:
             return 0, 2 ** dataset[sequence][0].LUTDescriptor[2] - 1
     bits = dataset.BitsStored
     low, high = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if dataset.PixelRepresentation else (0, 2**bits - 1)
-    slope, intercept = float(dataset.get("RescaleSlope", 1)), float(dataset.get("RescaleIntercept", 0))
+    slope, intercept = 1.0, 0.0
+    if "RescaleSlope" in dataset and "RescaleIntercept" in dataset:  # one alone is not applied
+        slope, intercept = float(dataset.RescaleSlope), float(dataset.RescaleIntercept)
     return tuple(sorted((low * slope + intercept, high * slope + intercept)))
 
 

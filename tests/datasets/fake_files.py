@@ -7,7 +7,8 @@ import numpy as np
 import pydicom
 from PIL import Image
 from pydicom.dataset import FileDataset, FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage
+from pydicom.encaps import encapsulate
+from pydicom.uid import ExplicitVRLittleEndian, JPEGBaseline8Bit, SecondaryCaptureImageStorage
 
 from stages.params import Dataset, Index
 
@@ -43,8 +44,8 @@ def picture_file(values: np.ndarray, kind: str) -> bytes:
     return buffer.getvalue()
 
 
-def dicom_file(values: np.ndarray, **tags) -> bytes:
-    """An uncompressed DICOM file of 8-bit `values`, with `tags` such as ViewPosition."""
+def dicom_file(values: np.ndarray, jpeg: bytes | None = None, **tags) -> bytes:
+    """A DICOM file of 8-bit `values`, uncompressed or with the JPEG file `jpeg` as its frame, and with `tags`."""
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID = SecondaryCaptureImageStorage
     meta.MediaStorageSOPInstanceUID = pydicom.uid.generate_uid(entropy_srcs=[values.tobytes().hex()])
@@ -55,6 +56,10 @@ def dicom_file(values: np.ndarray, **tags) -> bytes:
     file.SamplesPerPixel, file.PixelRepresentation, file.PhotometricInterpretation = 1, 0, "MONOCHROME2"
     file.BitsAllocated, file.BitsStored, file.HighBit = 8, 8, 7
     file.PixelData = values.tobytes()
+    if jpeg:
+        meta.TransferSyntaxUID = JPEGBaseline8Bit
+        file.PixelData = encapsulate([jpeg])
+        file["PixelData"].VR = "OB"
     for name, value in tags.items():
         setattr(file, name, value)
     buffer = io.BytesIO()

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.datasets.fake_files import dicom_file, pixels, put, settings
+from tests.datasets.fake_files import dicom_file, picture_file, pixels, put, settings
 
 BOX = "264.0,152.0,213.0,379.0"
 
@@ -18,7 +18,8 @@ class FakeRsna:
     def add(self, patient: str, boxes: int = 0, view: str | None = "PA") -> Path:
         self.lines += [f"{patient},{BOX},1"] * boxes or [f"{patient},,,,,0"]
         tags = {} if view is None else {"ViewPosition": view}
-        return put(self.root / f"stage_2_train_images/{patient}.dcm", dicom_file(pixels(patient), **tags))
+        content = dicom_file(pixels(patient), picture_file(pixels(patient), "JPEG"), **tags)
+        return put(self.root / f"stage_2_train_images/{patient}.dcm", content)
 
     def write(self) -> None:
         put(self.root / "stage_2_train_labels.csv", "\n".join(self.lines) + "\n")

@@ -1,10 +1,13 @@
 """The data sets without reports through `prepare` and `decode_images`: splits, benchmarks, lists, overlap, --check."""
 
 import dataclasses
+import io
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
+from PIL import Image
 
 from stages.datasets.check import check_dataset
 from stages.datasets.overlaps import count_overlaps, find_overlaps
@@ -145,17 +148,17 @@ def test_patients_of_covidx_s_test_list_leave_training_and_rsna_s_pictures_are_f
     for number in range(12):
         fake.add(f"{number} {number}.png normal rsna", f"{number}.png")
     fake.add("3 again.png normal rsna", "again.png", "test")
-    # The same grey values as in RSNA's DICOM file, now as PNG.
+
+    # COVIDx's PNGs have the grey values of RSNA's JPEG frames, as libjpeg decodes them.
+    def shown(patient):
+        jpeg = picture_file(pixels(patient), "JPEG")
+        return picture_file(np.asarray(Image.open(io.BytesIO(jpeg))), "PNG")
+
     tables, _ = run_settings(rsna.settings(), name="rsna")
     trained, tested = tables["train"]["image_id"][0], tables["test"]["image_id"][0]
-    fake.add("90 copy.png normal rsna", "copy.png", "test", picture_file(pixels(trained), "PNG"))
+    fake.add("90 copy.png normal rsna", "copy.png", "test", shown(trained))
     for number in range(20, 24):
-        fake.add(
-            f"{number} {number}.png pneumonia rsna",
-            f"{number}.png",
-            "train",
-            picture_file(pixels(tested), "PNG"),
-        )
+        fake.add(f"{number} {number}.png pneumonia rsna", f"{number}.png", "train", shown(tested))
     fake.write()
     tables, summary = run_settings(fake.settings(), name="covidx")
     assert summary["rejected"] == {"test_patient": 1}

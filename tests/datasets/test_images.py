@@ -11,15 +11,20 @@ from pydicom.pixels import apply_modality_lut, apply_voi_lut
 from pydicom.uid import (
     JPEG2000,
     ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
     JPEG2000Lossless,
     JPEGBaseline8Bit,
+    JPEGExtended12Bit,
     JPEGLosslessSV1,
+    JPEGLSLossless,
     RLELossless,
 )
 
+from stages.datasets.dicom_headers import view_position
 from stages.datasets.images import UnreadableImage, decode_image
 from stages.errors import InputError
 from tests.datasets import jpeg_lossless
+from tests.datasets.fake_files import dicom_file, picture_file
 
 SAMPLES = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "dicom-samples"
 
@@ -29,6 +34,10 @@ def smooth(height, width):
     y, x = np.mgrid[0:height, 0:width]
     wave = np.sin(x / width * 5) + np.cos(y / height * 4) + x / width
     return (20 + 210 * (wave - wave.min()) / np.ptp(wave)).astype(np.uint8)
+
+
+def noise(height, width):
+    return np.random.default_rng(0).integers(0, 256, (height, width), dtype=np.uint8)
 
 
 def save(path, array, **options):
@@ -169,7 +178,7 @@ def dicom(
     dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     for name, value in tags.items():
         setattr(dataset, name, value)
-    if packed:
+    if packed is not None:
         dataset.PixelData = encapsulate([packed])
         dataset["PixelData"].VR = "OB"
         dataset.file_meta.TransferSyntaxUID = syntax
@@ -197,17 +206,20 @@ def test_dicom_is_scaled_by_its_stored_range(tmp_path, syntax, bits):
 
 
 @pytest.mark.parametrize(
-    ("syntax", "kind", "options"),
+    ("syntax", "kind", "options", "difference"),
     [
-        (JPEGBaseline8Bit, "JPEG", {"quality": 90}),
-        (JPEG2000, "JPEG2000", {"no_jp2": True, "irreversible": True, "quality_layers": [20]}),
+        (JPEGBaseline8Bit, "JPEG", {"quality": 90}, 0),
+        (JPEGExtended12Bit, "JPEG", {"quality": 90}, 0),
+        (JPEG2000, "JPEG2000", {"no_jp2": True, "irreversible": True, "quality_layers": [20]}, 1),
     ],
 )
-def test_dicom_with_a_lossy_frame_is_what_pillow_decodes(tmp_path, syntax, kind, options):
+def test_dicom_with_a_lossy_frame_is_what_pillow_decodes(tmp_path, syntax, kind, options, difference):
     buffer = io.BytesIO()
-    Image.fromarray(smooth(64, 64)).save(buffer, kind, **options)
-    path = dicom(tmp_path / "a.dcm", smooth(64, 64), bits=8, syntax=syntax, packed=buffer.getvalue())
-    assert np.abs(decode_image(path, 64, "squash").astype(int) - np.asarray(Image.open(buffer))).max() <= 1
+    noisy = noise(64, 64)
+    Image.fromarray(noisy).save(buffer, kind, **options)
+    path = dicom(tmp_path / "a.dcm", noisy, bits=8, syntax=syntax, packed=buffer.getvalue())
+    shown = np.asarray(Image.open(buffer), int)
+    assert np.abs(decode_image(path, 64, "squash") - shown).max() <= difference
 
 
 @pytest.mark.parametrize("name", ["CT_small", "MR_small", "693_J2KI", "JPEG2000", "JPGExtended", "image_dfl"])
@@ -288,6 +300,69 @@ def test_dicom_that_is_truncated_or_no_single_grey_picture(tmp_path):
             decode_image(get_testdata_file(name), 8, "squash")
 
 
+@pytest.mark.filterwarnings("ignore")  # pydicom warns of what it finds wrong before it gives up
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEGBaseline8Bit])
+def test_dicom_cut_anywhere_in_its_header_has_no_view_or_its_own_and_no_picture(tmp_path, syntax):
+    values = noise(16, 16)
+    jpeg = picture_file(values, "JPEG") if syntax == JPEGBaseline8Bit else None
+    whole = dicom_file(values, jpeg, ViewPosition="AP", WindowCenter="128", WindowWidth="256")
+    if syntax == ImplicitVRLittleEndian:
+        dataset = pydicom.dcmread(io.BytesIO(whole))
+        dataset.file_meta.TransferSyntaxUID = syntax
+        buffer = io.BytesIO()
+        pydicom.dcmwrite(buffer, dataset, implicit_vr=True, little_endian=True, enforce_file_format=True)
+        whole = buffer.getvalue()
+    path = tmp_path / "a.dcm"
+    path.write_bytes(whole)
+    assert view_position(path) == {"view": "AP"} and decode_image(path, 16, "squash").std() > 30
+    seen = set()
+    for length in range(whole.index(b"\xe0\x7f\x10\x00")):  # where the pixel data start
+        path.write_bytes(whole[:length])
+        seen.add(view_position(path)["view"])
+        with pytest.raises(UnreadableImage):
+            decode_image(path, 16, "squash")
+    assert {None, "AP"} <= seen
+
+
+def test_dicom_with_a_view_of_an_unknown_kind_has_none(tmp_path):
+    whole = dicom_file(noise(16, 16), ViewPosition="AP")
+    path = tmp_path / "a.dcm"
+    path.write_bytes(whole.replace(b"\x18\x00\x01\x51CS", b"\x18\x00\x01\x51CZ"))
+    assert view_position(path) == {"view": None}
+
+
+def jpeg_frame(kind):
+    """A DICOM file's transfer syntax, its compressed frame, and the bits of its pixels."""
+    if kind == "lossless":
+        return JPEGLosslessSV1, jpeg_lossless.encode(STORED, 12), 12
+    if kind == "baseline":
+        return JPEGBaseline8Bit, picture_file(noise(64, 64), "JPEG"), 8
+    whole = pydicom.dcmread(get_testdata_file("MR_small_jpeg_ls_lossless.dcm"))
+    return JPEGLSLossless, next(generate_frames(whole.PixelData, number_of_frames=1)), 16
+
+
+@pytest.mark.parametrize("kind", ["baseline", "lossless", "JPEG-LS"])
+def test_dicom_whose_jpeg_frame_is_cut_inside_a_whole_container(tmp_path, kind):
+    syntax, frame, bits = jpeg_frame(kind)
+
+    def decoded(content):
+        path = dicom(tmp_path / "a.dcm", STORED, bits=bits, syntax=syntax, packed=content)
+        return decode_image(path, 64, "squash")
+
+    whole = decoded(frame)
+    for length in [*range(2, len(frame) - 2, len(frame) // 20), len(frame) - 8]:
+        with pytest.raises(UnreadableImage):
+            decoded(frame[:length])
+    for padding in (b"\0", b"\0" * 7, b"\xff"):
+        np.testing.assert_array_equal(decoded(frame + padding), whole)
+
+
+def test_a_rescale_slope_without_its_intercept_is_not_applied(tmp_path):
+    """PS3.3 C.11.1.1.2: the two come together; pydicom applies neither alone."""
+    for tags in ({"RescaleSlope": 2}, {"RescaleIntercept": -1024}):
+        assert_close(decode_image(dicom(tmp_path / "a.dcm", STORED, **tags), 64, "squash"), SCALED)
+
+
 @pytest.mark.skipif(not SAMPLES.is_dir(), reason=f"the DICOM samples are not at {SAMPLES}")
 def test_a_real_jpeg_compressed_radiograph_and_its_relabelled_copy():
     """The files differ in one byte, MONOCHROME2 or 1: what is inverted is the source, so the picture has to be."""
@@ -297,7 +372,5 @@ def test_a_real_jpeg_compressed_radiograph_and_its_relabelled_copy():
     plain, inverted = (decode_image(path, 1024, "squash") for path in paths)
     np.testing.assert_array_equal(inverted, 255 - plain)
     frame = next(generate_frames(pydicom.dcmread(paths[0]).PixelData, number_of_frames=1))
-    assert np.abs(plain.astype(int) - np.asarray(Image.open(io.BytesIO(frame)))).max() <= 1, (
-        "as Pillow has it"
-    )
+    np.testing.assert_array_equal(plain, np.asarray(Image.open(io.BytesIO(frame))), "as Pillow has it")
     assert plain.std() > 30

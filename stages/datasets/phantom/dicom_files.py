@@ -43,7 +43,10 @@ def dicom(film: np.ndarray, digest: str, patient: str, view: str, inverted: bool
 
 
 def pixels(content: bytes) -> np.ndarray:
-    """The stored values of a DICOM file: [H, W]."""
+    """The stored values of such a file, [H, W], as Pillow decodes them: so they get into PNGs."""
     import pydicom
+    from PIL import Image
+    from pydicom.encaps import get_frame
 
-    return pydicom.dcmread(io.BytesIO(content)).pixel_array
+    frame = get_frame(pydicom.dcmread(io.BytesIO(content)).PixelData, 0, number_of_frames=1)
+    return np.asarray(Image.open(io.BytesIO(frame)))
