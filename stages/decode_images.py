@@ -13,7 +13,7 @@ import polars as pl
 from stages.cores import available_cores
 from stages.datasets import images
 from stages.datasets.images import UnreadableImage, decode_image
-from stages.datasets.overlaps import write_contents
+from stages.datasets.overlaps import CONTENTS, content_digests
 from stages.datasets.rejects import Reason
 from stages.datasets.workers import parallel_map
 from stages.entry import run_stage
@@ -25,13 +25,14 @@ from stages.storage.images import PART_ROWS, part_path, write_part
 from stages.storage.tables import MANIFEST, REJECTED, read_table, write_table
 from stages.tracking import LocalRun
 
+PICTURES = "pictures"
 _BYTES_A_WORKER = 50_000_000  # some seconds of decoding; less is done before another process has started
 
 
 def decode_images(params: Params, run: LocalRun, dataset: str) -> None:
     """Decode every picture of data/prepared/DATASET/manifest.parquet to a grey square of images.size pixels.
 
-        Writes data/images/DATASET: part-*.arrow, rejected.parquet (pictures that cannot be decoded whole),
+    Writes data/images/DATASET: part-*.arrow, rejected.parquet (pictures that cannot be decoded whole),
     contents.parquet (a digest of each picture's grey values), summary.json. Finished parts survive a kill and
     are not decoded again. On several nodes (stages.launch) each decodes every n-th part, and the first publishes
     them all.
@@ -44,14 +45,15 @@ def decode_images(params: Params, run: LocalRun, dataset: str) -> None:
     rank, processes = place()
     with parallel_map(workers) as mapped:
         for number, part in list(enumerate(parts))[rank::processes]:
-            if not part_path(work, number).exists():
+            if not part_path(work / PICTURES, number).exists():
                 decode_part(part, root, params.images, mapped, work, number)
             run.say(f"part {number + 1} of {len(parts)}: {len(part)} pictures")
     wait_for_all()
     if rank > 0:
         return
 
-    rejected = pl.concat([read_table(rejects_path(work, number), REJECTED) for number in range(len(parts))])
+    rejected = pl.concat([read_table(beside(work, "rejected", n), REJECTED) for n in range(len(parts))])
+    digests = pl.concat([read_table(beside(work, "contents", n), CONTENTS) for n in range(len(parts))])
     summary = {
         "dataset": dataset,
         "pictures": len(manifest),
@@ -62,14 +64,19 @@ def decode_images(params: Params, run: LocalRun, dataset: str) -> None:
     }
     if not summary["decoded"]:
         raise InputError(f"{root}: none of {len(manifest)} pictures can be decoded: {rejected['detail'][0]}")
-    publish(work, Path("data/images") / dataset, rejected, summary)
-    write_contents(Path("data/images") / dataset)
+    write_table(rejected, work / PICTURES / "rejected.parquet", REJECTED)
+    write_table(digests, work / PICTURES / "contents.parquet", CONTENTS)
+    write_json(work / PICTURES / "summary.json", summary)
+    publish(work, Path("data/images") / dataset)
     run.metrics({name: summary[name] for name in ("pictures", "decoded")} | {"rejected": len(rejected)})
     run.say(f"decoded {summary['decoded']} of {len(manifest)} pictures, rejected {len(rejected)}")
 
 
 def work_folder(manifest: pl.DataFrame, root: Path, settings: Images, stage: str) -> Path:
-    """Where parts wait until all are done: another folder for other pictures, settings or decoder."""
+    """Where parts wait until all are done: another folder for other pictures, settings or decoder.
+
+    PICTURES below it is what will be published; beside that lie the rejects and the digests of each part.
+    """
     key = hashlib.sha256(f"{root} {settings} {PART_ROWS}".encode())
     key.update(Path(images.__file__).read_bytes())
     for row in manifest.iter_rows():
@@ -80,7 +87,7 @@ def work_folder(manifest: pl.DataFrame, root: Path, settings: Images, stage: str
 def decode_part(
     part: pl.DataFrame, root: Path, settings: Images, mapped: Callable, work: Path, number: int
 ) -> None:
-    """Decode the pictures of one part; writes its rejects, then the part itself, which marks it as done."""
+    """Decode the pictures of one part; writes its rejects and digests, then the part itself: it is done."""
     paths = [str(root / path) for path in part["image_path"]]
     decode = partial(picture_or_problem, size=settings.size, aspect=settings.aspect)
     results = list(mapped(decode, paths))
@@ -96,9 +103,11 @@ def decode_part(
         pl.lit(Reason.UNREADABLE_IMAGE.value).alias("reason"),
         pl.Series("detail", problems, pl.String),
     )
-    write_table(rejected, rejects_path(work, number), REJECTED)
+    ids = part.filter(is_picture)["image_id"]
     pictures = [result for result in results if isinstance(result, np.ndarray)]
-    write_part(part_path(work, number), part.filter(is_picture)["image_id"], pictures, settings.size)
+    write_table(rejected, beside(work, "rejected", number), REJECTED)
+    write_table(content_digests(ids, pictures), beside(work, "contents", number), CONTENTS)
+    write_part(part_path(work / PICTURES, number), ids, pictures, settings.size)
 
 
 def picture_or_problem(path: str, size: int, aspect: str) -> np.ndarray | str:
@@ -109,19 +118,19 @@ def picture_or_problem(path: str, size: int, aspect: str) -> np.ndarray | str:
         return str(problem)
 
 
-def rejects_path(work: Path, number: int) -> Path:
-    """Where the rejects of part `number` wait."""
-    return work / f"rejected-{number:05d}.parquet"
+def beside(work: Path, table: str, number: int) -> Path:
+    """Where a table of part `number` waits."""
+    return work / f"{table}-{number:05d}.parquet"
 
 
-def publish(work: Path, folder: Path, rejected: pl.DataFrame, summary: dict) -> None:
-    """Move the parts to `folder`, with the rejects in one table and the summary; clears the waiting room."""
-    shutil.rmtree(folder, ignore_errors=True)
-    for path in sorted(work.glob("part-*.arrow")):
-        folder.mkdir(parents=True, exist_ok=True)
-        shutil.move(path, folder / path.name)
-    write_table(rejected, folder / "rejected.parquet", REJECTED)
-    write_json(folder / "summary.json", summary)
+def publish(work: Path, folder: Path) -> None:
+    """Move the finished pictures to `folder`, at once or, to another disk, as copies that leave the originals
+    until all are made; clears the waiting room.
+    """
+    if folder.exists():
+        shutil.rmtree(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    shutil.move(work / PICTURES, folder)
     shutil.rmtree(work.parent)
 
 

@@ -1,7 +1,9 @@
 import dataclasses
 import errno
+import hashlib
 import json
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,7 @@ import pytest
 
 from stages import decode_images as stage
 from stages.datasets.images import decode_image
+from stages.datasets.overlaps import CONTENTS
 from stages.errors import InputError
 from stages.params import load_params
 from stages.storage.images import ImageStore
@@ -106,6 +109,60 @@ def test_finished_parts_survive_an_interruption(root, monkeypatch):
     decode(root)
     assert tried == ["3.jpg", "4.jpg", "5.jpg", "6.jpg"], "the first part was there"
     assert content() == whole
+
+
+@pytest.mark.parametrize("step", ["write_table", "write_json", "shutil.rmtree", "shutil.move"])
+def test_all_parts_survive_an_interruption_after_the_last_one(root, monkeypatch, step):
+    """Whatever comes when all is decoded, up to the very move, nothing is decoded again."""
+    decode(root)
+    whole = content()
+
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    def stop_behind_the_parts(frame, path, schema):
+        stop() if Path(path).name == "contents.parquet" else write_table(frame, path, schema)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            f"stages.decode_images.{step}", stop_behind_the_parts if step == "write_table" else stop
+        )
+        with pytest.raises(KeyboardInterrupt):
+            decode(root)
+    tried = interrupt_after(monkeypatch, 100)
+    decode(root)
+    assert tried == [] and content() == whole
+
+
+def test_publishing_on_another_disk_keeps_the_pictures_until_all_are_copied(root, monkeypatch):
+    decode(root)
+    whole = content()
+
+    def other_disk(*_):
+        raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+
+    def copy_one(source, target, **_):
+        target.mkdir()
+        shutil.copy(min(source.iterdir()), target)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(shutil.os, "rename", other_disk)
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "copytree", copy_one)
+        with pytest.raises(KeyboardInterrupt):
+            decode(root)
+    assert len(content()) == 1
+    tried = interrupt_after(monkeypatch, 100)
+    decode(root)
+    assert tried == [] and content() == whole
+
+
+def test_contents_are_digests_of_the_grey_values(root):
+    decode(root)
+    found = read_table(OUT / "contents.parquet", CONTENTS)
+    store = ImageStore(OUT)
+    expected = [hashlib.sha256(pixels.tobytes()).hexdigest() for pixels in store.read(range(5))]
+    assert found.rows() == list(zip(store.image_ids, expected, strict=True))
 
 
 @pytest.mark.parametrize("change", ["settings", "pictures"])

@@ -8,27 +8,20 @@ import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 
-from stages.storage.images import ImageStore
-from stages.storage.tables import Schema, read_table, write_table
+from stages.storage.tables import Schema, read_table
 
 CONTENTS = Schema("contents", {"image_id": pl.String, "sha256": pl.String}, frozenset({"image_id", "sha256"}))
 TRAINING = "train"
 EVALUATION = ("test", "benchmark")
-_ROWS = 256  # pictures read at once
 
 
-def write_contents(folder: str | Path) -> None:
-    """Write FOLDER/contents.parquet: the SHA-256 of the grey values of each picture of an image store."""
-    store = ImageStore(folder)
-    digests = [
-        hashlib.sha256(picture).hexdigest()
-        for start in range(0, len(store), _ROWS)
-        for picture in store.read(range(start, min(start + _ROWS, len(store))))
-    ]
-    frame = pl.DataFrame({"image_id": store.image_ids, "sha256": digests})
-    write_table(frame, Path(folder) / "contents.parquet", CONTENTS)
+def content_digests(image_ids: Iterable[str], pictures: Iterable[np.ndarray]) -> pl.DataFrame:
+    """CONTENTS rows: the SHA-256 of the grey values of each of `pictures`, uint8 [size, size]."""
+    digests = [hashlib.sha256(picture).hexdigest() for picture in pictures]
+    return pl.DataFrame({"image_id": image_ids, "sha256": digests}, schema=dict(CONTENTS.columns))
 
 
 def find_overlaps(datasets: Iterable[str], prepared: Path, images: Path) -> pl.DataFrame:
@@ -39,14 +32,14 @@ def find_overlaps(datasets: Iterable[str], prepared: Path, images: Path) -> pl.D
     """
     parts = []
     for dataset in datasets:
-        contents = read_table(images / dataset / "contents.parquet", CONTENTS)
+        digests = read_table(images / dataset / "contents.parquet", CONTENTS)
         for split in (TRAINING, *EVALUATION):
             path = prepared / dataset / f"{split}.parquet"
             if path.exists():
                 ids = read_table(path).select(
                     pl.lit(dataset).alias("dataset"), pl.lit(split).alias("split"), "image_id"
                 )
-                parts.append(ids.join(contents, on="image_id"))
+                parts.append(ids.join(digests, on="image_id"))
     pictures = pl.concat(parts)
     training = pictures.filter(split=TRAINING).select(
         "sha256", training_dataset="dataset", training_image_id="image_id"

@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 from PIL import Image
 
-from stages.datasets.overlaps import write_contents
+from stages.datasets.overlaps import content_digests
 from stages.params import load_params
 from stages.storage.drawn import DRAWN, write_drawn
 from stages.storage.images import write_images
@@ -76,8 +76,9 @@ def write_data(folder: Path, rng: np.random.Generator) -> None:
     for name in load_params(folder / "params.yaml").datasets.keys() - {"phantom"}:
         write_small_data(folder, name)
     ids = [f"image-{number:03d}" for number in range(40)]
-    write_images(folder / "data/images/phantom", ids, (picture(rng) for _ in ids), SIZE)
-    write_contents(folder / "data/images/phantom")
+    pictures = [picture(rng) for _ in ids]
+    write_images(folder / "data/images/phantom", ids, pictures, SIZE)
+    content_digests(ids, pictures).write_parquet(folder / "data/images/phantom/contents.parquet")
     write_splits(folder, "phantom", {"train": ids[:20], "test": ids[20:]})
     table = pl.DataFrame(
         {
