@@ -1,5 +1,7 @@
+import csv
 import dataclasses
 import errno
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -10,7 +12,7 @@ import pytest
 from stages.datasets.rejects import Reason
 from stages.errors import InputError
 from stages.params import load_params
-from stages.prepare import prepare
+from stages.prepare import check_patients, prepare
 from stages.storage.tables import BENCHMARK, MANIFEST, PREPARED, REJECTED, read_table
 from stages.tracking import LocalRun
 from tests.datasets.fake_mimic import BOTH, HEAD, FakeMimic, benchmark
@@ -180,6 +182,40 @@ def test_benchmark_patients_leave_the_training_set(fake):
 
     tables, _ = run(fake)
     assert "benchmark" not in tables, "nothing of an earlier run stays"
+
+
+@pytest.mark.parametrize(
+    ("remove", "split", "message"),
+    [
+        ("patients", "train", "1 patients are in two splits: 11000000;"),
+        ("patients", "test", "1 patients are in two splits: 11000000;"),
+        ("images", "train", "1 benchmark images are still in training: 0-0"),
+    ],
+)
+def test_a_benchmark_that_was_not_taken_out_is_never_written(fake, remove, split, message):
+    """The last check before the tables are written, on tables of which one was tampered with."""
+    crowd(fake)
+    settings = fake.settings(benchmark=benchmark(remove=remove))
+    one = {"image_id": "0-0" if remove == "images" else "0-1", "patient_id": "11000000"}
+    clean = {name: pl.DataFrame({"image_id": [name], "patient_id": [name]}) for name in SPLITS}
+    clean["benchmark"] = pl.DataFrame({"image_id": ["0-0"], "patient_id": ["11000000"]})
+    check_patients(clean, settings)
+    with pytest.raises(InputError, match=message):
+        check_patients(clean | {split: pl.concat([clean[split], pl.DataFrame([one])])}, settings)
+
+
+def test_the_digest_of_the_chosen_ids_is_that_of_the_list_left_with_the_results(fake):
+    crowd(fake)
+    _, summary = run(fake, benchmark=benchmark(per_class=3))
+    chosen = {name: [] for name in (*SPLITS, "benchmark")}
+    with open("results/subsets/fake.csv") as file:
+        for row in csv.DictReader(file):
+            chosen["benchmark" if row["benchmark_class"] else row["split"]].append(row["image_id"])
+    digests = {
+        name: hashlib.sha256("".join(f"{image}\n" for image in sorted(ids)).encode()).hexdigest()
+        for name, ids in chosen.items()
+    }
+    assert all(chosen.values()) and digests == summary["image_ids_sha256"]
 
 
 def test_too_few_images_for_the_benchmark(fake):

@@ -98,6 +98,20 @@ def test_counts_reconcile_on_the_page(results):
     assert "unreadable image 4 decode_images" in text
 
 
+def test_what_prepare_found_and_chose_stands_beside_the_counts(results):
+    text = Reader(make(results)).text
+    assert "Also found by prepare : reports not utf8 3." in text and "label rows without image" not in text
+    assert "phantom.csv , sorted, one a line): train sha256 of train , validate sha256 of validate ," in text
+    assert "benchmark sha256 of benchmark ." in text
+
+
+def test_benchmark_pictures_that_are_also_in_training_are_told(results):
+    assert "also in training" not in Reader(make(results)).text
+    note = {"notes": {"benchmark_images_in_training": 121}}
+    edit(results / "data/prepared/phantom/summary.json", lambda summary: summary.update(note))
+    assert "( remove: none ): 121 of its 150 pictures are also in training" in Reader(make(results)).text
+
+
 @pytest.mark.parametrize("path", ["data/prepared/phantom/summary.json", "data/images/phantom/summary.json"])
 def test_counts_that_do_not_add_up_are_refused(results, path):
     edit(results / path, lambda summary: summary["rejected"].update(extra=1))

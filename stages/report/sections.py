@@ -29,6 +29,8 @@ def data_section(
     rejects = [("prepare", *item) for item in prepared["rejected"].items()]
     rejects += [("decode_images", *item) for item in decoded["rejected"].items()]
     classes = prepared.get("benchmark", {}).get("classes", {})
+    notes = dict(prepared["notes"])
+    shared = notes.pop("benchmark_images_in_training", None)
     return {
         "name": name,
         "raw": prepared["raw"],
@@ -49,6 +51,10 @@ def data_section(
         "patients": sum(prepared["patients"].values()) if separate else None,
         "separate": separate,
         "benchmark": ", ".join(f"{count} of {words(label)}" for label, count in classes.items()),
+        "benchmark_size": sum(classes.values()),
+        "benchmark_in_training": shared,
+        "digests": prepared["image_ids_sha256"],
+        "notes": [(words(name), number) for name, number in notes.items() if number],
         "rejects": [
             {
                 "stage": stage,

@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import json
 from pathlib import Path
 
 import numpy as np
@@ -63,6 +64,9 @@ def test_a_zero_shot_set_of_the_whole_data_set_may_leave_its_patients_where_they
     ).rows() == [("no_pneumonia", [0]), ("pneumonia", [1])]
     splits = {name: pl.read_parquet(folder / f"{name}.parquet") for name in ("train", "validate", "test")}
     assert [len(split) for split in splits.values()] == [28, 6, 6]
+    in_training = set(table["image_id"]) & set(splits["train"]["image_id"])
+    notes = json.loads((folder / "summary.json").read_text())["notes"]
+    assert 0 < len(in_training) == notes["benchmark_images_in_training"] < len(table)
     assert len(pl.read_parquet(folder / "manifest.parquet")) == 40, "a picture of both is decoded once"
     decode("rsna", params.datasets["rsna"])
     found = find_overlaps(["rsna"], Path("data/prepared"), Path("data/images"))
