@@ -126,6 +126,24 @@ def test_every_other_row_has_its_reason(fake):
     assert summary["raw"] == len(fake.metadata) == 15
 
 
+@pytest.mark.parametrize(
+    "view",
+    ["LL", "LAO", "RAO", "LPO", "RPO", "AP AXIAL", "AP LLD", "AP RLD", "PA LLD", "PA RLD", "SWIMMERS"]
+    + ["XTABLE LATERAL"],
+)
+def test_every_other_view_of_mimic_cxr_is_left_out_and_no_candidate_of_a_benchmark(fake, view):
+    for number in range(4):
+        labels = {("atelectasis", "edema")[number % 2]: "1.0"}
+        fake.add(f"frontal-{number}", f"1200000{number}", f"5200000{number}", **labels)
+        fake.add(f"other-{number}", f"1200000{number}", f"5200000{number}", view=view)
+    tables, _ = run(fake)
+    rejected = tables["rejected"]
+    assert reasons(tables) == {f"other-{number}": "other_view" for number in range(4)}
+    assert set(rejected["detail"]) == {f"view is {view}"}
+    tables, _ = run(fake, views=None, benchmark=benchmark(per_class=2))
+    assert set(tables["benchmark"]["view"]) == {"PA"}
+
+
 def test_either_section_will_do_or_the_text_that_stands_for_them(fake):
     fake.add("only-impression", "10000004", "50000006", report=HEAD + " IMPRESSION:  Clear.\n")
     fake.add("no-header", "10000004", "50000008", report="Wet read.\n \n Clear.")

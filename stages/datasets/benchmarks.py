@@ -41,7 +41,7 @@ def choose_benchmark(images: pl.DataFrame, benchmark: Benchmark, seed: int) -> p
         fewest = min(map(len, found.values()))
         raise InputError(
             f"benchmark.per_class is {benchmark.per_class}, but {_POOLS[benchmark.pool]} holds fewer images of "
-            f"a class by rule {benchmark.rule}: {counts}; lower per_class to at most {fewest}"
+            f"a class by rule {benchmark.rule} (frontal ones, where views are known): {counts}; lower per_class to at most {fewest}"
         )
     random = np.random.default_rng(seed)
     chosen = []

@@ -28,9 +28,12 @@ read_reports = no_reports
 
 
 def read_images(settings: Dataset) -> Raw:
-    """Every row of the train list (index.images) and of the test list (index.split), the latter as `test`."""
+    """Every row of the test list (index.split), as `test`, and of the train list (index.images).
+
+    In this order: of a file name in both lists the first row is kept.
+    """
     root = Path(settings.root)
-    lists = {"train": root / settings.index.images, "test": root / settings.index.split}
+    lists = {"test": root / settings.index.split, "train": root / settings.index.images}
     found = {name: read_list(path) for name, path in lists.items()}
     classes = Counter(row[2] for rows in found.values() for row in rows)
     if set(classes) & set(THREE_CLASSES) and set(classes) & set(TWO_CLASSES):

@@ -14,6 +14,12 @@ from stages.datasets.workers import map_files
 from stages.errors import InputError
 from stages.params import Dataset
 
+FRONTAL = (
+    "PA",
+    "AP",
+    "AP Supine",
+    "Frontal",
+)  # as the layouts spell it; oblique, tilted and lying ones are not
 _NO_DETAIL = pl.lit(None, pl.String)
 
 
@@ -116,8 +122,8 @@ def _join_split(selection: Selection, split: pl.DataFrame, key: str) -> None:
 
 
 def set_benchmark_aside(selection: Selection, settings: Dataset, seed: int) -> pl.DataFrame | None:
-    """Choose the benchmark and take its pictures out of the splits, with `remove: patients` all of their
-    patients'; with `remove: none` they stay in their splits as well.
+    """Choose the benchmark, among frontal pictures unless the user lists it, and take its pictures out of the
+    splits, with `remove: patients` all of their patients'; with `remove: none` they stay in their splits as well.
     """
     benchmark = settings.benchmark
     if benchmark is None:
@@ -126,7 +132,7 @@ def set_benchmark_aside(selection: Selection, settings: Dataset, seed: int) -> p
     if benchmark.rule == "list":
         chosen = listed_benchmark(pool, benchmark, Path(settings.root) / settings.index.lists)
     else:
-        chosen = choose_benchmark(pool, benchmark, seed)
+        chosen = choose_benchmark(_frontal(pool), benchmark, seed)
     if benchmark.remove == "none":
         return chosen
     selection.kept = selection.kept.filter(~pl.col("image_id").is_in(chosen["image_id"].to_list()))
@@ -134,6 +140,13 @@ def set_benchmark_aside(selection: Selection, settings: Dataset, seed: int) -> p
         same = pl.col("patient_id").is_in(chosen["patient_id"].unique().to_list())
         selection.reject(same, Reason.BENCHMARK_PATIENT, pl.format("patient {}", "patient_id"))
     return chosen
+
+
+def _frontal(pictures: pl.DataFrame) -> pl.DataFrame:
+    """The frontal ones, whatever `views` keeps; all of a data set that tells no views."""
+    if pictures["view"].null_count() == len(pictures):
+        return pictures
+    return pictures.filter(pl.col("view").is_in(FRONTAL))
 
 
 def _file_size(path: str) -> int | None:

@@ -57,7 +57,8 @@ def read_images(settings: Dataset) -> Raw:
 def _check_run_lengths(masks: pl.DataFrame, path: Path) -> None:
     """Pairs of numbers: the gap since the last run, and the run's length, down the columns of the picture."""
     runs = masks.filter(pl.col("EncodedPixels") != NO_MASK)
-    numbers = pl.col("EncodedPixels").str.split(" ").list.eval(pl.element().cast(pl.Int64, strict=False))
+    words = pl.col("EncodedPixels").str.extract_all(r"\S+")
+    numbers = words.list.eval(pl.element().cast(pl.Int64, strict=False))
     right = (
         (numbers.list.len() % 2 == 0)
         & ~numbers.list.contains(None)

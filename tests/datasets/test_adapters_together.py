@@ -140,11 +140,44 @@ def test_chexpert_leaves_lateral_views_out_and_keeps_valid_csv_for_the_test(tmp_
         fake.add(number, atelectasis="1.0" if number % 2 else "", edema="" if number % 2 else "1.0")
     fake.add(50, view="LL")
     fake.add(51, side="Lateral", view="")
+    fake.add(52, view="RL")
     fake.add(60, split="valid")
     fake.write()
-    _, summary = run_settings(fake.settings(benchmark=benchmark(per_class=3)))
-    assert summary["rejected"] == {"other_view": 2} and summary["kept"]["test"] == 1
+    tables, summary = run_settings(fake.settings(benchmark=benchmark(per_class=3)))
+    assert summary["rejected"] == {"other_view": 3} and summary["kept"]["test"] == 1
+    assert tables["rejected"]["detail"].to_list() == ["view is LL", "view is LATERAL", "view is RL"]
     assert summary["benchmark"]["classes"] == {"atelectasis": 3, "edema": 3}
+
+
+def test_a_benchmark_is_frontal_whatever_views_are_kept(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    fake = FakeChexpert(tmp_path / "CheXpert-v1.0-small")
+    for number in range(60):
+        labels = {"atelectasis": "1.0"} if number % 2 else {"edema": "1.0"}
+        side, view = (("Frontal", "PA"), ("Lateral", ""), ("Frontal", "LL"))[number // 2 % 3]
+        fake.add(number, side=side, view=view, **labels)
+    fake.add(70, split="valid")
+    fake.write()
+    tables, summary = run_settings(fake.settings(views=None, benchmark=benchmark(per_class=10)))
+    assert summary["rejected"] == {} and set(tables["benchmark"]["view"]) == {"PA"}
+    assert {"LATERAL", "LL"} <= set(tables["train"]["view"])
+    with pytest.raises(
+        InputError, match=r"\(frontal ones, where views are known\): atelectasis 10, edema 10"
+    ):
+        run_settings(fake.settings(views=None, benchmark=benchmark(per_class=11)))
+    # A list of the user's own may name any picture.
+    lateral = tables["train"].filter(view="LATERAL")["image_id"]
+    classes = ["atelectasis" if int(name[13:18]) % 2 else "edema" for name in lateral]
+    chosen = {
+        name: [i for i, c in zip(lateral, classes, strict=True) if c == name]
+        for name in ("atelectasis", "edema")
+    }
+    lines = [f"{images[0]},{name}" for name, images in chosen.items()]
+    put(fake.root / "mine.csv", "\n".join(["image_id,benchmark_class", *lines]))
+    listed = fake.settings(views=None, benchmark=benchmark(per_class=1, rule="list"))
+    listed = dataclasses.replace(listed, index=dataclasses.replace(listed.index, lists="mine.csv"))
+    tables, _ = run_settings(listed)
+    assert tables["benchmark"]["view"].to_list() == ["LATERAL", "LATERAL"]
 
 
 def test_patients_of_covidx_s_test_list_leave_training_and_rsna_s_pictures_are_found(rsna):
@@ -172,6 +205,21 @@ def test_patients_of_covidx_s_test_list_leave_training_and_rsna_s_pictures_are_f
     found = find_overlaps(["rsna", "covidx"], Path("data/prepared"), Path("data/images"))
     assert count_overlaps(found).rows() == [("covidx", "test", "rsna", 1), ("rsna", "test", "covidx", 1)]
     assert ("covidx", "test", "copy.png", "rsna", trained) in found.rows()
+
+
+def test_a_file_name_in_both_of_covidx_s_lists_is_a_test_picture(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    fake = FakeCovidx(tmp_path / "covidx")
+    for number in range(10):
+        fake.add(f"{number} {number}.png normal rsna", f"{number}.png")
+    fake.add("90 4.png pneumonia rsna", "4.png", "test")
+    fake.write()
+    tables, summary = run_settings(fake.settings())
+    assert tables["test"].select("image_id", "patient_id", "image_path").rows() == [
+        ("4.png", "90", "test/4.png")
+    ]
+    assert tables["rejected"].row(0)[::2] == ("4.png", "duplicate_id")
+    assert summary["rejected"] == {"duplicate_id": 1} and summary["kept"]["train"] == 7
 
 
 @pytest.mark.parametrize("form", ["xml", "packed", "tables"])

@@ -43,6 +43,13 @@ def test_views_tell_lateral_pictures_marked_frontal(fake):
     assert raw.notes == {"images_lateral": 1, "images_frontal": 4}
 
 
+@pytest.mark.parametrize("view", ["LL", "RL"])
+def test_a_lateral_view_in_a_row_marked_frontal_stays_what_it_is(fake, view):
+    fake.add(5, view=view)
+    rows = read(fake).rows.filter(patient_id="patient00005")
+    assert rows["view"].to_list() == [view] and rows["image_path"][0].endswith("view1_frontal.jpg")
+
+
 def test_valid_csv_is_the_test_split_and_train_csv_has_none(fake):
     assert read(fake).rows["split"].to_list() == [None] * 4 + ["test"]
 

@@ -27,22 +27,22 @@ def read(fake):
 
 def test_lines_of_three_to_five_fields(fake):
     raw = read(fake)
-    assert raw.rows["patient_id"].to_list() == ["3", "p4", "5", "6", "7"]
+    assert raw.rows["patient_id"].to_list() == ["7", "3", "p4", "5", "6"]
     assert raw.rows["image_path"].to_list() == [
-        "train/a.png", "train/b c.png", "train/d.png", "train/e.png", "test/f.png",
+        "test/f.png", "train/a.png", "train/b c.png", "train/d.png", "train/e.png",
     ]  # fmt: skip
     assert all((fake.root / path).is_file() for path in raw.rows["image_path"])
-    assert raw.rows["split"].to_list() == [None] * 4 + ["test"]
+    assert raw.rows["split"].to_list() == ["test"] + [None] * 4
 
 
 def test_a_line_without_patient_stands_for_one(fake):
     fake.add("g.png normal rsna", "g.png", "test")
-    assert read(fake).rows.row(-1)[:2] == ("g.png", "g.png")
+    assert read(fake).rows.row(1)[:2] == ("g.png", "g.png")
 
 
 def test_three_classes_are_mapped_by_name_and_counted(fake):
     raw = read(fake)
-    assert raw.rows.select(LABELS).rows() == [(0, 0, 1), (1, 0, 0), (0, 1, 0), (0, 1, 0), (1, 0, 0)]
+    assert raw.rows.select(LABELS).rows() == [(1, 0, 0), (0, 0, 1), (1, 0, 0), (0, 1, 0), (0, 1, 0)]
     assert raw.notes == {"class_covid_19": 1, "class_normal": 2, "class_pneumonia": 2}
 
 
@@ -50,7 +50,7 @@ def test_a_binary_list_says_nothing_of_normal_and_pneumonia(tmp_path):
     fake = FakeCovidx(tmp_path)
     fake.add("1 a.png positive cohen", "a.png")
     fake.add("2 b.png negative rsna", "b.png", "test")
-    assert read(fake).rows.select(LABELS).rows() == [(None, None, 1), (None, None, 0)]
+    assert read(fake).rows.select(LABELS).rows() == [(None, None, 0), (None, None, 1)]
 
 
 def test_lists_of_different_classes_are_not_mixed(fake):

@@ -1,6 +1,8 @@
+import numpy as np
 import pytest
 
 from stages.datasets import RAW_IMAGES, siim_acr
+from stages.datasets.phantom.siim_layout import run_lengths
 from stages.errors import InputError
 from tests.datasets.fake_siim import FakeSiim
 
@@ -61,6 +63,32 @@ def test_gaps_are_relative_so_that_the_last_pixel_can_be_reached(fake):
     fake.rows[0] = ("1.2.1", " ".join(["48 1000"] * 1001))
     with pytest.raises(InputError, match="end inside 1024 x 1024"):
         read(fake)
+
+
+def test_any_space_between_run_lengths_will_do(fake):
+    fake.rows[0] = ("1.2.1", " 387620  23 996\t 33 ")
+    assert read(fake).rows["label_pneumothorax"][0] == 1
+
+
+def test_the_phantom_s_run_lengths_give_its_mask_back(fake):
+    """Decoded as the data set describes it: gaps and runs, down the columns, then the next column."""
+    random = np.random.default_rng(0)
+    noise = random.random((1024, 1024)) < 0.3
+    corner = np.zeros((1024, 1024), bool)
+    corner[700:, :10] = corner[0, 1023] = corner[1023, 1023] = True
+    for mask in (corner, noise, np.ones((1024, 1024), bool)):
+        text = run_lengths(mask)
+        numbers = list(map(int, text.split()))
+        decoded, place = np.zeros(mask.size, bool), 0
+        for gap, length in zip(numbers[::2], numbers[1::2], strict=True):
+            place += gap
+            decoded[place : place + length] = True
+            place += length
+        rows, columns = np.arange(mask.size) % 1024, np.arange(mask.size) // 1024
+        np.testing.assert_array_equal(decoded, mask[rows, columns])
+        fake.rows[0] = ("1.2.1", text)
+        assert read(fake).rows["label_pneumothorax"][0] == 1
+    assert run_lengths(corner).startswith("700 324 700 324")
 
 
 def test_a_picture_with_a_mask_and_without_one_is_told(fake):
