@@ -15,15 +15,17 @@ from stages.datasets.overlaps import count_overlaps, find_overlaps
 from stages.decode_images import decode_images
 from stages.errors import InputError
 from stages.params import load_params
+from stages.storage.images import ImageStore
 from stages.tracking import LocalRun
 from tests.datasets.fake_chexpert import FakeChexpert
+from tests.datasets.fake_covid import FakeCovid
 from tests.datasets.fake_covidx import FakeCovidx
 from tests.datasets.fake_files import picture_file, pixels, put
 from tests.datasets.fake_iu_xray import FakeIuXray
 from tests.datasets.fake_mimic import benchmark
 from tests.datasets.fake_rsna import FakeRsna
 from tests.datasets.fake_siim import FakeSiim
-from tests.test_prepare import REPO, run_settings
+from tests.test_prepare import REPO, covid_settings, run_settings
 
 PNEUMONIA = {"classes": ("pneumonia", "no_pneumonia"), "rule": "five_only", "pool": "all"}
 
@@ -236,6 +238,51 @@ def test_iu_xray_goes_through_with_pictures_of_either_copy(tmp_path, monkeypatch
     assert summary["raw"] == 41 and summary["rejected"] == {"missing_text": 1}
     assert tables["train"]["report"][0] == "Clear. Normal."
     decode("iu", settings)
+
+
+def test_covid_chestxray_with_the_settings_of_its_preset(tmp_path, monkeypatch):
+    """Frontal radiographs with notes are kept, a patient's in one split, and decoded; all else has its reason."""
+    monkeypatch.chdir(tmp_path)
+    fake = FakeCovid(tmp_path / "covid")
+    findings = ("Pneumonia/Viral/COVID-19", "COVID-19, ARDS", "No Finding", "SARS")
+    for patient in range(30):
+        for number, view in enumerate(("PA", "AP", "AP Supine")):
+            name = f"{patient}-{number}.{'png' if patient % 5 == 0 else 'jpg'}"
+            fake.add(str(patient), name, view=view, finding=findings[patient % 4])
+    fake.add("0", "lateral.jpg", view="L")
+    fake.add("0", "oblique.jpg", view="AP Erect oblique")
+    fake.add("1", "slice.jpg", view="Axial", modality="CT", folder="volumes")
+    fake.add("1", "slice-called-pa.jpg", modality="CT")
+    fake.add("2", "silent.jpg", clinical_notes=" ")
+    fake.add("3", "gone.jpg").unlink()
+    cut = fake.add("4", "cut.jpg")
+    cut.write_bytes(cut.read_bytes()[:-400])
+    fake.write()
+    settings = covid_settings(fake.root)
+    tables, _ = run_settings(settings, name="covid")
+    rejected = dict(tables["rejected"].select("image_id", "reason").iter_rows())
+    assert rejected == {
+        "lateral.jpg": "other_view", "oblique.jpg": "other_view", "slice.jpg": "other_modality",
+        "slice-called-pa.jpg": "other_modality", "silent.jpg": "missing_text", "gone.jpg": "missing_image",
+    }  # fmt: skip
+    splits = {name: tables[name] for name in ("train", "validate", "test")}
+    assert sum(map(len, splits.values())) == 91 and min(map(len, splits.values())) > 0
+    patients = [set(table["patient_id"]) for table in splits.values()]
+    assert sum(map(len, patients)) == len(set.union(*patients)) == 30, "no patient is in two splits"
+    kept = pl.concat(splits.values())
+    assert dict(kept["view"].value_counts().iter_rows()) == {"PA": 31, "AP": 30, "AP Supine": 30}
+    assert kept.filter(image_id="7-2.jpg")["report"].item() == "Notes on 7-2.jpg."
+    labels = ("label_covid_19", "label_no_finding", "label_other_pneumonia")
+    assert [int(kept[label].sum()) for label in labels] == [16 * 3 + 1, 7 * 3, 7 * 3]
+    decode("covid", settings)
+    broken = pl.read_parquet("data/images/covid/rejected.parquet")
+    assert broken["image_id"].to_list() == ["cut.jpg"]
+    store = ImageStore("data/images/covid")
+    assert len(store) == 90
+    pixels_of = store.read(store.rows(["7-2.jpg"]))[0]
+    with Image.open(fake.root / "images/7-2.jpg") as image:
+        whole = np.asarray(image.resize((224, 224), Image.Resampling.LANCZOS), int)
+    assert np.abs(pixels_of - whole).max() <= 2
 
 
 def test_check_tells_what_is_there_and_what_would_be_rejected(rsna):
