@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from stages.class_prompts import read_prompts
 from stages.datasets.overlaps import count_overlaps, find_overlaps
 from stages.entry import run_stage
 from stages.errors import InputError
@@ -153,7 +154,8 @@ def gather(params: Params) -> dict[str, Any]:
 def gather_tables(params: Params) -> dict[str, list[Cell]]:
     """The paper's tables with our figures beside the published ones."""
     phantoms = {name for name, dataset in params.datasets.items() if is_simulated(dataset.root)}
-    return paper_tables(params, read_metrics, phantoms)
+    items = read_prompts(params.zero_shot.prompts).items if params.evaluate.zero_shot else "benchmark"
+    return paper_tables(params, read_metrics, phantoms, items)
 
 
 def is_simulated(path: str) -> bool:

@@ -167,6 +167,14 @@ def test_the_papers_tables_stand_beside_ours(results):
     assert (results / "results/tables/table_A1.csv").is_file()
 
 
+def test_the_page_marks_what_is_judged_on_a_test_split(results):
+    prompts = results / "workflow/zero_shot_prompts.yaml"
+    prompts.write_text(prompts.read_text().replace("items: benchmark", "items: test"))
+    text = Reader(make(results)).text
+    assert "1 test split, classes of workflow/zero_shot_prompts.yaml." in text
+    assert "full phantom-chexpert (phantom) 55.5 1 51.5 to 59.5" in text
+
+
 def test_only_enabled_evaluations_are_shown(results):
     params = results / "params.yaml"
     params.write_text(params.read_text().replace("retrieve: [phantom]", "retrieve: []"))

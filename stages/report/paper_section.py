@@ -33,6 +33,7 @@ def table_section(name: str, cells: Sequence[Cell]) -> dict[str, Any]:
     """One table, methods down and cells of the paper across; objectives go down in the ablations."""
     by_objective = name in ("6", "A1")
     columns = list(dict.fromkeys(_column(cell, by_objective) for cell in cells))
+    notes = list(dict.fromkeys(cell.note for cell in cells if cell.value is not None and cell.note))
     groups = []
     for heading, chosen in (
         ("Published", [cell for cell in cells if cell.source != "ours"]),
@@ -43,7 +44,7 @@ def table_section(name: str, cells: Sequence[Cell]) -> dict[str, Any]:
             label = cell.setting if by_objective else cell.method
             rows.setdefault((label, cell.data), {})[_column(cell, by_objective)] = cell
         shown = [
-            {"label": label, "data": data, "cells": [_shown(found.get(column)) for column in columns]}
+            {"label": label, "data": data, "cells": [_shown(found.get(column), notes) for column in columns]}
             for (label, data), found in rows.items()
         ]
         groups.append((heading, shown + (_chance(rows, columns) if heading == "Ours" else [])))
@@ -56,6 +57,7 @@ def table_section(name: str, cells: Sequence[Cell]) -> dict[str, Any]:
         ],
         "groups": [group for group in groups if group[1]],
         "missing": list(dict.fromkeys(reasons)),
+        "notes": notes,
     }
 
 
@@ -63,17 +65,18 @@ def _column(cell: Cell, by_objective: bool) -> tuple[str, str, str]:
     return cell.dataset, "" if by_objective else cell.setting, cell.metric
 
 
-def _shown(cell: Cell | None) -> dict[str, str] | None:
-    """Value, interval with n, and the reason of an empty cell; None where the paper has no cell."""
+def _shown(cell: Cell | None, notes: Sequence[str]) -> dict[str, str] | None:
+    """Value, number of its note, interval with n, and the reason of an empty cell; None where there is no cell."""
     if cell is None:
         return None
     if cell.value is None:
-        return {"value": "", "range": "", "note": cell.note}
+        return {"value": "", "mark": "", "range": "", "note": cell.note}
     interval = ""
     if cell.ci_low is not None and cell.ci_high is not None:
         interval = f"{decimals(cell.ci_low, 1)} to {decimals(cell.ci_high, 1)}"
     return {
         "value": decimals(cell.value, 1),
+        "mark": str(notes.index(cell.note) + 1) if cell.note else "",
         "range": interval,
         "note": f"n = {cell.n}" if cell.n is not None else "",
     }
@@ -95,7 +98,7 @@ def _chance(
         {
             "label": "chance",
             "data": data,
-            "cells": [{"value": value, "range": "", "note": ""} for value in values],
+            "cells": [{"value": value, "mark": "", "range": "", "note": ""} for value in values],
         }
         for data, values in found
     ]

@@ -8,7 +8,7 @@ ever filled in from elsewhere.
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -55,16 +55,22 @@ class Cell:
 
 
 ReadMetrics = Callable[[str], Mapping[str, float] | None]  # stage -> its flat metrics, None if it did not run
+Place = tuple[str, str, str]  # a column of a table: dataset, metric, setting
 
 
-def paper_tables(params: Params, read: ReadMetrics, phantoms: set[str]) -> dict[str, list[Cell]]:
+def paper_tables(
+    params: Params, read: ReadMetrics, phantoms: set[str], zero_shot_items: str
+) -> dict[str, list[Cell]]:
     """All tables by name: for every cell column of the paper the published rows, then ours.
+
+    What is evaluated here and has no column in the paper follows under the name of our data set.
 
     Args:
         read: the metrics of a stage that params.yaml enables; not asked about others.
         phantoms: names of the data sets that are synthetic.
+        zero_shot_items: the pictures that the prompt file has judged: `benchmark` or `test`.
     """
-    source = Ours(params, read, phantoms)
+    source = Ours(params, read, phantoms, zero_shot_items)
     tables: dict[str, list[Cell]] = {name: [] for name in TITLES}
     for row in published():
         cells = tables[row["table"]]
@@ -107,8 +113,10 @@ def objectives_of(variant: Variant, weight: bool) -> str:
 class Ours:
     """Our cells, one table after the other."""
 
-    def __init__(self, params: Params, read: ReadMetrics, phantoms: set[str]):
+    def __init__(self, params: Params, read: ReadMetrics, phantoms: set[str], zero_shot_items: str):
         self.params, self.read, self.phantoms = params, read, phantoms
+        self.benchmarks = {name for name, dataset in params.datasets.items() if dataset.benchmark is not None}
+        self.zero_shot_benchmarks = self.benchmarks if zero_shot_items == "benchmark" else set()
 
     def cells(self, table: str, published: list[Cell]) -> Iterator[Cell]:
         """Our rows of a table, in the order of the paper's columns."""
@@ -126,9 +134,30 @@ class Ours:
         layout = LAYOUTS[dataset]
         return [name for name, d in self.params.datasets.items() if d.layout == layout]
 
+    def places(
+        self, columns: list[Place], measured: Iterable[Place], comparable: Collection[str]
+    ) -> list[tuple[Place, str]]:
+        """Every column with each data set of ours that stands in it; "" where there is none.
+
+        Args:
+            columns: the paper's; they come first.
+            measured: what is evaluated here, with the data set's own name.
+            comparable: our data sets whose pictures are chosen as the paper's are; others keep their own name.
+        """
+        found = {}
+        for place in columns:
+            names = [name for name in self.datasets(place[0]) if name in comparable]
+            found |= dict.fromkeys((place, name) for name in names or [""])
+        for name, metric, setting in measured:
+            layout = self.params.datasets[name].layout
+            papers = [place[0] for place in columns if LAYOUTS[place[0]] == layout and name in comparable]
+            own = f"{name}, ours" if name in LAYOUTS else name
+            found[((papers or [own])[0], metric, setting), name] = None
+        return list(found)
+
     def cell(
         self,
-        place: tuple[str, str, str],
+        place: Place,
         method: str,
         ours: str,
         stage: str,
@@ -161,72 +190,66 @@ class Ours:
             note,
         )
 
-    def absent(self, place: tuple[str, str, str]) -> Cell:
+    def absent(self, place: Place, benchmark: bool = False) -> Cell:
+        """The empty cell where no data set of ours can stand; `benchmark`: as the pictures must be one."""
         dataset, metric, setting = place
-        layout = LAYOUTS[dataset]
-        return Cell(
-            dataset,
-            setting,
-            metric,
-            "MedUnifier",
-            "ours",
-            "",
-            None,
-            note=f"no data set of layout {layout} in params.yaml",
-        )
+        lack = "is judged by a benchmark" if benchmark else "in params.yaml"
+        note = f"no data set of layout {LAYOUTS[dataset]} {lack}"
+        return Cell(dataset, setting, metric, "MedUnifier", "ours", "", None, note=note)
 
-    def finetuned(self, columns: list[tuple[str, str, str]]) -> Iterator[Cell]:
+    def finetuned(self, columns: list[Place]) -> Iterator[Cell]:
         evaluate = self.params.evaluate
-        for place in columns:
-            dataset, metric, setting = place
+        measured = [
+            (name, "auroc" if len(labels) == 1 else "accuracy", f"{percent}%")
+            for name, labels in evaluate.finetune.items()
+            for percent in evaluate.finetune_percents
+        ]
+        for place, name in self.places(columns, measured, self.params.datasets):
+            if not name:
+                yield self.absent(place)
+                continue
+            _, metric, setting = place
             percent = int(setting.rstrip("%"))
-            ours = self.datasets(dataset)
-            if not ours:
-                yield self.absent(place)
-            for name in ours:
-                enabled = name in evaluate.finetune and percent in evaluate.finetune_percents
-                for model in evaluate.finetune_models or self.params.variants:
-                    stage = f"finetune@{model}-{name}-{percent}"
-                    for prefix, kind in (("", "fine-tuned"), ("probe_", "linear probe")):
-                        method = f"{model}, {kind}"
-                        yield self.cell(
-                            place, method, name, stage, prefix + metric, enabled, chance=f"{metric}_chance"
-                        )
+            enabled = name in evaluate.finetune and percent in evaluate.finetune_percents
+            for model in evaluate.finetune_models or self.params.variants:
+                stage = f"finetune@{model}-{name}-{percent}"
+                for prefix, kind in (("", "fine-tuned"), ("probe_", "linear probe")):
+                    method = f"{model}, {kind}"
+                    yield self.cell(
+                        place, method, name, stage, prefix + metric, enabled, chance=f"{metric}_chance"
+                    )
 
-    def retrieved(self, columns: list[tuple[str, str, str]]) -> Iterator[Cell]:
+    def retrieved(self, columns: list[Place]) -> Iterator[Cell]:
         evaluate = self.params.evaluate
-        for place in columns:
-            dataset, metric, _ = place
-            direction = {"itr": "i2t", "tir": "t2i"}[metric[:3]]
-            k = metric.split("@")[1]
-            for name in self.datasets(dataset) or [""]:
-                if not name:
-                    yield self.absent(place)
-                    continue
-                for model in self.params.trained.itc:
-                    stage, enabled = f"retrieve@{model}-{name}", name in evaluate.retrieve
-                    for kind, label in (("map", "textbook"), ("map_release", "release")):
-                        yield self.cell(
-                            place,
-                            f"{model}, AP@K {label}",
-                            name,
-                            stage,
-                            f"{direction}_{kind}_at_{k}",
-                            enabled,
-                        )
+        metrics = dict.fromkeys(metric for _, metric, _ in columns)
+        measured = [(name, metric, "") for name in evaluate.retrieve for metric in metrics]
+        for place, name in self.places(columns, measured, self.benchmarks):
+            if not name:
+                yield self.absent(place, benchmark=True)
+                continue
+            direction = {"itr": "i2t", "tir": "t2i"}[place[1][:3]]
+            k = place[1].split("@")[1]
+            note = "" if name in self.benchmarks else "test split"
+            for model in self.params.trained.itc:
+                stage, enabled = f"retrieve@{model}-{name}", name in evaluate.retrieve
+                for kind, label in (("map", "textbook"), ("map_release", "release")):
+                    method, metric = f"{model}, AP@K {label}", f"{direction}_{kind}_at_{k}"
+                    yield self.cell(place, method, name, stage, metric, enabled, note=note)
 
-    def zero_shot(self, columns: list[tuple[str, str, str]]) -> Iterator[Cell]:
+    def zero_shot(self, columns: list[Place]) -> Iterator[Cell]:
         evaluate = self.params.evaluate
-        for place in columns:
-            names = self.datasets(place[0])
-            if not names:
-                yield self.absent(place)
-            for name in names:
-                for model in self.params.trained.itc:
-                    stage = f"zero_shot@{model}-{name}"
-                    yield self.cell(place, model, name, stage, "accuracy", name in evaluate.zero_shot)
+        measured = [(name, "accuracy", "") for name in evaluate.zero_shot]
+        for place, name in self.places(columns, measured, self.zero_shot_benchmarks):
+            if not name:
+                yield self.absent(place, benchmark=True)
+                continue
+            judged = name in self.zero_shot_benchmarks
+            note = "" if judged else f"test split, classes of {self.params.zero_shot.prompts}"
+            for model in self.params.trained.itc:
+                stage = f"zero_shot@{model}-{name}"
+                yield self.cell(place, model, name, stage, "accuracy", name in evaluate.zero_shot, note=note)
 
-    def written(self, columns: list[tuple[str, str, str]]) -> Iterator[Cell]:
+    def written(self, columns: list[Place]) -> Iterator[Cell]:
         """The model and its baselines under both protocols; other data sets with reports follow MIMIC's."""
         evaluate = self.params.evaluate
         measured = [*dict.fromkeys([*self.datasets("mimic_cxr_test"), *evaluate.write_reports])]
@@ -264,7 +287,7 @@ class Ours:
                         (dataset, label, setting), method, name, stage, f"{metric}_{setting}", True
                     )
 
-    def ablation(self, table: str, columns: list[tuple[str, str, str]]) -> Iterator[Cell]:
+    def ablation(self, table: str, columns: list[Place]) -> Iterator[Cell]:
         """One row for each variant of ours, and an empty one for each of the paper's that is not trained here."""
         params, evaluate = self.params, self.params.evaluate
         own = {objectives_of(v, table == "A1"): name for name, v in params.variants.items()}
@@ -277,7 +300,12 @@ class Ours:
                     reason = "no variant with these objectives in params.yaml (preset ablation has them)"
                     yield Cell(dataset, setting, metric, "MedUnifier", "ours", "", None, note=reason)
                     continue
-                for name in self.datasets(dataset):
+                names = self.datasets(dataset)
+                if metric.startswith("itr_map@"):
+                    names = [name for name in names if name in self.benchmarks]
+                elif metric == "zero_shot_accuracy":
+                    names = [name for name in names if name in self.zero_shot_benchmarks]
+                for name in names:
                     if metric.startswith("itr_map@"):
                         stage, found = f"retrieve@{variant}-{name}", f"i2t_map_at_{metric.split('@')[1]}"
                         enabled = variant in params.trained.itc and name in evaluate.retrieve
@@ -292,8 +320,8 @@ class Ours:
                             and 100 in evaluate.finetune_percents
                         )
                     yield self.cell(place, variant, name, stage, found, enabled)
-                if not self.datasets(dataset):
-                    yield self.absent(place)
+                if not names:
+                    yield self.absent(place, benchmark=not metric.startswith("finetune_"))
 
 
 def write_tables(tables: Mapping[str, list[Cell]], folder: Path) -> None:

@@ -46,7 +46,13 @@ def write_json(path: Path, content: object) -> None:
 def write_results(folder: Path) -> Path:
     """Parameters, dvc.yaml and every file that `summarize` reads."""
     folder.mkdir(parents=True, exist_ok=True)
-    for source, name in (("workflow/presets/demo.yaml", "params.yaml"), ("dvc.yaml", "dvc.yaml")):
+    prompts = "workflow/zero_shot_prompts.yaml"
+    for source, name in (
+        ("workflow/presets/demo.yaml", "params.yaml"),
+        ("dvc.yaml", "dvc.yaml"),
+        (prompts, prompts),
+    ):
+        (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text((REPO / source).read_text())
     rng = np.random.default_rng(0)
     write_data(folder, rng)

@@ -51,7 +51,7 @@ def ours(cells):
 
 
 def test_every_published_cell_is_there_as_printed(params):
-    tables = paper_tables(params, metrics_of, PHANTOMS)
+    tables = paper_tables(params, metrics_of, PHANTOMS, "benchmark")
     assert list(tables) == list(TITLES) == ["1", "2", "3", "4", "5", "6", "A1"]
     shown = [
         (name, c.dataset, c.metric, c.setting, c.method, c.value)
@@ -66,7 +66,7 @@ def test_every_published_cell_is_there_as_printed(params):
 
 
 def test_ours_come_from_the_stage_they_name(params):
-    tables = paper_tables(params, metrics_of, PHANTOMS)
+    tables = paper_tables(params, metrics_of, PHANTOMS, "benchmark")
     one = next(
         c
         for c in ours(tables["1"])
@@ -104,7 +104,7 @@ def test_what_is_missing_is_empty_and_says_why(params):
         assert stage != "zero_shot@full-phantom-rsna", "not asked about what does not run"
         return metrics_of(stage)
 
-    tables = paper_tables(changed, read, PHANTOMS)
+    tables = paper_tables(changed, read, PHANTOMS, "benchmark")
     cells = [c for cells in tables.values() for c in ours(cells)]
     assert all(bool(c.note) for c in cells if c.value is None)
     notes = {c.note for c in cells if c.value is None}
@@ -115,9 +115,67 @@ def test_what_is_missing_is_empty_and_says_why(params):
     assert set(missing) == {"itc", "itc+itm", "itc+itm+itg", "itc+itm+tig"}
 
 
+def without_benchmark(params, name):
+    dataset = dataclasses.replace(params.datasets[name], benchmark=None)
+    return dataclasses.replace(params, datasets={**params.datasets, name: dataset})
+
+
+def test_the_test_split_is_not_filed_as_the_papers_benchmark(params):
+    tables = paper_tables(without_benchmark(params, "phantom"), metrics_of, PHANTOMS, "benchmark")
+    for name in ("2", "3", "6", "A1"):
+        filed = [c for c in ours(tables[name]) if c.dataset == "mimic_5x200" and "fine" not in c.metric]
+        assert filed and all(c.value is None for c in filed), name
+    assert "no data set of layout mimic_cxr is judged by a benchmark" in {c.note for c in ours(tables["2"])}
+    two = [c for c in ours(tables["2"]) if c.dataset == "phantom"]
+    assert {c.metric for c in two} == {c.metric for c in tables["2"]}
+    assert all(c.note == "test split" for c in two)
+    assert {c.value for c in two} == {metrics_of("retrieve@full-phantom")["i2t_map_at_1"]}
+
+
+def test_zero_shot_of_a_test_split_is_not_filed_as_the_papers(params):
+    tables = paper_tables(params, metrics_of, PHANTOMS, "test")
+    assert all(c.value is None for c in ours(tables["A1"]) if c.metric == "zero_shot_accuracy")
+    three = {c.dataset: c for c in ours(tables["3"]) if c.value is not None}
+    assert set(three) == {"phantom", "phantom-chexpert", "phantom-rsna"}
+    assert three["phantom"].note == f"test split, classes of {params.zero_shot.prompts}"
+    assert {c.dataset for c in ours(tables["2"]) if c.value is not None} == {"mimic_5x200"}
+
+
+def test_a_data_set_with_the_papers_name_is_no_exception(params):
+    named = dataclasses.replace(
+        params,
+        datasets={"rsna": params.datasets["phantom-rsna"]},
+        evaluate=dataclasses.replace(params.evaluate, finetune={}, zero_shot=("rsna",), retrieve=()),
+    )
+    three = [c for c in ours(paper_tables(named, metrics_of, PHANTOMS, "test")["3"]) if c.value is not None]
+    assert [(c.dataset, c.data) for c in three] == [("rsna, ours", "rsna")]
+
+
+def test_evaluations_that_the_paper_lacks_follow_under_their_own_names(params):
+    own = dataclasses.replace(params.datasets["phantom"], layout="iu_xray")
+    evaluate = dataclasses.replace(
+        params.evaluate,
+        finetune={"own": ("edema",), "phantom-rsna": ("edema", "pneumonia")},
+        finetune_percents=(50, 100),
+        zero_shot=("own",),
+        retrieve=("own",),
+    )
+    changed = dataclasses.replace(params, datasets={**params.datasets, "own": own}, evaluate=evaluate)
+    tables = paper_tables(changed, metrics_of, PHANTOMS, "benchmark")
+    found = {
+        name: {(c.dataset, c.metric, c.setting) for c in ours(tables[name]) if c.value is not None}
+        for name in ("1", "2", "3")
+    }
+    assert found["1"] >= {("own", "auroc", "50%"), ("own", "auroc", "100%"), ("rsna", "accuracy", "50%")}
+    assert found["2"] == {("own", f"{d}_map@{k}", "") for d in ("itr", "tir") for k in (1, 5, 10)}
+    assert found["3"] == {("own", "accuracy", "")}
+    (three,) = [c for c in ours(tables["3"]) if c.dataset == "own"]
+    assert (three.value, three.data) == (metrics_of("zero_shot@full-own")["accuracy"], "own")
+
+
 def test_the_ablation_preset_fills_tables_6_and_a1():
     ablation = load_params(REPO / "workflow/presets/ablation.yaml")
-    tables = paper_tables(ablation, metrics_of, PHANTOMS)
+    tables = paper_tables(ablation, metrics_of, PHANTOMS, "benchmark")
     for name in ("6", "A1"):
         assert all(c.value is not None for c in ours(tables[name]) if c.setting in settings(tables[name])), (
             name
@@ -143,7 +201,7 @@ def test_variants_are_known_by_their_weights(weights, six, a1):
 
 
 def test_files_and_page_hold_the_same_cells(params, tmp_path):
-    tables = paper_tables(params, metrics_of, PHANTOMS)
+    tables = paper_tables(params, metrics_of, PHANTOMS, "benchmark")
     write_tables(tables, tmp_path)
     assert {p.name for p in tmp_path.iterdir()} == {f"table_{name}.csv" for name in TITLES}
     with (tmp_path / "table_3.csv").open() as file:
