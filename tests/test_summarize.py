@@ -9,7 +9,7 @@ from stages.errors import InputError
 from stages.params import load_params
 from stages.summarize import summarize
 from stages.tracking import LocalRun
-from tests.report.results import write_results
+from tests.report.results import interval, write_results
 
 VOID = {"meta", "link", "img", "br"}
 
@@ -173,6 +173,15 @@ def test_the_page_marks_what_is_judged_on_a_test_split(results):
     text = Reader(make(results)).text
     assert "1 test split, classes of workflow/zero_shot_prompts.yaml." in text
     assert "full phantom-chexpert (phantom) 55.5 1 51.5 to 59.5" in text
+
+
+def test_reranked_figures_stand_below_the_first_ranking(results):
+    assert "re-ranked by ITM" not in Reader(make(results)).text
+    again = interval("itm_i2t_map_at_1", 53.5, 7.0, 150, 19.3)
+    edit(results / "results/metrics/retrieve@full-phantom.json", lambda metrics: metrics.update(again))
+    text = Reader(make(results)).text
+    assert "A picture asks for reports, re-ranked by ITM mAP@1 53.5 46.5 to 60.5 19.3 150" in text
+    assert "full, re-ranked by ITM, AP@K textbook phantom (phantom) 53.5 46.5 to 60.5" in text
 
 
 def test_only_enabled_evaluations_are_shown(results):

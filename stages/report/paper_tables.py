@@ -33,6 +33,7 @@ LAYOUTS = {  # the paper's name of a data set -> the layout of ours that is read
     "mimic_cxr_test": "mimic_cxr",
     "mimic_cxr": "mimic_cxr",
 }
+AVERAGE_PRECISION = {"map": "AP@K textbook", "map_release": "AP@K release"}
 NOT_RUN = "not enabled in params.yaml"
 
 
@@ -155,6 +156,10 @@ class Ours:
             found[((papers or [own])[0], metric, setting), name] = None
         return list(found)
 
+    def measured(self, stage: str, enabled: bool) -> Mapping[str, float]:
+        """The metrics of a stage; none where it does not run."""
+        return (self.read(stage) if enabled else None) or {}
+
     def cell(
         self,
         place: Place,
@@ -170,8 +175,8 @@ class Ours:
         """Metric `metric` of `stage` as a cell; empty, with the reason, if the stage does not run or lacks it."""
         dataset, name, setting = place
         data = f"{ours} (phantom)" if ours in self.phantoms else ours
-        found = self.read(stage) if enabled else None
-        if found is None or metric not in found:
+        found = self.measured(stage, enabled)
+        if metric not in found:
             reason = f"{stage} is {NOT_RUN}" if not enabled else f"{stage} does not measure {metric}"
             return Cell(dataset, setting, name, method, "ours", data, None, note=reason)
         n = found.get(f"{metric}_n")
@@ -232,9 +237,12 @@ class Ours:
             note = "" if name in self.benchmarks else "test split"
             for model in self.params.trained.itc:
                 stage, enabled = f"retrieve@{model}-{name}", name in evaluate.retrieve
-                for kind, label in (("map", "textbook"), ("map_release", "release")):
-                    method, metric = f"{model}, AP@K {label}", f"{direction}_{kind}_at_{k}"
-                    yield self.cell(place, method, name, stage, metric, enabled, note=note)
+                for matched, again in (("", ""), ("itm_", ", re-ranked by ITM")):
+                    for kind, definition in AVERAGE_PRECISION.items():
+                        metric = f"{matched}{direction}_{kind}_at_{k}"
+                        if not matched or metric in self.measured(stage, enabled):
+                            method = f"{model}{again}, {definition}"
+                            yield self.cell(place, method, name, stage, metric, enabled, note=note)
 
     def zero_shot(self, columns: list[Place]) -> Iterator[Cell]:
         evaluate = self.params.evaluate
@@ -246,8 +254,11 @@ class Ours:
             judged = name in self.zero_shot_benchmarks
             note = "" if judged else f"test split, classes of {self.params.zero_shot.prompts}"
             for model in self.params.trained.itc:
-                stage = f"zero_shot@{model}-{name}"
-                yield self.cell(place, model, name, stage, "accuracy", name in evaluate.zero_shot, note=note)
+                stage, enabled = f"zero_shot@{model}-{name}", name in evaluate.zero_shot
+                yield self.cell(place, model, name, stage, "accuracy", enabled, note=note)
+                if "itm_accuracy" in self.measured(stage, enabled):
+                    method = f"{model}, re-scored by ITM"
+                    yield self.cell(place, method, name, stage, "itm_accuracy", enabled, note=note)
 
     def written(self, columns: list[Place]) -> Iterator[Cell]:
         """The model and its baselines under both protocols; other data sets with reports follow MIMIC's."""

@@ -92,6 +92,27 @@ def test_ours_come_from_the_stage_they_name(params):
     )
 
 
+def test_what_the_matching_head_ranks_or_scores_again_has_rows_of_its_own(params):
+    def read(stage):
+        again = {"itm_accuracy": 31.0, "itm_i2t_map_at_5": 32.0, "itm_t2i_map_release_at_10": 33.0}
+        return metrics_of(stage) | again
+
+    tables = paper_tables(params, read, PHANTOMS, "benchmark")
+    found = [
+        (c.dataset, c.metric, c.method, c.value)
+        for n in ("2", "3")
+        for c in ours(tables[n])
+        if "ITM" in c.method
+    ]
+    assert found == [
+        ("mimic_5x200", "itr_map@5", "full, re-ranked by ITM, AP@K textbook", 32.0),
+        ("mimic_5x200", "tir_map@10", "full, re-ranked by ITM, AP@K release", 33.0),
+        ("mimic_5x200", "accuracy", "full, re-scored by ITM", 31.0),
+        ("chexpert_5x200", "accuracy", "full, re-scored by ITM", 31.0),
+        ("rsna", "accuracy", "full, re-scored by ITM", 31.0),
+    ]
+
+
 def test_what_is_missing_is_empty_and_says_why(params):
     evaluate = dataclasses.replace(params.evaluate, zero_shot=("phantom",))
     datasets = {name: d for name, d in params.datasets.items() if name != "phantom-siim"}
