@@ -144,6 +144,10 @@ def gather(params: Params) -> dict[str, Any]:
             phantoms,
             is_simulated(params.vision.model),
             params.seed,
+            {
+                "fine-tuning": len(params.finetune.seeds) if params.evaluate.finetune else 0,
+                "zero-shot classification": len(params.zero_shot.seeds) if params.evaluate.zero_shot else 0,
+            },
             any("fid_reconstruction" in metrics for metrics in scores.values()),
             bool(retrieval),
             bool(writing),

@@ -175,6 +175,18 @@ def test_the_page_marks_what_is_judged_on_a_test_split(results):
     assert "full phantom-chexpert (phantom) 55.5 1 51.5 to 59.5" in text
 
 
+def test_the_page_tells_means_over_seeds_from_one_run(results):
+    path = results / "results/metrics/zero_shot@full-phantom.json"
+    edit(path, lambda metrics: metrics.update(accuracy_seed_sd=2.44))
+    text = Reader(make(results)).text
+    assert "full phantom (phantom) 55.5 51.5 to 59.5, 3 seeds, sd 2.4" in text
+    assert "each variant was pre-trained once, with seed 0" in text and "this is one run" not in text
+    assert "means over seeds, 3 in zero-shot classification;" in text
+    params = results / "params.yaml"
+    params.write_text(params.read_text().replace("zero_shot: [phantom, ", "zero_shot: [] # "))
+    assert "means over seeds" not in Reader(make(results)).text
+
+
 def test_reranked_figures_stand_below_the_first_ranking(results):
     assert "re-ranked by ITM" not in Reader(make(results)).text
     again = interval("itm_i2t_map_at_1", 53.5, 7.0, 150, 19.3)

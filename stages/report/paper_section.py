@@ -66,18 +66,20 @@ def _column(cell: Cell, by_objective: bool) -> tuple[str, str, str]:
 
 
 def _shown(cell: Cell | None, notes: Sequence[str]) -> dict[str, str] | None:
-    """Value, number of its note, interval with n, and the reason of an empty cell; None where there is no cell."""
+    """Value, number of its note, interval and spread between seeds, n, and the reason of an empty cell; None where there is no cell."""
     if cell is None:
         return None
     if cell.value is None:
         return {"value": "", "mark": "", "range": "", "note": cell.note}
-    interval = ""
+    spread = []
     if cell.ci_low is not None and cell.ci_high is not None:
-        interval = f"{decimals(cell.ci_low, 1)} to {decimals(cell.ci_high, 1)}"
+        spread.append(f"{decimals(cell.ci_low, 1)} to {decimals(cell.ci_high, 1)}")
+    if cell.seed_sd is not None:
+        spread.append(f"{cell.seeds} seeds, sd {decimals(cell.seed_sd, 1)}")
     return {
         "value": decimals(cell.value, 1),
         "mark": str(notes.index(cell.note) + 1) if cell.note else "",
-        "range": interval,
+        "range": ", ".join(spread),
         "note": f"n = {cell.n}" if cell.n is not None else "",
     }
 

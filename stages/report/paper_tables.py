@@ -53,6 +53,8 @@ class Cell:
     n: int | None = None
     chance: float | None = None
     note: str = ""  # why a value is missing, or what it is
+    seeds: int | None = None  # the value is a mean over so many seeds of the evaluation
+    seed_sd: float | None = None  # standard deviation between them
 
 
 ReadMetrics = Callable[[str], Mapping[str, float] | None]  # stage -> its flat metrics, None if it did not run
@@ -171,6 +173,7 @@ class Ours:
         *,
         note: str = "",
         chance: str | None = None,
+        seeds: int | None = None,
     ) -> Cell:
         """Metric `metric` of `stage` as a cell; empty, with the reason, if the stage does not run or lacks it."""
         dataset, name, setting = place
@@ -193,6 +196,8 @@ class Ours:
             None if n is None else int(n),
             found.get(chance or f"{metric}_chance"),
             note,
+            seeds,
+            found.get(f"{metric}_seed_sd"),
         )
 
     def absent(self, place: Place, benchmark: bool = False) -> Cell:
@@ -219,9 +224,15 @@ class Ours:
             for model in evaluate.finetune_models or self.params.variants:
                 stage = f"finetune@{model}-{name}-{percent}"
                 for prefix, kind in (("", "fine-tuned"), ("probe_", "linear probe")):
-                    method = f"{model}, {kind}"
                     yield self.cell(
-                        place, method, name, stage, prefix + metric, enabled, chance=f"{metric}_chance"
+                        place,
+                        f"{model}, {kind}",
+                        name,
+                        stage,
+                        prefix + metric,
+                        enabled,
+                        chance=f"{metric}_chance",
+                        seeds=len(self.params.finetune.seeds),
                     )
 
     def retrieved(self, columns: list[Place]) -> Iterator[Cell]:
@@ -255,10 +266,11 @@ class Ours:
             note = "" if judged else f"test split, classes of {self.params.zero_shot.prompts}"
             for model in self.params.trained.itc:
                 stage, enabled = f"zero_shot@{model}-{name}", name in evaluate.zero_shot
-                yield self.cell(place, model, name, stage, "accuracy", enabled, note=note)
+                seeds = len(self.params.zero_shot.seeds)
+                yield self.cell(place, model, name, stage, "accuracy", enabled, note=note, seeds=seeds)
                 if "itm_accuracy" in self.measured(stage, enabled):
-                    method = f"{model}, re-scored by ITM"
-                    yield self.cell(place, method, name, stage, "itm_accuracy", enabled, note=note)
+                    method, metric = f"{model}, re-scored by ITM", "itm_accuracy"
+                    yield self.cell(place, method, name, stage, metric, enabled, note=note, seeds=seeds)
 
     def written(self, columns: list[Place]) -> Iterator[Cell]:
         """The model and its baselines under both protocols; other data sets with reports follow MIMIC's."""
@@ -300,8 +312,7 @@ class Ours:
 
     def ablation(self, table: str, columns: list[Place]) -> Iterator[Cell]:
         """One row for each variant of ours, and an empty one for each of the paper's that is not trained here."""
-        params, evaluate = self.params, self.params.evaluate
-        own = {objectives_of(v, table == "A1"): name for name, v in params.variants.items()}
+        own = {objectives_of(v, table == "A1"): name for name, v in self.params.variants.items()}
         settings = list(dict.fromkeys([*(setting for _, _, setting in columns), *own]))
         for setting in settings:
             for dataset, metric in dict.fromkeys((d, m) for d, m, _ in columns):
@@ -310,29 +321,37 @@ class Ours:
                 if variant is None:
                     reason = "no variant with these objectives in params.yaml (preset ablation has them)"
                     yield Cell(dataset, setting, metric, "MedUnifier", "ours", "", None, note=reason)
-                    continue
-                names = self.datasets(dataset)
-                if metric.startswith("itr_map@"):
-                    names = [name for name in names if name in self.benchmarks]
-                elif metric == "zero_shot_accuracy":
-                    names = [name for name in names if name in self.zero_shot_benchmarks]
-                for name in names:
-                    if metric.startswith("itr_map@"):
-                        stage, found = f"retrieve@{variant}-{name}", f"i2t_map_at_{metric.split('@')[1]}"
-                        enabled = variant in params.trained.itc and name in evaluate.retrieve
-                    elif metric == "zero_shot_accuracy":
-                        stage, found = f"zero_shot@{variant}-{name}", "accuracy"
-                        enabled = variant in params.trained.itc and name in evaluate.zero_shot
-                    else:
-                        stage, found = f"finetune@{variant}-{name}-100", metric.removeprefix("finetune_")
-                        enabled = (
-                            variant in evaluate.finetune_models
-                            and name in evaluate.finetune
-                            and 100 in evaluate.finetune_percents
-                        )
-                    yield self.cell(place, variant, name, stage, found, enabled)
-                if not names:
-                    yield self.absent(place, benchmark=not metric.startswith("finetune_"))
+                else:
+                    yield from self.ablated(place, variant)
+
+    def ablated(self, place: Place, variant: str) -> Iterator[Cell]:
+        """What one variant reaches in a column of Tables 6 and A1."""
+        params, evaluate = self.params, self.params.evaluate
+        dataset, metric, _ = place
+        names, embeds = self.datasets(dataset), variant in params.trained.itc
+        if metric.startswith("itr_map@"):
+            names = [name for name in names if name in self.benchmarks]
+            for name in names:
+                stage, found = f"retrieve@{variant}-{name}", f"i2t_map_at_{metric.split('@')[1]}"
+                yield self.cell(place, variant, name, stage, found, embeds and name in evaluate.retrieve)
+        elif metric == "zero_shot_accuracy":
+            names = [name for name in names if name in self.zero_shot_benchmarks]
+            for name in names:
+                stage, enabled = f"zero_shot@{variant}-{name}", embeds and name in evaluate.zero_shot
+                seeds = len(params.zero_shot.seeds)
+                yield self.cell(place, variant, name, stage, "accuracy", enabled, seeds=seeds)
+        else:
+            for name in names:
+                stage, found = f"finetune@{variant}-{name}-100", metric.removeprefix("finetune_")
+                enabled = (
+                    variant in evaluate.finetune_models
+                    and name in evaluate.finetune
+                    and 100 in evaluate.finetune_percents
+                )
+                seeds = len(params.finetune.seeds)
+                yield self.cell(place, variant, name, stage, found, enabled, seeds=seeds)
+        if not names:
+            yield self.absent(place, benchmark=not metric.startswith("finetune_"))
 
 
 def write_tables(tables: Mapping[str, list[Cell]], folder: Path) -> None:

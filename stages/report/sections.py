@@ -250,11 +250,16 @@ def notes(
     phantoms: Sequence[str],
     seeded_encoder: bool,
     seed: int,
+    seeds: Mapping[str, int],
     fid: bool,
     retrieval: bool,
     writing: bool,
 ) -> list[str]:
-    """What a reader must know to take the figures for what they are."""
+    """What a reader must know to take the figures for what they are.
+
+    Args:
+        seeds: name of an evaluation -> over how many seeds its figures are means; 0 if it is not run.
+    """
     found = []
     if phantoms:
         found.append(
@@ -269,8 +274,14 @@ def notes(
         )
     found.append(
         "Intervals are 95 % percentile bootstrap intervals over the test patients. They tell how far another draw of "
-        f"patients could move a figure, not another training run: this is one run, with seed {seed}."
+        f"patients could move a figure, not another training run: each variant was pre-trained once, with seed {seed}."
     )
+    several = [f"{number} in {name}" for name, number in seeds.items() if number > 1]
+    if several:
+        found.append(
+            f"Some figures are means over seeds, {', '.join(several)}; each seed draws its own training part or its own "
+            "sentences. “sd” is the standard deviation between them."
+        )
     if retrieval:
         found.append(
             "mAP@K divides the summed precisions by min(K, number of relevant candidates); the release’s definition "

@@ -92,6 +92,25 @@ def test_ours_come_from_the_stage_they_name(params):
     )
 
 
+def test_means_over_seeds_tell_how_many_and_their_spread(params, tmp_path):
+    """In every table that has such figures, and in the files; retrieval has no seeds of its own."""
+    several = dataclasses.replace(params.finetune, seeds=(0, 1))
+
+    def read(stage):
+        spread = {f"{name}_seed_sd": 2.4 for name in ("accuracy", "probe_auroc", "auroc")}
+        return metrics_of(stage) | (spread if "retrieve" not in stage else {})
+
+    tables = paper_tables(dataclasses.replace(params, finetune=several), read, PHANTOMS, "benchmark")
+    told = {(c.seeds, c.seed_sd) for n in ("1", "3", "A1") for c in ours(tables[n]) if c.metric != "accuracy"}
+    assert told == {(2, 2.4), (3, 2.4), (None, None)}
+    assert {(c.seeds, c.seed_sd) for c in ours(tables["3"])} == {(3, 2.4)}
+    assert {(c.seeds, c.seed_sd) for c in ours(tables["2"])} == {(None, None)}
+    write_tables(tables, tmp_path)
+    with (tmp_path / "table_3.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["source"] == "ours"]
+    assert {(row["seeds"], row["seed_sd"]) for row in rows} == {("3", "2.4")}
+
+
 def test_what_the_matching_head_ranks_or_scores_again_has_rows_of_its_own(params):
     def read(stage):
         again = {"itm_accuracy": 31.0, "itm_i2t_map_at_5": 32.0, "itm_t2i_map_release_at_10": 33.0}
