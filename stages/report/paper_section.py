@@ -41,7 +41,9 @@ def table_section(name: str, cells: Sequence[Cell]) -> dict[str, Any]:
     ):
         rows: dict[tuple[str, str], dict[tuple[str, ...], Cell]] = {}
         for cell in chosen:
-            label = cell.setting if by_objective else cell.method
+            label = cell.method
+            if by_objective:  # ours say which variant it is, the paper has one for each
+                label = f"{cell.setting}: {cell.method}" if cell.data else cell.setting
             rows.setdefault((label, cell.data), {})[_column(cell, by_objective)] = cell
         shown = [
             {"label": label, "data": data, "cells": [_shown(found.get(column), notes) for column in columns]}

@@ -332,8 +332,10 @@ class Ours:
         if metric.startswith("itr_map@"):
             names = [name for name in names if name in self.benchmarks]
             for name in names:
-                stage, found = f"retrieve@{variant}-{name}", f"i2t_map_at_{metric.split('@')[1]}"
-                yield self.cell(place, variant, name, stage, found, embeds and name in evaluate.retrieve)
+                stage, enabled = f"retrieve@{variant}-{name}", embeds and name in evaluate.retrieve
+                for kind, definition in AVERAGE_PRECISION.items():
+                    found = f"i2t_{kind}_at_{metric.split('@')[1]}"
+                    yield self.cell(place, f"{variant}, {definition}", name, stage, found, enabled)
         elif metric == "zero_shot_accuracy":
             names = [name for name in names if name in self.zero_shot_benchmarks]
             for name in names:
