@@ -187,6 +187,14 @@ def test_the_page_tells_means_over_seeds_from_one_run(results):
     assert "means over seeds" not in Reader(make(results)).text
 
 
+def test_the_page_says_where_fine_tuning_kept_the_linear_probe(results):
+    path = results / "results/metrics/finetune@full-phantom-rsna-1.json"
+    edit(path, lambda metrics: metrics.update(best_step_seed_0=0))
+    text = Reader(make(results)).text
+    assert "1 early stopping kept step 0: the linear probe." in text
+    assert "full, fine-tuned phantom-rsna (phantom) 60.2 1 55.2 to 65.2 62.0 57.0 to 67.0" in text
+
+
 def test_reranked_figures_stand_below_the_first_ranking(results):
     assert "re-ranked by ITM" not in Reader(make(results)).text
     again = interval("itm_i2t_map_at_1", 53.5, 7.0, 150, 19.3)

@@ -231,9 +231,21 @@ class Ours:
                         stage,
                         prefix + metric,
                         enabled,
+                        note="" if prefix else self.untrained(stage, enabled),
                         chance=f"{metric}_chance",
                         seeds=len(self.params.finetune.seeds),
                     )
+
+    def untrained(self, stage: str, enabled: bool) -> str:
+        """The note of a fine-tuning whose best validation came before its first step."""
+        measured, seeds = self.measured(stage, enabled), self.params.finetune.seeds
+        start = {"probe": "the linear probe", "zero": "a head of zeros"}[self.params.finetune.head_start]
+        kept = sum(measured.get(f"best_step_seed_{seed}") == 0 for seed in seeds)
+        if not kept:
+            return ""
+        return f"early stopping kept step 0: {start}" + (
+            f" ({kept} of {len(seeds)} seeds)" if kept < len(seeds) else ""
+        )
 
     def retrieved(self, columns: list[Place]) -> Iterator[Cell]:
         evaluate = self.params.evaluate
@@ -350,8 +362,8 @@ class Ours:
                     and name in evaluate.finetune
                     and 100 in evaluate.finetune_percents
                 )
-                seeds = len(params.finetune.seeds)
-                yield self.cell(place, variant, name, stage, found, enabled, seeds=seeds)
+                note, seeds = self.untrained(stage, enabled), len(params.finetune.seeds)
+                yield self.cell(place, variant, name, stage, found, enabled, note=note, seeds=seeds)
         if not names:
             yield self.absent(place, benchmark=not metric.startswith("finetune_"))
 

@@ -236,6 +236,29 @@ def test_table_6_gives_both_definitions_as_table_2_does(params):
     assert {f"itc+itm+itg+tig: full, AP@K {d}" for d in ("textbook", "release")} <= set(labels)
 
 
+@pytest.mark.parametrize(
+    ("steps", "start", "note"),
+    [
+        ((0, 0), "probe", "early stopping kept step 0: the linear probe"),
+        ((0, 0), "zero", "early stopping kept step 0: a head of zeros"),
+        ((8, 0), "probe", "early stopping kept step 0: the linear probe (1 of 2 seeds)"),
+        ((8, 16), "probe", ""),
+    ],
+)
+def test_what_fine_tuning_left_as_it_was_says_so(params, steps, start, note):
+    changed = dataclasses.replace(
+        params, finetune=dataclasses.replace(params.finetune, seeds=(0, 1), head_start=start)
+    )
+    best = {f"best_step_seed_{seed}": step for seed, step in enumerate(steps)}
+    tables = paper_tables(changed, lambda stage: metrics_of(stage) | best, PHANTOMS, "benchmark")
+    one = [c for c in ours(tables["1"]) if c.value is not None]
+    assert {c.note for c in one if c.method == "full, fine-tuned"} == {note}
+    assert {c.note for c in one if c.method == "full, linear probe"} == {""}
+    a1 = [c for c in ours(tables["A1"]) if c.value is not None]
+    assert {c.note for c in a1 if c.metric.startswith("finetune")} == {note}
+    assert {c.note for c in a1 if c.metric == "zero_shot_accuracy"} == {""}
+
+
 def settings(cells):
     return {c.setting for c in cells if c.source != "ours"}
 
