@@ -324,16 +324,17 @@ class Ours:
 
     def ablation(self, table: str, columns: list[Place]) -> Iterator[Cell]:
         """One row for each variant of ours, and an empty one for each of the paper's that is not trained here."""
-        own = {objectives_of(v, table == "A1"): name for name, v in self.params.variants.items()}
+        own: dict[str, list[str]] = {}
+        for name, weights in self.params.variants.items():
+            own.setdefault(objectives_of(weights, table == "A1"), []).append(name)
         settings = list(dict.fromkeys([*(setting for _, _, setting in columns), *own]))
         for setting in settings:
             for dataset, metric in dict.fromkeys((d, m) for d, m, _ in columns):
                 place = (dataset, metric, setting)
-                variant = own.get(setting)
-                if variant is None:
+                if setting not in own:
                     reason = "no variant with these objectives in params.yaml (preset ablation has them)"
                     yield Cell(dataset, setting, metric, "MedUnifier", "ours", "", None, note=reason)
-                else:
+                for variant in own.get(setting, ()):
                     yield from self.ablated(place, variant)
 
     def ablated(self, place: Place, variant: str) -> Iterator[Cell]:

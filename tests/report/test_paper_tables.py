@@ -259,6 +259,24 @@ def test_what_fine_tuning_left_as_it_was_says_so(params, steps, start, note):
     assert {c.note for c in a1 if c.metric == "zero_shot_accuracy"} == {""}
 
 
+def test_variants_of_equal_weights_have_a_row_each(params):
+    variants = {**params.variants, "twin": params.variants["full"]}
+    trained = dataclasses.replace(params.trained, itc=("full", "twin"))
+    evaluate = dataclasses.replace(params.evaluate, finetune_models=("full", "twin"))
+    changed = dataclasses.replace(params, variants=variants, trained=trained, evaluate=evaluate)
+    tables = paper_tables(changed, metrics_of, PHANTOMS, "benchmark")
+    a1 = {
+        c.method: c.value for c in ours(tables["A1"]) if c.metric == "finetune_auroc" and c.dataset == "rsna"
+    }
+    assert {a1[name] for name in ("full", "twin")} == {
+        metrics_of(f"finetune@{name}-phantom-rsna-100")["auroc"] for name in ("full", "twin")
+    }
+    for name, rows in (("6", 4), ("A1", 2)):
+        (section,) = [section for section in paper_section(tables) if section["name"] == name]
+        labels = [line["label"] for _, lines in section["groups"] for line in lines]
+        assert len({label for label in labels if ": full" in label or ": twin" in label}) == rows
+
+
 def settings(cells):
     return {c.setting for c in cells if c.source != "ours"}
 
