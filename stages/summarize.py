@@ -200,7 +200,17 @@ def read_data(name: str, params: Params) -> dict[str, Any]:
     benchmark = params.datasets[name].benchmark
     separate = benchmark is None or benchmark.remove == "patients"
     meanings = {reason.value: reason.explanation for reason in Reason}
-    return sections.data_section(name, prepared, decoded, meanings, separate)
+    undecoded = count_undecoded(name, "benchmark") if benchmark is not None else 0
+    return sections.data_section(name, prepared, decoded, meanings, separate, undecoded)
+
+
+def count_undecoded(name: str, split: str) -> int:
+    """How many pictures of a split could not be decoded."""
+    from stages.storage.tables import read_table
+
+    ids = read_table(Path("data/prepared") / name / f"{split}.parquet")["image_id"]
+    decoded = read_table(Path("data/images") / name / "contents.parquet")["image_id"]
+    return len(set(ids) - set(decoded))
 
 
 def read_training(variant: str, params: Params) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from stages.errors import InputError
 from stages.params import load_params
 from stages.summarize import summarize
 from stages.tracking import LocalRun
-from tests.report.results import interval, write_results
+from tests.report.results import interval, write_results, write_splits
 
 VOID = {"meta", "link", "img", "br"}
 
@@ -112,6 +112,14 @@ def test_benchmark_pictures_that_are_also_in_training_are_told(results):
     assert "( remove: none ): 121 of its 150 pictures are also in training" in Reader(make(results)).text
 
 
+def test_benchmark_pictures_that_could_not_be_decoded_are_told(results):
+    assert "of these could not be decoded" not in Reader(make(results)).text
+    ids = [f"image-{number:03d}" for number in (30, 31)] + ["broken-1", "broken-2"]
+    write_splits(results, "phantom", {"benchmark": ids})
+    text = Reader(make(results)).text
+    assert "50 of pleural effusion; 2 of these could not be decoded and are not scored." in text
+
+
 @pytest.mark.parametrize("path", ["data/prepared/phantom/summary.json", "data/images/phantom/summary.json"])
 def test_counts_that_do_not_add_up_are_refused(results, path):
     edit(results / path, lambda summary: summary["rejected"].update(extra=1))
@@ -202,6 +210,20 @@ def test_reranked_figures_stand_below_the_first_ranking(results):
     text = Reader(make(results)).text
     assert "A picture asks for reports, re-ranked by ITM mAP@1 53.5 46.5 to 60.5 19.3 150" in text
     assert "full, re-ranked by ITM, AP@K textbook phantom (phantom) 53.5 46.5 to 60.5" in text
+
+
+def test_frechet_distances_say_why_they_have_no_interval(results):
+    text = Reader(make(results)).text
+    assert "A Fréchet distance has no interval: it is a property of whole sets" in text
+    assert "full phantom (phantom) 4.1 n = 98 1.5 n = 98" in text
+
+
+def test_both_protocols_of_written_reports_are_explained_at_table_4(results):
+    text = Reader(make(results)).text
+    table = text[text.index("Table 4: Report generation") : text.index("Table 5:")]
+    for protocol, told in (("report", "is the one reference"), ("release", "is a reference of its own")):
+        assert re.search(f"Protocol {protocol}: [^.]+{told}", table)
+        assert f"full, protocol {protocol} phantom (phantom)" in table
 
 
 def test_only_enabled_evaluations_are_shown(results):

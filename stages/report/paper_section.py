@@ -7,6 +7,7 @@ from typing import Any
 
 from stages.report.page import decimals
 from stages.report.paper_tables import TITLES, Cell
+from stages.report.tables import PROTOCOLS
 
 MEASURES = {
     "auroc": "AUROC",
@@ -21,6 +22,12 @@ MEASURES = {
     **{f"bleu_{n}": f"BLEU-{n}" for n in range(1, 5)},
     **{f"itr_map@{k}": f"image to text, mAP@{k}" for k in (1, 5, 10)},
     **{f"tir_map@{k}": f"text to image, mAP@{k}" for k in (1, 5, 10)},
+}
+
+REMARKS = {  # what a table's figures need to be read
+    "4": f"Protocol report: {PROTOCOLS['']}. Protocol release: {PROTOCOLS['release_']}.",
+    "5": "A Fréchet distance has no interval: it is a property of whole sets, and biased where pictures are drawn "
+    "with replacement. n pictures are compared.",
 }
 
 
@@ -59,6 +66,7 @@ def table_section(name: str, cells: Sequence[Cell]) -> dict[str, Any]:
         ],
         "groups": [group for group in groups if group[1]],
         "missing": list(dict.fromkeys(reasons)),
+        "remark": REMARKS.get(name, ""),
         "notes": notes,
     }
 
@@ -76,6 +84,8 @@ def _shown(cell: Cell | None, notes: Sequence[str]) -> dict[str, str] | None:
     spread = []
     if cell.ci_low is not None and cell.ci_high is not None:
         spread.append(f"{decimals(cell.ci_low, 1)} to {decimals(cell.ci_high, 1)}")
+    elif cell.n is not None:
+        spread.append(f"n = {cell.n}")
     if cell.seed_sd is not None:
         spread.append(f"{cell.seeds} seeds, sd {decimals(cell.seed_sd, 1)}")
     return {

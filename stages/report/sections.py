@@ -17,13 +17,19 @@ Curve = Sequence[Mapping[str, Any]]  # rows of results/curves: step, split and w
 
 
 def data_section(
-    name: str, prepared: Mapping, decoded: Mapping, meanings: Mapping[str, str], separate: bool
+    name: str,
+    prepared: Mapping,
+    decoded: Mapping,
+    meanings: Mapping[str, str],
+    separate: bool,
+    benchmark_undecoded: int,
 ) -> dict[str, Any]:
     """Counts of one data set, from the summaries of prepare and decode_images.
 
     Args:
         meanings: what each reason of rejection means.
         separate: no patient of the benchmark is in another split, so that patients can be added up.
+        benchmark_undecoded: pictures of the benchmark that could not be decoded.
     """
     kept = prepared["kept"]
     rejects = [("prepare", *item) for item in prepared["rejected"].items()]
@@ -55,6 +61,7 @@ def data_section(
         "benchmark_in_training": shared,
         "digests": prepared["image_ids_sha256"],
         "notes": [(words(name), number) for name, number in notes.items() if number],
+        "benchmark_undecoded": benchmark_undecoded,
         "rejects": [
             {
                 "stage": stage,

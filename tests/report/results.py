@@ -86,7 +86,7 @@ def write_data(folder: Path, rng: np.random.Generator) -> None:
     pictures = [picture(rng) for _ in ids]
     write_images(folder / "data/images/phantom", ids, pictures, SIZE)
     content_digests(ids, pictures).write_parquet(folder / "data/images/phantom/contents.parquet")
-    write_splits(folder, "phantom", {"train": ids[:20], "test": ids[20:]})
+    write_splits(folder, "phantom", {"train": ids[:20], "test": ids[20:30], "benchmark": ids[30:]})
     table = pl.DataFrame(
         {
             "image_id": ids,
@@ -111,7 +111,7 @@ def write_small_data(folder: Path, name: str) -> None:
     write_json(folder / f"data/images/{name}/summary.json", decoded)
     contents = pl.DataFrame({"image_id": ["a", "b"], "sha256": [f"{name}-a", f"{name}-b"]})
     contents.write_parquet(folder / f"data/images/{name}/contents.parquet")
-    write_splits(folder, name, {"train": ["a"], "test": ["b"]})
+    write_splits(folder, name, {"train": ["a"], "test": ["b"], "benchmark": ["b"]})
 
 
 def write_splits(folder: Path, name: str, splits: dict[str, list[str]]) -> None:
