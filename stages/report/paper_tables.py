@@ -220,8 +220,9 @@ class Ours:
                 continue
             _, metric, setting = place
             percent = int(setting.rstrip("%"))
-            enabled = name in evaluate.finetune and percent in evaluate.finetune_percents
+            run = evaluate.finetune_models if name in evaluate.finetune else ()
             for model in evaluate.finetune_models or self.params.variants:
+                enabled = model in run and percent in evaluate.finetune_percents
                 stage = f"finetune@{model}-{name}-{percent}"
                 for prefix, kind in (("", "fine-tuned"), ("probe_", "linear probe")):
                     yield self.cell(

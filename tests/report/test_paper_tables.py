@@ -277,6 +277,19 @@ def test_variants_of_equal_weights_have_a_row_each(params):
         assert len({label for label in labels if ": full" in label or ": twin" in label}) == rows
 
 
+def test_no_model_to_fine_tune_leaves_table_1_empty(params):
+    evaluate = dataclasses.replace(params.evaluate, finetune_models=())
+
+    def read(stage):
+        assert not stage.startswith("finetune@")
+        return metrics_of(stage)
+
+    tables = paper_tables(dataclasses.replace(params, evaluate=evaluate), read, PHANTOMS, "benchmark")
+    assert {c.note for c in ours(tables["1"]) if c.dataset == "siim" and c.setting == "1%"} == {
+        "finetune@full-phantom-siim-1 is not enabled in params.yaml"
+    }
+
+
 def settings(cells):
     return {c.setting for c in cells if c.source != "ours"}
 
