@@ -1,5 +1,6 @@
 """Other people's encoders: small random checkpoints, saved and loaded for real, judged by the same stages."""
 
+import copy
 import dataclasses
 import json
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch
 from stages.errors import InputError
 from stages.finetune import finetune
 from stages.inference import load_model
+from stages.models.classifier import Classifier, cross_entropy
 from stages.models.encoders import load_encoder
 from stages.models.text import load_tokenizer
 from stages.retrieve import retrieve
@@ -113,7 +115,15 @@ def save_torchvision(folder):
     save_file(network.state_dict(), Path(folder) / "model.safetensors")
 
 
+def save_timm(folder):
+    import timm
+    from timm.models import save_for_hf
+
+    save_for_hf(timm.create_model("test_vit"), folder, safe_serialization=True)
+
+
 SAVERS = {"clip": save_clip, "siglip": save_siglip, "blip_2": save_blip_2, "open_clip": save_open_clip}
+BACKBONES = {"timm": save_timm, "torchvision": save_torchvision}
 
 
 @pytest.mark.parametrize("kind", SAVERS)
@@ -134,6 +144,29 @@ def test_the_same_evaluations_run_on_it(params, kind):
     run = LocalRun(f"zero_shot@other-{DATASET}", "results/metrics")
     zero_shot(params, run, "other", DATASET)
     assert 0 <= run.final["accuracy"] <= 100
+
+
+@pytest.mark.parametrize("kind", SAVERS | BACKBONES)
+def test_training_changes_the_copy_and_not_the_original(params, kind):
+    torch.manual_seed(0)
+    (SAVERS | BACKBONES)[kind]("models/other")
+    model, store = load_model(params, "other", DATASET)
+    pictures = model.read_pictures(store, np.arange(4))
+    net = Classifier(copy.deepcopy(model.picture_encoder()), 1).eval()
+    original = {name: value.clone() for name, value in model.encoder.network.state_dict().items()}
+    with torch.no_grad():
+        before = net.encoder(pictures)
+    torch.nn.init.ones_(net.head.weight)  # at zero it would pass no gradient on
+    cross_entropy(net(pictures), torch.tensor([0, 1, 0, 1])).backward()
+    torch.optim.AdamW(net.parameter_groups(0.01, 0.01, 0.05), lr=0.01).step()
+
+    trained = net.encoder.network.state_dict()
+    assert any(not torch.equal(value, original[name]) for name, value in trained.items())
+    with torch.no_grad():
+        assert not torch.allclose(net.encoder(pictures), before, atol=1e-3), "the vectors stay as they were"
+        assert torch.equal(model.picture_encoder()(pictures), before)
+    kept = model.encoder.network.state_dict()
+    assert all(torch.equal(value, original[name]) for name, value in kept.items())
 
 
 @pytest.mark.parametrize("saver", [save_clip, save_torchvision])

@@ -30,14 +30,15 @@ class Encoder:
         mean, std: by which its pictures are normalised.
         embed_pictures: pixels (B, 3, size, size) -> (B, Q, P), L2-normalised; Q is 1 but for BLIP-2.
         embed_texts: texts -> (n, P), L2-normalised; None for a backbone.
-        vectors: pixels -> (B, W), what a classifier's head reads; differentiable.
+        vectors: network, pixels -> (B, W), what a classifier's head reads; differentiable. It takes the network, so that
+            a copy can be trained.
     """
 
     network: nn.Module
     size: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    vectors: Callable[[torch.Tensor], torch.Tensor]
+    vectors: Callable[[nn.Module, torch.Tensor], torch.Tensor]
     embed_pictures: Callable[[torch.Tensor], torch.Tensor]
     embed_texts: Callable[[Sequence[str]], torch.Tensor] | None
 
@@ -59,11 +60,11 @@ class Vectors(nn.Module):
         with torch.no_grad():
             parameter = next(encoder.network.parameters())
             blank = torch.zeros(1, 3, encoder.size, encoder.size, device=parameter.device)
-            self.width = encoder.vectors(blank).shape[1]
+            self.width = encoder.vectors(encoder.network, blank).shape[1]
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         """Pixels (B, 3, size, size) -> (B, width)."""
-        return self._vectors(pixels)
+        return self._vectors(self.network, pixels)
 
 
 def load_encoder(folder: str | Path) -> Encoder:
@@ -115,7 +116,7 @@ def _two_towers(folder: Path, kind: str) -> Encoder:
     longest = network.config.text_config.max_position_embeddings
     padding = "max_length" if kind.startswith("siglip") else True  # SigLIP was trained on full-length texts
 
-    def vectors(pixels: torch.Tensor) -> torch.Tensor:
+    def vectors(network: nn.Module, pixels: torch.Tensor) -> torch.Tensor:
         return _tensor(network.get_image_features(pixel_values=pixels))
 
     def embed_texts(texts: Sequence[str]) -> torch.Tensor:
@@ -130,7 +131,7 @@ def _two_towers(folder: Path, kind: str) -> Encoder:
         network.config.vision_config.image_size,
         *_picture_settings(folder, CLIP if kind == "clip" else PLAIN),
         vectors,
-        lambda pixels: _normalised(vectors(pixels))[:, None],
+        lambda pixels: _normalised(vectors(network, pixels))[:, None],
         embed_texts,
     )
 
@@ -142,7 +143,7 @@ def _blip_2(folder: Path) -> Encoder:
     tokenizer = AutoTokenizer.from_pretrained(folder)
     longest = network.config.qformer_config.max_position_embeddings
 
-    def queries(pixels: torch.Tensor) -> torch.Tensor:
+    def queries(network: nn.Module, pixels: torch.Tensor) -> torch.Tensor:
         tokens = network.vision_model(pixel_values=pixels).last_hidden_state
         return network.qformer(
             query_embeds=network.query_tokens.expand(len(tokens), -1, -1),
@@ -165,8 +166,8 @@ def _blip_2(folder: Path) -> Encoder:
         network,
         network.config.vision_config.image_size,
         *_picture_settings(folder, CLIP),
-        lambda pixels: queries(pixels).mean(1),
-        lambda pixels: _normalised(network.vision_projection(queries(pixels))),
+        lambda network, pixels: queries(network, pixels).mean(1),
+        lambda pixels: _normalised(network.vision_projection(queries(network, pixels))),
         embed_texts,
     )
 
@@ -189,7 +190,7 @@ def _open_clip(folder: Path) -> Encoder:
         size if isinstance(size, int) else size[0],
         tuple(mean),
         tuple(std),
-        network.encode_image,
+        lambda network, pixels: network.encode_image(pixels),
         lambda pixels: _normalised(network.encode_image(pixels))[:, None],
         embed_texts,
     )
@@ -221,7 +222,7 @@ def _backbone(network: nn.Module, size: int, mean: Sequence[float], std: Sequenc
         size,
         tuple(mean),
         tuple(std),
-        network,
+        lambda network, pixels: network(pixels),
         lambda pixels: _normalised(network(pixels))[:, None],
         None,
     )
