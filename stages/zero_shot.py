@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -75,8 +76,8 @@ def read_items(
 ) -> tuple[pl.DataFrame, list[ClassPrompts]]:
     """The images to judge, with their `class`, and the classes in question.
 
-    Raises InputError when the data set has no benchmark, a class has no prompts, a column is missing, or no
-    image is left.
+    Raises InputError when the data set has no benchmark, a class has no prompts or no image, or a `where` does not
+    fit the table.
     """
     folder = Path("data/prepared") / dataset
     if file.items == "benchmark":
@@ -85,7 +86,8 @@ def read_items(
                 f"{file.path}: items is `benchmark`, but {dataset} has none; set datasets.{dataset}.benchmark in "
                 "params.yaml, or give a prompt file with `items: test` and classes of your own"
             )
-        table = read_table(folder / "benchmark.parquet", BENCHMARK)
+        source = folder / "benchmark.parquet"
+        table = read_table(source, BENCHMARK)
         names = table["benchmark_class"].unique(maintain_order=True).to_list()
         if missing := [name for name in names if name not in file.classes]:
             raise InputError(
@@ -94,16 +96,21 @@ def read_items(
             )
         items = table.with_columns(pl.col("benchmark_class").alias("class"))
     else:
-        table = read_table(folder / "test.parquet", PREPARED)
+        source = folder / "test.parquet"
+        table = read_table(source, PREPARED)
         names = list(file.classes)
         items = of_one_class(table, file, run)
     present = pl.Series([image_id in store for image_id in items["image_id"]], dtype=pl.Boolean)
     run.metrics({"n_without_picture": len(items) - int(present.sum())})
     items = items.filter(present)
-    if items.is_empty():
-        raise InputError(
-            f"{folder}: no image of the classes {', '.join(names)} has features; nothing to judge"
-        )
+    for name in names:
+        if name not in items["class"]:
+            hint = f"its `where` is {dict(file.classes[name].where)}; change it, or take the class out"
+            if file.items == "benchmark":
+                hint = f"look at data/images/{dataset}/rejected.parquet"
+            raise InputError(
+                f"{file.path}: classes.{name}: no image of {source} is of this class alone and stored; {hint}"
+            )
     return items, [file.classes[name] for name in names]
 
 
@@ -116,10 +123,11 @@ def of_one_class(table: pl.DataFrame, file: PromptFile, run: Run) -> pl.DataFram
                 f"{file.path}: classes.{c.name}.where: the data set has no column {', '.join(missing)}; "
                 f"it has {', '.join(table.columns)}"
             )
-        condition = pl.all_horizontal(
-            *[(pl.col(column) == value).fill_null(False) for column, value in c.where.items()]
-        )
-        holds.append(table.select(condition).to_series().to_numpy())
+        conditions = [
+            equals(table, column, value, f"{file.path}: classes.{c.name}.where.{column}")
+            for column, value in c.where.items()
+        ]
+        holds.append(np.logical_and.reduce(conditions))
     matrix = np.stack(holds, axis=1)
     single = matrix.sum(1) == 1
     run.metrics(
@@ -130,6 +138,20 @@ def of_one_class(table: pl.DataFrame, file: PromptFile, run: Run) -> pl.DataFram
     )
     names = np.array(list(file.classes))[matrix.argmax(1)]
     return table.with_columns(pl.Series("class", names.tolist(), pl.String)).filter(pl.Series(single))
+
+
+def equals(table: pl.DataFrame, column: str, value: Any, place: str) -> np.ndarray:
+    """The rows, bool [n], in which `column` is `value`; None: in which it is blank.
+
+    Raises InputError, naming `place`, for a value of another type than the column's.
+    """
+    if value is None:
+        return table[column].is_null().to_numpy()
+    of_text = table[column].dtype == pl.String
+    if not isinstance(value, str if of_text else int | float):
+        expected = "a text, in quotes" if of_text else "a number: 1 present, 0 absent, -1 uncertain"
+        raise InputError(f"{place}: {value!r} does not fit the column; give it {expected}; or null: blank")
+    return (table[column] == value).fill_null(False).to_numpy()
 
 
 def class_scores(

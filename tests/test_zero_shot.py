@@ -132,6 +132,55 @@ def test_images_of_no_class_or_several_are_counted(params):
         run_zero_shot(params)
 
 
+@pytest.mark.parametrize(
+    ("where", "message"),
+    [
+        (
+            "label_edema: 'yes'",
+            r"where.label_edema: 'yes' does not fit the column; give it a number: 1 present",
+        ),
+        ("label_edema: [1]", r"where.label_edema: \[1\] does not fit the column; give it a number"),
+        ("view: 1", "where.view: 1 does not fit the column; give it a text, in quotes"),
+        ("view: [PA]", r"where.view: \['PA'\] does not fit the column; give it a text"),
+        (
+            "label_edema: 7",
+            "no image of data/prepared/phantom/test.parquet is of this class alone .*edema': 7}; change it",
+        ),
+    ],
+)
+def test_a_where_that_cannot_hold_is_told(params, where, message):
+    Path("own.yaml").write_text(OWN.replace("label_edema: 1", where))
+    with pytest.raises(InputError, match=f"own.yaml: classes.wet_lung.*{message}"):
+        run_zero_shot(params)
+
+
+def test_null_is_a_blank(params):
+    path = f"data/prepared/{DATASET}/test.parquet"
+    table = pl.read_parquet(path)
+    blank = pl.Series([None if value else 0 for value in table["label_edema"]], dtype=pl.Int8)
+    table.with_columns(label_edema=blank).write_parquet(path)
+    Path("own.yaml").write_text(OWN.replace("label_edema: 1", "label_edema: null"))
+    assert run_zero_shot(params)["n_items"] == 8
+    found = pl.read_parquet(f"results/zero_shot/{VARIANT}-{DATASET}/predictions.parquet")
+    of_class = found.filter(pl.col("class") == "wet_lung")["image_id"].unique().sort()
+    assert of_class.to_list() == table.filter(label_edema=1)["image_id"].to_list()
+
+
+def test_a_class_whose_pictures_are_not_stored_is_told(params):
+    path = f"data/prepared/{DATASET}/test.parquet"
+    table = pl.read_parquet(path)
+    table.with_columns(
+        image_id=pl.when(label_edema=1).then(pl.lit("gone ") + pl.col("image_id")).otherwise("image_id")
+    ).write_parquet(path)
+    with pytest.raises(InputError, match="own.yaml: classes.wet_lung: no image of"):
+        run_zero_shot(params)
+    pl.read_parquet(path).with_columns(
+        benchmark_class=pl.Series(["edema", "cardiomegaly"] * 4)
+    ).write_parquet(path.replace("test", "benchmark"))
+    with pytest.raises(InputError, match="classes.edema: no image of .*benchmark.parquet.*rejected.parquet"):
+        run_zero_shot(params, prompts=str(SHIPPED))
+
+
 NAMED = {"no_pneumonia": "pneumonia", "covid_19": "covid-19"}
 
 
