@@ -13,9 +13,15 @@ import polars as pl
 from stages.errors import InputError
 from stages.metrics.bootstrap import bootstrap_counts
 from stages.metrics.classification import auroc
+from stages.metrics.meteor import meteor
+from stages.metrics.text import ORDERS, bleu
 from stages.params import Params
 
 RESAMPLES = 1000
+# Metrics of a whole corpus, from sums [..., S] of the items' statistics.
+OF_SUMS: dict[str, Callable[[np.ndarray], np.ndarray]] = {"meteor": meteor} | {
+    f"bleu_{n}": lambda sums, n=n: bleu(sums)[..., n - 1] for n in range(1, ORDERS + 1)
+}
 
 
 @dataclass(frozen=True)
@@ -79,7 +85,10 @@ def compare(
     """
     keys = ["metric", "seed", "item_id"]
     joined = model.join(reference, on=keys, how="inner", suffix="_reference", maintain_order="left")
+    shared = set(reference["metric"])
     for metric in model["metric"].unique(maintain_order=True):
+        if metric not in shared:  # `itm_accuracy` against a variant without a matching head
+            continue
         rows = joined.filter(metric=metric)
         sizes = {len(frame.filter(metric=metric)) for frame in (model, reference)}
         if sizes != {len(rows)}:
@@ -104,6 +113,10 @@ def _difference(rows: pl.DataFrame, counts: np.ndarray) -> np.ndarray:
     if rows["positive"].null_count() == 0:
         positive = rows["positive"].to_numpy().astype(bool)
         return auroc(values, positive, counts) - auroc(reference, positive, counts)
+    if rows["statistics"].null_count() == 0:
+        score = OF_SUMS[rows["metric"][0]]
+        ours, theirs = (np.array(rows[f"statistics{of}"].to_list()) for of in ("", "_reference"))
+        return score(counts @ ours) - score(counts @ theirs)
     return counts @ (values - reference) / counts.sum(-1)
 
 

@@ -15,8 +15,10 @@ ITEMS = Schema(
         "seed": pl.Int64,
         "item_id": pl.String,
         "patient_id": pl.String,
-        "value": pl.Float64,  # the item's own score, of which the metric is the mean; for AUROC the probability
+        "value": pl.Float64,  # the item's own score; for AUROC the probability
         "positive": pl.Boolean,  # for AUROC: whether the item is positive; null otherwise
+        # BLEU and METEOR: counts from whose sums the metric is computed; null where it is the mean of `value`, or AUROC
+        "statistics": pl.List(pl.Float64),
     },
     frozenset({"metric", "seed", "item_id", "patient_id", "value"}),
 )
@@ -30,8 +32,9 @@ def item_rows(
     *,
     seed: int = 0,
     positive: np.ndarray | None = None,
+    statistics: np.ndarray | None = None,
 ) -> pl.DataFrame:
-    """The rows of one metric under one seed; values [n]."""
+    """The rows of one metric under one seed; values [n], positive bool [n], statistics [n, S]."""
     n = len(ids)
     columns = {
         "metric": [metric] * n,
@@ -40,6 +43,7 @@ def item_rows(
         "patient_id": list(patients),
         "value": np.asarray(values, np.float64),
         "positive": [None] * n if positive is None else positive.tolist(),
+        "statistics": [None] * n if statistics is None else statistics.tolist(),
     }
     return pl.DataFrame(columns, schema=dict(ITEMS.columns))
 
