@@ -13,7 +13,16 @@ from stages.metrics.bootstrap import Interval, bootstrap, bootstrap_means
 from stages.metrics.clinical import finding_counts, finding_f1, optional_scores
 from stages.metrics.meteor import Meteor, meteor
 from stages.metrics.retrieval import rank_texts
-from stages.metrics.text import BLEU_COUNTS, PROTOCOLS, best_constant, bleu, bleu_statistics, cider, rouge_l
+from stages.metrics.text import (
+    BLEU_COUNTS,
+    ORDERS,
+    PROTOCOLS,
+    best_constant,
+    bleu,
+    bleu_statistics,
+    cider,
+    rouge_l,
+)
 from stages.params import Params, WriteReports
 from stages.picture_tokens import Features, open_features
 from stages.storage.items import item_rows, write_items
@@ -28,24 +37,30 @@ CHOICE = (
     "top_k",
     "top_p",
 )  # of `write_reports`, as `generate` takes them
-HEADLINE = ("bleu_4", "meteor", "rouge_l", "cider")  # these get intervals
-PREDICTIONS = Schema(
-    "predictions",
-    {"image_id": pl.String, "study_id": pl.String, "reference": pl.String, "prediction": pl.String},
-    frozenset({"image_id", "study_id", "reference", "prediction"}),
+_COLUMNS = (
+    "image_id",
+    "study_id",
+    "patient_id",
+    "reference",
+    "prediction",
+    "constant",  # the best constant report
+    "nearest",  # the training report most similar to the picture
 )
+PREDICTIONS = Schema("predictions", dict.fromkeys(_COLUMNS, pl.String), frozenset(_COLUMNS))
 
 
 def write_reports(params: Params, run: Run, variant: str, dataset: str) -> None:
     """Write a report for each test picture of DATASET with the model VARIANT and score them.
 
     Figures are times 100: BLEU-1 to 4, METEOR, ROUGE-L and CIDEr under the field's protocol (`bleu_1` ...) and the
-    release's (`release_bleu_1` ...); in front of them `constant_` for the best constant report, which is chosen
-    on the training reports, and `nearest_` for the training report most similar to the picture. `bleu_4_gain` is what the model has over the constant report.
+    release's (`release_bleu_1` ...); in front of them `constant_` for the best constant report, which is chosen on
+    the training reports, and `nearest_` for the training report most similar to the picture. `bleu_4_gain` is what
+    the model has over the constant report. Each has its interval.
 
     `findings_f1_micro` and `_macro` hold what a report tells, read by a rule (stages/datasets/statements.py),
     against the labels of its picture, which are the truth in a phantom. CheXbert, RadGraph and RadEval are asked
-    where they are installed; the log says how to get them where not.
+    where they are installed; the log says how to get them where not. DVC does not see an installation: the stage
+    must be forced to ask them.
     """
     with Meteor() as scorer:  # loads its dictionaries while the model writes
         store = open_features(dataset)
@@ -66,13 +81,6 @@ def write_reports(params: Params, run: Run, variant: str, dataset: str) -> None:
         ids, references = test["image_id"].to_list(), test["report"].to_list()
         run.say(f"write {len(ids)} reports")
         written = generate(trained, store, ids, params.write_reports, params.seed)
-        output = Path("results/reports") / f"{variant}-{dataset}" / "predictions.parquet"
-        table = test.select("image_id", "study_id", reference="report").with_columns(
-            prediction=pl.Series(written)
-        )
-        write_table(table, output, PREDICTIONS)
-        run.artifact(output)
-
         known = training["report"][seeded_rows(len(training), CONSTANT_FROM, params.seed)].to_list()
         constant = best_constant(known)
         run.say(f"best constant report of {len(known)} training reports: {constant}")
@@ -83,24 +91,30 @@ def write_reports(params: Params, run: Run, variant: str, dataset: str) -> None:
                 trained, store, ids, training["report"].unique(maintain_order=True).to_list()
             ),
         }
-        how = {"resamples": params.write_reports.bootstrap, "seed": params.seed}
-        how["clusters"] = test["patient_id"].to_list()
+        output = Path("results/reports") / f"{variant}-{dataset}" / "predictions.parquet"
+        table = test.select("image_id", "study_id", "patient_id", reference="report").with_columns(
+            pl.Series(system.rstrip("_") or "prediction", texts, pl.String)
+            for system, texts in systems.items()
+        )
+        write_table(table, output, PREDICTIONS)
+        run.artifact(output)
+
         run.say("score them")
-        run.metrics({"n_written": len(ids)} | gain(references, written, constant, how))
-        for system, predictions in systems.items():
-            run.metrics(
-                {
-                    f"{system}{name}": value
-                    for name, value in score(references, predictions, scorer, how).items()
-                }
-            )
-    clinical(run, test, references, systems, how)
-    cleaned = PROTOCOLS["report"](references, written)
+        measured = {
+            (system, protocol): measure(*clean(references, predictions), scorer)
+            for system, predictions in systems.items()
+            for protocol, clean in PROTOCOLS.items()
+        }
     patients = test["patient_id"].to_list()
-    write_items(
-        run.name,
-        [item_rows(f.__name__, ids, patients, f(*cleaned)) for f in (rouge_l, cider)],
-    )
+    how = {"resamples": params.write_reports.bootstrap, "seed": params.seed, "clusters": patients}
+    metrics: dict[str, float | int] = {"n_written": len(ids)}
+    for (system, protocol), found in measured.items():
+        prefix = system + ("" if protocol == "report" else f"{protocol}_")
+        for name, interval in intervals_of(found, how).items():
+            metrics |= interval.flat(prefix + name, scale=100)
+    run.metrics(metrics | gain(measured["", "report"]["bleu"], measured["constant_", "report"]["bleu"], how))
+    write_items(run.name, text_items(measured["", "report"], ids, patients))
+    clinical(run, test, references, systems, how)
 
 
 def clinical(
@@ -120,7 +134,7 @@ def clinical(
     scores, missing = optional_scores(references, systems[""])
     run.metrics({name: 100 * value for name, value in scores.items()})
     for line in missing:
-        run.say(line)
+        run.say(f"{line}; once it is there: dvc repro --force --single-item {run.name}")
 
 
 def generate(
@@ -149,58 +163,62 @@ def nearest_reports(
     return [reports[number] for number in best[:, 0]]
 
 
-def score(
-    references: Sequence[str], predictions: Sequence[str], scorer: Meteor, how: dict
-) -> dict[str, float | int]:
-    """Flat metrics, in percent, of one system under both protocols; `how` as for `bootstrap`."""
-    metrics = {}
-    for protocol, clean in PROTOCOLS.items():
-        intervals = intervals_of(*clean(references, predictions), scorer, how)
-        prefix = "" if protocol == "report" else f"{protocol}_"
-        for name, interval in intervals.items():
-            if name in HEADLINE:
-                metrics |= interval.flat(prefix + name, scale=100)
-            else:
-                metrics[prefix + name] = 100 * interval.value
-    return metrics
+def measure(
+    references: Sequence[Sequence[str]], predictions: Sequence[str], scorer: Meteor
+) -> dict[str, np.ndarray]:
+    """Of cleaned texts: the statistics of BLEU [N, 10] and METEOR [N, 23], each item's ROUGE-L and CIDEr [N]."""
+    return {
+        "bleu": bleu_statistics(references, predictions),
+        "meteor": scorer.statistics(references, predictions),
+        "rouge_l": rouge_l(references, predictions),
+        "cider": cider(references, predictions),
+    }
 
 
-def gain(
-    references: Sequence[str], predictions: Sequence[str], constant: str, how: dict
-) -> dict[str, float | int]:
-    """`bleu_4_gain`, in percent: BLEU-4 of the predictions less that of the constant report, drawn together."""
-    clean = PROTOCOLS["report"]
-    both = [
-        bleu_statistics(*clean(references, texts)) for texts in (predictions, [constant] * len(references))
-    ]
+def intervals_of(found: Mapping[str, np.ndarray], how: dict) -> dict[str, Interval]:
+    """BLEU-1 to 4, METEOR, ROUGE-L in [0, 1] and CIDEr in [0, 10], by name; `found` by `measure`."""
+    *bleus, meteor_score = bootstrap(
+        np.concatenate([found["bleu"], found["meteor"]], axis=1),
+        lambda sums: np.concatenate(
+            [bleu(sums[..., :BLEU_COUNTS]), meteor(sums[..., BLEU_COUNTS:])[..., None]], axis=-1
+        ),
+        **how,
+    )
+    rouge, consensus = bootstrap_means(np.stack([found["rouge_l"], found["cider"]], axis=1), **how)
+    return {f"bleu_{n}": interval for n, interval in enumerate(bleus, 1)} | {
+        "meteor": meteor_score,
+        "rouge_l": rouge,
+        "cider": consensus,
+    }
+
+
+def gain(model: np.ndarray, constant: np.ndarray, how: dict) -> dict[str, float | int]:
+    """`bleu_4_gain`, in percent: BLEU-4 of the model less that of the constant report, drawn together.
+
+    Args:
+        model, constant: `bleu_statistics` of both, [N, 10].
+    """
     (difference,) = bootstrap(
-        np.concatenate(both, axis=1),
+        np.concatenate([model, constant], axis=1),
         lambda sums: bleu(sums[..., :BLEU_COUNTS])[..., -1:] - bleu(sums[..., BLEU_COUNTS:])[..., -1:],
         **how,
     )
     return difference.flat("bleu_4_gain", scale=100)
 
 
-def intervals_of(
-    references: Sequence[Sequence[str]], predictions: Sequence[str], scorer: Meteor, how: dict
-) -> dict[str, Interval]:
-    """BLEU-1 to 4, METEOR, ROUGE-L in [0, 1] and CIDEr in [0, 10] of cleaned texts, by name."""
-    *bleus, meteor_score = bootstrap(
-        np.concatenate(
-            [bleu_statistics(references, predictions), scorer.statistics(references, predictions)], axis=1
+def text_items(
+    found: Mapping[str, np.ndarray], ids: Sequence[str], patients: Sequence[str]
+) -> list[pl.DataFrame]:
+    """What each report scored, for comparisons of models; `found` by `measure`."""
+    bleus = bleu(found["bleu"])
+    return [
+        *(
+            item_rows(f"bleu_{n}", ids, patients, bleus[:, n - 1], statistics=found["bleu"])
+            for n in range(1, ORDERS + 1)
         ),
-        lambda sums: np.concatenate(
-            [bleu(sums[..., :BLEU_COUNTS]), meteor(sums[..., BLEU_COUNTS:])[..., None]], axis=-1
-        ),
-        **how,
-    )
-    each = np.stack([rouge_l(references, predictions), cider(references, predictions)], axis=1)
-    rouge, consensus = bootstrap_means(each, **how)
-    return {f"bleu_{n}": interval for n, interval in enumerate(bleus, 1)} | {
-        "meteor": meteor_score,
-        "rouge_l": rouge,
-        "cider": consensus,
-    }
+        item_rows("meteor", ids, patients, meteor(found["meteor"]), statistics=found["meteor"]),
+        *(item_rows(name, ids, patients, found[name]) for name in ("rouge_l", "cider")),
+    ]
 
 
 if __name__ == "__main__":

@@ -3,17 +3,24 @@
 import dataclasses
 import json
 import shutil
+import sys
+import types
 
 import numpy as np
 import polars as pl
 import pytest
+import torch
 
 from stages import write_reports as stage
 from stages.errors import InputError
 from stages.inference import load_trained
+from stages.metrics.bootstrap import bootstrap
 from stages.metrics.meteor import Meteor
 from stages.metrics.text import bleu, bleu_statistics, report_protocol
+from stages.models.text import decode
+from stages.report.differences import OF_SUMS
 from stages.storage.features import FeatureStore
+from stages.storage.items import read_items
 from stages.tracking import LocalRun
 from stages.write_reports import generate, nearest_reports, write_reports
 from tests.trained_project import DATASET, SPLITS, VARIANT, make_project, report_of, with_answers
@@ -72,9 +79,8 @@ def writes(text_of):
 def test_writing_the_references_scores_100(params, monkeypatch, shared_java):
     monkeypatch.setattr(stage, "load_trained", writes(report_of))
     metrics = run_write_reports(params)
-    for name in ("bleu_1", "bleu_4", "meteor", "rouge_l"):
+    for name in ("bleu_1", "bleu_2", "bleu_3", "bleu_4", "meteor", "rouge_l"):
         assert metrics[name] == pytest.approx(100)
-    for name in ("bleu_4", "meteor", "rouge_l"):
         assert metrics[f"{name}_ci_low"] == pytest.approx(100)
         assert metrics[f"{name}_n"] == SPLITS["test"]
         assert metrics[f"constant_{name}"] < 95
@@ -93,9 +99,96 @@ def test_writing_the_references_scores_100(params, monkeypatch, shared_java):
     assert metrics["constant_findings_f1_micro"] < 100 and metrics["cider"] > metrics["constant_cider"]
 
     table = pl.read_parquet(PREDICTIONS)
-    assert table.columns == ["image_id", "study_id", "reference", "prediction"]
+    assert table["patient_id"].to_list() == [f"p{n // 2}" for n in range(16, 24)]
+    (constant,) = table["constant"].unique()
+    assert constant in [report_of(n) for n in range(12)]
+    told = 100 * bleu(bleu_statistics(*report_protocol(table["reference"], table["nearest"])).sum(0))
+    assert metrics["nearest_bleu_1"] == pytest.approx(told[0])
     assert table["reference"].to_list() == [report_of(n) for n in range(16, 24)]
     assert table["prediction"].to_list() == [report_of(n).lower() for n in range(16, 24)]
+
+
+def test_items_give_the_metrics_and_their_clustered_intervals(params, monkeypatch, shared_java):
+    monkeypatch.setattr(stage, "load_trained", writes(lambda n: report_of(n + n % 3)))
+    metrics = run_write_reports(params)
+    items = read_items(f"write_reports@{VARIANT}-{DATASET}")
+    assert items["metric"].unique(maintain_order=True).to_list() == [
+        *(f"bleu_{n}" for n in range(1, 5)),
+        "meteor",
+        "rouge_l",
+        "cider",
+    ]
+    how = {"resamples": params.write_reports.bootstrap, "seed": params.seed}
+    for (metric,), rows in items.group_by("metric", maintain_order=True):
+        if rows["statistics"].null_count():
+            statistics, score = rows.select("value", one=1.0).to_numpy(), lambda s: s[..., :1] / s[..., 1:]
+        else:
+            statistics = np.array(rows["statistics"].to_list())
+            score = lambda s, metric=metric: OF_SUMS[metric](s)[..., None]
+        (found,) = bootstrap(statistics, score, clusters=rows["patient_id"].to_list(), **how)
+        assert found.flat(metric, scale=100) == pytest.approx(
+            {name: metrics[name] for name in (metric, f"{metric}_ci_low", f"{metric}_ci_high", f"{metric}_n")}
+        )
+        (blind,) = bootstrap(statistics, score, **how)
+        assert blind.low != pytest.approx(found.low)
+        assert rows["value"].is_between(0, 10 if metric == "cider" else 1).all()
+
+
+def test_other_intervals_draw_patients(params, monkeypatch, shared_java):
+    """Two like pictures of each patient say as much as one."""
+    for split in SPLITS:
+        path = f"data/prepared/{DATASET}/{split}.parquet"
+        table = pl.read_parquet(path)
+        alike = [c for c in table.columns if c not in ("image_id", "study_id", "patient_id", "image_path")]
+        table.with_columns(pl.col(alike).gather_every(2).repeat_by(2).explode()).write_parquet(path)
+    monkeypatch.setattr(stage, "load_trained", writes(lambda n: report_of(n // 2)))
+    both = run_write_reports(params)
+    path = f"data/prepared/{DATASET}/test.parquet"
+    pl.read_parquet(path).gather_every(2).write_parquet(path)
+    once = run_write_reports(params)
+    for name in ("findings_f1_micro", "bleu_4_gain"):
+        for end in ("", "_ci_low", "_ci_high"):
+            assert both[name + end] == pytest.approx(once[name + end])
+        assert both[f"{name}_ci_low"] < both[f"{name}_ci_high"]
+        assert both[f"{name}_n"] == 2 * once[f"{name}_n"]
+
+
+def test_words_are_chosen_as_params_say(params, monkeypatch):
+    store = FeatureStore(f"data/features/{DATASET}")
+    trained, ids = load_trained(VARIANT, store), store.image_ids[:4]
+    features = trained.features(store, ids)
+
+    def written(**choice) -> list[str]:
+        return generate(trained, store, ids, dataclasses.replace(params.write_reports, **choice), 5)
+
+    greedy = {"num_beams": 1, "do_sample": False}
+    for choice in (greedy, greedy | {"num_beams": 3}, greedy | {"do_sample": True, "temperature": 2.0}):
+        drawn = torch.Generator().manual_seed(5)
+        expected = decode(trained.tokenizer, trained.model.generate(features, generator=drawn, **choice))
+        assert written(**choice) == expected
+    assert written(**greedy) != written(**greedy | {"do_sample": True, "temperature": 2.0})
+
+
+def test_installed_clinical_scorers_are_asked_and_others_told_of(params, monkeypatch, shared_java, capsys):
+    class F1RadGraph:
+        def __init__(self, reward_level):
+            pass
+
+        def __call__(self, hyps, refs):
+            assert refs == [report_of(n) for n in range(16, 24)] and hyps == [text.lower() for text in refs]
+            return (0.3, 0.2, 0.1), None, None, None
+
+    monkeypatch.setitem(sys.modules, "radgraph", types.SimpleNamespace(F1RadGraph=F1RadGraph))
+    for name in ("f1chexbert", "RadEval"):
+        monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.setattr(stage, "load_trained", writes(report_of))
+    metrics = run_write_reports(params)
+    assert [metrics[f"radgraph_{part}"] for part in ("simple", "partial", "complete")] == [30, 20, 10]
+    told = [line for line in capsys.readouterr().out.splitlines() if "is left out" in line]
+    assert len(told) == 2 and "CheXbert F1 is left out" in told[0]
+    assert all(
+        line.endswith(f"dvc repro --force --single-item write_reports@{VARIANT}-{DATASET}") for line in told
+    )
 
 
 def test_the_constant_is_chosen_on_training_reports_only(params, monkeypatch, shared_java, capsys):
