@@ -1,6 +1,6 @@
 """Stage retrieve: which reports belong to a picture, which pictures to a report (paper section 4.2, Table 2)."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,11 +20,12 @@ RANKED = 10  # candidates kept for each query in rankings.parquet
 RANKINGS = Schema(
     "rankings",
     {
-        "direction": pl.String,  # i2t: a picture asks for reports | t2i: a report asks for pictures
+        # i2t: a picture asks for reports | t2i: a report asks for pictures | itm_i2t, itm_t2i: ranked anew
+        "direction": pl.String,
         "query_id": pl.String,  # a report goes by the id of its picture
         "ranked_ids": pl.List(pl.String),
         "relevant": pl.List(pl.Boolean),
-        "scores": pl.List(pl.Float32),
+        "scores": pl.List(pl.Float32),  # similarity; of those ranked anew, the first `rerank`, plus log odds
     },
 )
 
@@ -55,33 +56,41 @@ def retrieve(params: Params, run: Run, variant: str, dataset: str) -> None:
     depth = max(RANKED, rerank, *ks)
     rankings, kept = [], []
     reports = items["report"].to_list()
+
+    def keep(direction: str, ranked: np.ndarray, scores: np.ndarray) -> None:
+        """Judges a ranking: its metrics, what each query scored, and its first candidates."""
+        of_queries, chances = query_scores(ranked, classes, pairs, ks)
+        metrics = flat(of_queries, chances, patients, params.retrieve.bootstrap, params.seed)
+        run.metrics({f"{direction}_{name}": value for name, value in metrics.items()})
+        for name, each in of_queries.items():
+            kept.append(item_rows(f"{direction}_{name}", ids, patients, each))
+        rankings.append(first_candidates(direction, ids, classes, ranked[:, :RANKED], scores[:, :RANKED]))
+
     both = retrieval.rank_both(images, texts, depth)
     for direction, (ranked, scores) in zip(("i2t", "t2i"), both, strict=True):
-        metrics = scored(ranked, classes, pairs, ks, patients, params.retrieve.bootstrap, params.seed)
-        run.metrics({f"{direction}_{name}": value for name, value in metrics.items()})
-        of_queries, _ = query_scores(ranked, classes, pairs, ks)
-        kept += [item_rows(f"{direction}_{name}", ids, patients, each) for name, each in of_queries.items()]
+        keep(direction, ranked, scores)
         if rerank:
             odds = matched(trained, store, ids, reports, ranked[:, :rerank], direction)
-            again = retrieval.rerank(ranked, scores[:, :rerank] + odds)
-            metrics = scored(again, classes, pairs, ks, patients, params.retrieve.bootstrap, params.seed)
-            run.metrics({f"itm_{direction}_{name}": value for name, value in metrics.items()})
-        ranked, scores = ranked[:, :RANKED], scores[:, :RANKED]
-        rankings.append(
-            pl.DataFrame(
-                {
-                    "direction": [direction] * len(ids),
-                    "query_id": ids,
-                    "ranked_ids": np.array(ids, dtype=object)[ranked].tolist(),
-                    "relevant": (classes[ranked] == classes[:, None]).tolist(),
-                    "scores": scores.tolist(),
-                },
-                schema=dict(RANKINGS.columns),
-            )
-        )
+            keep(f"itm_{direction}", *retrieval.rerank(ranked, scores, odds))
     write_items(run.name, kept)
     folder = Path("results/retrieval") / f"{variant}-{dataset}"
     write_table(pl.concat(rankings), folder / "rankings.parquet", RANKINGS)
+
+
+def first_candidates(
+    direction: str, ids: Sequence[str], classes: np.ndarray, ranked: np.ndarray, scores: np.ndarray
+) -> pl.DataFrame:
+    """The rows of rankings.parquet of one direction."""
+    return pl.DataFrame(
+        {
+            "direction": [direction] * len(ids),
+            "query_id": ids,
+            "ranked_ids": np.array(ids, dtype=object)[ranked].tolist(),
+            "relevant": (classes[ranked] == classes[:, None]).tolist(),
+            "scores": scores.tolist(),
+        },
+        schema=dict(RANKINGS.columns),
+    )
 
 
 def matched(
@@ -119,11 +128,9 @@ def item_classes(items: pl.DataFrame) -> list[str]:
     return classes
 
 
-def scored(
-    ranked: np.ndarray,
-    classes: np.ndarray,
-    pairs: np.ndarray,
-    ks: Sequence[int],
+def flat(
+    scores: Mapping[str, np.ndarray],
+    chances: Mapping[str, float],
     patients: Sequence[str],
     resamples: int,
     seed: int,
@@ -131,11 +138,8 @@ def scored(
     """Flat metrics of one direction, in percent: mAP@K in both definitions and Recall@K, with interval and chance.
 
     Args:
-        ranked: int64 [n, depth], candidates of each query, best first. Queries and candidates are the same items.
-        classes, pairs: int64 [n], equal where two items are of one class, or have the same report.
-        patients: whose item it is; the bootstrap draws patients.
+        scores, chances: by `query_scores`. patients: whose item each query is; the bootstrap draws patients.
     """
-    scores, chances = query_scores(ranked, classes, pairs, ks)
     matrix = np.stack(list(scores.values()), axis=1)
     intervals = bootstrap_means(matrix, resamples=resamples, seed=seed, clusters=patients)
     metrics: dict[str, float | int] = {}
@@ -148,7 +152,12 @@ def scored(
 def query_scores(
     ranked: np.ndarray, classes: np.ndarray, pairs: np.ndarray, ks: Sequence[int]
 ) -> tuple[dict[str, np.ndarray], dict[str, float]]:
-    """Each metric's score of every query, [n] in [0, 1], and its chance level; arguments as for `scored`."""
+    """Each metric's score of every query, [n] in [0, 1], and its chance level.
+
+    Args:
+        ranked: int64 [n, depth], candidates of each query, best first. Queries and candidates are the same items.
+        classes, pairs: int64 [n], equal where two items are of one class, or have the same report.
+    """
     n = len(ranked)
     in_class, in_pair = np.bincount(classes)[classes], np.bincount(pairs)[pairs]  # relevant candidates, [n]
     same_class, same_pair = classes[ranked] == classes[:, None], pairs[ranked] == pairs[:, None]

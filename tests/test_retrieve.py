@@ -10,9 +10,11 @@ import pytest
 
 from stages import retrieve as stage
 from stages.errors import InputError
-from stages.inference import Trained, load_trained
-from stages.retrieve import item_classes, retrieve, scored
+from stages.inference import Trained, load_model, load_trained
+from stages.metrics.bootstrap import bootstrap_means
+from stages.retrieve import flat, item_classes, query_scores, retrieve
 from stages.storage.features import FeatureStore
+from stages.storage.items import read_items
 from stages.storage.tables import PREPARED
 from stages.tracking import LocalRun
 from tests.trained_project import DATASET, SPLITS, VARIANT, make_project
@@ -128,7 +130,8 @@ def test_classes_of_a_data_set_without_benchmark():
 
 def test_equal_reports_are_one_pair():
     ranked = np.array([[1, 0, 2], [1, 0, 2], [2, 1, 0]])
-    metrics = scored(ranked, np.arange(3), np.array([0, 0, 1]), [1], ["p", "q", "r"], 10, 0)
+    found = query_scores(ranked, np.arange(3), np.array([0, 0, 1]), [1])
+    metrics = flat(*found, ["p", "q", "r"], 10, 0)
     assert metrics["recall_at_1"] == 100
     assert metrics["map_at_1"] == pytest.approx(200 / 3)
     assert metrics["recall_at_1_chance"] == pytest.approx(100 * (2 / 3 + 2 / 3 + 1 / 3) / 3)
@@ -219,3 +222,48 @@ def test_re_ranking_by_the_real_matching_head(params):
     chosen = dataclasses.replace(params.retrieve, rerank=4)
     metrics = run_retrieve(dataclasses.replace(params, retrieve=chosen))
     assert 0 <= metrics["itm_i2t_map_at_1"] <= 100 and "itm_t2i_recall_at_10_chance" in metrics
+
+    table, items = pl.read_parquet(TEST), read_items(f"retrieve@{VARIANT}-{DATASET}")
+    rankings = pl.read_parquet(f"results/retrieval/{VARIANT}-{DATASET}/rankings.parquet")
+    model, store = load_model(params, VARIANT, DATASET)
+    reports = dict(table.select("image_id", "report").iter_rows())
+    for direction in ("i2t", "t2i"):
+        plain, again = (rankings.filter(direction=name) for name in (direction, f"itm_{direction}"))
+        assert again["query_id"].to_list() == table["image_id"].to_list()
+        for query, first, later, scores, relevant in zip(
+            plain["query_id"],
+            plain.select("ranked_ids", "scores").iter_rows(),
+            again["ranked_ids"],
+            again["scores"],
+            again["relevant"],
+            strict=True,
+        ):
+            similar = dict(zip(*first, strict=True))
+            pairs = [(query, other) if direction == "i2t" else (other, query) for other in later[:4]]
+            odds = [model.match(store, [image], [reports[text]])[0] for image, text in pairs]
+            assert scores[:4].to_numpy() == pytest.approx(
+                [similar[other] + o for other, o in zip(later[:4], odds, strict=True)], abs=1e-5
+            )
+            assert scores[:4].to_list() == sorted(scores[:4], reverse=True)
+            assert later[4:].to_list() == first[0][4:] and sorted(later[:4]) == sorted(first[0][:4])
+            assert relevant.to_list() == [(int(other[1:]) - int(query[1:])) % 2 == 0 for other in later]
+        for metric in ("map_at_5", "recall_at_1"):
+            of_queries = items.filter(metric=f"itm_{direction}_{metric}")["value"]
+            assert 100 * of_queries.mean() == pytest.approx(metrics[f"itm_{direction}_{metric}"])
+
+
+@pytest.mark.parametrize("rerank", [None, 4])
+def test_intervals_draw_patients(params, rerank):
+    chosen = dataclasses.replace(params.retrieve, rerank=rerank)
+    metrics = run_retrieve(dataclasses.replace(params, retrieve=chosen))
+    how = {"resamples": params.retrieve.bootstrap, "seed": params.seed}
+    name = "itm_i2t_map_at_5" if rerank else "i2t_map_at_5"
+    rows = read_items(f"retrieve@{VARIANT}-{DATASET}").filter(metric=name)
+    patients = pl.read_parquet(TEST)["patient_id"].to_list()
+    assert len(set(patients)) == len(patients) / 2
+    (found,) = bootstrap_means(rows.select("value").to_numpy(), clusters=patients, **how)
+    assert found.flat(name, scale=100) == pytest.approx(
+        {key: metrics[key] for key in (name, f"{name}_ci_low", f"{name}_ci_high", f"{name}_n")}
+    )
+    (blind,) = bootstrap_means(rows.select("value").to_numpy(), **how)
+    assert blind.low != pytest.approx(found.low)

@@ -111,11 +111,18 @@ def _top_columns(scores: np.ndarray, k: int) -> np.ndarray:
     return columns[order[starts[:, None] + np.arange(k)]]
 
 
-def rerank(ranked: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """Rankings [n, depth] with their first K candidates in a new order, by `scores` [n, K], highest first."""
-    k = scores.shape[1]
-    order = np.argsort(-scores, axis=1, kind="stable")
-    return np.concatenate([np.take_along_axis(ranked[:, :k], order, axis=1), ranked[:, k:]], axis=1)
+def rerank(ranked: np.ndarray, scores: np.ndarray, more: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rankings and their scores, [n, depth], with the first K candidates in a new order.
+
+    That order is by their scores plus `more` [n, K], highest first; those become their scores.
+    """
+    k = more.shape[1]
+    total = scores[:, :k] + more
+    order = np.argsort(-total, axis=1, kind="stable")
+    first = [np.take_along_axis(part, order, axis=1) for part in (ranked[:, :k], total)]
+    return np.concatenate([first[0], ranked[:, k:]], axis=1), np.concatenate(
+        [first[1], scores[:, k:]], axis=1
+    )
 
 
 def _blocks(n: int, size: int) -> Iterator[slice]:

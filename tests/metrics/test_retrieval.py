@@ -55,8 +55,10 @@ def test_rankings_equal_a_full_sort_whatever_the_blocks(monkeypatch, blocks):
 
 def test_only_the_first_k_are_re_ranked():
     ranked = np.array([[4, 2, 7, 1], [0, 1, 2, 3]])
-    scores = np.array([[0.1, 0.9, 0.5], [0.3, 0.3, 0.3]])
-    assert retrieval.rerank(ranked, scores).tolist() == [[2, 7, 4, 1], [0, 1, 2, 3]]
+    scores = np.array([[0.4, 0.3, 0.2, 0.1], [0.5, 0.5, 0.5, 0.5]])
+    again, total = retrieval.rerank(ranked, scores, np.array([[0.0, 2.0, 1.0], [1.0, 1.0, 1.0]]))
+    assert again.tolist() == [[2, 7, 4, 1], [0, 1, 2, 3]]
+    assert total == pytest.approx(np.array([[2.3, 1.2, 0.4, 0.1], [1.5, 1.5, 1.5, 0.5]]))
 
 
 def test_equal_similarities_everywhere_give_the_first_candidates():
@@ -111,6 +113,21 @@ def test_average_precision_of_a_whole_ranking_is_scikit_learns():
     scores = np.arange(12, 0, -1)
     expected = [average_precision_score(row, scores) for row in relevant]
     assert average_precision(relevant, relevant.sum(1), 12) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("k", [1, 3, 8, 11])
+def test_average_precision_of_the_first_k_is_scikit_learns(k):
+    """Its AP of the first K divides by the hits among them, as the release does; the textbook by min(K, R)."""
+    from sklearn.metrics import average_precision_score
+
+    rng = np.random.default_rng(k)
+    relevant = rng.random((40, 12)) < 0.3
+    relevant[:, -1] |= ~relevant.any(1)
+    hits, scores = relevant[:, :k].sum(1), np.arange(12, 0, -1)[:k]
+    cut = np.array([average_precision_score(row[:k], scores) if row[:k].any() else 0.0 for row in relevant])
+    assert average_precision_release(relevant, k) == pytest.approx(cut)
+    textbook = cut * hits / np.minimum(k, relevant.sum(1))
+    assert average_precision(relevant, relevant.sum(1), k) == pytest.approx(textbook)
 
 
 @pytest.mark.parametrize(("relevant", "candidates"), [(1, 1), (1, 6), (2, 6), (3, 6), (6, 6)])
