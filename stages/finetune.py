@@ -12,7 +12,6 @@ import polars as pl
 from stages.entry import run_stage
 from stages.errors import InputError
 from stages.inference import BATCH, Trained, batches, load_model
-from stages.metrics.bootstrap import bootstrap_counts
 from stages.metrics.merit import Judged, judge_binary, judge_exclusive
 from stages.params import Params
 from stages.storage.items import item_rows, write_items
@@ -33,7 +32,8 @@ def finetune(params: Params, run: Run, variant: str, dataset: str, percent: str)
     The classes are those of `evaluate.finetune`: one label makes a binary task (AUROC), several make a task of
     classes that exclude each other (accuracy). Early stopping and thresholds go by the validation split, all
     figures by the test split; `probe_` in front names the linear probe's. Figures are in percent and means over
-    `finetune.seeds`, each of which draws its own training part; `_seed_sd` is the spread between them.
+    `finetune.seeds`, each of which draws its own training part; `_seed_sd` is the spread between them. `best_step`
+    is the mean step whose weights were kept; where it is 0, fine-tuning brought nothing beyond its start.
     """
     p, labels = params.finetune, params.evaluate.finetune[dataset]
     model, store = load_model(params, variant, dataset)
@@ -41,17 +41,21 @@ def finetune(params: Params, run: Run, variant: str, dataset: str, percent: str)
     run.metrics({f"n_{split}": len(part) for split, part in items.items()})
     classes = (f"no_{labels[0]}", labels[0]) if len(labels) == 1 else labels
 
-    tuned, probed, frames = [], [], []
+    encoder = model.picture_encoder().to(model.device).eval()
+    held = {name: encode(encoder, model, store, items[name].rows) for name in ("validate", "test")}
+    tuned, probed, frames, best_steps = [], [], [], []
     for seed in p.seeds:
         chosen = nested_part(items["train"].target, int(percent), seed)
         parts = items | {"train": items["train"].take(chosen)}
         run.say(f"seed {seed}: {len(chosen)} of {len(items['train'])} training pictures")
-        probe, probe_scores = fit_linear_probe(model, store, parts, len(labels))
-        scores = fit_classifier(params, run, model, store, parts, seed, probe)
+        vectors = held | {"train": encode(encoder, model, store, parts["train"].rows)}
+        probe, probe_scores = fit_linear_probe(vectors, parts, len(labels))
+        scores, best_step = fit_classifier(params, run, model, store, parts, seed, probe)
         tuned.append(scores)
+        best_steps.append(best_step)
         probed.append(probe_scores)
         frames.append(predictions(parts["test"], seed, classes, scores["test"], probe_scores["test"]))
-    run.metrics({"n_train_used": len(chosen)})
+    run.metrics({"n_train_used": len(chosen), "best_step": float(np.mean(best_steps))})
 
     how = {
         "resamples": p.bootstrap,
@@ -66,7 +70,7 @@ def finetune(params: Params, run: Run, variant: str, dataset: str, percent: str)
             judged = judge_binary(test, items["test"].target, validate, items["validate"].target)
         else:
             judged = judge_exclusive(test, items["test"].target, labels)
-        run.metrics(flat(judged, len(items["test"]), how, prefix))
+        run.metrics(flat(judged, how, prefix))
     write_items(run.name, list(test_items(items["test"], p.seeds, tuned, probed)))
     draw(folder, run, labels, items["test"].target, tuned[0]["test"], probed[0]["test"])
 
@@ -144,15 +148,13 @@ def nested_part(target: np.ndarray, percent: int, seed: int) -> np.ndarray:
 
 
 def fit_linear_probe(
-    model: Trained, store: MappedRows, parts: dict[str, Task], outputs: int
+    vectors: dict[str, np.ndarray], parts: dict[str, Task], outputs: int
 ) -> "tuple[nn.Linear, dict[str, np.ndarray]]":
-    """The probe and its probabilities, [n, classes], on validation and test."""
+    """The probe of each part's `vectors`, [n, W], and its probabilities, [n, classes], on them."""
     import torch
 
     from stages.models.classifier import fit_probe, probabilities
 
-    encoder = model.picture_encoder().to(model.device).eval()
-    vectors = {name: encode(encoder, model, store, part.rows) for name, part in parts.items()}
     probe = fit_probe(
         vectors["train"], parts["train"].target, vectors["validate"], parts["validate"].target, outputs
     )
@@ -182,8 +184,12 @@ def fit_classifier(
     parts: dict[str, Task],
     seed: int,
     probe: "nn.Linear",
-) -> dict[str, np.ndarray]:
-    """Probabilities, [n, classes], on validation and test, of a classifier trained from the pre-trained weights."""
+) -> tuple[dict[str, np.ndarray], int]:
+    """Train a classifier from the pre-trained weights.
+
+    Returns its probabilities, [n, classes], on validation and test, and the step whose weights it has: the one of
+    the best validation loss, 0 if none was better than the start.
+    """
     import torch
 
     from stages.checkpoints import Checkpoints
@@ -233,11 +239,15 @@ def fit_classifier(
     losses = {row["step"]: row["loss"] for row in history.rows if row["split"] == "validate"}
     best = min(losses, key=losses.get)
     run.metrics({f"best_step_seed_{seed}": best, f"val_loss_seed_{seed}": losses[best]})
+    if best == 0:
+        start = "the linear probe" if p.head_start == "probe" else "a head of zeros"
+        run.say(f"seed {seed}: no step lowers the validation loss: what counts as fine-tuned is {start}")
     net.eval()
-    return {
+    scores = {
         name: probabilities(torch.from_numpy(encode(net, model, store, parts[name].rows))).numpy()
         for name in ("validate", "test")
     }
+    return scores, best
 
 
 def predictions(
@@ -270,11 +280,10 @@ def test_items(
                 yield item_rows(f"{prefix}accuracy", test.ids, test.patients, right, seed=seed)
 
 
-def flat(judged: Judged, n: int, how: dict, prefix: str) -> dict[str, float | int]:
+def flat(judged: Judged, how: dict, prefix: str) -> dict[str, float | int]:
     """Flat metrics with intervals, chance levels and the spread between seeds."""
-    intervals = bootstrap_counts(judged.score, n, **how)
     metrics: dict[str, float | int] = {}
-    for name, interval in zip(judged.names, intervals, strict=True):
+    for name, interval in judged.intervals(**how).items():
         metrics |= interval.flat(prefix + name, scale=100)
     metrics |= {f"{prefix}{name}_chance": 100 * value for name, value in judged.chance.items()}
     metrics |= {f"{prefix}{name}_seed_sd": 100 * value for name, value in judged.spread().items()}

@@ -12,7 +12,6 @@ from stages.class_prompts import ClassPrompts, PromptFile, read_prompts
 from stages.entry import run_stage
 from stages.errors import InputError
 from stages.inference import Trained, load_model
-from stages.metrics.bootstrap import bootstrap_counts
 from stages.metrics.merit import judge_exclusive
 from stages.params import Params
 from stages.storage.files import write_json
@@ -228,9 +227,9 @@ def flat(
     """Flat metrics in percent, with intervals, chance levels and the spread between seeds."""
     judged = judge_exclusive(scores, target, [c.name for c in classes])
     judged = dataclasses.replace(judged, names=tuple(name for name in judged.names if name != "ece"))
-    intervals = bootstrap_counts(judged.score, len(target), resamples=resamples, seed=seed, clusters=patients)
+    intervals = judged.intervals(resamples=resamples, seed=seed, clusters=patients)
     metrics: dict[str, float | int] = {}
-    for name, interval in zip(judged.names, intervals, strict=True):
+    for name, interval in intervals.items():
         metrics |= interval.flat(prefix + name, scale=100)
     metrics |= {f"{prefix}{name}_seed_sd": 100 * value for name, value in judged.spread().items()}
     # Whoever does not look cannot do better than to name one class: the largest.

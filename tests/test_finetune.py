@@ -8,9 +8,14 @@ import numpy as np
 import polars as pl
 import pytest
 
+from stages import finetune as stage
 from stages.errors import InputError
-from stages.finetune import finetune, nested_part, read_task
+from stages.finetune import encode, finetune, nested_part, read_task
+from stages.metrics.bootstrap import bootstrap_counts
+from stages.metrics.classification import auroc
+from stages.models.classifier import QueryEncoder
 from stages.storage.features import FeatureStore, write_feature_shard
+from stages.storage.items import read_items
 from stages.tracking import LocalRun
 from tests.trained_project import DATASET, TOKENS, VARIANT, WIDTH, make_project
 
@@ -70,7 +75,73 @@ def test_zero_head_learns_and_ends_with_the_best_validation_loss(params):
     )
     metrics = run_finetune(dataclasses.replace(params, finetune=chosen))
     assert metrics["auroc"] == 100
-    assert metrics["best_step_seed_0"] > 0 and metrics["val_loss_seed_0"] < 0.5 < np.log(2)
+    assert metrics["best_step"] == metrics["best_step_seed_0"] > 0 and metrics[
+        "val_loss_seed_0"
+    ] < 0.5 < np.log(2)
+
+
+def test_a_start_that_no_step_betters_is_told(params, capsys):
+    show_the_label()
+    spoilt = dataclasses.replace(params.finetune, learning_rate=1.0, head_learning_rate=1.0, seeds=(0, 1))
+    metrics = run_finetune(dataclasses.replace(params, finetune=spoilt))
+    assert metrics["best_step"] == metrics["best_step_seed_0"] == metrics["best_step_seed_1"] == 0
+    assert "seed 1: no step lowers the validation loss: what counts as fine-tuned is the linear probe" in (
+        capsys.readouterr().out
+    )
+    table = pl.read_parquet(f"results/finetune/{VARIANT}-{DATASET}-100/predictions.parquet")
+    assert table["p_edema"].to_numpy() == pytest.approx(table["probe_p_edema"].to_numpy(), abs=1e-4)
+
+
+def test_what_does_not_depend_on_the_seed_is_encoded_once(params, monkeypatch):
+    calls = []
+
+    def counted(network, model, store, rows):
+        if isinstance(network, QueryEncoder):
+            calls.append(len(rows))
+        return encode(network, model, store, rows)
+
+    monkeypatch.setattr(stage, "encode", counted)
+    seeds = dataclasses.replace(params.finetune, seeds=(0, 1, 2))
+    run_finetune(dataclasses.replace(params, finetune=seeds), "50")
+    assert sorted(calls) == [4, 6, 6, 6, 8], "validation, three training parts, test"
+
+
+def test_the_threshold_is_chosen_on_validation(params, monkeypatch):
+    """Scores that split the classes at 0.3 there, and at 0.6 in the test split."""
+
+    def told(negative: float, positive: float, n: int) -> np.ndarray:
+        scores = np.where(np.arange(n) % 2 == 0, positive, negative)  # even numbers are positive
+        return np.stack([1 - scores, scores], axis=1)
+
+    scores = {"validate": told(0.2, 0.4, 4), "test": told(0.5, 0.7, 8)}
+    monkeypatch.setattr(stage, "fit_linear_probe", lambda *_: (None, scores))
+    monkeypatch.setattr(stage, "fit_classifier", lambda *_: (scores, 1))
+    metrics = run_finetune(params)
+    for prefix in ("", "probe_"):
+        assert metrics[f"{prefix}threshold"] == pytest.approx(0.3)
+        assert (metrics[f"{prefix}sensitivity"], metrics[f"{prefix}specificity"]) == (100, 0)
+        assert (metrics[f"{prefix}sensitivity_n"], metrics[f"{prefix}specificity_n"]) == (4, 4)
+
+
+def test_intervals_draw_patients(params):
+    metrics = run_finetune(params)
+    items = read_items(f"finetune@{VARIANT}-{DATASET}-100")
+    how = {"resamples": params.finetune.bootstrap, "seed": params.seed}
+    for name in ("auroc", "probe_auroc"):
+        rows = items.filter(metric=name)
+        patients = rows["patient_id"].to_list()
+        assert len(set(patients)) == 4 and len(patients) == 8
+        values, positive = rows["value"].to_numpy(), rows["positive"].to_numpy()
+
+        def score(counts, values=values, positive=positive):
+            return auroc(values, positive, counts)[..., None]
+
+        (found,) = bootstrap_counts(score, 8, clusters=patients, **how)
+        assert found.flat(name, scale=100) == pytest.approx(
+            {key: metrics[key] for key in (name, f"{name}_ci_low", f"{name}_ci_high", f"{name}_n")}
+        )
+        (blind,) = bootstrap_counts(score, 8, **how)
+        assert (blind.low, blind.high) != pytest.approx((found.low, found.high))
 
 
 def test_several_labels_are_classes_that_exclude_each_other(params):

@@ -12,6 +12,8 @@ from stages import zero_shot as stage
 from stages.class_prompts import read_prompts
 from stages.errors import InputError
 from stages.inference import load_model
+from stages.metrics.bootstrap import bootstrap_means
+from stages.storage.items import read_items
 from stages.tracking import LocalRun
 from stages.zero_shot import class_scores, zero_shot
 from tests.trained_project import DATASET, REPOSITORY, VARIANT, make_project
@@ -66,7 +68,8 @@ def test_a_model_that_knows_scores_100(params, monkeypatch, aggregation):
     metrics = run_zero_shot(params, aggregation=aggregation, itm=True)
     assert metrics["accuracy"] == metrics["accuracy_ci_low"] == metrics["macro_auroc"] == 100
     assert metrics["accuracy_chance"] == 50 and metrics["accuracy_n"] == metrics["n_items"] == 8
-    assert metrics["sensitivity_wet_lung"] == 100 and metrics["accuracy_seed_sd"] == 0
+    assert metrics["sensitivity_wet_lung"] == 100 and metrics["sensitivity_wet_lung_n"] == 4
+    assert metrics["accuracy_seed_sd"] == 0
     assert metrics["itm_accuracy"] == 0, "the stand-in's matching head is always wrong"
     table = pl.read_parquet(f"results/zero_shot/{VARIANT}-{DATASET}/predictions.parquet")
     assert (table["predicted"] == table["class"]).all() and len(table) == 8 * 3
@@ -82,6 +85,23 @@ def test_a_variant_without_matching_is_not_re_scored(params, capsys):
     variants = {VARIANT: dataclasses.replace(params.variants[VARIANT], itm=0.0)}
     metrics = run_zero_shot(dataclasses.replace(params, variants=variants), itm=True)
     assert "itm_accuracy" not in metrics and "no trained matching head" in capsys.readouterr().out
+
+
+def test_intervals_draw_patients(params):
+    metrics = run_zero_shot(params, itm=True)
+    items = read_items(f"zero_shot@{VARIANT}-{DATASET}")
+    for name in ("accuracy", "itm_accuracy"):
+        rows = items.filter(metric=name).group_by("item_id", "patient_id", maintain_order=True)
+        rows = rows.agg(pl.col("value").mean())  # over the seeds
+        patients, values = rows["patient_id"].to_list(), rows.select("value").to_numpy()
+        assert len(set(patients)) == 4 and len(patients) == 8
+        how = {"resamples": 50, "seed": params.seed}
+        (found,) = bootstrap_means(values, clusters=patients, **how)
+        assert found.flat(name, scale=100) == pytest.approx(
+            {key: metrics[key] for key in (name, f"{name}_ci_low", f"{name}_ci_high", f"{name}_n")}
+        )
+        (blind,) = bootstrap_means(values, **how)
+        assert (blind.low, blind.high) != pytest.approx((found.low, found.high))
 
 
 def test_aggregation_by_hand():

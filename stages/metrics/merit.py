@@ -1,11 +1,12 @@
 """What a classifier is judged by: one figure of merit after the other, over one or several seeds."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from stages.metrics import classification as c
+from stages.metrics.bootstrap import Interval, bootstrap_counts
 
 Figures = dict[str, Callable[[np.ndarray], np.ndarray]]  # name -> (counts [..., n] -> figures [...])
 
@@ -19,6 +20,15 @@ class Judged:
     chance: dict[str, float]  # what a classifier reaches that knows nothing of the pictures
     thresholds: dict[str, float]  # mean over seeds, a probability
     n: int
+    sizes: dict[str, int]  # of figures that look at a part of the items, such as sensitivity: how many
+
+    def intervals(self, **how) -> dict[str, Interval]:
+        """The means over seeds with their intervals, by name; `how` as for `bootstrap_counts`."""
+        found = bootstrap_counts(self.score, self.n, **how)
+        return {
+            name: replace(interval, n=self.sizes.get(name, self.n))
+            for name, interval in zip(self.names, found, strict=True)
+        }
 
     def score(self, counts: np.ndarray) -> np.ndarray:
         """counts [..., n] -> figures [..., names], means over the seeds; for `bootstrap_counts`."""
@@ -49,7 +59,9 @@ def judge_binary(
     cuts = [c.best_threshold(scores[:, 1], validate_target == 1) for scores in validate]
     seeds = tuple(_binary(scores[:, 1], target == 1, cut) for scores, cut in zip(test, cuts, strict=True))
     chance = {"auroc": 0.5, "auprc": float((target == 1).mean())}
-    return Judged(tuple(seeds[0]), seeds, chance, {"threshold": float(np.mean(cuts))}, len(target))
+    positives = int((target == 1).sum())
+    sizes = {"sensitivity": positives, "specificity": len(target) - positives}
+    return Judged(tuple(seeds[0]), seeds, chance, {"threshold": float(np.mean(cuts))}, len(target), sizes)
 
 
 def judge_exclusive(test: Sequence[np.ndarray], target: np.ndarray, classes: Sequence[str]) -> Judged:
@@ -62,9 +74,12 @@ def judge_exclusive(test: Sequence[np.ndarray], target: np.ndarray, classes: Seq
         test: probabilities [n, C] of each seed. target: class numbers, int64 [n].
     """
     seeds = tuple(_exclusive(scores, target, classes) for scores in test)
-    share = np.bincount(target, minlength=len(classes)) / len(target)
+    held = np.bincount(target, minlength=len(classes))
+    share = held / len(target)
     chance = {"accuracy": float(share.max()), "macro_auroc": 0.5, "macro_auprc": float(share.mean())}
-    return Judged(tuple(seeds[0]), seeds, chance, {}, len(target))
+    sizes = {f"sensitivity_{name}": int(n) for name, n in zip(classes, held, strict=True)}
+    sizes |= {f"specificity_{name}": len(target) - int(n) for name, n in zip(classes, held, strict=True)}
+    return Judged(tuple(seeds[0]), seeds, chance, {}, len(target), sizes)
 
 
 def _binary(scores: np.ndarray, positive: np.ndarray, cut: float) -> Figures:
