@@ -49,15 +49,23 @@ class Trained:
         return QueryEncoder(self.model)
 
     def match(self, store: MappedRows, ids: Sequence[str], texts: Sequence[str]) -> np.ndarray:
-        """Log odds that each text describes the picture beside it, by the ITM head (paper Eq. 14), float32 [n]."""
+        """Log odds that each text describes the picture beside it, by the ITM head (paper Eq. 14), float32 [n].
+
+        Pairs go by picture, so that one that stands in many of them is read once for a batch, not once for a pair.
+        """
         import torch
 
-        found = []
+        pictures = np.asarray(ids, dtype=object)
+        order = np.argsort(pictures, kind="stable")
+        found = np.empty(len(order), np.float32)
         with torch.inference_mode():
-            for part in batches(len(ids), BATCH, "match"):
-                logits = self.model.match(self.features(store, ids[part]), *self.tokens(texts[part]))
-                found.append((logits[:, 1] - logits[:, 0]).float().cpu().numpy())
-        return np.concatenate(found)
+            for part in batches(len(order), BATCH, "match"):
+                pairs = order[part]
+                distinct, which = np.unique(pictures[pairs], return_inverse=True)
+                features = self.features(store, distinct)[torch.from_numpy(which)]
+                logits = self.model.match(features, *self.tokens([texts[pair] for pair in pairs]))
+                found[pairs] = (logits[:, 1] - logits[:, 0]).float().cpu().numpy()
+        return found
 
     def features(self, store: Features, ids: Sequence[str]) -> torch.Tensor:
         """The ViT tokens of pictures, float32 [n, n_tokens, width], on the model's device."""

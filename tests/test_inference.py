@@ -5,13 +5,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from stages.drawing import load_priors
 from stages.errors import InputError
-from stages.inference import load_trained
+from stages.inference import BATCH, load_trained
 from stages.models.medunifier import MedUnifierModel
 from stages.storage.features import FeatureStore
 from tests.trained_project import DATASET, VARIANT, make_priors, make_project, report_of
@@ -98,6 +99,25 @@ def test_weights_of_other_code_are_refused(store, change, complaint):
     save_file(change(load_file(path)), path, metadata={"format": "pt"})
     with pytest.raises(InputError, match=f"models/{VARIANT}: not a whole model(.|\n)*{complaint}"):
         load_trained(VARIANT)
+
+
+def test_matching_many_texts_reads_each_picture_once_for_a_batch(store):
+    trained = load_trained(VARIANT, store)
+    rng = np.random.default_rng(0)
+    ids = [store.image_ids[number] for number in rng.permutation(np.repeat([20, 3, 11, 7], 40))]
+    texts = [report_of(number) for number in rng.integers(0, 24, len(ids))]
+    one_by_one = [
+        trained.match(store, [image_id], [text])[0] for image_id, text in zip(ids, texts, strict=True)
+    ]
+    read, rows_read = store.read, []
+
+    def counted(rows):
+        rows_read.extend(rows)
+        return read(rows)
+
+    store.read = counted
+    assert trained.match(store, ids, texts) == pytest.approx(np.array(one_by_one), abs=1e-5)
+    assert len(rows_read) <= 4 + len(ids) // BATCH, "once, and once more where a batch ends between its texts"
 
 
 def test_an_evaluation_does_not_wait_for_transformers_training_code(store):
