@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from stages.errors import InputError
 from stages.finetune import finetune
@@ -169,7 +170,7 @@ def test_training_changes_the_copy_and_not_the_original(params, kind):
     assert all(torch.equal(value, original[name]) for name, value in kept.items())
 
 
-@pytest.mark.parametrize("saver", [save_clip, save_torchvision])
+@pytest.mark.parametrize("saver", [save_clip, save_timm, save_torchvision])
 def test_it_is_fine_tuned(params, saver):
     torch.manual_seed(0)
     saver("models/other")
@@ -210,6 +211,99 @@ def test_a_blip_2_folder_gives_the_similarity_of_transformers(params):
         )
         mine = (encoder.embed_pictures(pixels)[0] @ encoder.embed_texts(["edema"])[0]).max()
     assert mine.item() == pytest.approx(out.logits_per_image.item(), abs=1e-5)
+
+
+def test_a_siglip_folder_gives_the_embeddings_of_transformers(params):
+    from transformers import SiglipModel
+
+    save_siglip("models/other")
+    encoder, plain = load_encoder("models/other"), SiglipModel.from_pretrained("models/other").eval()
+    pixels, texts = torch.randn(2, 3, 32, 32), ["edema", "no large edema here"]
+    tokens = load_tokenizer("models/other")(
+        texts, padding="max_length", max_length=40, return_tensors="pt", return_token_type_ids=False
+    )
+    with torch.no_grad():
+        out = plain(**tokens, pixel_values=pixels)
+        assert torch.allclose(encoder.embed_pictures(pixels)[:, 0], out.image_embeds, atol=1e-5)
+        assert torch.allclose(encoder.embed_texts(texts), out.text_embeds, atol=1e-5)
+
+
+def test_an_open_clip_folder_gives_the_embeddings_of_open_clip(params):
+    import open_clip
+
+    save_open_clip("models/other")
+    encoder, name = load_encoder("models/other"), f"local-dir:{Path('models/other').absolute()}"
+    plain = open_clip.create_model(name).eval()
+    pixels, texts = torch.randn(2, 3, 32, 32), ["edema", "no large edema here"]
+    with torch.no_grad():
+        images, _, _ = plain(pixels)
+        _, embedded, _ = plain(text=open_clip.get_tokenizer(name)(texts))
+        assert torch.allclose(encoder.embed_pictures(pixels)[:, 0], images, atol=1e-5)
+        assert torch.allclose(encoder.embed_texts(texts), embedded, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", BACKBONES)
+def test_a_backbone_folder_gives_what_its_library_s_head_reads(params, kind):
+    import timm
+    import torchvision
+    from safetensors.torch import load_file
+
+    BACKBONES[kind]("models/other")
+    encoder, pixels = load_encoder("models/other"), torch.randn(2, 3, 160, 160)
+    plain = timm.create_model("test_vit") if kind == "timm" else torchvision.models.mobilenet_v3_small()
+    plain.load_state_dict(load_file("models/other/model.safetensors"))
+    plain.eval()
+    with torch.no_grad():
+        if kind == "timm":
+            expected = plain.forward_head(plain.forward_features(pixels), pre_logits=True)
+        else:
+            expected = plain.avgpool(plain.features(pixels)).flatten(1)
+        assert torch.allclose(encoder.vectors(encoder.network, pixels), expected, atol=1e-5)
+
+
+def library_pixels(kind, own, pictures):
+    """The pixels that a library makes of pictures; with `own`, by a mean and deviation that the folder tells."""
+    if kind == "open_clip":
+        import open_clip
+
+        name = f"local-dir:{Path('models/other').absolute()}"
+        return torch.stack([open_clip.create_model_and_transforms(name)[2](p) for p in pictures])
+    if kind == "timm":
+        import timm
+
+        network = timm.create_model(f"local-dir:{Path('models/other').absolute()}")
+        settings = timm.data.resolve_model_data_config(network) | {"crop_pct": 1.0}  # the whole picture
+        return torch.stack([timm.data.create_transform(**settings)(p) for p in pictures])
+    if kind == "torchvision":
+        from torchvision.transforms import InterpolationMode
+        from torchvision.transforms._presets import ImageClassification
+
+        whole = ImageClassification(crop_size=224, resize_size=224, interpolation=InterpolationMode.BICUBIC)
+        return torch.stack([whole(p) for p in pictures])
+    from transformers import BlipImageProcessor, CLIPImageProcessor, SiglipImageProcessor
+
+    processors = {"clip": CLIPImageProcessor, "blip_2": BlipImageProcessor, "siglip": SiglipImageProcessor}
+    size = 28 if kind == "blip_2" else 32
+    settings = {"size": {"height": size, "width": size}}
+    if kind == "clip":
+        settings = {"size": {"shortest_edge": size}, "crop_size": {"height": size, "width": size}}
+    if own:
+        settings |= {"image_mean": [0.3, 0.4, 0.5], "image_std": [0.2, 0.3, 0.4]}
+        processors[kind](**settings).save_pretrained("models/other")
+    return processors[kind](**settings)(pictures, return_tensors="pt")["pixel_values"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "own"), [*((kind, False) for kind in SAVERS | BACKBONES), ("clip", True), ("siglip", True)]
+)
+def test_pictures_are_prepared_as_their_library_does(params, kind, own):
+    (SAVERS | BACKBONES)[kind]("models/other")
+    grey = np.random.default_rng(0).integers(60, 196, (2, 224, 224)).astype(np.uint8)
+    expected = library_pixels(kind, own, [Image.fromarray(picture).convert("RGB") for picture in grey])
+    found = load_encoder("models/other").prepare(torch.from_numpy(grey))
+    assert found.shape == expected.shape
+    # the libraries round to whole grey values after they have resized
+    assert (found - expected).abs().max() < 1.5 / 255 / 0.2
 
 
 def test_what_cannot_be_used_is_told(params):
