@@ -310,9 +310,10 @@ def test_what_cannot_be_used_is_told(params):
     with pytest.raises(InputError, match="models/other: cannot be loaded as an encoder"):
         load_model(params, "other", DATASET)
     Path("models/other").mkdir()
-    Path("models/other/config.json").write_text('{"model_type": "bert"}')
-    with pytest.raises(InputError, match="no known encoder; expected the folder of a transformers CLIP"):
-        load_model(params, "other", DATASET)
+    for kind in ("bert", "siglip2"):
+        Path("models/other/config.json").write_text(json.dumps({"model_type": kind}))
+        with pytest.raises(InputError, match="no known encoder; expected the folder of a transformers CLIP"):
+            load_model(params, "other", DATASET)
     Path("models/other/config.json").unlink()
     Path("models/other").rmdir()
     save_torchvision("models/other")

@@ -74,7 +74,7 @@ def load_encoder(folder: str | Path) -> Encoder:
         if (folder / "open_clip_config.json").is_file():
             return _open_clip(folder)
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        if config.get("model_type") in ("clip", "siglip", "siglip2"):
+        if config.get("model_type") in ("clip", "siglip"):  # siglip2 reads patches of pictures of any shape
             return _two_towers(folder, config["model_type"])
         if config.get("model_type") == "blip-2":
             return _blip_2(folder)
@@ -114,7 +114,7 @@ def _two_towers(folder: Path, kind: str) -> Encoder:
     network = AutoModel.from_pretrained(folder).eval()
     tokenizer = AutoTokenizer.from_pretrained(folder)
     longest = network.config.text_config.max_position_embeddings
-    padding = "max_length" if kind.startswith("siglip") else True  # SigLIP was trained on full-length texts
+    padding = "max_length" if kind == "siglip" else True  # SigLIP was trained on full-length texts
 
     def vectors(network: nn.Module, pixels: torch.Tensor) -> torch.Tensor:
         return _tensor(network.get_image_features(pixel_values=pixels))
