@@ -1,5 +1,6 @@
 """Text scores against pycocoevalcap, worked examples, and the real reports of Open-i."""
 
+import math
 import random
 from pathlib import Path
 
@@ -95,6 +96,49 @@ def test_release_of_an_empty_reference_still_scores():
     references, predictions = release_protocol(["  "], ["something"])
     assert references == [[""]]
     assert corpus_bleu(references, predictions).tolist() == [0, 0, 0, 0]
+
+
+def slow_bleu(references: list[list[str]], predictions: list[str]) -> list[float]:
+    """BLEU-1 to BLEU-4 of a corpus from the definition (Papineni et al. 2002, section 2)."""
+    scores = []
+    closest = sum(
+        min((len(text.split()) for text in texts), key=lambda n: (abs(n - len(prediction.split())), n))
+        for texts, prediction in zip(references, predictions, strict=True)
+    )
+    length = sum(len(prediction.split()) for prediction in predictions)
+    brevity = 1.0 if length > closest else math.exp(1 - closest / length)
+    precisions = []
+    for n in range(1, 5):
+        matched = total = 0
+        for texts, prediction in zip(references, predictions, strict=True):
+            ngrams = of_length(n, prediction)
+            total += len(ngrams)
+            for ngram in set(ngrams):
+                matched += min(ngrams.count(ngram), max(of_length(n, text).count(ngram) for text in texts))
+        precisions.append(matched / total)
+        scores.append(brevity * math.prod(precisions) ** (1 / n))
+    return scores
+
+
+def of_length(n: int, text: str) -> list[tuple[str, ...]]:
+    words = text.split()
+    return [tuple(words[i : i + n]) for i in range(len(words) - n + 1)]
+
+
+@pytest.mark.parametrize("n_references", [1, 3])
+@pytest.mark.parametrize("shortened", [False, True])
+def test_bleu_is_what_its_definition_says(n_references, shortened):
+    references = [random_texts(n_references, seed) for seed in range(30)]
+    predictions = [damaged(texts[-1], seed) for seed, texts in enumerate(references)]
+    if shortened:
+        predictions = [text[: len(text) // 2] for text in predictions]
+    assert corpus_bleu(references, predictions) == pytest.approx(slow_bleu(references, predictions))
+
+
+def test_bleu_of_a_worked_example():
+    """Papineni et al. 2002, example 2: the word `the` counts twice, as often as a reference has it."""
+    references = [["the cat is on the mat", "there is a cat on the mat"]]
+    assert corpus_bleu(references, ["the the the the the the the"])[0] == pytest.approx(2 / 7)
 
 
 @pytest.mark.parametrize("n_references", [1, 3])
