@@ -30,8 +30,8 @@ class Encoder:
         mean, std: by which its pictures are normalised.
         embed_pictures: pixels (B, 3, size, size) -> (B, Q, P), L2-normalised; Q is 1 but for BLIP-2.
         embed_texts: texts -> (n, P), L2-normalised; None for a backbone.
-        vectors: network, pixels -> (B, W), what a classifier's head reads; differentiable. It takes the network, so that
-            a copy can be trained.
+        vectors: network, pixels -> (B, W), what a classifier's head reads; differentiable. The network is an argument,
+            so that a copy can be trained.
     """
 
     network: nn.Module
