@@ -2,7 +2,7 @@
 
 Resume is exact because nothing random survives a step: the order of the data follows from (seed, epoch), and
 each step's dropout and negatives from (seed, step), and sums do not depend on how threads meet. A checkpoint needs
-weights, optimiser and step, no more.
+weights, optimiser, step and the curves so far, no more.
 """
 
 import math
@@ -106,7 +106,14 @@ class Best:
 
 
 class DivergedError(InputError):
-    """A loss became NaN or infinite."""
+    """A loss, or the gradient, became NaN or infinite."""
+
+    def __init__(self, name: str, value: float, step: int, checkpoints: Checkpoints) -> None:
+        saved = checkpoints.paths()
+        super().__init__(
+            f"{name} is {value} at step {step}. Last good checkpoint: {saved[-1] if saved else 'none yet'}. "
+            "Lower the learning rate, set clip_norm, or use precision fp32 or bf16."
+        )
 
 
 def train(
@@ -140,7 +147,8 @@ def train(
     Raises:
         InputError: fewer items than a batch; a batch that does not divide over processes and micro-batches;
             fp16 without a graphics card; processes that do not see the same checkpoints.
-        DivergedError: a loss that is not finite; names the step, the loss and the last checkpoint.
+        DivergedError: a loss, a validation value or, without a loss scaler, a gradient that is not finite; names the
+            step, the value and the last checkpoint, which is of before.
         SystemExit: after SIGTERM or SIGUSR1, with a checkpoint written first.
     """
     if recipe.precision == "fp16" and not torch.cuda.is_available():
@@ -169,6 +177,7 @@ def train(
         fused=True,  # a tenth of the demo's step is saved
     )
     history, start, best = History(), 0, Best()
+    settled: list[dict[str, float]] = []  # values of the steps since the last point, over all processes
     rates = [group.get("rate_scale", 1.0) for group in optimizer.param_groups]
     with accelerator.main_process_first():  # it sets broken files aside before the others look
         state = checkpoints.load()
@@ -178,7 +187,7 @@ def train(
         plain.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         history.rows, start = state["history"], state["step"]
-        best = Best(**state.get("best", {}))
+        best, settled = Best(**state.get("best", {})), state["window"]
         run.say(f"goes on from the checkpoint after step {start}")
     model, optimizer = accelerator.prepare(plain, optimizer)
     if state is not None and accelerator.scaler is not None and state["scaler"]:
@@ -195,6 +204,7 @@ def train(
                     "optimizer": optimizer.state_dict(),
                     "scaler": scaler,
                     "history": history.rows,
+                    "window": settled,
                     "best": vars(best),
                 },
             )
@@ -204,6 +214,9 @@ def train(
         plain.eval()
         values = validate(plain)
         plain.train()
+        for name, value in values.items():
+            if not math.isfinite(value):
+                raise DivergedError(f"validation {name}", value, step, checkpoints)
         history.add(step, "validate", values)
         if recipe.patience is not None:
             best.see(values[recipe.watch], step, plain)
@@ -216,8 +229,8 @@ def train(
         measure(0)
     peak, mfu = peak_flops(accelerator.device)
     arithmetic = 0.0  # FLOP per item, counted on the first micro-batch
-    window: list[dict[str, torch.Tensor]] = []
-    last_save, window_start = time.monotonic(), time.monotonic()
+    window: list[dict[str, torch.Tensor]] = []  # of this process's steps that are not in `settled` yet
+    last_save, timed_from, timed_steps = time.monotonic(), time.monotonic(), 0
     stop = StopSignal()
     batches = prefetch(
         load, step_rows(items, recipe, start, accelerator.process_index, accelerator.num_processes, blocks)
@@ -255,9 +268,14 @@ def train(
                     arithmetic = counter.get_total_flops() * pieces / recipe.batch_size
                 for name, value in ({"loss": total.detach()} | parts).items():
                     values[name] = values.get(name, 0) + value / recipe.accumulate
-            values["gradient_norm"] = accelerator.clip_grad_norm_(
-                model.parameters(), math.inf if recipe.clip_norm is None else recipe.clip_norm
-            )
+            if (
+                recipe.clip_norm is None
+            ):  # not clipped to infinity: a norm beyond float32 would make NaN of it all
+                accelerator.unscale_gradients()
+                gradients = [p.grad for p in model.parameters() if p.grad is not None]
+                values["gradient_norm"] = nn.utils.get_total_norm(gradients)
+            else:
+                values["gradient_norm"] = accelerator.clip_grad_norm_(model.parameters(), recipe.clip_norm)
             optimizer.step()
             optimizer.zero_grad()
             if hasattr(plain, "constrain"):
@@ -271,11 +289,17 @@ def train(
                 stop.caught or 0, time.monotonic() - last_save > 60 * recipe.checkpoint_minutes
             )
             saving = done % recipe.checkpoint_every == 0 or done == recipe.steps or bool(caught or overdue)
-            if done % LOG_EVERY == 0 or validating or saving:
-                means = mean_of(window, done - len(window), checkpoints, accelerator)
+            logging = done % LOG_EVERY == 0 or validating
+            timed_steps += 1
+            paused = time.monotonic()
+            if logging or saving:  # what is not finite ends the training before it is saved
+                settled += over_processes(window, done - len(window), checkpoints, accelerator)
+                window = []
+            if logging:
+                means = mean_of(settled)
                 means["learning_rate"] = rate
                 history.add(done, "train", means)
-                seconds = (time.monotonic() - window_start) / len(window)
+                seconds = (paused - timed_from) / timed_steps
                 speed = recipe.batch_size / seconds  # items per second, over all processes
                 costs = {
                     "seconds_per_step": seconds,
@@ -285,7 +309,7 @@ def train(
                 costs |= peak_memory(accelerator.device)
                 run.curve(done, {f"train/{k}": v for k, v in (means | costs).items()})
                 bar.set_postfix(loss=f"{means['loss']:.3f}")
-                window = []
+                settled = []
             if validating:
                 measure(done)
                 (caught,) = control.largest(stop.caught or 0)  # the signal may have come meanwhile
@@ -296,8 +320,10 @@ def train(
                 name = signal.Signals(caught).name
                 run.say(f"stopped by {name} after step {done}; the same command goes on from there")
                 raise SystemExit(128 + caught)
-            if not window:
-                window_start = time.monotonic()
+            if logging:
+                timed_from, timed_steps = time.monotonic(), 0
+            else:
+                timed_from += time.monotonic() - paused
     if recipe.patience is not None:
         plain.load_state_dict(best.model)
     return history
@@ -336,29 +362,31 @@ def parameter_groups(model: nn.Module, weight_decay: float, decay_all: bool = Fa
     return [{"params": decay, "weight_decay": weight_decay}, {"params": rest, "weight_decay": 0.0}]
 
 
-def mean_of(
+def over_processes(
     window: list[dict[str, Any]], first: int, checkpoints: Checkpoints, accelerator: Accelerator
-) -> dict[str, float]:
-    """Means over all processes and the steps since the last point; `first` is the number of steps before them."""
+) -> list[dict[str, float]]:
+    """Each step's values as means over all processes; `first` is the number of steps before the window.
+
+    Raises DivergedError for the first that is not finite. Under a loss scaler a gradient norm may be: the scaler
+    skips such a step.
+    """
     names = list(window[0])
     columns = [[torch.as_tensor(values[name], dtype=torch.float32) for name in names] for values in window]
-    device = accelerator.device
-    table = torch.stack([torch.stack([x.detach().to(device) for x in row]) for row in columns])
-    rows = dict(
-        zip(names, accelerator.reduce(table, "mean").T.tolist(), strict=True)
-    )  # name -> value per step
-    for i in range(len(window)):
-        for name in sorted(rows, key=lambda name: name == "loss"):  # a part tells more than the sum
-            if not math.isfinite(rows[name][i]) and name != "gradient_norm":
-                saved = checkpoints.paths()
-                raise DivergedError(
-                    f"{name} is {rows[name][i]} at step {first + i + 1}. Last good checkpoint: "
-                    f"{saved[-1] if saved else 'none yet'}. Lower pretrain.learning_rate, set pretrain.clip_norm, "
-                    "or use precision fp32 or bf16."
-                )
-    # under fp16 the gradient norm of a step that the loss scaler skips is infinite: left out of the mean
-    finite = {name: [value for value in column if math.isfinite(value)] for name, column in rows.items()}
-    return {name: float(np.mean(column)) for name, column in finite.items() if column}
+    table = torch.stack([torch.stack([x.detach().to(accelerator.device) for x in row]) for row in columns])
+    rows = [dict(zip(names, row, strict=True)) for row in accelerator.reduce(table, "mean").tolist()]
+    for step, values in enumerate(rows, start=first + 1):
+        for name in sorted(
+            names, key=("loss", "gradient_norm").__contains__
+        ):  # a part tells more than the sum
+            if not math.isfinite(values[name]) and (name != "gradient_norm" or accelerator.scaler is None):
+                raise DivergedError(name, values[name], step, checkpoints)
+    return rows
+
+
+def mean_of(steps: list[dict[str, float]]) -> dict[str, float]:
+    """Means over steps, of what is finite: the gradient norm of a step that the loss scaler skips is not."""
+    columns = {name: [values[name] for values in steps if math.isfinite(values[name])] for name in steps[0]}
+    return {name: float(np.mean(column)) for name, column in columns.items() if column}
 
 
 def state_folder(stage: str, signature: str) -> Path:

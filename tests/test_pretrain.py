@@ -13,7 +13,7 @@ import pytest
 import torch
 from transformers import AutoModel, AutoTokenizer
 
-from stages import pretrain, train_tokenizer
+from stages import pretrain, train_tokenizer, training
 from stages.errors import InputError
 from stages.models.text import DECODE_TOKEN, decode
 from stages.params import load_params
@@ -76,18 +76,19 @@ def test_leaves_a_model_curves_and_metrics(project):
 ON_TWO = """
 import sys
 sys.path.insert(0, sys.argv[1])
-from stages import pretrain
+from stages import pretrain, training
 from stages.models.distributed import world_size
 from stages.tracking import LocalRun
 from tests.test_pretrain import without_dropout
+training.LOG_EVERY = 1
 pretrain.pretrain(without_dropout(), LocalRun("pretrain@full", "results/metrics", "two"), "full")
 assert world_size() == 2, world_size()
 """
 
 
 def without_dropout():
-    """`tiny` parameters of a training whose steps all come into the curves and do not draw for each picture."""
-    params = tiny(load_params(REPOSITORY / "params.yaml"), checkpoint_every=1, validate_every=6)
+    """`tiny` parameters of a training that does not draw for each picture."""
+    params = tiny(load_params(REPOSITORY / "params.yaml"), validate_every=6)
     return dataclasses.replace(params, model=dataclasses.replace(params.model, dropout=0.0))
 
 
@@ -98,6 +99,7 @@ def test_two_processes_train_as_one_does(project, monkeypatch):
         with open("results/curves/pretrain@full.csv", newline="") as file:
             return list(csv.DictReader(file))
 
+    monkeypatch.setattr(training, "LOG_EVERY", 1)  # all steps come into the curves
     pretrain.pretrain(without_dropout(), LocalRun("pretrain@full", "results/metrics", "one"), "full")
     one = curves()
     Path("results/curves/pretrain@full.csv").unlink()

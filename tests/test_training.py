@@ -95,6 +95,61 @@ def test_schedule_equals_a_table_written_by_hand():
     np.testing.assert_allclose([r.learning_rate_at(s) for s in range(11)], table, atol=1e-6)
 
 
+class Point(nn.Module):
+    """One number, which is kept below `most` after every step."""
+
+    def __init__(self, most):
+        super().__init__()
+        self.x, self.most = nn.Parameter(torch.zeros(1)), most
+
+    def forward(self, slope):
+        return (slope * self.x).sum()
+
+    @torch.no_grad()
+    def constrain(self):
+        self.x.clamp_(max=self.most)
+
+
+def path(folder, slopes, *, most=float("inf"), **changes):
+    """Where training leads a Point, step by step (steps + 1,), whose loss falls by `slopes[step]` per unit."""
+    AcceleratorState._reset_state()
+    point, seen, slope = Point(most), [], iter(slopes)
+
+    def falling(model, batch, generator):
+        seen.append(float(point.x.detach()))
+        return -model(next(slope)), {}
+
+    chosen = recipe(steps=len(slopes), **changes)
+    common = {"validate": lambda _: {}, "run": Silent(), "checkpoints": Checkpoints(folder)}
+    train(point, chosen, items=10, load=data, loss=falling, **common)
+    return np.array([*seen, float(point.x.detach())]), chosen
+
+
+def test_steps_are_as_long_as_the_schedule_says(tmp_path):
+    """Under a constant gradient AdamW goes as far as the learning rate."""
+    places, chosen = path(tmp_path, [1.0] * 10, warmup_start=0.002)
+    np.testing.assert_allclose(
+        np.diff(places), [chosen.learning_rate_at(step) for step in range(10)], atol=1e-6
+    )
+
+
+def test_gradients_are_clipped_to_their_norm(tmp_path):
+    """Clipped to 1, gradients of any size lead where gradients of 1 do; not clipped, they do not."""
+    slopes = [1.0, 50.0, 3.0, 1.0, 7.0, 1.0]
+    even, _ = path(tmp_path / "even", [1.0] * 6)
+    clipped, _ = path(tmp_path / "clipped", slopes, clip_norm=1.0)
+    free, _ = path(tmp_path / "free", slopes, clip_norm=None)
+    np.testing.assert_allclose(clipped, even, atol=1e-6)
+    assert abs(free - even).max() > 1e-3
+
+
+def test_the_model_constrains_itself_after_every_step(tmp_path):
+    free, _ = path(tmp_path / "free", [1.0] * 8)
+    kept, _ = path(tmp_path / "kept", [1.0] * 8, most=0.02)
+    np.testing.assert_allclose(kept, free.clip(max=0.02), atol=1e-6)
+    assert free.max() > 0.03
+
+
 def test_every_item_once_per_epoch_and_shares_add_up():
     r = recipe(steps=15, batch_size=4, accumulate=2)
     alone = np.concatenate(list(step_rows(10, recipe(steps=15), 0, 0, 1)))
@@ -130,10 +185,9 @@ def test_interrupted_and_resumed_equals_uninterrupted(tmp_path, stop_at):
         fit(tmp_path / "parts", loss=dies)
     resumed, again = fit(tmp_path / "parts")
     assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), resumed.parameters(), strict=True))
-    first = {r["step"]: r["loss"] for r in history.rows if r["split"] == "train"}
-    second = {r["step"]: r["loss"] for r in again.rows if r["split"] == "train"}
-    assert all(first[step] == pytest.approx(second[step], abs=0) for step in first.keys() & second.keys())
-    assert [r["step"] for r in again.rows if r["split"] == "validate"] == [0, 4, 8, 12]
+    assert again.rows == history.rows
+    steps = {split: [r["step"] for r in again.rows if r["split"] == split] for split in ("train", "validate")}
+    assert steps == {"train": [4, 8, 10, 12], "validate": [0, 4, 8, 12]}
 
 
 def test_two_runs_are_the_same_to_the_last_bit_though_threads_share_a_sum(tmp_path):
@@ -179,7 +233,7 @@ def test_two_runs_are_the_same_to_the_last_bit_though_threads_share_a_sum(tmp_pa
 
 def test_kill_9_at_every_step(tmp_path):
     blocks = [np.arange(4), np.arange(4, 10)]
-    whole, _ = fit(tmp_path / "whole", blocks=blocks)
+    whole, history = fit(tmp_path / "whole", blocks=blocks)
     for last in range(1, 13):
 
         def killed(folder=tmp_path / str(last), last=last):
@@ -199,7 +253,8 @@ def test_kill_9_at_every_step(tmp_path):
         assert child.exitcode == -signal.SIGKILL
         newest = Checkpoints(tmp_path / str(last)).load()
         assert (newest["step"] if newest else 0) == (last - 1) // 3 * 3  # checkpoint_every: 3
-        resumed, _ = fit(tmp_path / str(last), blocks=blocks)
+        resumed, again = fit(tmp_path / str(last), blocks=blocks)
+        assert again.rows == history.rows
         assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), resumed.parameters(), strict=True))
 
 
@@ -215,8 +270,27 @@ def test_sigterm_leaves_a_checkpoint_of_the_step_reached(tmp_path):
         fit(tmp_path, loss=told)
     assert stopped.value.code == 128 + signal.SIGTERM
     assert Checkpoints(tmp_path).load()["step"] == 5
-    whole, _ = fit(tmp_path / "whole")
-    resumed, _ = fit(tmp_path)
+    whole, history = fit(tmp_path / "whole")
+    resumed, again = fit(tmp_path)
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), resumed.parameters(), strict=True))
+    assert again.rows == history.rows
+
+
+def test_checkpoints_by_the_clock_come_in_time_and_do_not_show_in_the_curves(tmp_path):
+    whole, history = fit(tmp_path / "whole", chosen=recipe(checkpoint_every=100))
+    calls = iter(range(100))
+
+    def dies(model, batch, generator):
+        if next(calls) == 7:
+            raise KeyboardInterrupt
+        return loss(model, batch, generator)
+
+    often = recipe(checkpoint_every=100, checkpoint_minutes=1e-9)
+    with pytest.raises(KeyboardInterrupt):
+        fit(tmp_path / "often", chosen=often, loss=dies)
+    assert Checkpoints(tmp_path / "often").load()["step"] == 7
+    resumed, again = fit(tmp_path / "often", chosen=often)
+    assert again.rows == history.rows
     assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), resumed.parameters(), strict=True))
 
 
@@ -233,6 +307,77 @@ def test_nan_names_step_loss_and_checkpoint(tmp_path):
         DivergedError, match=r"mse is nan at step 8\. Last good checkpoint: .*step-00000006\.pt"
     ):
         fit(tmp_path, loss=breaks)
+
+
+class Backward(torch.autograd.Function):
+    """The identity, whose gradient is multiplied by `factor`."""
+
+    @staticmethod
+    def forward(ctx, x, factor):
+        ctx.factor = factor
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient * ctx.factor, None
+
+
+@pytest.mark.parametrize("clip_norm", [1.0, None])
+@pytest.mark.parametrize("factor", [float("inf"), float("nan"), 3e22])
+def test_weights_are_not_saved_after_a_gradient_that_is_not_finite(tmp_path, clip_norm, factor):
+    """The loss itself is finite; 3e22 gives finite gradients whose norm is beyond float32."""
+    calls = iter(range(100))
+
+    def breaks(model, batch, generator):
+        value, parts = loss(model, batch, generator)
+        return Backward.apply(value, factor if next(calls) == 5 else 1.0), parts
+
+    chosen = recipe(clip_norm=clip_norm)
+    with pytest.raises(
+        DivergedError,
+        match=r"gradient_norm is (inf|nan) at step 6\. Last good checkpoint: .*step-00000003\.pt",
+    ):
+        fit(tmp_path, loss=breaks, chosen=chosen)
+    state = Checkpoints(tmp_path).load()
+    assert state["step"] == 3 and all(weight.isfinite().all() for weight in state["model"].values())
+    resumed, _ = fit(tmp_path, chosen=chosen)  # and from there it goes on
+    assert all(weight.isfinite().all() for weight in resumed.parameters())
+
+
+def test_a_validation_value_that_is_not_finite_names_step_value_and_checkpoint(tmp_path):
+    torch.manual_seed(0)
+    values = iter([1.0, 1.0, float("nan")])
+    with pytest.raises(
+        DivergedError,
+        match=r"validation itc is nan at step 8\. Last good checkpoint: .*step-00000006\.pt",
+    ):
+        train(
+            Net(),
+            recipe(),
+            items=10,
+            load=data,
+            loss=loss,
+            validate=lambda model: {"itc": next(values)},
+            run=Silent(),
+            checkpoints=Checkpoints(tmp_path),
+        )
+
+
+def test_the_gradient_norm_without_clipping_is_that_of_the_gradients(tmp_path):
+    """By the first step of plain gradients: the norm that is told equals that of all of them in one vector."""
+    found = []
+
+    def noted(model, batch, generator):
+        value, parts = loss(model, batch, generator)
+        flat = torch.cat(
+            [g.flatten() for g in torch.autograd.grad(value, model.parameters(), retain_graph=True)]
+        )
+        found.append(float(flat.norm()))
+        return value, parts
+
+    _, history = fit(tmp_path, loss=noted, chosen=recipe(clip_norm=None, validate_every=1))
+    told = [row["gradient_norm"] for row in history.rows if row["split"] == "train"]
+    assert told == pytest.approx(found, rel=1e-5)
 
 
 def test_a_broken_checkpoint_is_set_aside_for_the_one_before(tmp_path, capsys):
