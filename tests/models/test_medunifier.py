@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from stages.models import objectives
 from tests.models.test_distributed import case
 
 
@@ -68,6 +69,87 @@ def test_total_is_equation_24_over_equation_23_with_its_weights():
     np.testing.assert_allclose(losses.parts["tig"].item(), tig, rtol=1e-5)
     expected = 0.7 * losses.parts["itc"].item() + 1.3 * losses.parts["itg"].item() + 0.8 * tig
     np.testing.assert_allclose(losses.total.item(), expected, rtol=1e-5)
+
+
+def spread_case():
+    """`case` with weights and pictures that tell pairs and words well apart, in evaluation mode."""
+    model, batch = case()
+    for part in (model.qformer, model.query_projection, model.text_projection, model.match_head):
+        for weight in (p for p in part.parameters() if p.ndim > 1):
+            torch.nn.init.normal_(weight)
+    batch["features"] += 3 * torch.randn(6, 1, 10)
+    return model.eval(), batch
+
+
+def best_cosines(model, batch):
+    """Cosine of image i (row) with text j, the best over the queries, by NumPy (6, 6)."""
+    with torch.no_grad():
+        queries = model.encode_image(batch["features"])[1].double().numpy()
+        texts = model.encode_text(batch["input_ids"], batch["attention_mask"])[1].double().numpy()
+    np.testing.assert_allclose(np.linalg.norm(texts, axis=-1), 1, rtol=1e-5)
+    return np.array([[(q @ text).max() for text in texts] for q in queries])
+
+
+def slow_contrastive(cosines, temperature):
+    """Eq. 10-12, one pair after the other."""
+    e = np.exp(cosines / temperature)
+    terms = [-np.log(e[k, k] / e[k].sum()) - np.log(e[k, k] / e[:, k].sum()) for k in range(len(e))]
+    return np.mean(terms) / 2
+
+
+def test_itc_of_a_step_equals_a_slow_version_and_moves_the_temperature():
+    model, batch = spread_case()
+    losses = model(**batch, weights={"itc": 1.0})
+    losses.total.backward()
+    cosines, log_tau = best_cosines(model, batch), model.log_temperature.item()
+    np.testing.assert_allclose(
+        losses.parts["itc"].item(), slow_contrastive(cosines, np.exp(log_tau)), rtol=1e-5
+    )
+    around = [slow_contrastive(cosines, np.exp(log_tau + h)) for h in (-1e-4, 1e-4)]
+    slope = (around[1] - around[0]) / 2e-4
+    assert abs(slope) > 0.01
+    np.testing.assert_allclose(model.log_temperature.grad.item(), slope, rtol=1e-3)
+
+
+def test_itm_of_a_step_equals_a_slow_version():
+    """Own pairs are matches; each image with its hard text and each text with its hard image are none."""
+    model, batch = spread_case()
+    features, ids, mask = (batch[name] for name in ("features", "input_ids", "attention_mask"))
+    losses = model(**batch, weights={"itm": 1.0}, generator=torch.Generator().manual_seed(5))
+    cosines = torch.from_numpy(best_cosines(model, batch)).float()
+    generator, own = torch.Generator().manual_seed(5), torch.eye(6, dtype=torch.bool)
+    images = objectives.hard_negatives(cosines.T, model.temperature, own, generator).tolist()
+    texts = objectives.hard_negatives(cosines, model.temperature, own, generator).tolist()
+    assert images != texts and cosines.std() > 3 * model.temperature  # else any draw is like a uniform one
+    pairs = [(i, i, 1) for i in range(6)]
+    pairs += [(i, texts[i], 0) for i in range(6)] + [(images[i], i, 0) for i in range(6)]
+    terms, right = [], []
+    for image, text, label in pairs:
+        with torch.no_grad():
+            logits = model.match(features[[image]], ids[[text]], mask[[text]])[0].double().numpy()
+        terms.append(np.log(np.exp(logits).sum()) - logits[label])
+        right.append(logits.argmax() == label)
+    np.testing.assert_allclose(losses.parts["itm"].item(), np.mean(terms), rtol=1e-5)
+    np.testing.assert_allclose(losses.parts["itm_accuracy"].item(), np.mean(right), rtol=1e-6)
+
+
+def test_itg_of_a_step_equals_a_slow_version():
+    """Each word of a report, [SEP] included, from [DEC], the words before it and the picture, one call for each."""
+    model, batch = spread_case()
+    losses = model(**batch, weights={"itg": 1.0})
+    terms = []
+    for features, ids, mask in zip(
+        batch["features"], batch["input_ids"], batch["attention_mask"], strict=True
+    ):
+        words = ids[mask.bool()].tolist()[1:]  # behind [CLS]
+        for place, word in enumerate(words):
+            before = torch.tensor([[model.config.decode_token_id, *words[:place]]])
+            with torch.no_grad():
+                _, seen = model.qformer.encode_queries(model.read_image(features[None]))
+                x = model.qformer.decode_text(before, seen)[0, -1]
+                logits = model.text_head(x, model.qformer.word_embeddings.weight).double().numpy()
+            terms.append(np.log(np.exp(logits).sum()) - logits[word])
+    np.testing.assert_allclose(losses.parts["itg"].item(), np.mean(terms), rtol=1e-5)
 
 
 @pytest.mark.parametrize(
