@@ -436,6 +436,13 @@ def _cross_checks(params: Params) -> Iterator[str]:
 
     yield from _watch_checks(params)
 
+    checkpoint, tokenizer = params.model.text_checkpoint, params.tokenizer.pretrained
+    if checkpoint is not None and (tokenizer is None or Path(tokenizer) != Path(checkpoint)):
+        allowed = (
+            f"{checkpoint}, as model.text_checkpoint: its weights know the words by that tokenizer's numbers"
+        )
+        yield refused("tokenizer.pretrained", tokenizer, allowed)
+
 
 def _prior_checks(prior: Prior) -> Iterator[str]:
     """What a level's sizes and the recipe that both share ask of each other."""

@@ -169,6 +169,19 @@ def test_a_hub_model_needs_a_revision(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("other", [None, "bert-base-uncased"])
+def test_a_text_checkpoint_needs_its_own_tokenizer(tmp_path: Path, other: str | None) -> None:
+    """Another tokenizer numbers other words; where it has as many, nothing else would tell."""
+    message = refusal(edited(tmp_path, {"tokenizer.pretrained": other}, preset="paper"))
+    assert (
+        "tokenizer.pretrained: " in message
+        and "BiomedVLP-CXR-BERT-general, as model.text_checkpoint" in message
+    )
+    here = {"model.text_checkpoint": "./bert", "model.text_watch": "./bert"}
+    here |= {"tokenizer.pretrained": "./bert/", "tokenizer.watch": "./bert/"}
+    assert load_params(edited(tmp_path, here)).model.text_checkpoint == "./bert"
+
+
 def test_a_head_that_no_objective_trains_is_not_evaluated(tmp_path: Path) -> None:
     message = refusal(edited(tmp_path, {"variants.full.itg": 0}))
     assert (

@@ -1,6 +1,8 @@
 """Tokenizer and the start from a BERT checkpoint; the real checkpoint comes from a package of the registry."""
 
 import importlib.util
+import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -35,15 +37,15 @@ def real_bert() -> Path:
     return folders[0]
 
 
-def qformer_for(bert_config, *, layers=None, queries=4) -> QFormer:
+def qformer_for(bert_config, *, layers=None, vocab_size=None, positions=95) -> QFormer:
     return QFormer(
         width=bert_config.hidden_size,
         layers=layers or bert_config.num_hidden_layers,
         heads=bert_config.num_attention_heads,
-        queries=queries,
+        queries=4,
         vision_width=10,
-        vocab_size=bert_config.vocab_size + 1,
-        max_positions=95,
+        vocab_size=vocab_size or bert_config.vocab_size + 1,
+        max_positions=positions,
     ).eval()
 
 
@@ -121,22 +123,84 @@ def test_a_real_bert_gives_its_own_text_outputs():
 def test_a_checkpoint_of_another_width_or_depth_is_refused(tmp_path):
     folder = real_bert()
     config = AutoModel.from_pretrained(folder).config
-    narrow = QFormer(width=48, layers=2, heads=4, queries=4, vision_width=10, vocab_size=40, max_positions=9)
+    sizes = {"layers": config.num_hidden_layers, "heads": config.num_attention_heads}
+    narrow = QFormer(width=48, **sizes, queries=4, vision_width=10, vocab_size=40, max_positions=9)
     with pytest.raises(InputError, match="qformer.word_embeddings.weight is .* here and .* there"):
         load_bert(narrow, TextHead(48, 40), str(folder))
     deep = qformer_for(config, layers=config.num_hidden_layers + 1)
-    with pytest.raises(InputError, match="fewer than model.layers"):
+    with pytest.raises(InputError, match="num_hidden_layers is .* set model.layers to the checkpoint's"):
         load_bert(deep, TextHead(config.hidden_size, config.vocab_size + 1), str(folder))
     with pytest.raises(InputError, match="neither model.safetensors nor pytorch_model.bin"):
         load_bert(deep, TextHead(config.hidden_size, 1), str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("told", "message"),
+    [
+        ({"num_attention_heads": 4}, "num_attention_heads is 12 here and 4 there; set model.heads"),
+        ({"num_hidden_layers": 7}, "num_hidden_layers is 6 here and 7 there; set model.layers"),
+        ({"hidden_act": "relu"}, "hidden_act is gelu here and relu there; give a checkpoint"),
+        (None, "holds no config.json"),
+    ],
+)
+def test_a_checkpoint_that_computes_otherwise_is_refused(tmp_path, told, message):
+    """Its tensors are of the same shapes; config.json alone tells."""
+    folder = real_bert()
+    config = AutoModel.from_pretrained(folder).config
+    assert (config.num_attention_heads, config.num_hidden_layers) == (12, 6)
+    (tmp_path / "model.safetensors").symlink_to(folder / "model.safetensors")
+    if told is not None:
+        about = json.loads((folder / "config.json").read_text())
+        (tmp_path / "config.json").write_text(json.dumps(about | told))
+    with pytest.raises(InputError, match=message):
+        load_bert(qformer_for(config), TextHead(config.hidden_size, config.vocab_size + 1), str(tmp_path))
+
+
+def test_a_deeper_checkpoint_is_refused():
+    folder = real_bert()
+    config = AutoModel.from_pretrained(folder).config
+    shallow = qformer_for(config, layers=config.num_hidden_layers - 1)
+    with pytest.raises(InputError, match="num_hidden_layers is 5 here and 6 there"):
+        load_bert(shallow, TextHead(config.hidden_size, config.vocab_size + 1), str(folder))
+
+
+@pytest.mark.parametrize("words", [-1, 2])
+def test_a_vocabulary_of_another_tokenizer_is_refused(words):
+    folder = real_bert()
+    config = AutoModel.from_pretrained(folder).config
+    size = config.vocab_size + words
+    with pytest.raises(InputError, match=f"word_embeddings.weight is .{size}, .*tokenizer.pretrained"):
+        load_bert(qformer_for(config, vocab_size=size), TextHead(config.hidden_size, size), str(folder))
+
+
+@pytest.mark.parametrize("words", [0, 1])
+def test_the_checkpoints_own_vocabulary_is_taken_with_and_without_dec(words):
+    folder = real_bert()
+    config = AutoModel.from_pretrained(folder).config
+    size = config.vocab_size + words
+    qformer = qformer_for(config, vocab_size=size)
+    load_bert(qformer, TextHead(config.hidden_size, size), str(folder))
+    theirs = load_file(folder / "model.safetensors")["embeddings.word_embeddings.weight"]
+    assert torch.equal(qformer.word_embeddings.weight[: config.vocab_size], theirs)
+
+
+def test_more_positions_than_the_checkpoints_are_refused():
+    folder = real_bert()
+    config = AutoModel.from_pretrained(folder).config
+    head = TextHead(config.hidden_size, config.vocab_size + 1)
+    load_bert(qformer_for(config, positions=512), head, str(folder))
+    with pytest.raises(InputError, match="position_embeddings.weight is .800, .*model.max_text_tokens"):
+        load_bert(qformer_for(config, positions=800), head, str(folder))
 
 
 def test_old_pickled_checkpoints_load_alike(tmp_path):
     folder = real_bert()
     config = AutoModel.from_pretrained(folder).config
     tensors = load_file(folder / "model.safetensors")
-    torch.save({f"bert.{k}": v for k, v in tensors.items()}, tmp_path / "pytorch_model.bin")
     (tmp_path / "copy").mkdir()
+    for copy in (tmp_path, tmp_path / "copy"):
+        shutil.copy(folder / "config.json", copy)
+    torch.save({f"bert.{k}": v for k, v in tensors.items()}, tmp_path / "pytorch_model.bin")
     save_file(tensors, tmp_path / "copy" / "model.safetensors")
     one, two = qformer_for(config), qformer_for(config)
     for qformer, source in ((one, tmp_path), (two, tmp_path / "copy")):
