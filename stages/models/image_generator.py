@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from stages.models.distributed import all_gather, world_size
 from stages.models.quantizer import Quantized, Quantizer
 
 TOP_GRID = 8
@@ -37,9 +38,33 @@ class Norm2d(nn.GroupNorm):
         super().__init__(next(g for g in (8, 4, 2, 1) if channels % g == 0), channels)
 
 
+class BatchNorm2d(nn.BatchNorm2d):
+    """PyTorch's, with the statistics of the batch over all processes, each of which holds as much of it.
+
+    PyTorch's SyncBatchNorm does the same on graphics cards alone.
+    """
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not self.training or world_size() == 1:
+            return super().forward(x)
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))  # half precision is too coarse for sums
+        own = torch.stack(torch.var_mean(wide, (0, 2, 3), correction=0))  # variance, mean (2, C)
+        variances, means = all_gather(own[None]).unbind(1)  # (processes, C) each
+        mean = means.mean(0)
+        variance = variances.mean(0) + (means - mean).square().mean(0)
+        with torch.no_grad():
+            n = x.numel() // x.shape[1] * world_size()
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(variance * n / (n - 1), self.momentum)
+            self.num_batches_tracked.add_(1)
+        scale = self.weight * (variance + self.eps).rsqrt()
+        shift = self.bias - mean * scale
+        return (wide * scale[:, None, None] + shift[:, None, None]).to(x.dtype)
+
+
 def norm2d(kind: str, channels: int) -> nn.Module:
     """The decoder's normalisation by name: `group` or `batch`."""
-    return {"group": Norm2d, "batch": nn.BatchNorm2d}[kind](channels)
+    return {"group": Norm2d, "batch": BatchNorm2d}[kind](channels)
 
 
 class ResidualBlock(nn.Module):

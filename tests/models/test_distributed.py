@@ -4,6 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 import torch.distributed as dist
 
@@ -11,6 +12,13 @@ from stages.models.medunifier import MedUnifierConfig, MedUnifierModel
 
 REPO = Path(__file__).parents[2]
 WITH_NEGATIVES = {"itc": 1.0, "itm": 1.0, "itg": 0.0, "tig": 0.0}  # the objectives that draw them
+
+
+def batch_norm_case() -> tuple[MedUnifierModel, dict[str, torch.Tensor]]:
+    """`case` with batch normalisation, in double precision: pictures that are all but even magnify rounding."""
+    model, batch = case(decoder_norm="batch")
+    wide = {name: value.double() if value.is_floating_point() else value for name, value in batch.items()}
+    return model.double(), wide
 
 
 def case(**changes) -> tuple[MedUnifierModel, dict[str, torch.Tensor]]:
@@ -66,9 +74,9 @@ def step(
 
 PROGRAM = """
 import sys, torch, torch.distributed as dist
-from tests.models.test_distributed import case, step
+from tests.models.test_distributed import batch_norm_case, case, step
 dist.init_process_group("gloo")
-model, batch = case(negatives=sys.argv[2])
+model, batch = batch_norm_case() if sys.argv[2] == "batch_norm" else case(negatives=sys.argv[2])
 n = 6 // dist.get_world_size()
 mine = {k: v[dist.get_rank() * n : (dist.get_rank() + 1) * n] for k, v in batch.items()}
 step(torch.nn.parallel.DistributedDataParallel(model, find_unused_parameters=True), model, mine, sys.argv[1])
@@ -76,13 +84,13 @@ dist.destroy_process_group()
 """
 
 
-def run_two(folder: Path, negatives: str) -> dict:
-    """What `step` leaves of two processes with half the batch each."""
+def run_two(folder: Path, kind: str) -> dict:
+    """What `step` leaves of two processes with half the batch each; kind: `global`, `local` or `batch_norm`."""
     program = folder / "program.py"
     program.write_text(f"import sys; sys.path.insert(0, {str(REPO)!r})\n{PROGRAM}")
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     subprocess.run(
-        [*launcher, program, folder / "two.pt", negatives],
+        [*launcher, program, folder / "two.pt", kind],
         cwd=REPO,
         check=True,
         timeout=300,
@@ -91,10 +99,11 @@ def run_two(folder: Path, negatives: str) -> dict:
     return torch.load(folder / "two.pt")
 
 
-def test_two_processes_equal_one(tmp_path):
-    model, batch = case()
+@pytest.mark.parametrize("kind", ["global", "batch_norm"])
+def test_two_processes_equal_one(tmp_path, kind):
+    model, batch = batch_norm_case() if kind == "batch_norm" else case()
     step(model, model, batch, tmp_path / "one.pt")
-    one, two = torch.load(tmp_path / "one.pt"), run_two(tmp_path, "global")
+    one, two = torch.load(tmp_path / "one.pt"), run_two(tmp_path, kind)
     close = {"rtol": 0, "atol": 1e-5}
     for name in ("itc", "itm", "itg", "tig"):
         torch.testing.assert_close(two["parts"][name], one["parts"][name], **close)
