@@ -12,6 +12,8 @@ from stages.storage.images import ImageStore
 from stages.storage.rows import MappedRows
 
 if TYPE_CHECKING:
+    import torch
+
     from stages.models.vision import FrozenViT
 
 _BATCH = 32  # pictures that the ViT looks at together
@@ -56,20 +58,25 @@ class OnlineFeatures(MappedRows):
 def look(vit: "FrozenViT", pictures: np.ndarray, image_ids: Sequence[str]) -> np.ndarray:
     """The ViT's tokens, float16 [k, n_tokens, width], of grey pictures, uint8 [k, H, W].
 
-    InputError names the picture, by `image_ids`, whose tokens are no half-precision numbers.
+    InputError as `check_representable`'s.
     """
     import torch
 
     grey = torch.from_numpy(pictures).to(next(vit.parameters()).device)
     with torch.inference_mode():
         tokens = vit(grey[:, None].expand(-1, 3, -1, -1).float() / 255)
-        representable = (tokens.abs() <= _HALF_MAX).flatten(1).all(1)  # False for NaN as well
+        check_representable(tokens, image_ids)
+    return tokens.half().cpu().numpy()
+
+
+def check_representable(tokens: "torch.Tensor", image_ids: Sequence[str]) -> None:
+    """InputError naming the picture, by `image_ids`, whose tokens (k, ...) are no half-precision numbers."""
+    representable = (tokens.abs() <= _HALF_MAX).flatten(1).all(1)  # False for NaN as well
     if not representable.all():
         raise InputError(
             f"image {image_ids[int(representable.int().argmin())]}: the frozen model gives tokens that are NaN or beyond "
             f"+-{_HALF_MAX:.0f}, which half precision cannot hold; check vision.model, or leave out its last blocks"
         )
-    return tokens.half().cpu().numpy()
 
 
 Features = FeatureStore | OnlineFeatures

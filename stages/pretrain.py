@@ -9,7 +9,7 @@ import numpy as np
 from stages.entry import run_stage
 from stages.errors import InputError
 from stages.params import Params
-from stages.picture_tokens import Features, OnlineFeatures, open_features
+from stages.picture_tokens import Features, OnlineFeatures, check_representable, open_features
 from stages.storage.files import write_curves
 from stages.storage.images import ImageStore
 from stages.storage.tables import read_table
@@ -131,7 +131,7 @@ class Pairs:
             raise InputError(
                 f"data set {name}, split {split}: no picture with a report; pre-training needs both."
             )
-        ids = [image_id for image_id, _ in usable]
+        ids = self.image_ids = [image_id for image_id, _ in usable]
         self.pictures, self.channels = pictures, params.model.image_channels
         self.online = isinstance(self.features, OnlineFeatures)
         self.augmentation = vars(params.pretrain.augment) if params.pretrain.augment else {}
@@ -152,7 +152,8 @@ class Pairs:
     def load(self, rows: np.ndarray) -> "dict[str, torch.Tensor]":
         """Row numbers (k,) -> what `see` takes: tokens of the reports, pixels (k, H, W) as uint8, float16 features.
 
-        Of pixels and features only those that are needed and stored: online features are made of the pixels.
+        Of pixels and features only those that are needed and stored: online features are made of the pixels. `rows`
+        go with these, to name a picture by.
         """
         import torch
 
@@ -160,7 +161,9 @@ class Pairs:
 
         ids, mask = pad([self.tokens[row] for row in rows], self.pad_id, self.padded_length)
         batch = {"input_ids": ids, "attention_mask": mask}
-        if not self.online:
+        if self.online:
+            batch["rows"] = torch.from_numpy(rows)
+        else:
             batch["features"] = torch.from_numpy(self.features.read(self.feature_rows[rows]))
         if self.online or self.pictures:
             batch["pixels"] = torch.from_numpy(self.images.read(self.image_rows[rows]))
@@ -175,17 +178,25 @@ class Pairs:
         """What `load` gave, on the model's device -> what `MedUnifierModel.forward` takes.
 
         With a generator the pictures are augmented where pretrain.augment says so, before the ViT and as TIG's target
-        alike.
+        alike. All is computed in full precision, as stored features are, whatever the training's precision.
+
+        InputError names a picture whose tokens half precision cannot hold.
         """
+        import torch
+
         from stages.models.augmentation import augment
 
         batch = dict(batch)
+        rows = batch.pop("rows", None)
         if "pixels" in batch:
-            pixels = batch.pop("pixels")[:, None].float() / 255  # (k, 1, H, W)
-            if generator is not None and self.augmentation:
-                pixels = augment(pixels, generator, **self.augmentation)
-            if self.online:
-                batch["features"] = model.see(pixels.expand(-1, 3, -1, -1))
+            pixels = batch.pop("pixels")
+            with torch.autocast(pixels.device.type, enabled=False):
+                pixels = pixels[:, None].float() / 255  # (k, 1, H, W)
+                if generator is not None and self.augmentation:
+                    pixels = augment(pixels, generator, **self.augmentation)
+                if self.online:
+                    batch["features"] = model.see(pixels.expand(-1, 3, -1, -1))
+                    check_representable(batch["features"], [self.image_ids[row] for row in rows.tolist()])
             if self.pictures:
                 batch["images"] = pixels.expand(-1, self.channels, -1, -1)
         batch["features"] = batch["features"].float()

@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from transformers import ViTConfig, ViTModel
+from transformers import AutoTokenizer, ViTConfig, ViTModel
 
 from stages import pretrain, train_tokenizer
 from stages.encode_codes import encode_codes
@@ -95,16 +95,34 @@ def test_training_sees_the_same_online_as_from_disk(project):
     assert min(top, bottom) > 0.98  # near ties may fall the other way
 
 
+def training_pairs(params):
+    """The training split and a new model."""
+    tokenizer = AutoTokenizer.from_pretrained("models/tokenizer")
+    pairs = pretrain.Pairs(params, tokenizer, "train")
+    return pairs, pretrain.build_model(params, tokenizer, pairs.features, LocalRun("x", "metrics"))
+
+
+def test_the_trainings_precision_does_not_reach_what_it_sees(project):
+    """Online features of a training in bf16 are those of the stored ones, augmented pictures those of any training."""
+    extract(project, "online")
+    augmented = dataclasses.replace(project.pretrain, augment=Augment(10.0, 0.1, 0.1, 0.2, 0.2))
+    for params in (project, dataclasses.replace(project, pretrain=augmented)):
+        pairs, model = training_pairs(params)
+        batch = pairs.load(np.arange(4))
+        full = pairs.see(model, batch, torch.Generator().manual_seed(1))
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            half = pairs.see(model, batch, torch.Generator().manual_seed(1))
+        assert full.keys() == half.keys() and all(torch.equal(full[name], half[name]) for name in full)
+        if params is project:
+            stored = torch.from_numpy(pairs.features.read(pairs.feature_rows[:4])).float()
+            torch.testing.assert_close(half["features"], stored, atol=2e-3, rtol=2e-3)
+
+
 def test_augmentation_changes_what_the_vit_sees_and_the_target_alike(project):
     extract(project, "online")
     strong = Augment(rotation=10.0, shift=0.1, zoom=0.1, brightness=0.2, contrast=0.2)
     params = dataclasses.replace(project, pretrain=dataclasses.replace(project.pretrain, augment=strong))
-    from transformers import AutoTokenizer
-
-    pairs = pretrain.Pairs(params, AutoTokenizer.from_pretrained("models/tokenizer"), "train")
-    model = pretrain.build_model(
-        params, AutoTokenizer.from_pretrained("models/tokenizer"), pairs.features, LocalRun("x", "metrics")
-    )
+    pairs, model = training_pairs(params)
     batch = pairs.load(np.arange(4))
     assert "features" not in batch and batch["pixels"].dtype == torch.uint8
     plain = pairs.see(model, batch)
@@ -132,21 +150,21 @@ def test_a_vit_that_changed_meanwhile_is_refused(project):
         open_features(DATASET).read([0])
 
 
+class TooBright(torch.nn.Module):
+    """Tokens beyond half precision where the picture's mean is above 90 of 255."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = torch.nn.Parameter(torch.tensor(1.0))
+
+    def forward(self, pixels):
+        high = pixels.mean((1, 2, 3)) > 90 / 255
+        return torch.where(high, 1e6, 1.0)[:, None, None].expand(-1, 257, 16)
+
+
 def test_a_picture_whose_tokens_half_precision_cannot_hold_is_named(project):
     extract(project, "online")
     features = open_features(DATASET)
-
-    class TooBright(torch.nn.Module):
-        """Tokens beyond half precision where the picture's mean is above 90 of 255."""
-
-        def __init__(self):
-            super().__init__()
-            self.scale = torch.nn.Parameter(torch.tensor(1.0))
-
-        def forward(self, pixels):
-            high = pixels.mean((1, 2, 3)) > 90 / 255
-            return torch.where(high, 1e6, 1.0)[:, None, None].expand(-1, 257, 16)
-
     features._vit = TooBright()
     means = ImageStore(f"data/images/{DATASET}").read(range(24)).mean((1, 2))
     bright, dark = int(means.argmax()), int(means.argmin())
@@ -156,6 +174,17 @@ def test_a_picture_whose_tokens_half_precision_cannot_hold_is_named(project):
         InputError, match=f"image i{bright:02}: the frozen model gives tokens that are NaN or beyond"
     ):
         features.read([dark, bright])
+
+    pairs, model = training_pairs(project)  # and training, which sees them within the step, names it, too
+    model._vision = (TooBright(),)
+    means = pairs.images.read(pairs.image_rows).mean((1, 2))
+    rows = np.array([means.argmin(), means.argmax()])
+    name = pairs.image_ids[rows[1]]
+    assert (pairs.see(model, pairs.load(rows[:1]))["features"] == 1).all()
+    with pytest.raises(
+        InputError, match=f"image {name}: the frozen model gives tokens that are NaN or beyond"
+    ):
+        pairs.see(model, pairs.load(rows))
 
 
 def test_shards_of_both_kinds_are_refused(project):
