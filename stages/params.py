@@ -111,6 +111,7 @@ class Model:
     cross_attention_every: int
     dropout: float
     init_std: float
+    vision_norm_start: str
     max_text_tokens: int
     projection: int
     text_checkpoint: str | None
@@ -155,6 +156,7 @@ class Pretrain:
     temperature: float
     temperature_range: tuple[float, ...] | None
     negatives: str
+    equal_reports: str
     label_smoothing: float
     text_padding: str
     order: str

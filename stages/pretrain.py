@@ -41,8 +41,9 @@ def pretrain(params: Params, run: Run, variant: str) -> None:
 
     torch.manual_seed(mix(params.seed, 0))
     model = build_model(params, tokenizer, training.features, run)
-    first = training.see(model, training.load(np.arange(min(64, len(training)))))
-    model.standardise_vision(first["features"])
+    if params.model.vision_norm_start == "data":
+        first = training.see(model, training.load(np.arange(min(64, len(training)))))
+        model.standardise_vision(first["features"])
 
     def loss(called, batch, generator):  # `called` is the model, or what shares its gradients among processes
         batch = training.see(model, batch, generator)
@@ -226,6 +227,7 @@ def build_model(params: Params, tokenizer, features: Features, run: Run) -> "Med
             temperature=params.pretrain.temperature,
             temperature_range=params.pretrain.temperature_range,
             negatives=params.pretrain.negatives,
+            equal_reports=params.pretrain.equal_reports,
             label_smoothing=params.pretrain.label_smoothing,
             codebook_size=m.codebook_size,
             codebook_start=m.codebook_start,

@@ -138,6 +138,21 @@ def test_same_seed_same_weights_other_seed_others(project):
     assert not torch.equal(one["qformer.query_tokens"], other["qformer.query_tokens"])
 
 
+def test_the_norm_behind_the_vit_starts_plain_or_on_data(project):
+    """The frozen tokens of the tiny project differ from picture to picture and are far from standardised."""
+
+    def start(how):
+        model = dataclasses.replace(project.model, vision_norm_start=how)
+        recipe = dataclasses.replace(project.pretrain, steps=1, learning_rate=1e-12, warmup_start=0.0)
+        params = dataclasses.replace(project, model=model, pretrain=recipe)
+        pretrain.pretrain(params, LocalRun("pretrain@full", "results/metrics", how), "full")
+        return AutoModel.from_pretrained("models/full").vision_norm
+
+    plain, data = start("plain"), start("data")
+    assert (plain.weight == 1).all() and (plain.bias == 0).all()
+    assert not (data.weight == 1).any()
+
+
 def test_an_objective_that_is_off_leaves_no_trace(project):
     variant = dataclasses.replace(project.variants["full"], itm=0.0, tig=0.0)
     run = LocalRun("pretrain@two", "results/metrics", "two")

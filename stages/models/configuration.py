@@ -14,6 +14,7 @@ class MedUnifierConfig(PreTrainedConfig):
         vocab_size, max_text_tokens: of the tokenizer; of the longest report, special token included.
         projection: width of the ITC embeddings. temperature: ITC's, at the start.
         temperature_range: where it is kept; None: anywhere. negatives: `global` or `local` (of one process alone).
+        equal_reports: of two pairs, in ITM: `apart`, no negatives of each other, or `negatives`.
         codebook_size, codebook_start, code_width, adapter, adapter_blocks, bottom_latents, decoder_channels,
         decoder_norm, image_channels: see `ImageGenerator`.
         codebook_weight, commitment: of the two terms of Eq. 23 behind the squared error.
@@ -38,6 +39,7 @@ class MedUnifierConfig(PreTrainedConfig):
     temperature: float = 0.07
     temperature_range: tuple[float, ...] | list[float] | None = (0.01, 0.5)
     negatives: str = "global"
+    equal_reports: str = "apart"
     label_smoothing: float = 0.0
     codebook_size: int = 512
     codebook_start: str = "data"

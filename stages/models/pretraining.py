@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from stages.models import objectives
-from stages.models.distributed import all_gather, world_size
+from stages.models.distributed import all_gather, own_rows, world_size
 from stages.models.packing import Packing
 
 if TYPE_CHECKING:
@@ -85,10 +85,11 @@ def matching_loss(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """ITM over (own pairs; each image with a hard text; each text with a hard image) and its accuracy.
 
-    A pair that equals all others has no negative and counts as a match alone.
+    A pair that has no negative, as all others count as equal to it, counts as a match alone.
     """
     n = len(ids)
-    key = _text_key(ids, mask)
+    apart = model.config.equal_reports == "apart"
+    key = _text_key(ids, mask) if apart else torch.arange(n, device=ids.device) + own_rows(n).start
     same = key[:, None] == candidates(model, key)
     hard_images = objectives.hard_negatives(text_to_image, model.temperature, same, generator)
     hard_texts = objectives.hard_negatives(image_to_text, model.temperature, same, generator)
