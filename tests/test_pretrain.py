@@ -127,6 +127,37 @@ def test_two_processes_train_as_one_does(project, monkeypatch):
                 assert float(other[name]) == pytest.approx(float(row[name]), **close), (row["step"], name)
 
 
+def test_stopped_and_begun_again_it_leaves_the_same(project, monkeypatch):
+    """The stage as a whole, its dropout and the quantisers' counts included: weights, buffers and curves, bit by bit."""
+    dropout = dataclasses.replace(project, model=dataclasses.replace(project.model, dropout=0.2))
+
+    def result(signature):
+        pretrain.pretrain(dropout, LocalRun("pretrain@full", "results/metrics", signature), "full")
+        weights = AutoModel.from_pretrained("models/full").state_dict()
+        shutil.rmtree("models/full")
+        return weights, Path("results/curves/pretrain@full.csv").read_text()
+
+    whole, curves = result("whole")
+    assert {"usage", "started", "revived"} <= {name.rpartition(".")[2] for name in whole}
+    load, calls = pretrain.Pairs.load, iter(range(100))
+
+    def dies(pairs, rows):
+        if (
+            len(pairs) == 12 and next(calls) == 5
+        ):  # behind the look before the first step: the fifth step's batch
+            raise KeyboardInterrupt
+        return load(pairs, rows)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pretrain.Pairs, "load", dies)
+        with pytest.raises(KeyboardInterrupt):
+            result("stopped")
+    assert not Path("models/full").exists() and list(Path(".state/checkpoints").rglob("stopped/step-*.pt"))
+    resumed, again = result("stopped")
+    assert resumed.keys() == whole.keys() and all(torch.equal(resumed[k], whole[k]) for k in whole)
+    assert again == curves
+
+
 def test_same_seed_same_weights_other_seed_others(project):
     def weights(seed, signature):
         run = LocalRun("pretrain@full", "results/metrics", signature)

@@ -30,24 +30,26 @@ def random_case(seed: int):
     for p in qformer.parameters():
         torch.nn.init.normal_(p, std=0.3)
     batch, length = r(1, 4), r(2, 12)
-    features = torch.randn(batch, r(1, 9), qformer.blocks[0].cross_attention.key.in_features)
+    features = torch.randn(
+        batch, r(1, 9), qformer.blocks[0].cross_attention.key.in_features, requires_grad=True
+    )
     ids = torch.randint(0, 50, (batch, length))
     lengths = torch.randint(1, length + 1, (batch,))
     mask = (torch.arange(length) < lengths[:, None]).long()
     return qformer.eval(), features, ids, mask
 
 
-def gradients(qformer, out, weights):
-    qformer.zero_grad()
-    (out * weights).sum().backward()
-    return {k: p.grad.clone() for k, p in qformer.named_parameters() if p.grad is not None}
+def gradients(qformer, features, out, weights):
+    wanted = dict(qformer.named_parameters()) | {"image tokens": features}
+    found = torch.autograd.grad((out * weights).sum(), list(wanted.values()), allow_unused=True)
+    return {name: g for name, g in zip(wanted, found, strict=True) if g is not None}
 
 
-def compare(qformer, fast, slow):
-    """Outputs and all parameter gradients of the same weighted sum."""
+def compare(qformer, features, fast, slow):
+    """Outputs, and the gradients of the same weighted sum for all parameters and the image tokens."""
     torch.testing.assert_close(fast, slow, **CLOSE)
     weights = torch.randn_like(slow) / slow.numel()
-    one, other = gradients(qformer, fast, weights), gradients(qformer, slow, weights)
+    one, other = (gradients(qformer, features, out, weights) for out in (fast, slow))
     for name in one.keys() | other.keys():
         nothing = torch.zeros(())
         torch.testing.assert_close(
@@ -60,7 +62,7 @@ def test_uni_modal_queries(seed):
     qformer, features, ids, mask = random_case(seed)
     fast, _ = qformer.encode_queries(qformer.read_image(features))
     n = fast.shape[1]
-    compare(qformer, fast, oracle.forward(qformer, features, ids, mask, "uni-modal")[:, :n])
+    compare(qformer, features, fast, oracle.forward(qformer, features, ids, mask, "uni-modal")[:, :n])
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -68,7 +70,7 @@ def test_uni_modal_text(seed):
     qformer, features, ids, mask = random_case(seed)
     n = qformer.query_tokens.shape[1]
     slow = oracle.forward(qformer, features, ids, mask, "uni-modal")[:, n]
-    compare(qformer, qformer.encode_text(ids, mask), slow)
+    compare(qformer, features, qformer.encode_text(ids, mask), slow)
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -76,7 +78,7 @@ def test_bi_directional(seed):
     qformer, features, ids, mask = random_case(seed)
     n = qformer.query_tokens.shape[1]
     slow = oracle.forward(qformer, features, ids, mask, "bi-directional")[:, :n]
-    compare(qformer, qformer.fuse(qformer.read_image(features), ids, mask), slow)
+    compare(qformer, features, qformer.fuse(qformer.read_image(features), ids, mask), slow)
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -87,7 +89,7 @@ def test_causal_shares_the_keys_of_the_uni_modal_queries(seed):
     fast = qformer.decode_text(ids, seen)
     slow = oracle.forward(qformer, features, ids, mask, "multi-modal causal")[:, n:]
     real = mask[..., None].bool()
-    compare(qformer, fast * real, slow * real)
+    compare(qformer, features, fast * real, slow * real)
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -99,7 +101,7 @@ def test_pairs_that_share_images_and_texts(seed):
     fast = qformer.fuse_pairs([(image, 2), (other, 1)], ids, mask, texts)
     met = torch.cat([features, features, others])
     slow = oracle.forward(qformer, met, ids[texts], mask[texts], "bi-directional")
-    compare(qformer, fast, slow[:, : fast.shape[1]])
+    compare(qformer, features, fast, slow[:, : fast.shape[1]])
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -109,7 +111,7 @@ def test_causal_rows_of_real_tokens_alone(seed):
     _, seen = qformer.encode_queries(qformer.read_image(features))
     fast = qformer.decode_text(ids, seen, packing=Packing.of(mask))
     slow = oracle.forward(qformer, features, ids, mask, "multi-modal causal")[:, n:]
-    compare(qformer, fast, slow[real])
+    compare(qformer, features, fast, slow[real])
 
 
 def test_packing_there_and_back_and_its_gradients():
