@@ -268,9 +268,8 @@ def train(
                     arithmetic = counter.get_total_flops() * pieces / recipe.batch_size
                 for name, value in ({"loss": total.detach()} | parts).items():
                     values[name] = values.get(name, 0) + value / recipe.accumulate
-            if (
-                recipe.clip_norm is None
-            ):  # not clipped to infinity: a norm beyond float32 would make NaN of it all
+            if recipe.clip_norm is None:
+                # not clipped to infinity: where the norm is beyond float32, that makes NaN of all gradients
                 accelerator.unscale_gradients()
                 gradients = [p.grad for p in model.parameters() if p.grad is not None]
                 values["gradient_norm"] = nn.utils.get_total_norm(gradients)
@@ -291,10 +290,12 @@ def train(
             saving = done % recipe.checkpoint_every == 0 or done == recipe.steps or bool(caught or overdue)
             logging = done % LOG_EVERY == 0 or validating
             timed_steps += 1
-            paused = time.monotonic()
             if logging or saving:  # what is not finite ends the training before it is saved
                 settled += over_processes(window, done - len(window), checkpoints, accelerator)
                 window = []
+            paused = (
+                time.monotonic()
+            )  # what the steps have cost is known only now: a graphics card lags behind
             if logging:
                 means = mean_of(settled)
                 means["learning_rate"] = rate
@@ -374,10 +375,9 @@ def over_processes(
     columns = [[torch.as_tensor(values[name], dtype=torch.float32) for name in names] for values in window]
     table = torch.stack([torch.stack([x.detach().to(accelerator.device) for x in row]) for row in columns])
     rows = [dict(zip(names, row, strict=True)) for row in accelerator.reduce(table, "mean").tolist()]
+    by_cause = sorted(names, key=("loss", "gradient_norm").__contains__)  # a part tells more than the sum
     for step, values in enumerate(rows, start=first + 1):
-        for name in sorted(
-            names, key=("loss", "gradient_norm").__contains__
-        ):  # a part tells more than the sum
+        for name in by_cause:
             if not math.isfinite(values[name]) and (name != "gradient_norm" or accelerator.scaler is None):
                 raise DivergedError(name, values[name], step, checkpoints)
     return rows
