@@ -172,6 +172,12 @@ class Variant:
     itm: float
     itg: float
     tig: float
+    seed: int | None = None  # of its pre-training; None: `seed` of the whole
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """lambda of Eq. 24 by objective."""
+        return {"itc": self.itc, "itm": self.itm, "itg": self.itg, "tig": self.tig}
 
 
 @dataclass(frozen=True)
@@ -358,7 +364,7 @@ def _build(kind: typing.Any, value: typing.Any) -> typing.Any:
     """`value` (plain YAML data of the right shape) as the annotated type `kind`."""
     if dataclasses.is_dataclass(kind):
         hints = typing.get_type_hints(kind)
-        return kind(**{field: _build(hint, value[field]) for field, hint in hints.items()})
+        return kind(**{field: _build(hint, value[field]) for field, hint in hints.items() if field in value})
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin is types.UnionType:  # `X | None`
         return None if value is None else _build(arguments[0], value)
@@ -389,8 +395,8 @@ def _cross_checks(params: Params) -> Iterator[str]:
             yield refused(f"datasets.{name}.split_fractions", fractions, "parts above 0")
 
     for name, variant in params.variants.items():
-        if not any(vars(variant).values()):
-            yield refused(f"variants.{name}", vars(variant), "at least one weight above 0")
+        if not any(variant.weights.values()):
+            yield refused(f"variants.{name}", variant.weights, "at least one weight above 0")
     for name in params.evaluate.finetune_models:
         if name not in (*params.variants, *params.encoders):
             allowed = ", ".join((*params.variants, *params.encoders))

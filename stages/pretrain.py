@@ -1,5 +1,6 @@
 """Stage pretrain: the four-loss pre-training of one variant (paper section 3, recipe of section 4.1)."""
 
+import dataclasses
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,7 +33,8 @@ def pretrain(params: Params, run: Run, variant: str) -> None:
     from stages.training import Recipe, state_folder, train
 
     p = params.pretrain
-    weights = dict(vars(params.variants[variant]))
+    weights, own_seed = params.variants[variant].weights, params.variants[variant].seed
+    params = params if own_seed is None else dataclasses.replace(params, seed=own_seed)
     tokenizer = load_tokenizer("models/tokenizer")
     pictures = weights["tig"] > 0
     training = Pairs(params, tokenizer, "train", pictures)
@@ -312,7 +314,7 @@ def save_model(
         f"# MedUnifier, variant `{variant}`",
         (
             f"Pre-trained on `{p.dataset}` (seed {params.seed}): {p.steps} steps of "
-            f"{p.batch_size} pairs, {p.precision}. Objectives and weights: {dict(vars(params.variants[variant]))}. "
+            f"{p.batch_size} pairs, {p.precision}. Objectives and weights: {params.variants[variant].weights}. "
             f"Reads the tokens of the frozen encoder `{params.vision.model}`."
         ),
         "Research software: not a medical device, not for clinical use.",

@@ -224,7 +224,7 @@ def read_training(variant: str, params: Params) -> dict[str, Any]:
         ]
     return sections.training_section(
         variant,
-        vars(params.variants[variant]),
+        params.variants[variant].weights,
         read_metrics(f"pretrain@{variant}"),
         curve,
         vars(params.pretrain),

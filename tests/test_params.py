@@ -51,7 +51,11 @@ def test_demo_is_what_ships() -> None:
 def test_objects_mirror_the_file_one_to_one(preset: Path) -> None:
     def plain(value: Any) -> Any:
         if dataclasses.is_dataclass(value):
-            return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+            return {
+                field.name: plain(getattr(value, field.name))
+                for field in dataclasses.fields(value)
+                if getattr(value, field.name) != field.default  # what the file may leave out
+            }
         if isinstance(value, dict):
             return {key: plain(item) for key, item in value.items()}
         return [plain(item) for item in value] if isinstance(value, tuple) else value
@@ -214,3 +218,18 @@ def test_files_that_are_no_parameters(tmp_path: Path) -> None:
         assert f"{path}: not valid YAML in UTF-8" in refusal(path)
     path.write_text("")
     assert "(top level): null is refused" in refusal(path)
+
+
+def test_paper_ablation_is_paper_with_the_variants_of_ablation() -> None:
+    paper, both, ablation = (
+        load_params(REPO / f"workflow/presets/{name}.yaml")
+        for name in ("paper", "paper-ablation", "ablation")
+    )
+    assert both.variants == ablation.variants and both.trained == ablation.trained
+    assert set(both.evaluate.finetune_models) == set(both.variants)
+
+    def rest(params):
+        evaluate = dataclasses.replace(params.evaluate, finetune_models=())
+        return dataclasses.replace(params, preset="", variants={}, trained=None, evaluate=evaluate)
+
+    assert rest(both) == rest(paper)

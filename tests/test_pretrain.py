@@ -159,14 +159,17 @@ def test_stopped_and_begun_again_it_leaves_the_same(project, monkeypatch):
 
 
 def test_same_seed_same_weights_other_seed_others(project):
-    def weights(seed, signature):
+    def weights(seed, signature, own_seed=None):
+        variants = {"full": dataclasses.replace(project.variants["full"], seed=own_seed)}
         run = LocalRun("pretrain@full", "results/metrics", signature)
-        pretrain.pretrain(dataclasses.replace(project, seed=seed), run, "full")
+        pretrain.pretrain(dataclasses.replace(project, seed=seed, variants=variants), run, "full")
         return AutoModel.from_pretrained("models/full").state_dict()
 
     one, again, other = weights(0, "a"), weights(0, "b"), weights(1, "c")
     assert all(torch.equal(one[k], again[k]) for k in one)
     assert not torch.equal(one["qformer.query_tokens"], other["qformer.query_tokens"])
+    own = weights(0, "d", own_seed=1)  # the variant's
+    assert all(torch.equal(own[k], other[k]) for k in own)
 
 
 def test_the_norm_behind_the_vit_starts_plain_or_on_data(project):

@@ -49,7 +49,7 @@ def headline(params: Params, folder: Path = Path("results/metrics")) -> dict[str
     for name, variant in params.variants.items():
         data, codes = params.pretrain.dataset, params.model.codebook_size
         training = _read(folder / f"pretrain@{name}.json")
-        losses = [loss for loss, weight in vars(variant).items() if weight > 0]
+        losses = [loss for loss, weight in variant.weights.items() if weight > 0]
         lines[name] = [line for loss in losses for line in _fallen(training, loss)]
         if name in params.trained.itc and data in params.evaluate.retrieve:
             lines[name].append(_retrieval(_read(folder / f"retrieve@{name}-{data}.json")))

@@ -104,7 +104,7 @@ def objectives_of(variant: Variant, weight: bool) -> str:
 
     A variant whose other weights are not 0 or 1 is none of the paper's: its weights are told in full.
     """
-    weights = vars(variant)
+    weights = variant.weights
     name = "+".join(objective for objective, value in weights.items() if value > 0)
     plain = all(value in (0.0, 1.0) for objective, value in weights.items() if objective != "tig")
     if not plain or (not weight and variant.tig not in (0.0, 1.0)):
