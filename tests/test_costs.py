@@ -1,6 +1,9 @@
 """What a stage's record says of its costs, with Slurm and without."""
 
+import ast
 import json
+import subprocess
+import sys
 import time
 
 import pytest
@@ -40,11 +43,21 @@ def test_a_job_s_line_is_read_per_node():
 def test_efficiencies_against_what_was_given(monkeypatch):
     monkeypatch.setattr(costs, "slurm_job", lambda: costs.parse_job(JOB))
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
-    spent = costs.measure(time.monotonic() - 1e6)
+    spent = costs.measure()
     assert spent["cores"] == 2 and spent["gpus"] == 2 and spent["nodes"] == 2 and spent["queue_seconds"] == 90
-    assert spent["cpu_efficiency"] == pytest.approx(spent["cpu_seconds"] / 2e6, rel=1e-3)
+    assert spent["cpu_efficiency"] == pytest.approx(spent["cpu_seconds"] / (2 * spent["wall_seconds"]))
     assert spent["memory_efficiency"] == pytest.approx(2 * spent["peak_memory_mib"] / 12000)
     assert costs.tags() == {"device": "cpu", "gpu_type": "fake"}
+
+
+def test_processor_and_elapsed_time_are_those_of_the_whole_process():
+    """A process of one thread has no more of the one than of the other, and start-up counts in both."""
+    code = "import time; sum(range(10**7)); from stages.tracking import costs; time.sleep(1); print(costs.measure())"
+    begun = time.monotonic()
+    told = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    spent = ast.literal_eval(told)
+    assert spent["cpu_seconds"] <= spent["wall_seconds"] - 0.9
+    assert 1 < spent["wall_seconds"] <= time.monotonic() - begun + 0.1
 
 
 def test_a_slurm_that_does_not_answer_costs_nothing(monkeypatch):

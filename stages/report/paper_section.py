@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -100,19 +101,21 @@ def _chance(
     rows: Mapping[tuple[str, str], Mapping[tuple[str, ...], Cell]], columns: Sequence[tuple[str, ...]]
 ) -> list[dict[str, Any]]:
     """What chance reaches, for each of our data sets; one row for each way in which a metric is defined."""
-    found: dict[tuple[str, tuple[str, ...]], None] = {}
-    for (_, data), cells in rows.items():
+    found: dict[tuple[str, str, tuple[str, ...]], None] = {}
+    for (label, data), cells in rows.items():
+        definition = re.search("AP@K .*", label)
+        name = f"chance, {definition[0]}" if definition else "chance"
         values = tuple(
             decimals(cells[column].chance, 1) if column in cells and cells[column].chance is not None else ""
             for column in columns
         )
         if any(values):
-            found.setdefault((data, values))
+            found.setdefault((name, data, values))
     return [
         {
-            "label": "chance",
+            "label": name,
             "data": data,
             "cells": [{"value": value, "mark": "", "range": "", "note": ""} for value in values],
         }
-        for data, values in found
+        for name, data, values in found
     ]

@@ -16,6 +16,7 @@ from pathlib import Path
 from stages.tracking import provenance
 from stages.tracking.interface import state_folder
 
+STARTED = time.monotonic() - time.process_time()  # of this process: so far it has done nothing but import
 RECORDS = Path("results/runs")  # the record of each stage's execution; DVC keeps it with the results
 
 
@@ -30,8 +31,8 @@ def record_path(stage: str, outputs: Collection[str]) -> Path:
     return beside if str(beside) in outputs else RECORDS / f"{stage}.json"
 
 
-def measure(started: float) -> dict[str, float]:
-    """Costs of this process and its children since `started` (time.monotonic()).
+def measure() -> dict[str, float]:
+    """Costs of this process and its children since it started, imports included.
 
     `wall_seconds`, `cpu_seconds`, `peak_memory_mib`, `nodes`, `cores` (of this process), `gpus` (of all nodes),
     `cpu_efficiency` (cpu_seconds over wall_seconds x cores); in a Slurm job also `queue_seconds` and
@@ -39,7 +40,7 @@ def measure(started: float) -> dict[str, float]:
     """
     own, children = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     kibibyte = 1 if sys.platform == "darwin" else 1024  # bytes in one unit of ru_maxrss
-    wall = time.monotonic() - started
+    wall = time.monotonic() - STARTED
     costs = {
         "wall_seconds": wall,
         "cpu_seconds": own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime,

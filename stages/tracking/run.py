@@ -8,7 +8,6 @@ import os
 import platform
 import sys
 import threading
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -134,7 +133,6 @@ class Run(LocalRun):
         self.store = store
         self.journal = journal
         self.record_path = record_path
-        self.started = time.monotonic()
         self.warned = False
         self.stop = threading.Event()
         self.sender = threading.Thread(target=self.send_at_intervals, daemon=True, name="mlflow-sender")
@@ -177,7 +175,7 @@ class Run(LocalRun):
         about = {
             "run_id": self.journal.about["run_id"],
             "stage": self.name,
-            "costs": costs.measure(self.started),
+            "costs": costs.measure(),
         }
         about |= {"node": platform.node(), "slurm_job_id": provenance.slurm_job_id()} | costs.tags()
         write_json(self.record_path, about)
@@ -226,7 +224,7 @@ class Run(LocalRun):
             status = "FINISHED"
         else:
             status = "FAILED" if isinstance(error, Exception) else "KILLED"  # SIGTERM, SIGINT
-        spent = {f"system/{name}": value for name, value in costs.measure(self.started).items()}
+        spent = {f"system/{name}": value for name, value in costs.measure().items()}
         self.journal.append(costs=spent, tags=costs.tags())
         self.journal.append(status=status)
         sent = self.attempt(self.journal.send)
