@@ -143,12 +143,12 @@ def missing_inputs(repo) -> dict[str, list[str]]:
 
     DVC itself would fail at the stage, perhaps hours later, and name the file alone.
     """
-    missing: dict[str, list[str]] = {}
+    missing: dict[str, dict[str, None]] = {}  # a file may play several parts in one stage
     for stage in repo.index.stages:
         for dependency in stage.deps:
             if not _made_as(dependency, repo.index.outs_trie) and not dependency.exists:
-                missing.setdefault(str(dependency), []).append(stage.name)
-    return missing
+                missing.setdefault(str(dependency), {})[stage.name] = None
+    return {path: list(readers) for path, readers in missing.items()}
 
 
 def _upstream(stage, outs_trie) -> tuple[str, ...]:

@@ -39,7 +39,7 @@ def test_a_healthy_project(here, capsys):
 
 def test_an_input_that_is_not_there(here, capsys):
     (here / "dvc.yaml").write_text(
-        "stages: {prepare: {cmd: 'true', deps: [raw/metadata.csv], outs: [data]}}\n"
+        "stages: {prepare: {cmd: 'true', deps: [raw/metadata.csv, ./raw/metadata.csv], outs: [data]}}\n"
     )
     text = said(capsys)
     assert "raw/metadata.csv: not there, but prepare reads it" in text and "--check DATASET" in text
