@@ -94,9 +94,9 @@ class Generator:
 
     def check_length(self, text: str, where: str) -> None:
         """InputError, naming `where` it stands, if a prompt is empty or has more tokens than the model reads."""
-        if not text.strip():
-            raise InputError(f"{where}: the prompt is empty; say what the picture shall show")
         tokens = len(self.trained.tokenizer.encode(text, add_special_tokens=False))
+        if not tokens:  # characters that are not to be seen are none
+            raise InputError(f"{where}: the prompt is empty; say what the picture shall show")
         limit = self.trained.model.config.max_text_tokens - 2  # [CLS] and [SEP] frame it
         if tokens > limit:
             raise InputError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import inspect
+import math
 import re
 import shutil
 import sys
@@ -28,6 +29,7 @@ from stages.tracking import Run
 
 SHOWN_SAMPLES = 4  # pictures of each prompt that become PNGs
 SETS = ("unconditional", "reports", "prompts", "strips")
+SEEDS = 2**63  # from 0 on: as many as a column of integers holds
 
 
 @dataclass(frozen=True)
@@ -201,10 +203,18 @@ def draw_prompt(options: argparse.Namespace, params: Params) -> None:
         key: value for key in ("guidance", "temperature") if (value := getattr(options, key)) is not None
     }
     settings, first = Settings(**chosen), params.seed if options.seed is None else options.seed
-    if settings.temperature < 0 or first < 0:
-        raise InputError("--temperature and --seed must be at least 0")
+    for name in ("temperature", "guidance"):
+        value = getattr(settings, name)
+        if not 0 <= value < math.inf:
+            raise InputError(f"--{name}: {value} is no number of at least 0")
+    if not 0 <= first <= SEEDS - options.samples:
+        raise InputError(f"--seed: {first} is not between 0 and {SEEDS - options.samples}")
     generator = load_generator(variant)
     generator.check_length(options.prompt, "--prompt")
+    try:
+        options.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--out: {options.out} is no folder to write to ({error.strerror})") from error
     prompt = options.prompt.strip()
     name = "-".join(re.findall(r"\w+", prompt.lower()))[:60] or "prompt"
     for part in batches(options.samples, params.generate.batch_size, "draw"):

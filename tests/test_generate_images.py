@@ -179,9 +179,15 @@ def shipped_settings() -> Settings:
     [
         (["--prompt", ""], "--prompt: the prompt is empty"),
         (["--prompt", "  "], "--prompt: the prompt is empty"),
+        (["--prompt", "\u200b"], "--prompt: the prompt is empty"),  # a space that is not to be seen
         (["--prompt", "edema " * 50], "--prompt: the prompt has 50 tokens, the model reads 38; shorten"),
         (["--prompt", "edema", "--variant", "none"], "--variant: none has no image generator; .*: full"),
-        (["--prompt", "edema", "--seed", "-1"], "--seed must be at least 0"),
+        (["--prompt", "edema", "--seed", "-1"], "--seed: -1 is not between 0 and "),
+        (["--prompt", "edema", "--seed", str(2**63 - 1)], "--seed: .* is not between 0 and "),
+        (["--prompt", "edema", "--temperature", "-1"], "--temperature: -1.0 is no number of at least 0"),
+        (["--prompt", "edema", "--temperature", "nan"], "--temperature: nan is no number"),
+        (["--prompt", "edema", "--guidance", "-1"], "--guidance: -1.0 is no number of at least 0"),
+        (["--prompt", "edema", "--guidance", "inf"], "--guidance: inf is no number"),
         (["--verify", "nowhere.png"], "nowhere.png: not a readable PNG"),
     ],
 )
@@ -189,6 +195,12 @@ def test_what_a_user_can_mend(project, tmp_path, options, message):
     with pytest.raises(InputError, match=message):
         by_hand([*options, "--out", str(tmp_path / "out")])
     assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_cannot_be(project, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=r"--out: .*file/new is no folder to write to \(Not a directory\)"):
+        by_hand(["--prompt", "edema", "--out", str(tmp_path / "file/new")])
 
 
 @pytest.mark.parametrize(
@@ -248,5 +260,7 @@ def test_the_two_forms_of_the_command(project, monkeypatch, capsys):
     )
     code, text = run("--prompt", "edema")
     assert code == 2 and "--out is needed" in text.err
+    code, text = run("--prompt", "edema", "--out", "x", "--samples", "0")
+    assert code == 2 and "--samples must be at least 1" in text.err
     code, text = run()
     assert code == 2 and "variant" in text.err

@@ -29,9 +29,9 @@ def read_png(path: str | Path) -> tuple[np.ndarray, dict[str, str]]:
         with Image.open(path, formats=["PNG"]) as image:
             image.load()
             fields = {key: str(text) for key, text in image.text.items()}
-            pixels = np.asarray(image)
+            mode, pixels = image.mode, np.asarray(image)
     except (OSError, SyntaxError, ValueError) as error:
         raise InputError(f"{path}: not a readable PNG ({error})") from error
-    if pixels.dtype != np.uint8 or pixels.ndim != 2:
-        raise InputError(f"{path}: expected a picture of 8-bit grey, found {pixels.dtype} {pixels.shape}")
+    if mode != "L":  # the values of a palette's picture (P) are no grey values
+        raise InputError(f"{path}: expected a picture of 8-bit grey (L), found {mode}")
     return pixels, fields

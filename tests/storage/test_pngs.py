@@ -27,6 +27,14 @@ def test_other_files_are_refused(tmp_path):
     (tmp_path / "cut.png").write_bytes((tmp_path / "cut.png").read_bytes()[:-30])
     with pytest.raises(InputError, match="cut.png"):
         read_png(tmp_path / "cut.png")
-    Image.new("RGB", (4, 4)).save(tmp_path / "colour.png")
-    with pytest.raises(InputError, match=r"colour.png: expected a picture of 8-bit grey"):
-        read_png(tmp_path / "colour.png")
+    grey = Image.fromarray(np.arange(16, dtype=np.uint8).reshape(4, 4))
+    for name, image in {
+        "RGB": grey.convert("RGB"),
+        "P": grey.quantize(16),
+        "I;16": grey.convert("I;16"),
+    }.items():
+        image.save(tmp_path / "colour.png")
+        with pytest.raises(
+            InputError, match=rf"colour.png: expected a picture of 8-bit grey \(L\), found {name}"
+        ):
+            read_png(tmp_path / "colour.png")
