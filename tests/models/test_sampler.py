@@ -99,6 +99,12 @@ def test_codes_are_drawn_as_often_as_their_probabilities_say():
     number = int(np.searchsorted(np.cumsum(plain[order]), 0.8)) + 1  # fewest codes that hold 80 %
     kept = np.where(np.isin(np.arange(CODES), order[:number]), plain, 0)
     np.testing.assert_allclose(shares(top_p=0.8), kept / kept.sum(), atol=1e-4)
+    # one after the other: temperature, top-k, and top-p of what top-k has left
+    warm_order = np.argsort(-warm)
+    three = np.where(np.isin(np.arange(CODES), warm_order[:3]), warm, 0) / warm[warm_order[:3]].sum()
+    assert warm[warm_order[:2]].sum() < 0.85 < three[warm_order[:2]].sum()
+    two = np.where(np.isin(np.arange(CODES), warm_order[:2]), warm, 0)
+    np.testing.assert_allclose(shares(temperature=0.5, top_k=3, top_p=0.85), two / two.sum(), atol=1e-4)
     assert shares(top_p=1e-9).max() == shares(top_k=1).max() == shares(temperature=0).max() == 1
     assert (
         shares(top_p=1e-9).argmax() == shares(top_k=1).argmax() == shares(temperature=0).argmax() == order[0]
