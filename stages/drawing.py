@@ -61,7 +61,8 @@ class Generator:
         """One picture for each seed, from the text beside it; without a text if `texts` is None.
 
         The same seed, text and settings give the same pixels in a batch of any size: codes are drawn from random
-        numbers of their own, and decoded in double precision, where the order of a sum does not reach 8 bits.
+        numbers of their own, and drawn and decoded in double precision, where the order of a sum reaches neither a
+        code nor 8 bits.
         Raises InputError if there are texts and the priors take none.
         """
         import torch
@@ -159,7 +160,7 @@ def load_generator(variant: str) -> Generator:
     trained = load_trained(variant)
     from stages.models.sampler import Sampler
 
-    priors = load_priors(variant, trained)
+    priors = [prior.double() for prior in load_priors(variant, trained)]  # see `Generator.draw`
     try:
         sampler = Sampler(*priors)
     except ValueError as error:

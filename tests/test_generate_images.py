@@ -96,6 +96,14 @@ def test_batches_do_not_matter(project, tmp_path, monkeypatch):
         assert again[0].equals(table) and (again[1] == pixels).all()
 
 
+def test_codes_are_drawn_in_double_precision(project):
+    """In single precision a code hangs on how products round, and that on the size of the batch."""
+    import torch
+
+    sampler = load_generator(VARIANT).sampler
+    assert {weights.prior.dtype for weights in (sampler.top, sampler.bottom)} == {torch.float64}
+
+
 def test_every_png_says_what_it_is(project):
     params, _ = project
     paths = sorted(Path(f"data/generated/{VARIANT}").rglob("*.png"))

@@ -5,6 +5,7 @@ import pytest
 import torch
 from scipy.stats import chisquare
 
+from stages.models.network import Text
 from stages.models.sampler import Incremental, Sampler, Weights, choose, sample_codes
 from tests.models.priors import CODES, inputs, make_prior, make_text
 
@@ -66,7 +67,7 @@ def test_a_draw_is_the_slow_samplers(guidance):
 
 @pytest.mark.parametrize(("text", "guidance"), [(False, 1.0), (True, 1.0), (True, 2.0)])
 def test_a_seed_gives_the_same_codes_in_a_batch_of_any_size(text, guidance):
-    sampler = Sampler(make_prior("top", text=text, **SMALL), make_prior("bottom", text=text, **SMALL))
+    sampler = Sampler(*(make_prior(level, text=text, **SMALL).double() for level in ("top", "bottom")))
     texts, seeds = make_text(13), list(range(13))
 
     def draw(rows: list[int]) -> list[torch.Tensor]:
@@ -78,6 +79,19 @@ def test_a_seed_gives_the_same_codes_in_a_batch_of_any_size(text, guidance):
     for rows in ([12], [3, 1], [0, 1, 2, 3], [7, 6, 5, 4, 3]):
         for part, all_of_them in zip(draw(rows), whole, strict=True):
             assert torch.equal(part, all_of_them[rows])
+
+
+@torch.inference_mode()
+def test_rounding_by_the_size_of_the_batch_is_negligible_in_double_precision():
+    """At the paper's width products of other sizes round otherwise; no code may hang on it."""
+    sizes = {"channels": 256, "residual_channels": 256, "kernel": 5, "heads": 8, "blocks": 1}
+    prior = make_prior("top", text=True, **sizes).double()
+    codes, text = inputs("top", 16)["codes"], make_text(16)
+    text = Text(text.states.double(), text.mask)
+    whole = replay(prior, {"codes": codes, "text": text})
+    for rows in ([0], [1, 2], [3, 4, 5, 6], list(range(7, 16))):
+        part = replay(prior, {"codes": codes[rows], "text": Text(text.states[rows], text.mask[rows])})
+        assert (part - whole[rows]).abs().max() < 1e-12
 
 
 def test_codes_are_drawn_as_often_as_their_probabilities_say():
