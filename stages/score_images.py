@@ -27,7 +27,7 @@ AVERAGED = 10_000  # training pictures in the mean image, drawn by the seed
 JUDGED = 20_000  # training pictures that the judge learns from, drawn by the seed
 SHOWN = 16  # pictures in the grid
 FIGURE = 8  # columns of figure 3
-SETS = ("unconditional", "reports", "prompts")
+SETS = ("unconditional", "reports", "prompts", "strips")
 SCORES = Schema(
     "image scores",
     {"image_id": pl.String, "psnr": pl.Float64, "ssim": pl.Float64, "psnr_mean_image": pl.Float64},

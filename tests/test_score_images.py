@@ -20,7 +20,7 @@ from stages.tracking import LocalRun
 from tests.trained_project import DATASET, SPLITS, VARIANT, WIDTH, make_project, picture_of, report_of
 
 VIT_WIDTH = WIDTH  # what the model reads
-N_DRAWN = {"unconditional": 6, "reports": 5, "prompts": 4}
+N_DRAWN = {"unconditional": 6, "reports": 5, "prompts": 4, "strips": 2}
 
 
 @pytest.fixture
@@ -50,6 +50,7 @@ def write_set(name: str, size: int) -> None:
     """Pictures as generate_images leaves them: those of the test pictures from 17 on, a little darker."""
     source = [f"i{17 + i}" for i in range(size)] if name == "reports" else [None] * size
     prompts = {"unconditional": [None] * size, "reports": [report_of(17 + i) for i in range(size)]}
+    prompts["strips"] = ["left edema", "right edema"]
     table = pl.DataFrame(
         {
             "image_id": [f"{name}-{i}" for i in range(size)],
@@ -235,7 +236,7 @@ def test_drawn_pictures_are_scored(params, off_by_a_tenth):
 
 
 def test_priors_without_text_leave_the_unconditional_set_alone(params, off_by_a_tenth):
-    for name in ("reports", "prompts"):
+    for name in ("reports", "prompts", "strips"):
         shutil.rmtree(f"data/generated/{VARIANT}/{name}")
     metrics = run_score_images(params)
     assert "fd_vit_synthetic" in metrics

@@ -240,12 +240,24 @@ def test_drawn_pictures(results):
     assert "drawn without a text (as the paper) 1.50 1.500" in text
     assert "the finding asked for 71.4 62.4 to 80.4 13.0 5.0 to 21.0 14.3 84.3 79.3 to 89.3 56" in text
     assert "edema 62.5 32.5 to 92.5 8 99.1" in text and "samples of one prompt 0.412" in text
-    assert "drawn from prompts 19.2 3.6" in text or "drawn from prompts 19.3 3.6" in text
+    assert (
+        "real validation pictures 10.0 10.2 12.0 13.8 " in text
+        and "drawn from prompts 13.0 13.2 15.5 17.8 3.6" in text
+    )
     drawn = page[page.index('id="drawn"') : page.index('id="paper"')]
-    assert drawn.count("<img") == 4 * 3 + 6 + 3 + 6 * 2  # figure 3, prompts, a strip, pairs
+    shown = 2 * 3 + 6 + 3  # drawn pictures: two lines of figure 3, prompts, a strip
+    assert (
+        drawn.count("<img") == 2 * 3 + shown + shown + 6 * 2
+    )  # real ones of figure 3, nearest to all shown, pairs
+    near = re.findall(r"<summary>nearest training pictures</summary>(.*?)</details>", drawn)
+    distances = [re.findall(r"<small>(\d+\.\d)</small>", part) for part in near]
+    assert [" ".join(part) for part in distances] == [
+        "12.0 13.0 14.0", "11.0 12.0 13.0",  # figure 3: from reports, without a text
+        "13.0 14.0 15.0", "16.0 17.0 18.0", "14.0 15.0 16.0",  # two prompts, a strip
+    ]  # fmt: skip
     assert "There is &lt;edema&gt;." in drawn and "There is a … left effusion." in drawn
     assert [f"<small>{size}</small>" in drawn for size in ("small", "moderate", "large")] == [True] * 3
-    assert re.findall(r"<figcaption>(\d+\.\d)</figcaption>", drawn)[:3] == ["10.0", "11.0", "11.0"]
+    assert re.findall(r"<figcaption>(\d+\.\d)</figcaption>", drawn)[:3] == ["11.0", "12.0", "12.0"]
 
 
 def test_without_drawn_pictures_there_is_no_section(results):

@@ -249,9 +249,15 @@ def write_drawn_sets(folder: Path, rng: np.random.Generator) -> None:
         write_drawn(root / name, table, small[:count], SIZE)
     figure = np.vstack([np.hstack(small[:3])] * 4)
     Image.fromarray(figure).save(folder / "results/images/full/figure_3.png")
+    sets = {"validation": 5, "unconditional": 6, "reports": 5, "prompts": 6, "strips": 3}
     nearest = [
-        {"set": name, "image_id": f"{name}-{i}", "nearest_id": f"image-{i:03d}", "distance": 10.0 + i + (name == "reports")}
-        for name in ("validation", "unconditional", "reports")
-        for i in range(5)
-    ]  # fmt: skip
+        {
+            "set": name,
+            "image_id": f"{name}-{i}",
+            "nearest_id": f"image-{i:03d}",
+            "distance": 10.0 + i + number,
+        }
+        for number, (name, count) in enumerate(sets.items())
+        for i in range(count)
+    ]
     pl.DataFrame(nearest).write_parquet(folder / "results/images/full/nearest.parquet")
