@@ -42,7 +42,9 @@ def read_prompts(path: str | Path) -> Prompts:
     """
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(
+            encoding="utf-8-sig"
+        )  # Windows editors mark UTF-8 with an invisible first character
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: no readable file of prompts ({error}); {HOW}") from error
     if path.suffix == ".txt":

@@ -30,7 +30,7 @@ def test_yaml_and_text(tmp_path):
     assert found == Prompts(("one", "two"), (Strip("a {} heart", ("big", "small")),))
     assert found.texts() == ["one", "two", "a big heart", "a small heart"]
     (tmp_path / "b.yaml").write_text("- one\n- two\n")
-    (tmp_path / "b.txt").write_text("# my own\none\n\n  two\n")
+    (tmp_path / "b.txt").write_text("\ufeff# my own\none\n\n  two\n", encoding="utf-8")
     assert read_prompts(tmp_path / "b.yaml") == read_prompts(tmp_path / "b.txt") == Prompts(("one", "two"))
 
 

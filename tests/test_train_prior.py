@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from stages import train_prior as stage
+from stages.data_order import mix
 from stages.drawing import load_priors
 from stages.errors import InputError
 from stages.inference import load_trained
@@ -127,6 +128,23 @@ def test_texts_are_dropped_as_often_as_asked_and_by_no_one_else(params):
     kept = texts.read(batch, drop=True).mask.bool().any(1)
     assert 0.22 < 1 - kept.float().mean() < 0.28
     assert texts.read(batch).mask.bool().any(1).all()
+
+
+def test_a_prior_that_saw_no_text_in_training_does_not_heed_it(params):
+    """With every text dropped nothing teaches the text's weights; weight decay only shortens them."""
+
+    def weights(dropout: float) -> torch.Tensor:
+        run_stage(tiny(params, condition_dropout=dropout), "top", str(dropout))
+        prior = Prior.from_pretrained(f"models/priors/{VARIANT}-top")
+        return prior.text_reader.whole.weight.flatten()
+
+    torch.manual_seed(mix(params.seed, 0))
+    start = stage.build_prior(params, "top", load_trained(VARIANT)).text_reader.whole.weight.flatten()
+
+    def turned(found: torch.Tensor) -> bool:
+        return torch.cosine_similarity(start, found, dim=0) < 0.9999
+
+    assert turned(weights(0.0)) and not turned(weights(1.0))
 
 
 def test_a_text_reads_the_same_alone_and_among_others(params):
