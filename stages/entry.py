@@ -102,8 +102,10 @@ def command_line(
 def set_library_defaults() -> None:
     """Sets, where the user has not: threads for the cores this process may use, and `LIBRARY_DEFAULTS`."""
     cores = os.environ.get("SLURM_CPUS_PER_TASK") or str(available_cores())
-    for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "POLARS_MAX_THREADS"):
+    for variable in ("OMP_NUM_THREADS", "POLARS_MAX_THREADS"):
         os.environ.setdefault(variable, cores)
+    # Whoever asks for one thread means MKL's, too; more of them wait for each other on busy cores.
+    os.environ.setdefault("MKL_NUM_THREADS", os.environ["OMP_NUM_THREADS"])
     for variable, value in LIBRARY_DEFAULTS.items():
         os.environ.setdefault(variable, value)
 

@@ -37,6 +37,24 @@ def test_a_stage_ends_with_all_that_was_to_happen_at_its_end(project):
     assert not list(project.glob("left-*"))
 
 
+def test_threads_are_those_asked_for_or_one_a_core(monkeypatch):
+    def threads(**asked: str) -> tuple[str, ...]:
+        names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "POLARS_MAX_THREADS")
+        for name in (*names, *entry.LIBRARY_DEFAULTS, "SLURM_CPUS_PER_TASK"):
+            monkeypatch.setenv(name, "")  # so that it is as before, afterwards
+            monkeypatch.delenv(name)
+        for name, value in asked.items():
+            monkeypatch.setenv(name, value)
+        entry.set_library_defaults()
+        return tuple(os.environ[name] for name in names)
+
+    monkeypatch.setattr(entry, "available_cores", lambda: 6)
+    assert threads() == ("6", "6", "6")
+    assert threads(SLURM_CPUS_PER_TASK="4") == ("4", "4", "4")
+    assert threads(OMP_NUM_THREADS="1") == ("1", "1", "6")
+    assert threads(OMP_NUM_THREADS="1", MKL_NUM_THREADS="2") == ("1", "2", "6")
+
+
 def test_help_is_the_docstring(project):
     done = python(project, "second.py", "--help")
     assert done.returncode == 0
