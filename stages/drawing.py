@@ -13,14 +13,13 @@ import numpy as np
 
 from stages.errors import InputError
 from stages.inference import Trained, load_trained
-from stages.storage.pngs import read_png
+from stages.storage.pngs import MODEL_NAME, read_png
 
 if TYPE_CHECKING:
     from stages.models.pixelsnail import Prior
     from stages.models.sampler import Sampler
 
 LEVELS = ("top", "bottom")
-MODEL_NAME = "MedUnifier"
 
 
 @dataclass(frozen=True)
@@ -184,7 +183,7 @@ def draw_again(path: str | Path, generator: Generator | None = None) -> tuple[in
     pixels, fields = read_png(path)
     try:
         variant, seed, text = fields["variant"], int(fields["seed"]), fields["prompt"] or None
-        settings, weights = Settings(**json.loads(fields["settings"])), json.loads(fields["weights"])
+        settings, weights = Settings(**json.loads(fields["settings"])), dict(json.loads(fields["weights"]))
         if fields["model"] != MODEL_NAME:
             raise ValueError(f"model {fields['model']}")
     except (KeyError, ValueError, TypeError) as error:
@@ -198,7 +197,10 @@ def draw_again(path: str | Path, generator: Generator | None = None) -> tuple[in
             f"{path}: drawn with other weights than those in models/ ({', '.join(other)}); "
             f"restore the models that drew it (git checkout COMMIT, then dvc checkout) and try again"
         )
-    again = generator.draw(text and [text], [seed], settings).pixels[0]
+    try:
+        again = generator.draw(text and [text], [seed], settings).pixels[0]
+    except ValueError as error:
+        raise InputError(f"{path}: its fields ask for what cannot be drawn ({error})") from error
     if again.shape != pixels.shape:
         raise InputError(
             f"{path}: {pixels.shape} pixels, the model draws {again.shape}; the file was resized"

@@ -17,8 +17,8 @@ from stages.scoring.looking import Seen, looker, retrieval
 from stages.scoring.realism import NEAREST, stored
 from stages.storage.codes import read_codes
 from stages.storage.drawn import TABLE, read_drawn
-from stages.storage.files import atomic_path
 from stages.storage.images import ImageStore
+from stages.storage.pngs import MODEL_NAME, write_png
 from stages.storage.tables import PREPARED, Schema, read_table, write_table
 from stages.tracking import Run
 
@@ -33,6 +33,11 @@ SCORES = Schema(
     {"image_id": pl.String, "psnr": pl.Float64, "ssim": pl.Float64, "psnr_mean_image": pl.Float64},
     frozenset({"image_id", "psnr", "ssim", "psnr_mean_image"}),
 )
+GRID_FIELDS = {
+    "synthetic": "in part",
+    "description": "Real pictures, and pictures that a model reconstructed or drew. Not for clinical use.",
+    "model": MODEL_NAME,
+}
 VIT_NAMES = {"frechet": "fd_vit", "kernel": "kd_vit", "space": "vit"}
 INCEPTION_NAMES = {"frechet": "fid", "kernel": "kid", "space": "inception"}
 
@@ -259,16 +264,13 @@ def write_figure(path: Path, trained: Trained, store: ImageStore, test: pl.DataF
 
 def write_grid(path: Path, *lines: np.ndarray) -> None:
     """A PNG of lines of pictures, uint8 [columns, H, W] each; shorter lines are white at their end."""
-    from PIL import Image
-
     columns = max(map(len, lines))
     rows = []
     for pictures in lines:
         row = np.full((columns, *pictures.shape[1:]), 255, np.uint8)
         row[: len(pictures)] = pictures
         rows.append(np.concatenate(row, axis=1))
-    with atomic_path(path) as temporary:
-        Image.fromarray(np.concatenate(rows)).save(temporary, format="PNG")
+    write_png(path, np.concatenate(rows), GRID_FIELDS)
 
 
 def _lines(real: np.ndarray, drawn: np.ndarray, per_row: int = 8) -> list[np.ndarray]:

@@ -143,6 +143,9 @@ def test_an_edited_picture_is_found_out(project, tmp_path):
     write_png(tmp_path / "small.png", pixels[::2], fields)
     with pytest.raises(InputError, match="small.png: .* the file was resized"):
         draw_again(tmp_path / "small.png")
+    write_png(tmp_path / "settings.png", pixels, fields | {"settings": '{"temperature": -1.0}'})
+    with pytest.raises(InputError, match=r"settings.png: its fields ask for .*temperature -1.0"):
+        draw_again(tmp_path / "settings.png")
     other = json.loads(fields["weights"]) | {"prior_top": "0" * 64}
     write_png(tmp_path / "other.png", pixels, fields | {"weights": json.dumps(other)})
     with pytest.raises(InputError, match=r"other.png: drawn with other weights .*\(prior_top\)"):
@@ -246,6 +249,11 @@ def test_a_prompt_of_the_file_that_is_too_long(project, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path / "copy")
     Path("mine.yaml").write_text(f"- {'edema ' * 60}")
     with pytest.raises(InputError, match=r"mine.yaml: 'edema .*the prompt has 60 tokens"):
+        run_stage(params)
+    Path("mine.yaml").write_text(
+        f"{{prompts: [edema], strips: [{{text: 'a {{}}', words: [b, {'edema ' * 60}]}}]}}"
+    )
+    with pytest.raises(InputError, match=r"mine.yaml: 'a edema .*the prompt has 61 tokens"):
         run_stage(params)
 
 

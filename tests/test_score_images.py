@@ -16,6 +16,7 @@ from stages.metrics.image import frechet_distance
 from stages.score_images import score_images, write_grid
 from stages.storage.codes import write_codes
 from stages.storage.drawn import DRAWN, write_drawn
+from stages.storage.pngs import read_png
 from stages.tracking import LocalRun
 from tests.trained_project import DATASET, SPLITS, VARIANT, WIDTH, make_project, picture_of, report_of
 
@@ -211,6 +212,8 @@ def test_grid_pads_shorter_lines(tmp_path):
     assert grid.shape == (8, 15)
     assert [grid[row, 0] for row in (0, 4)] == [0, 9]
     assert (grid[4:, 10:] == 255).all()
+    _, fields = read_png(tmp_path / "grid.png")
+    assert (fields["synthetic"], fields["model"]) == ("in part", "MedUnifier")
 
 
 def test_drawn_pictures_are_scored(params, off_by_a_tenth):

@@ -8,6 +8,8 @@ import numpy as np
 from stages.errors import InputError
 from stages.storage.files import atomic_path
 
+MODEL_NAME = "MedUnifier"  # the field `model`
+
 
 def write_png(path: str | Path, pixels: np.ndarray, fields: Mapping[str, str]) -> None:
     """Write a picture, uint8 [H, W], atomically, with text fields (UTF-8, PNG's iTXt) in it."""

@@ -1,12 +1,16 @@
 """The prior's network: what each position may depend on, and what conditions it."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
 from stages.models.network import Text
-from stages.models.pixelsnail import CausalConv, Prior
+from stages.models.pixelsnail import CausalConv, Prior, PriorConfig
+from stages.params import load_params
 from tests.models.priors import inputs, make_prior
 
+REPO = Path(__file__).resolve().parents[2]
 SMALL = {"residual_blocks": 1, "channels": 8, "residual_channels": 4}
 
 
@@ -120,6 +124,25 @@ def test_what_does_not_fit_is_refused():
         make_prior("top", kernel=4)
     with pytest.raises(ValueError, match="multiple of the heads"):
         make_prior("top", heads=3)
+
+
+def test_the_preset_paper_has_the_sizes_of_the_release():
+    """Those are the defaults; the bottom level has no causal attention."""
+    prior = load_params(REPO / "workflow/presets/paper.yaml").prior
+    assert prior.condition == "none" and prior.top_blocks == PriorConfig().top_blocks
+    for level, attention in ((prior.top, True), (prior.bottom, False)):
+        config = PriorConfig(attention=attention)
+        for name in (
+            "channels",
+            "kernel",
+            "blocks",
+            "residual_blocks",
+            "residual_channels",
+            "attention",
+            "heads",
+            "dropout",
+        ):
+            assert getattr(level, name) == getattr(config, name)
 
 
 def test_saved_and_loaded_it_is_the_same(tmp_path):
