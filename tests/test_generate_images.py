@@ -90,7 +90,10 @@ def test_batches_do_not_matter(project, tmp_path, monkeypatch):
     before = {name: drawn(name) for name in stage.SETS}
     shutil.copytree(".", tmp_path / "copy")
     monkeypatch.chdir(tmp_path / "copy")
+    monkeypatch.setattr(stage, "SHOWN_SAMPLES", 1)
     run_stage(dataclasses.replace(params, generate=dataclasses.replace(params.generate, batch_size=5)))
+    shown = sorted(path.stem for path in Path(f"data/generated/{VARIANT}/prompts/shown").iterdir())
+    assert shown == ["prompts-00000", "prompts-00002"]  # one of each prompt's two
     for name, (table, pixels) in before.items():
         again = drawn(name)
         assert again[0].equals(table) and (again[1] == pixels).all()

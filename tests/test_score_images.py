@@ -12,8 +12,10 @@ from PIL import Image
 from stages import score_images as stage
 from stages.errors import InputError
 from stages.inference import load_trained
-from stages.metrics.image import frechet_distance
+from stages.metrics import judge
+from stages.metrics.image import frechet_distance, thumbnails
 from stages.score_images import score_images, write_grid
+from stages.scoring import fidelity
 from stages.storage.codes import write_codes
 from stages.storage.drawn import DRAWN, write_drawn
 from stages.storage.pngs import read_png
@@ -236,6 +238,45 @@ def test_drawn_pictures_are_scored(params, off_by_a_tenth):
     for line, shift in enumerate((0, 25.5, -3, -3)):  # real, reconstructed, from reports, from nothing
         found = figure[line * 224 : (line + 1) * 224, 224:448].astype(float)
         assert np.abs(found - picture_of(18) - shift).max() <= 1
+
+
+def test_the_judge_learns_from_training_pictures_and_looks_at_those_of_the_prompts(
+    params, off_by_a_tenth, monkeypatch
+):
+    """The functions themselves are tested in scoring/test_fidelity.py; here: what they are given."""
+    given = {}
+
+    def spy(name):
+        original = getattr(fidelity, name)
+
+        def call(*arguments):
+            given[name] = arguments
+            return original(*arguments)
+
+        monkeypatch.setattr(fidelity, name, call)
+
+    monkeypatch.setattr(judge, "FEWEST", 2)
+    for name in ("judge_of", "judge_itself", "prompt_fidelity", "report_fidelity"):
+        spy(name)
+    metrics = run_score_images(params)
+
+    def small(numbers, shift=0):
+        return thumbnails(np.stack([picture_of(n) - np.uint8(shift) for n in numbers]))
+
+    train, pictures = given["judge_of"]
+    assert train["image_id"].to_list() == [f"i{n:02}" for n in range(12)]
+    assert (pictures == small(range(12))).all()
+    _, test, pictures, *_ = given["judge_itself"]
+    assert test["image_id"].to_list() == [f"i{n}" for n in range(16, 24)]
+    assert (pictures == small(range(16, 24))).all()
+    _, asked, drawn, without, _ = given["prompt_fidelity"]
+    assert asked.rows.tolist() == [0, 1, 2, 3] and (drawn == small(range(17, 21), 3)).all()
+    assert (without == small(range(17, 23), 3)).all()
+    _, sources, drawn, _ = given["report_fidelity"]
+    assert sources["report"].to_list() == [report_of(n) for n in range(17, 22)]
+    assert (drawn == small(range(17, 22), 3)).all()
+    assert metrics["prompts_judged"] == metrics["prompt_fidelity_n"] == 4 and metrics["judge_accuracy_n"] == 8
+    assert metrics["judge_auroc_n"] == 8 and metrics["report_fidelity_auroc_n"] == 5
 
 
 def test_priors_without_text_leave_the_unconditional_set_alone(params, off_by_a_tenth):
