@@ -2,8 +2,8 @@
 
 FOLDER is the project folder of a finished demo, whose phantom pictures and features are used. Of the image objective
 (TIG) alone, from the same start, for the same steps on the same pictures, once for each seed: a model whose decoder
-tapers as the preset `paper` has it, (768, 384, 192, 96) channels, and one with the release's (2304, 4608, 4608, 2304),
-both divided by `--divide` (undivided, a step of the release's takes 90 s for each picture on a core). Told are PSNR and
+tapers as the preset `paper` has it, (1536, 768, 384, 192) channels and the shortcut, and one with the release's (2304,
+4608, 4608, 2304), all channels divided by `--divide` (undivided, a step of the release's takes 90 s for each picture on a core). Told are PSNR and
 SSIM of the reconstructed validation pictures, and the arithmetic of a picture through each decoder. `--save` writes
 benchmarks/results/decoder-DATE.json. The exit code is 1 if the tapered one is worse in the mean over seeds.
 """
@@ -15,6 +15,7 @@ import os
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -36,15 +37,18 @@ WEIGHTS = {"itc": 0.0, "itm": 0.0, "itg": 0.0, "tig": 1.0}
 SCORED = 128  # validation pictures
 
 
-def channels(preset: str, divide: int) -> tuple[int, ...]:
-    """The decoder's channels in a preset, divided."""
+def decoder_of(preset: str, divide: int) -> dict[str, Any]:
+    """What a preset's decoder is made of, its channels divided."""
     model = read_yaml(REPO / "workflow/presets" / f"{preset}.yaml")["model"]
-    return tuple(width // divide for width in model["decoder_channels"])
+    return {
+        "decoder_channels": tuple(width // divide for width in model["decoder_channels"]),
+        "decoder_shortcut": model["decoder_shortcut"],
+    }
 
 
-def trained(params: Params, decoder: tuple[int, ...], steps: int, seed: int) -> dict[str, float]:
+def trained(params: Params, decoder: dict[str, Any], steps: int, seed: int) -> dict[str, float]:
     """PSNR (dB) and SSIM, means over validation pictures, and GFLOP of decoding one, after training from scratch."""
-    params = dataclasses.replace(params, model=dataclasses.replace(params.model, decoder_channels=decoder))
+    params = dataclasses.replace(params, model=dataclasses.replace(params.model, **decoder))
     tokenizer = load_tokenizer("models/tokenizer")
     pairs, held_out = Pairs(params, tokenizer, "train"), Pairs(params, tokenizer, "validate")
     torch.manual_seed(mix(seed, 0))
@@ -109,14 +113,14 @@ def main() -> int:
     os.chdir(arguments.folder)
     params = load_params()
     decoders = {
-        "tapered": channels("paper", arguments.divide),
-        "release": channels("release", arguments.divide),
+        "tapered": decoder_of("paper", arguments.divide),
+        "release": decoder_of("release", arguments.divide),
     }
     found = {name: [] for name in decoders}
     for seed in arguments.seeds:
-        for name, widths in decoders.items():
-            found[name].append(trained(params, widths, arguments.steps, seed))
-            print(f"seed {seed}, {name} {widths}: {found[name][-1]}", flush=True)
+        for name, decoder in decoders.items():
+            found[name].append(trained(params, decoder, arguments.steps, seed))
+            print(f"seed {seed}, {name} {decoder}: {found[name][-1]}", flush=True)
     means = {
         name: {key: float(np.mean([run[key] for run in runs])) for key in runs[0]}
         for name, runs in found.items()
@@ -124,7 +128,7 @@ def main() -> int:
     print(json.dumps(means, indent=1))
     if arguments.save:
         command = f"python -m benchmarks.decoder FOLDER --divide {arguments.divide} --steps {arguments.steps} --save"
-        about = {"channels": decoders, "steps": arguments.steps, "seeds": arguments.seeds, "pictures": SCORED}
+        about = {"decoders": decoders, "steps": arguments.steps, "seeds": arguments.seeds, "pictures": SCORED}
         records.save("decoder", command, about | {"each": found, "means": means})
     worse = [key for key in ("psnr", "ssim") if means["tapered"][key] < means["release"][key]]
     print(

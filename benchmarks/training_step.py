@@ -1,19 +1,19 @@
-"""One training step at the paper's shapes, ours beside the release's: `python -m benchmarks.training_step PART FILE`.
+"""One training step at the paper's shapes, ours beside the release's: `python -m benchmarks.training_step [--save]`.
 
 Shapes: 257 x 1408 features, 32 queries, 12 blocks of 768, reports of 95 tokens, targets of 3 x 224 x 224, float32,
 random weights. Ours is the preset `paper` and reads cached features. The release is the preset `release` run by the
 same code: its ViT-g sees each picture in each step, its decoder has 741 M parameters, and every text has 95 tokens
 (padding would cost our code nothing, so the texts themselves are that long).
 
-    ours FILE      our whole step, with reports of 95 tokens and of 60 on average
-    vit FILE       the release in parts, as its whole step does not fit a small machine's memory: the ViT,
-    rest FILE      all but the ViT and the bottom decoder,
-    decoder FILE   the bottom decoder (minutes)
-    memory FILE    bytes kept for the backward pass, per picture, and what fits 80 GB
-    report FILE    medians and ratios; with --save to benchmarks/results/training_step-DATE.json
+    ours      our whole step, with reports of 95 tokens and of 60 on average
+    vit       the release in parts, as its whole step does not fit a small machine's memory: the ViT,
+    rest      all but the ViT and the bottom decoder,
+    decoder   the bottom decoder (minutes)
+    memory    bytes kept for the backward pass, per picture, and what fits 80 GB
 
-Each call adds one repetition to FILE. Times are processor time of one thread, so that other work on the machine
-matters little. A step is forward pass, backward pass and AdamW: per picture, AdamW's time over the batch size. The
+The parts take turns, each in a process of its own, for five repetitions (half an hour); told are medians and their
+ratios, and kept with --save in benchmarks/results/training_step-DATE.json. Times are processor time of one thread, so
+that other work on the machine matters little. A step is forward pass, backward pass and AdamW: per picture, AdamW's time over the batch size. The
 depth of the model in `memory` is extrapolated from two shallow ones. On a graphics card: benchmarks/cuda_step.py.
 """
 
@@ -22,6 +22,7 @@ import datetime
 import json
 import platform
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -157,7 +158,9 @@ def decoder(note: Callable[[str, float], None]) -> None:
     """The release's bottom decoder: forward and backward of one picture; AdamW per step."""
     c = config("release")
     with torch.device("meta"):
-        model = ImageDecoder(3 * c.code_width, tuple(c.decoder_channels), c.image_channels, c.decoder_norm)
+        model = ImageDecoder(
+            3 * c.code_width, tuple(c.decoder_channels), c.image_channels, c.decoder_norm, c.decoder_shortcut
+        )
     model.to_empty(device="cpu").train()
     for x in [*model.parameters(), *model.buffers()]:
         x.data.copy_(
@@ -211,7 +214,13 @@ def kept_per_picture(preset: str, lengths: tuple[int, int]) -> float:
     width = c.code_width * (1 if c.bottom_latents == "joined" else 2)
     found = []
     with FakeTensorMode():  # shapes alone: the release's decoder would take minutes
-        fake = ImageDecoder(c.code_width + width, tuple(c.decoder_channels), c.image_channels, c.decoder_norm)
+        fake = ImageDecoder(
+            c.code_width + width,
+            tuple(c.decoder_channels),
+            c.image_channels,
+            c.decoder_norm,
+            c.decoder_shortcut,
+        )
         for n in (1, 2):
             maps = [torch.empty(n, w, 16, 16, requires_grad=True) for w in (c.code_width, width)]
             with Kept(fake) as kept, torch.autocast("cpu", torch.bfloat16):
@@ -284,45 +293,53 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("action", choices=(*PARTS, "memory", "report"))
-    parser.add_argument("file", type=Path, nargs="?", default=Path("training_step.json"))
+    parser.add_argument("--repetitions", type=int, default=5, help="of every part, in turn (5)")
     parser.add_argument(
         "--save", action="store_true", help="write benchmarks/results/training_step-DATE.json"
     )
+    parser.add_argument("--part", choices=(*PARTS, "memory"), help="this alone, told as JSON")
     arguments = parser.parse_args()
-    path = arguments.file
-    found = json.loads(path.read_text()) if path.exists() else {"samples": {}, "memory": {}}
-    if arguments.action == "report":
-        report(found, arguments.save)
+    if arguments.part:
+        print(json.dumps(measured(arguments.part)))
         return 0
-
-    def note(name: str, value: float) -> None:
-        print(f"{name:<24} {value:8.2f}", flush=True)
-        found["samples"].setdefault(name, []).append(value)
-        path.write_text(json.dumps(found, indent=1))
-
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    if arguments.action == "memory":
-        found["memory"] = memory()
-        path.write_text(json.dumps(found, indent=1))
-        print(json.dumps(found["memory"], indent=1))
-    else:
-        PARTS[arguments.action](note)
+    samples: dict[str, list[float]] = {}
+    for _ in range(arguments.repetitions):
+        for part in PARTS:
+            for name, value in in_a_process(part).items():
+                print(f"{name:<24} {value:8.2f}", flush=True)
+                samples.setdefault(name, []).append(value)
+    report(samples, in_a_process("memory"), arguments.save)
     return 0
 
 
-def report(found: dict[str, Any], save: bool) -> None:
+def in_a_process(part: str) -> dict[str, float]:
+    """What a process of its own measures: what one part leaves in memory does not burden the next."""
+    command = [sys.executable, "-m", "benchmarks.training_step", "--part", part]
+    return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, cwd=REPO).stdout)
+
+
+def measured(part: str) -> dict[str, float]:
+    """One repetition of a part, or `memory`."""
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    if part == "memory":
+        return memory()
+    found: dict[str, float] = {}
+    PARTS[part](found.__setitem__)
+    return found
+
+
+def report(samples: dict[str, list[float]], memory: dict[str, float], save: bool) -> None:
     """Print the figures, and write them to benchmarks/results/."""
     record = {
-        "command": "python -m benchmarks.training_step PART FILE (several times each), memory FILE, report FILE --save",
+        "command": "python -m benchmarks.training_step --save",
         "date": datetime.date.today().isoformat(),
         "threads": 1,
         "python": platform.python_version(),
         "torch": version("torch"),
-        "repetitions": {name: len(values) for name, values in found["samples"].items()},
-        "core_seconds": {name: float(f"{value:.4g}") for name, value in summary(found["samples"]).items()},
-        "memory": {name: float(f"{value:.4g}") for name, value in found["memory"].items()},
+        "repetitions": {name: len(values) for name, values in samples.items()},
+        "core_seconds": {name: float(f"{value:.4g}") for name, value in summary(samples).items()},
+        "memory": {name: float(f"{value:.4g}") for name, value in memory.items()},
     }
     text = json.dumps(record, indent=1)
     print(text)

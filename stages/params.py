@@ -126,6 +126,7 @@ class Model:
     bottom_latents: str
     decoder_channels: tuple[int, ...]
     decoder_norm: str
+    decoder_shortcut: bool
     image_channels: int
 
 

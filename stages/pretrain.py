@@ -241,6 +241,7 @@ def build_model(params: Params, tokenizer, features: Features, run: Run) -> "Med
             bottom_latents=m.bottom_latents,
             decoder_channels=m.decoder_channels,
             decoder_norm=m.decoder_norm,
+            decoder_shortcut=m.decoder_shortcut,
             image_channels=m.image_channels,
             pad_token_id=tokenizer.pad_token_id,
             cls_token_id=tokenizer.cls_token_id,

@@ -16,7 +16,7 @@ class MedUnifierConfig(PreTrainedConfig):
         temperature_range: where it is kept; None: anywhere. negatives: `global` or `local` (of one process alone).
         equal_reports: of two pairs, in ITM: `apart`, no negatives of each other, or `negatives`.
         codebook_size, codebook_start, code_width, adapter, adapter_blocks, bottom_latents, decoder_channels,
-        decoder_norm, image_channels: see `ImageGenerator`.
+        decoder_norm, decoder_shortcut, image_channels: see `ImageGenerator`.
         codebook_weight, commitment: of the two terms of Eq. 23 behind the squared error.
         decode_token_id: [DEC].
         vision: the frozen ViT whose tokens it was trained on: `model, revision, skip_last_blocks, checksum` of the
@@ -49,8 +49,9 @@ class MedUnifierConfig(PreTrainedConfig):
     adapter: str = "unit_length"
     adapter_blocks: int = 1
     bottom_latents: str = "joined"
-    decoder_channels: tuple[int, ...] | list[int] = (768, 384, 192, 96)
+    decoder_channels: tuple[int, ...] | list[int] = (1536, 768, 384, 192)
     decoder_norm: str = "group"
+    decoder_shortcut: bool = True
     image_channels: int = 3
     pad_token_id: int = 0
     cls_token_id: int = 2

@@ -28,14 +28,17 @@ class Generated(NamedTuple):
 
 
 class Norm2d(nn.GroupNorm):
-    """GroupNorm with at most 8 groups.
+    """GroupNorm with at most 8 groups, of 8 channels or more unless there are fewer in all.
 
     Stands in for the paper's BatchNorm (`decoder_norm: batch` brings that back): it is the same in
-    training and evaluation, for any batch size, and for any split of a batch over processes.
+    training and evaluation, for any batch size, and for any split of a batch over processes. A group of one
+    channel would take its mean, and with it how bright the picture is there, out of each channel.
     """
 
     def __init__(self, channels: int):
-        super().__init__(next(g for g in (8, 4, 2, 1) if channels % g == 0), channels)
+        super().__init__(
+            next((g for g in (8, 4, 2) if channels % g == 0 and channels // g >= 8), 1), channels
+        )
 
 
 class BatchNorm2d(nn.BatchNorm2d):
@@ -128,29 +131,44 @@ class ImageDecoder(nn.Module):
     """D of Eq. 22: latents of both levels -> picture.
 
     Four doublings of 16 give 256, not 224, so a 3 x 3 convolution without padding comes first
-    (16 -> 14, and 14 x 16 = 224), as in the authors' code. Tapering channels (768, 384, 192, 96) take 10 GFLOP
+    (16 -> 14, and 14 x 16 = 224), as in the authors' code. Tapering channels (1536, 768, 384, 192) take 35 GFLOP
     for a picture; the release's (2304, 4608, 4608, 2304) take 1690.
+
+    Tapered doublings alone reconstruct worse than the release's: all that a picture shows has to pass layers of few
+    channels. So each place of the 14 x 14 map also adds a patch of 32 x 32 pixels, twice its own size, to the picture,
+    linearly: what is coarse takes this shortcut, and the doublings add what is fine (benchmarks/decoder.py).
 
     Args:
         source: channels of both levels together. channels: channels that enter each of the four doublings.
-        image_channels: 1 or 3. norm: see `norm2d`.
+        image_channels: 1 or 3. norm: see `norm2d`. shortcut: whether there is one.
     """
 
-    def __init__(self, source: int, channels: tuple[int, ...], image_channels: int, norm: str):
+    def __init__(
+        self, source: int, channels: tuple[int, ...], image_channels: int, norm: str, shortcut: bool
+    ):
         super().__init__()
         self.enter = nn.Conv2d(source, channels[0], 3)
         self.residual = ResidualBlock(channels[0])
         self.up = nn.Sequential(*(Up(a, b, norm) for a, b in itertools.pairwise(channels)))
         self.leave = nn.ConvTranspose2d(channels[-1], image_channels, 4, stride=2, padding=1)
+        self.shortcut = (
+            nn.ConvTranspose2d(channels[0], image_channels, 32, stride=16, padding=8, bias=False)
+            if shortcut
+            else None
+        )
         with (
             torch.no_grad()
         ):  # the first pictures are an even mid grey, not noise of many times their contrast
             self.leave.weight.mul_(0.1)
             self.leave.bias.fill_(0.5)
+            if shortcut:
+                self.shortcut.weight.mul_(0.1)
 
     def forward(self, top: torch.Tensor, bottom: torch.Tensor) -> torch.Tensor:
         """top (B, C, 16, 16), already doubled, and bottom (B, C', 16, 16) -> (B, image channels, 224, 224)."""
-        return self.leave(self.up(self.residual(self.enter(torch.cat([top, bottom], 1)))))
+        x = self.residual(self.enter(torch.cat([top, bottom], 1)))
+        images = self.leave(self.up(x))
+        return images if self.shortcut is None else images + self.shortcut(x)
 
 
 class ImageGenerator(nn.Module):
@@ -165,7 +183,7 @@ class ImageGenerator(nn.Module):
         adapter, adapter_blocks: see `LatentAdapter`.
         bottom_latents: how the doubled top's latents meet the bottom's: `joined` by a 1 x 1 convolution into C
             channels; `concatenated` to 2 C, the width of the bottom's codes then (release).
-        decoder_channels, image_channels, norm: see `ImageDecoder`.
+        decoder_channels, image_channels, norm, decoder_shortcut: see `ImageDecoder`.
     """
 
     def __init__(
@@ -180,6 +198,7 @@ class ImageGenerator(nn.Module):
         decoder_channels: tuple[int, ...],
         image_channels: int,
         norm: str = "group",
+        decoder_shortcut: bool = True,
         adapter: str = "unit_length",
         adapter_blocks: int = 1,
         bottom_latents: str = "joined",
@@ -208,7 +227,9 @@ class ImageGenerator(nn.Module):
         self.join = nn.Conv2d(2 * code_width, code_width, 1) if joined else nn.Identity()
         self.normalise = unit_length if normed else nn.Identity()
         self.bottom_quantizer = Quantizer(codebook_size, bottom_width, start=codebook_start)
-        self.decoder = ImageDecoder(code_width + bottom_width, decoder_channels, image_channels, norm)
+        self.decoder = ImageDecoder(
+            code_width + bottom_width, decoder_channels, image_channels, norm, decoder_shortcut
+        )
 
     def forward(self, queries: torch.Tensor, patches: torch.Tensor, text: torch.Tensor) -> Generated:
         """Query outputs (B, Q, W), patch tokens (B, patches, vision width), text [CLS] (B, W) -> reconstruction."""

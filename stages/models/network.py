@@ -104,6 +104,7 @@ class MedUnifierNetwork(nn.Module):
             decoder_channels=tuple(c.decoder_channels),
             image_channels=c.image_channels,
             norm=c.decoder_norm,
+            decoder_shortcut=c.decoder_shortcut,
             adapter=c.adapter,
             adapter_blocks=c.adapter_blocks,
             bottom_latents=c.bottom_latents,

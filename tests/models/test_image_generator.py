@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from stages.models.image_generator import ImageDecoder, ImageGenerator
+from stages.models.image_generator import ImageDecoder, ImageGenerator, Norm2d
 from stages.models.quantizer import Quantizer
 
 
@@ -107,16 +107,46 @@ def test_bottom_codes_depend_on_text_and_on_the_top():
     [((2304, 4608, 4608, 2304), 727, 1686), ((768, 384, 192, 96), 17, 10)],
 )
 def test_arithmetic_of_the_decoders_is_that_of_method_md(channels, million_parameters, gflop):
-    """`release` and `paper`; the reference counts the convolutions without the residual block."""
+    """The reference counts the convolutions without the residual block, and its decoders have no shortcut."""
     with torch.device("meta"), FlopCounterMode(display=False) as counter:
         source = 2304 if channels[0] == 2304 else 1536
-        decoder = ImageDecoder(source, channels, 3, "batch")
+        decoder = ImageDecoder(source, channels, 3, "batch", shortcut=False)
         residual = sum(p.numel() for p in decoder.residual.parameters())
         assert decoder(torch.empty(1, 768, 16, 16), torch.empty(1, source - 768, 16, 16)).shape[-1] == 224
     parameters = sum(p.numel() for p in decoder.parameters()) - residual
     assert parameters / 1e6 == pytest.approx(million_parameters, rel=0.02)
     flop = counter.get_total_flops() - 2 * 14 * 14 * residual
     assert flop / 1e9 == pytest.approx(gflop, rel=0.02)
+
+
+def test_the_shortcut_adds_a_patch_of_32_pixels_around_each_place_of_the_map():
+    """Against a sum over places, pixel by pixel."""
+    torch.manual_seed(0)
+    with_shortcut = ImageDecoder(4, (8, 8, 8, 8), 2, "group", shortcut=True).eval()
+    without = ImageDecoder(4, (8, 8, 8, 8), 2, "group", shortcut=False).eval()
+    without.load_state_dict(
+        {k: v for k, v in with_shortcut.state_dict().items() if not k.startswith("shortcut")}
+    )
+    top, bottom = torch.randn(1, 2, 16, 16), torch.randn(1, 2, 16, 16)
+    with torch.no_grad():
+        found = with_shortcut(top, bottom) - without(top, bottom)
+        x = without.residual(without.enter(torch.cat([top, bottom], 1)))
+    patches = with_shortcut.shortcut.weight.detach()  # (channels, image channels, 32, 32)
+    expected = torch.zeros(2, 224 + 16, 224 + 16)  # 8 pixels more on each side, cut off at the end
+    for i, j in np.ndindex(14, 14):
+        place = expected[:, 16 * i : 16 * i + 32, 16 * j : 16 * j + 32]
+        place += torch.einsum("c,cohw->ohw", x[0, :, i, j], patches)
+    torch.testing.assert_close(found[0], expected[:, 8:-8, 8:-8], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("channels", [4, 8, 12, 16, 24, 48, 96, 384])
+def test_norm_keeps_what_channels_tell_of_brightness(channels):
+    """Each channel normalised alone would have mean 0, however bright the picture is there."""
+    torch.manual_seed(0)
+    norm = Norm2d(channels)
+    x = torch.randn(2, channels, 5, 5) + torch.arange(channels)[:, None, None]
+    assert norm(x).mean((2, 3)).std(1).min() > 0.5
+    assert channels < 64 or norm.num_groups == 8
 
 
 def test_choices_of_the_release():
@@ -128,6 +158,7 @@ def test_choices_of_the_release():
         codebook_start="uniform",
         norm="batch",
         decoder_channels=(24, 48, 48, 24),
+        decoder_shortcut=False,
     ).train()
     inputs = torch.randn(2, 32, 12), torch.randn(2, 256, 10), torch.randn(2, 12)
     assert (model.top_adapter(inputs[0]) >= 0).all()
