@@ -14,6 +14,7 @@ from tqdm import tqdm
 from stages.cores import available_cores
 from stages.datasets.phantom import chexpert_layout, covidx_layout, rsna_layout, siim_layout
 from stages.datasets.phantom.damage import damage, damage_pictures
+from stages.datasets.phantom.grid import sheet, study_tiles
 from stages.datasets.phantom.mimic_layout import MimicWriter
 from stages.datasets.phantom.stand_in_vit import write_vit
 from stages.datasets.phantom.studies import Study, make_patient
@@ -22,6 +23,8 @@ from stages.params import Params, Simulate
 from stages.tracking import Run
 
 ROOT = Path("data/simulated")
+SHEET = "phantoms.png"  # below ROOT
+SHOWN = 10  # pictures on it
 POOL_FROM = 200  # pictures and patients; below, starting a pool takes longer than it saves
 COPIES = {  # a key of simulate.copies -> what draws and writes the phantom in that layout
     "chexpert": chexpert_layout,
@@ -36,6 +39,7 @@ vit/            a small untrained ViT (transformers format) that stands in for d
 mimic-cxr-jpg/  radiographs and index files in the layout of MIMIC-CXR-JPG 2.0.0
 mimic-cxr/      their reports, in the layout of MIMIC-CXR 2.0.0
 truth.parquet   what each picture of the two shows: severity (0 to 3), side and zone of each finding
+phantoms.png    the first of these pictures at a glance
 
 CheXpert-v1.0-small/, rsna-pneumonia/, siim-acr-pneumothorax/, covidx/
                 radiographs in the layouts of these data sets, other phantoms than the above. Boxes and run
@@ -50,7 +54,8 @@ def simulate(params: Params, run: Run) -> None:
     """Draw the phantom radiographs, write their reports, and seed the stand-in ViT.
 
     Reads nothing but parameters: seed, simulate. Writes data/simulated (see the README.md there). With
-    simulate.patients and all of simulate.copies 0 only the ViT is made.
+    simulate.patients and all of simulate.copies 0 only the ViT is made. MLflow is given the first pictures of the
+    MIMIC copy on one sheet; without patients there is none.
     """
     settings = params.simulate
     partial_root = ROOT.with_name(f".{ROOT.name}.partial")
@@ -74,14 +79,20 @@ def simulate(params: Params, run: Run) -> None:
     run.say(", ".join(f"{metrics.get(name, 0)} {name}" for name in ("patients", "studies", "images")))
     run.say(", ".join(f"{images} pictures as {name}" for name, images in copies.items()) or "no copies")
     os.replace(partial_root, ROOT)
+    if settings.patients:
+        run.artifact(ROOT / SHEET)
 
 
 def write_mimic(mapped: Callable, root: Path, settings: Simulate, seed: int) -> dict[str, int]:
-    """Draw the patients of the MIMIC copy and write them below `root`; returns the counts."""
+    """Draw the patients of the MIMIC copy and write them and their SHEET below `root`; returns the counts."""
     writer = MimicWriter(root, settings.patients, settings.image_size, seed)
+    shown = []
     patients = make_patients(mapped, seed, settings.patients, settings.image_size)
     for studies in progress(patients, settings.patients, "phantom patients", "patient"):
         writer.add_patient(studies)
+        if len(shown) < SHOWN:
+            shown += study_tiles(studies)
+    sheet(shown[:SHOWN]).save(root / SHEET, optimize=True)
     writer.write_indexes()
     return writer.counts | damage(writer.images, writer.reports, seed)
 

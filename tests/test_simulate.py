@@ -1,17 +1,21 @@
 """The stage `simulate` and its stand-in ViT."""
 
 import dataclasses
+import io
 import json
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import stages.simulate
 from stages.datasets import find_layout
 from stages.datasets.images import UnreadableImage, decode_image
 from stages.datasets.phantom.damage import damage_pictures
+from stages.datasets.phantom.findings import Finding
+from stages.datasets.phantom.grid import CAPTION, caption
 from stages.datasets.phantom.stand_in_vit import patch_kernel, position_code, write_vit
 from stages.datasets.rejects import Selection
 from stages.datasets.rules import select_pictures
@@ -23,12 +27,24 @@ REPO = Path(__file__).resolve().parents[1]
 VIT = SimpleNamespace(width=192, layers=2, heads=3, patch_size=14)
 
 
-def run(patients: int, seed: int = 0, copies: int = 0) -> dict[str, float]:
+class Noting(LocalRun):
+    """Keeps what MLflow would be given to show."""
+
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        self.artifacts = []
+
+    def record(self, **entry):
+        if "artifact" in entry:
+            self.artifacts.append(entry["artifact"])
+
+
+def run(patients: int, seed: int = 0, copies: int = 0, report: LocalRun | None = None) -> dict[str, float]:
     settings = SimpleNamespace(
         patients=patients, image_size=48, vit=VIT, copies=Copies(copies, copies, copies, copies)
     )
     params = SimpleNamespace(seed=seed, simulate=settings)
-    simulate(params, LocalRun("simulate", "metrics"))
+    simulate(params, report or LocalRun("simulate", "metrics"))
     return json.loads(Path("metrics/simulate.json").read_text())
 
 
@@ -43,7 +59,7 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(tmp_path, mo
     metrics = run(30)
     assert tree(ROOT) == first
     assert not list(ROOT.parent.glob(".*"))  # nothing half-written is left
-    assert {"vit", "mimic-cxr", "mimic-cxr-jpg", "truth.parquet", "README.md"} == {
+    assert {"vit", "mimic-cxr", "mimic-cxr-jpg", "truth.parquet", "phantoms.png", "README.md"} == {
         p.name for p in ROOT.iterdir()
     }
     assert metrics["patients"] == 30 and metrics["images_frontal"] <= metrics["images"]
@@ -119,8 +135,39 @@ def test_every_copy_is_read_by_the_adapter_that_the_demo_names(tmp_path, monkeyp
 
 def test_without_patients_only_the_vit_is_made(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert run(0) == {"patients": 0}
+    noting = Noting("simulate", "metrics")
+    assert run(0, report=noting) == {"patients": 0} and noting.artifacts == []
     assert {path.name for path in ROOT.iterdir()} == {"vit", "README.md"}
+
+
+def test_the_sheet_in_mlflow_shows_the_first_pictures_written(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    noting = Noting("simulate", "metrics")
+    run(8, report=noting)
+    assert noting.artifacts == [ROOT / "phantoms.png"]
+    found = Image.open(ROOT / "phantoms.png").convert("L")
+    assert found.size == (5 * 224, 2 * (224 + CAPTION))
+    written = {path.read_bytes() for path in ROOT.rglob("*.jpg")}
+    studies = [study for patient in make_patients(map, 0, 8, 48) for study in patient]
+    first = [(study, picture) for study in studies for picture in study.pictures][:10]
+    assert {picture.jpg for _, picture in first} <= written
+    films = [np.asarray(Image.open(io.BytesIO(picture.jpg)), float) for _, picture in first]
+    for number in range(10):
+        left, top = number % 5 * 224, number // 5 * (224 + CAPTION)
+        tile = np.asarray(found.crop((left, top, left + 224, top + 224)).resize((48, 48)), float)
+        assert np.argmin([abs(tile - film).mean() for film in films]) == number
+        label = np.asarray(found.crop((left, top + 224, left + 224, top + 224 + CAPTION)))
+        assert (label < 128).any() and (label[:, [0, -1]] > 128).all(), "a caption, within its tile"
+
+
+def test_captions_tell_view_and_findings_as_far_as_they_fit():
+    names = [Finding(name, "left", "lower", 2) for name in ("edema", "pleural_effusion", "atelectasis")]
+    study = SimpleNamespace(facts=SimpleNamespace(findings=names[:2]))
+    assert caption(study, "AP") == "AP: edema, pleural effusion"
+    study.facts.findings = names
+    assert caption(study, "AP") == "AP: edema, pleural effusion, …"
+    study.facts.findings = []
+    assert caption(study, "") == "no view: normal"
 
 
 def test_the_number_of_processes_changes_nothing(monkeypatch):

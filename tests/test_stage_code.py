@@ -15,8 +15,8 @@ APART = {
     *("stages/cores.py", "stages/launch.py", "stages/storage/files.py"),
     *(str(path) for path in Path("stages/tracking").glob("*.py")),
 }
-# In folders that a stage lists whole, these are not imported by it: a picture for the README, and fine-tuning's curves.
-BESIDE = {"stages/datasets/phantom/grid.py", "stages/report/curves.py"}
+# In a folder that summarize lists whole, this is not imported by it: fine-tuning's curves.
+BESIDE = {"stages/report/curves.py"}
 FAMILIES = {name: entry.get("do", entry) for name, entry in read_yaml(Path("dvc.yaml"))["stages"].items()}
 
 
