@@ -7,16 +7,19 @@ import numpy as np
 import polars as pl
 
 from stages.entry import run_stage
-from stages.inference import Trained, load_model, usable_items
+from stages.inference import Trained, load_model, seeded_rows, usable_items
 from stages.metrics import retrieval
 from stages.metrics.bootstrap import bootstrap_means, numbered
 from stages.params import Params
+from stages.storage.examples import Example, write_examples
 from stages.storage.items import item_rows, write_items
 from stages.storage.rows import MappedRows
 from stages.storage.tables import BENCHMARK, LABEL_PREFIX, PREPARED, Schema, read_table, write_table
 from stages.tracking import Run
 
 RANKED = 10  # candidates kept for each query in rankings.parquet
+EXAMPLES, FOUND = 6, 3  # queries of each direction in examples.md, candidates shown of each
+ASKS = {"i2t": "Picture {} asks for reports", "t2i": "The report of picture {} asks for pictures"}
 RANKINGS = Schema(
     "rankings",
     {
@@ -38,6 +41,8 @@ def retrieve(params: Params, run: Run, variant: str, dataset: str) -> None:
     relevant if it is of the query's class; for Recall@K if it has the query's very report, word for word.
     Figures are in percent. With `retrieve.rerank` the first candidates are ranked anew by similarity plus the
     matching head's log odds (as Li et al. 2022, BLIP): the same figures with `itm_` in front.
+
+    rankings.parquet holds every query's first candidates, examples.md a few of them to be read.
     """
     trained, store = load_model(params, variant, dataset)
     items = usable_items(*read_items(dataset), [store], run)
@@ -75,6 +80,11 @@ def retrieve(params: Params, run: Run, variant: str, dataset: str) -> None:
     write_items(run.name, kept)
     folder = Path("results/retrieval") / f"{variant}-{dataset}"
     write_table(pl.concat(rankings), folder / "rankings.parquet", RANKINGS)
+    chosen = seeded_rows(len(items), EXAMPLES, params.seed)
+    shown = examples([ranking[chosen] for ranking in rankings], dict(zip(ids, reports, strict=True)))
+    title = f"What {variant} finds in {dataset}, each picture with its own report"
+    write_examples(folder / "examples.md", title, shown)
+    run.artifact(folder / "examples.md")
 
 
 def first_candidates(
@@ -91,6 +101,29 @@ def first_candidates(
         },
         schema=dict(RANKINGS.columns),
     )
+
+
+def examples(rankings: Sequence[pl.DataFrame], reports: Mapping[str, str]) -> list[Example]:
+    """What some queries found, to be read.
+
+    Args:
+        rankings: rows of rankings.parquet, one direction after the other. reports: by the id of the picture.
+    """
+    shown = []
+    for query in pl.concat(rankings).iter_rows(named=True):
+        own = reports[query["query_id"]]
+        heading = ASKS[query["direction"].removeprefix("itm_")].format(query["query_id"])
+        if query["direction"].startswith("itm_"):
+            heading += ", re-ranked by ITM"
+        lines = [("own report" if "i2t" in query["direction"] else "report", own)]
+        found = zip(query["ranked_ids"][:FOUND], query["relevant"], strict=False)
+        for place, (image_id, relevant) in enumerate(found, 1):
+            label = f"{place}. {image_id}, {'same' if relevant else 'another'} class"
+            if reports[image_id] == own:
+                label += ", the very report"
+            lines.append((label, reports[image_id]))
+        shown.append((heading, lines))
+    return shown
 
 
 def matched(

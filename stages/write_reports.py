@@ -25,11 +25,13 @@ from stages.metrics.text import (
 )
 from stages.params import Params, WriteReports
 from stages.picture_tokens import Features, open_features
+from stages.storage.examples import Example, write_examples
 from stages.storage.items import item_rows, write_items
 from stages.storage.tables import LABEL_PREFIX, PREPARED, Schema, read_table, write_table
 from stages.tracking import Run
 
 CONSTANT_FROM = 10_000  # training reports among which the best constant one is sought, drawn by the seed
+EXAMPLES = 12  # reports in examples.md
 CHOICE = (
     "num_beams",
     "do_sample",
@@ -61,6 +63,8 @@ def write_reports(params: Params, run: Run, variant: str, dataset: str) -> None:
     against the labels of its picture, which are the truth in a phantom. CheXbert, RadGraph and RadEval are asked
     where they are installed; the log says how to get them where not. DVC does not see an installation: the stage
     must be forced to ask them.
+
+    predictions.parquet holds every report, examples.md a few beside their references, to be read.
     """
     with Meteor() as scorer:  # loads its dictionaries while the model writes
         store = open_features(dataset)
@@ -91,13 +95,17 @@ def write_reports(params: Params, run: Run, variant: str, dataset: str) -> None:
                 trained, store, ids, training["report"].unique(maintain_order=True).to_list()
             ),
         }
-        output = Path("results/reports") / f"{variant}-{dataset}" / "predictions.parquet"
+        output = Path("results/reports") / f"{variant}-{dataset}"
         table = test.select("image_id", "study_id", "patient_id", reference="report").with_columns(
             pl.Series(system.rstrip("_") or "prediction", texts, pl.String)
             for system, texts in systems.items()
         )
-        write_table(table, output, PREDICTIONS)
-        run.artifact(output)
+        write_table(table, output / "predictions.parquet", PREDICTIONS)
+        run.artifact(output / "predictions.parquet")
+        chosen = table[seeded_rows(len(table), EXAMPLES, params.seed)]
+        title = f"What {variant} writes for test pictures of {dataset}"
+        write_examples(output / "examples.md", title, examples(chosen))
+        run.artifact(output / "examples.md")
 
         run.say("score them")
         measured = {
@@ -115,6 +123,17 @@ def write_reports(params: Params, run: Run, variant: str, dataset: str) -> None:
     run.metrics(metrics | gain(measured["", "report"]["bleu"], measured["constant_", "report"]["bleu"], how))
     write_items(run.name, text_items(measured["", "report"], ids, patients))
     clinical(run, test, references, systems, how)
+
+
+def examples(predictions: pl.DataFrame) -> list[Example]:
+    """Rows of predictions.parquet, to be read: the reference, and below it what the model wrote."""
+    return [
+        (
+            f"Picture {row['image_id']}, study {row['study_id']}",
+            [("reference", row["reference"]), ("written", row["prediction"])],
+        )
+        for row in predictions.iter_rows(named=True)
+    ]
 
 
 def clinical(

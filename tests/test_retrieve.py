@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
+import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -17,6 +19,7 @@ from stages.storage.features import FeatureStore
 from stages.storage.items import read_items
 from stages.storage.tables import PREPARED
 from stages.tracking import LocalRun
+from tests.noting import Noting
 from tests.trained_project import DATASET, SPLITS, VARIANT, make_project
 
 TEST = f"data/prepared/{DATASET}/test.parquet"
@@ -250,6 +253,44 @@ def test_re_ranking_by_the_real_matching_head(params):
         for metric in ("map_at_5", "recall_at_1"):
             of_queries = items.filter(metric=f"itm_{direction}_{metric}")["value"]
             assert 100 * of_queries.mean() == pytest.approx(metrics[f"itm_{direction}_{metric}"])
+
+
+def test_examples_to_be_read_are_what_the_rankings_hold(params):
+    """Texts of one query: its own, then those that were found first, each with the truth about its class."""
+    folder = f"results/retrieval/{VARIANT}-{DATASET}"
+    run = Noting(f"retrieve@{VARIANT}-{DATASET}", "results/metrics")
+    chosen = dataclasses.replace(params, retrieve=dataclasses.replace(params.retrieve, rerank=4))
+    retrieve(chosen, run, VARIANT, DATASET)
+    assert run.artifacts == [f"{folder}/examples.md"]
+    text = Path(run.artifacts[0]).read_text()
+    blocks = [block.split("\n\n") for block in text.strip().split("\n\n## ")[1:]]
+    assert len(blocks) == 4 * 6 and len({tuple(block) for block in blocks}) == 4 * 6
+    reports = dict(pl.read_parquet(TEST).select("image_id", "report").iter_rows())
+    rankings = pl.read_parquet(f"{folder}/rankings.parquet")
+    kinds = {
+        "i2t": ("Picture {} asks for reports", "own report"),
+        "t2i": ("The report of picture {} asks for pictures", "report"),
+        "itm_i2t": ("Picture {} asks for reports, re-ranked by ITM", "own report"),
+        "itm_t2i": ("The report of picture {} asks for pictures, re-ranked by ITM", "report"),
+    }
+    expected = {}
+    for row in rankings.iter_rows(named=True):
+        heading, label = kinds[row["direction"]]
+        query = row["query_id"]
+        lines = [f"**{label}:** {reports[query]}"]
+        for place, (other, same) in enumerate(zip(row["ranked_ids"][:3], row["relevant"], strict=False), 1):
+            known = f"{'same' if same else 'another'} class{', the very report' if other == query else ''}"
+            lines.append(f"**{place}. {other}, {known}:** {reports[other]}")
+        expected[heading.format(query)] = lines
+    assert all(lines == expected[heading] for heading, *lines in blocks)
+    assert {"same class:", "another class:", "the very report:"} <= set(
+        re.findall(r"\w+ \w+:|the very report:", text)
+    )
+
+    retrieve(chosen, run, VARIANT, DATASET)
+    assert Path(run.artifacts[0]).read_text() == text
+    retrieve(dataclasses.replace(chosen, seed=1), run, VARIANT, DATASET)
+    assert Path(run.artifacts[0]).read_text() != text, "other examples"
 
 
 @pytest.mark.parametrize("rerank", [None, 4])

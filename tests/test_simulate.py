@@ -22,21 +22,10 @@ from stages.datasets.rules import select_pictures
 from stages.params import Copies, load_params
 from stages.simulate import COPIES, ROOT, drawing, make_patients, simulate
 from stages.tracking import LocalRun
+from tests.noting import Noting
 
 REPO = Path(__file__).resolve().parents[1]
 VIT = SimpleNamespace(width=192, layers=2, heads=3, patch_size=14)
-
-
-class Noting(LocalRun):
-    """Keeps what MLflow would be given to show."""
-
-    def __init__(self, *arguments):
-        super().__init__(*arguments)
-        self.artifacts = []
-
-    def record(self, **entry):
-        if "artifact" in entry:
-            self.artifacts.append(entry["artifact"])
 
 
 def run(patients: int, seed: int = 0, copies: int = 0, report: LocalRun | None = None) -> dict[str, float]:
@@ -144,7 +133,7 @@ def test_the_sheet_in_mlflow_shows_the_first_pictures_written(tmp_path, monkeypa
     monkeypatch.chdir(tmp_path)
     noting = Noting("simulate", "metrics")
     run(8, report=noting)
-    assert noting.artifacts == [ROOT / "phantoms.png"]
+    assert noting.artifacts == [str(ROOT / "phantoms.png")]
     found = Image.open(ROOT / "phantoms.png").convert("L")
     assert found.size == (5 * 224, 2 * (224 + CAPTION))
     written = {path.read_bytes() for path in ROOT.rglob("*.jpg")}

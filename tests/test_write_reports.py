@@ -5,6 +5,7 @@ import json
 import shutil
 import sys
 import types
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -23,6 +24,7 @@ from stages.storage.features import FeatureStore
 from stages.storage.items import read_items
 from stages.tracking import LocalRun
 from stages.write_reports import generate, nearest_reports, write_reports
+from tests.noting import Noting
 from tests.trained_project import DATASET, SPLITS, VARIANT, make_project, report_of, with_answers
 
 PREDICTIONS = f"results/reports/{VARIANT}-{DATASET}/predictions.parquet"
@@ -244,6 +246,27 @@ def test_a_seeded_sample_of_the_test_split(params, monkeypatch, shared_java):
 
     assert written(0) == written(0) == sorted(written(0))
     assert len({tuple(written(seed)) for seed in range(4)}) > 1
+
+
+def test_examples_to_be_read_are_rows_of_the_predictions(params, monkeypatch, shared_java):
+    monkeypatch.setattr(stage, "load_trained", writes(lambda number: f"No edema, picture {number}."))
+    monkeypatch.setattr(stage, "EXAMPLES", 3)
+
+    def shown(seed: int) -> list[str]:
+        run = Noting(f"write_reports@{VARIANT}-{DATASET}", "results/metrics")
+        write_reports(dataclasses.replace(params, seed=seed), run, VARIANT, DATASET)
+        assert run.artifacts == [PREDICTIONS, PREDICTIONS.replace("predictions.parquet", "examples.md")]
+        title, *examples = Path(run.artifacts[1]).read_text().strip().split("\n\n## ")
+        assert title == f"# What {VARIANT} writes for test pictures of {DATASET}" and len(examples) == 3
+        return examples
+
+    examples = shown(0)
+    assert set(examples) <= {
+        f"Picture {row['image_id']}, study {row['study_id']}\n\n"
+        f"**reference:** {row['reference']}\n\n**written:** {row['prediction']}"
+        for row in pl.read_parquet(PREDICTIONS).iter_rows(named=True)
+    }
+    assert shown(0) == examples != shown(1)
 
 
 def test_missing_java_model_or_reports_is_an_input_error(params, monkeypatch, shared_java):
