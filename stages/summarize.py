@@ -24,6 +24,7 @@ from stages.report.paper_section import paper_section
 from stages.report.paper_tables import Cell, paper_tables, write_tables
 from stages.report.pictures import grid_pairs, jpeg_uri, mark_shared
 from stages.report.pipeline_picture import Family, draw_pipeline
+from stages.report.seed_means import seed_groups
 from stages.storage.files import atomic_path
 from stages.storage.items import read_items
 from stages.tracking import Run
@@ -143,7 +144,8 @@ def gather(params: Params) -> dict[str, Any]:
             params.preset,
             phantoms,
             is_simulated(params.vision.model),
-            params.seed,
+            sorted({params.seed if v.seed is None else v.seed for v in params.variants.values()}),
+            bool(seed_groups(params)),
             {
                 "fine-tuning": len(params.finetune.seeds) if params.evaluate.finetune else 0,
                 "zero-shot classification": len(params.zero_shot.seeds) if params.evaluate.zero_shot else 0,

@@ -195,6 +195,28 @@ def test_the_page_tells_means_over_seeds_from_one_run(results):
     assert "means over seeds" not in Reader(make(results)).text
 
 
+def test_the_page_has_the_mean_of_trainings_with_seeds_of_their_own(results, monkeypatch):
+    assert "mean of" not in Reader(make(results)).text
+    params = results / "params.yaml"
+    full = "full: {itc: 1.0, itm: 1.0, itg: 1.0, tig: 1.0}"
+    assert full in params.read_text()
+    text = params.read_text().replace(
+        full, f"{full}\n  again: {{itc: 1.0, itm: 1.0, itg: 1.0, tig: 1.0, seed: 7}}"
+    )
+    params.write_text(text.replace("  itc: [full]", "  itc: [full, again]"))
+    for path in [*results.glob("results/metrics/*@full*.json"), *results.glob("results/curves/*@full*.csv")]:
+        shutil.copy(path, path.with_name(path.name.replace("@full", "@again")))
+    edit(
+        results / "results/metrics/zero_shot@again-phantom.json",
+        lambda metrics: metrics.update(accuracy=65.5),
+    )
+    monkeypatch.setattr("stages.summarize.differences", lambda *_: [])  # there are no item scores here
+    text = Reader(make(results)).text
+    assert re.search(r"full \(mean of 2 seeds\) phantom \(phantom\) 60.5 (n = \d+, )?2 seeds, sd 7.1", text)
+    assert "each variant was pre-trained once, with one of the seeds 0, 7." in text
+    assert "are means over trainings that differ in nothing but the seed" in text
+
+
 def test_the_page_says_where_fine_tuning_kept_the_linear_probe(results):
     path = results / "results/metrics/finetune@full-phantom-rsna-1.json"
     edit(path, lambda metrics: metrics.update(best_step_seed_0=0))

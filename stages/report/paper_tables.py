@@ -8,11 +8,12 @@ ever filled in from elsewhere.
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 
 from stages.params import Params, Variant
+from stages.report.seed_means import ReadMetrics, reading_means, seed_groups, with_means
 
 PUBLISHED = Path(__file__).with_name("published_results.csv")
 TITLES = {
@@ -53,11 +54,11 @@ class Cell:
     n: int | None = None
     chance: float | None = None
     note: str = ""  # why a value is missing, or what it is
-    seeds: int | None = None  # the value is a mean over so many seeds of the evaluation
+    # the value is a mean over so many seeds: of training where the method says `mean of`, else of the evaluation
+    seeds: int | None = None
     seed_sd: float | None = None  # standard deviation between them
 
 
-ReadMetrics = Callable[[str], Mapping[str, float] | None]  # stage -> its flat metrics, None if it did not run
 Place = tuple[str, str, str]  # a column of a table: dataset, metric, setting
 
 
@@ -66,14 +67,16 @@ def paper_tables(
 ) -> dict[str, list[Cell]]:
     """All tables by name: for every cell column of the paper the published rows, then ours.
 
-    What is evaluated here and has no column in the paper follows under the name of our data set.
+    What is evaluated here and has no column in the paper follows under the name of our data set. Variants that
+    differ in nothing but the seed have a row each, and one for their mean where all of them were judged.
 
     Args:
         read: the metrics of a stage that params.yaml enables; not asked about others.
         phantoms: names of the data sets that are synthetic.
         zero_shot_items: the pictures that the prompt file has judged: `benchmark` or `test`.
     """
-    source = Ours(params, read, phantoms, zero_shot_items)
+    means = seed_groups(params)
+    source = Ours(with_means(params, means), reading_means(read, means), phantoms, zero_shot_items)
     tables: dict[str, list[Cell]] = {name: [] for name in TITLES}
     for row in published():
         cells = tables[row["table"]]
@@ -89,7 +92,12 @@ def paper_tables(
             )
         )
     for name, cells in tables.items():
-        tables[name] = cells + list(source.cells(name, cells))
+        # a mean that was not measured needs no row: those of its variants say why
+        tables[name] = cells + [
+            cell
+            for cell in source.cells(name, cells)
+            if cell.value is not None or not any(mean in cell.method for mean in means)
+        ]
     return tables
 
 
@@ -196,7 +204,7 @@ class Ours:
             None if n is None else int(n),
             found.get(chance or f"{metric}_chance"),
             note,
-            seeds,
+            found.get(f"{metric}_seeds", seeds),
             found.get(f"{metric}_seed_sd"),
         )
 
@@ -293,12 +301,15 @@ class Ours:
         if not measured:
             yield from (self.absent(place) for place in columns)
         systems = {"": "{}", "nearest_": "nearest training report ({})", "constant_": "best constant report"}
+        models = self.params.trained.itg or ("MedUnifier",)
         for name in measured:
             dataset = "mimic_cxr_test" if name in self.datasets("mimic_cxr_test") else name
-            for model in self.params.trained.itg or ("MedUnifier",):
+            for model in models:
                 stage, enabled = f"write_reports@{model}-{name}", name in evaluate.write_reports
                 for protocol in ("", "release_"):
                     for system, label in systems.items():
+                        if system == "constant_" and model != models[0]:
+                            continue  # the same whatever the model
                         method = f"{label.format(model)}, protocol {protocol.rstrip('_') or 'report'}"
                         for metric in metrics:
                             yield self.cell(
@@ -318,6 +329,8 @@ class Ours:
             stage = f"score_images@{model}"
             for metric, label in (("fid", "fid"), ("fd_vit", "fd_vit")):
                 for setting in ("validation", "reconstruction", "synthetic"):
+                    if setting == "validation" and model != self.params.trained.tig[0]:
+                        continue  # real pictures: the same whatever the model
                     method = "Validation set" if setting == "validation" else model
                     yield self.cell(
                         (dataset, label, setting), method, name, stage, f"{metric}_{setting}", True

@@ -256,7 +256,8 @@ def notes(
     preset: str,
     phantoms: Sequence[str],
     seeded_encoder: bool,
-    seed: int,
+    training_seeds: Sequence[int],
+    means: bool,
     seeds: Mapping[str, int],
     fid: bool,
     retrieval: bool,
@@ -265,9 +266,14 @@ def notes(
     """What a reader must know to take the figures for what they are.
 
     Args:
+        training_seeds: those of the variants' pre-training, each once.
+        means: whether the tables have rows for means over trainings.
         seeds: name of an evaluation -> over how many seeds its figures are means; 0 if it is not run.
     """
     found = []
+    with_seed = (
+        f"{'seed' if len(training_seeds) == 1 else 'one of the seeds'} {', '.join(map(str, training_seeds))}"
+    )
     if phantoms:
         found.append(
             f"{', '.join(phantoms)}: synthetic data. Procedural pictures with generated reports, made to exercise "
@@ -281,8 +287,13 @@ def notes(
         )
     found.append(
         "Intervals are 95 % percentile bootstrap intervals over the test patients. They tell how far another draw of "
-        f"patients could move a figure, not another training run: each variant was pre-trained once, with seed {seed}."
+        f"patients could move a figure, not another training run: each variant was pre-trained once, with {with_seed}."
     )
+    if means:
+        found.append(
+            "Rows of the paper’s tables named “mean of … seeds” are means over trainings that differ in nothing but the "
+            "seed. “sd” is the standard deviation between them: how far another training run could move a figure."
+        )
     several = [f"{number} in {name}" for name, number in seeds.items() if number > 1]
     if several:
         found.append(
