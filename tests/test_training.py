@@ -1,8 +1,5 @@
-"""The training loop: schedule, data order, exact resume, signals, divergence."""
+"""The training loop: schedule, steps, data order, precision, early stopping, curves."""
 
-import multiprocessing
-import os
-import signal
 import threading
 
 import numpy as np
@@ -15,69 +12,8 @@ from stages.checkpoints import Checkpoints
 from stages.data_order import permutation, step_rows
 from stages.errors import InputError
 from stages.throughput import flop_counter, matmul_flops, peak_flops
-from stages.training import DivergedError, Recipe, parameter_groups, train
-
-
-class Silent:
-    def __init__(self):
-        self.curves = []
-
-    def curve(self, step, values):
-        self.curves.append((step, values))
-
-    def say(self, text):
-        pass
-
-
-class Net(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.layers = nn.Sequential(nn.Linear(6, 16), nn.Dropout(0.3), nn.Tanh(), nn.Linear(16, 1))
-
-    def forward(self, x):
-        return self.layers(x)
-
-
-def recipe(**changes):
-    base = {
-        "steps": 12,
-        "batch_size": 4,
-        "learning_rate": 0.01,
-        "seed": 5,
-        "warmup_fraction": 0.2,
-        "validate_every": 4,
-        "checkpoint_every": 3,
-    }
-    return Recipe(**(base | changes))
-
-
-def data(rows):
-    x = np.random.default_rng(0).normal(size=(10, 6)).astype(np.float32)[rows]
-    return {"x": torch.from_numpy(x), "y": torch.from_numpy(x.sum(1, keepdims=True))}
-
-
-def loss(model, batch, generator):
-    noise = torch.randn(len(batch["x"]), 1, generator=generator)  # as hard negatives: random, yet replayable
-    value = ((model(batch["x"]) - batch["y"] + 0.1 * noise) ** 2).mean()
-    return value, {"mse": value.detach()}
-
-
-def fit(folder, *, chosen=None, loss=loss, load=data, run=None, blocks=None):
-    AcceleratorState._reset_state()  # a process trains at one precision; a test at several
-    torch.manual_seed(0)
-    net, run = Net(), run or Silent()
-    history = train(
-        net,
-        chosen or recipe(),
-        items=10,
-        load=load,
-        loss=loss,
-        validate=lambda model: {"norm": 1.0},
-        run=run,
-        checkpoints=Checkpoints(folder),
-        blocks=blocks,
-    )
-    return net, history
+from stages.training import Recipe, parameter_groups, train
+from tests.small_training import Net, Silent, data, fit, loss, recipe, watched
 
 
 def test_schedule_equals_a_table_written_by_hand():
@@ -171,25 +107,6 @@ def test_only_matrices_decay():
     assert {p.ndim for p in free["params"]} == {1} and free["weight_decay"] == 0.0
 
 
-@pytest.mark.parametrize("stop_at", [1, 5, 11])
-def test_interrupted_and_resumed_equals_uninterrupted(tmp_path, stop_at):
-    whole, history = fit(tmp_path / "whole")
-    calls = iter(range(100))
-
-    def dies(model, batch, generator):
-        if next(calls) == stop_at:
-            raise KeyboardInterrupt  # as good as kill -9: nothing of the loop runs after it
-        return loss(model, batch, generator)
-
-    with pytest.raises(KeyboardInterrupt):
-        fit(tmp_path / "parts", loss=dies)
-    resumed, again = fit(tmp_path / "parts")
-    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), resumed.parameters(), strict=True))
-    assert again.rows == history.rows
-    steps = {split: [r["step"] for r in again.rows if r["split"] == split] for split in ("train", "validate")}
-    assert steps == {"train": [4, 8, 10, 12], "validate": [0, 4, 8, 12]}
-
-
 def test_two_runs_are_the_same_to_the_last_bit_though_threads_share_a_sum(tmp_path):
     """Gradients of rows chosen many times, as hard negatives are, come together in any order by default."""
 
@@ -231,138 +148,6 @@ def test_two_runs_are_the_same_to_the_last_bit_though_threads_share_a_sum(tmp_pa
     assert not torch.are_deterministic_algorithms_enabled()  # and what comes after is as before
 
 
-def test_kill_9_at_every_step(tmp_path):
-    blocks = [np.arange(4), np.arange(4, 10)]
-    whole, history = fit(tmp_path / "whole", blocks=blocks)
-    for last in range(1, 13):
-
-        def killed(folder=tmp_path / str(last), last=last):
-            torch.set_num_threads(1)  # a forked process cannot use its parent's threads
-            calls = iter(range(1, 100))
-
-            def dies(model, batch, generator):
-                if next(calls) == last:
-                    os.kill(os.getpid(), signal.SIGKILL)
-                return loss(model, batch, generator)
-
-            fit(folder, loss=dies, blocks=blocks)
-
-        child = multiprocessing.get_context("fork").Process(target=killed)
-        child.start()
-        child.join(60)
-        assert child.exitcode == -signal.SIGKILL
-        newest = Checkpoints(tmp_path / str(last)).load()
-        assert (newest["step"] if newest else 0) == (last - 1) // 3 * 3  # checkpoint_every: 3
-        resumed, again = fit(tmp_path / str(last), blocks=blocks)
-        assert again.rows == history.rows
-        assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), resumed.parameters(), strict=True))
-
-
-def test_sigterm_leaves_a_checkpoint_of_the_step_reached(tmp_path):
-    calls = iter(range(100))
-
-    def told(model, batch, generator):
-        if next(calls) == 4:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return loss(model, batch, generator)
-
-    with pytest.raises(SystemExit) as stopped:
-        fit(tmp_path, loss=told)
-    assert stopped.value.code == 128 + signal.SIGTERM
-    assert Checkpoints(tmp_path).load()["step"] == 5
-    whole, history = fit(tmp_path / "whole")
-    resumed, again = fit(tmp_path)
-    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), resumed.parameters(), strict=True))
-    assert again.rows == history.rows
-
-
-def test_checkpoints_by_the_clock_come_in_time_and_do_not_show_in_the_curves(tmp_path):
-    whole, history = fit(tmp_path / "whole", chosen=recipe(checkpoint_every=100))
-    calls = iter(range(100))
-
-    def dies(model, batch, generator):
-        if next(calls) == 7:
-            raise KeyboardInterrupt
-        return loss(model, batch, generator)
-
-    often = recipe(checkpoint_every=100, checkpoint_minutes=1e-9)
-    with pytest.raises(KeyboardInterrupt):
-        fit(tmp_path / "often", chosen=often, loss=dies)
-    assert Checkpoints(tmp_path / "often").load()["step"] == 7
-    resumed, again = fit(tmp_path / "often", chosen=often)
-    assert again.rows == history.rows
-    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), resumed.parameters(), strict=True))
-
-
-def test_nan_names_step_loss_and_checkpoint(tmp_path):
-    calls = iter(range(100))
-
-    def breaks(model, batch, generator):
-        value, parts = loss(model, batch, generator)
-        if next(calls) == 7:
-            return value * float("nan"), {"mse": parts["mse"] * float("nan")}
-        return value, parts
-
-    with pytest.raises(
-        DivergedError, match=r"mse is nan at step 8\. Last good checkpoint: .*step-00000006\.pt"
-    ):
-        fit(tmp_path, loss=breaks)
-
-
-class Backward(torch.autograd.Function):
-    """The identity, whose gradient is multiplied by `factor`."""
-
-    @staticmethod
-    def forward(ctx, x, factor):
-        ctx.factor = factor
-        return x.clone()
-
-    @staticmethod
-    def backward(ctx, gradient):
-        return gradient * ctx.factor, None
-
-
-@pytest.mark.parametrize("clip_norm", [1.0, None])
-@pytest.mark.parametrize("factor", [float("inf"), float("nan"), 3e22])
-def test_weights_are_not_saved_after_a_gradient_that_is_not_finite(tmp_path, clip_norm, factor):
-    """The loss itself is finite; 3e22 gives finite gradients whose norm is beyond float32."""
-    calls = iter(range(100))
-
-    def breaks(model, batch, generator):
-        value, parts = loss(model, batch, generator)
-        return Backward.apply(value, factor if next(calls) == 5 else 1.0), parts
-
-    chosen = recipe(clip_norm=clip_norm)
-    with pytest.raises(
-        DivergedError,
-        match=r"gradient_norm is (inf|nan) at step 6\. Last good checkpoint: .*step-00000003\.pt",
-    ):
-        fit(tmp_path, loss=breaks, chosen=chosen)
-    state = Checkpoints(tmp_path).load()
-    assert state["step"] == 3 and all(weight.isfinite().all() for weight in state["model"].values())
-    resumed, _ = fit(tmp_path, chosen=chosen)  # and from there it goes on
-    assert all(weight.isfinite().all() for weight in resumed.parameters())
-
-
-def test_a_validation_value_that_is_not_finite_names_step_value_and_checkpoint(tmp_path):
-    torch.manual_seed(0)
-    values = iter([1.0, 1.0, float("nan")])
-    with pytest.raises(
-        DivergedError,
-        match=r"validation itc is nan at step 8\. Last good checkpoint: .*step-00000006\.pt",
-    ):
-        train(
-            Net(),
-            recipe(),
-            items=10,
-            load=data,
-            loss=loss,
-            validate=lambda model: {"itc": next(values)},
-            run=Silent(),
-            checkpoints=Checkpoints(tmp_path),
-        )
-
-
 def test_the_gradient_norm_without_clipping_is_that_of_the_gradients(tmp_path):
     """By the first step of plain gradients: the norm that is told equals that of all of them in one vector."""
     found = []
@@ -378,15 +163,6 @@ def test_the_gradient_norm_without_clipping_is_that_of_the_gradients(tmp_path):
     _, history = fit(tmp_path, loss=noted, chosen=recipe(clip_norm=None, validate_every=1))
     told = [row["gradient_norm"] for row in history.rows if row["split"] == "train"]
     assert told == pytest.approx(found, rel=1e-5)
-
-
-def test_a_broken_checkpoint_is_set_aside_for_the_one_before(tmp_path, capsys):
-    whole, _ = fit(tmp_path)
-    newest = Checkpoints(tmp_path).paths()[-1]
-    newest.write_bytes(newest.read_bytes()[:100])
-    resumed, _ = fit(tmp_path)
-    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), resumed.parameters(), strict=True))
-    assert "set aside" in capsys.readouterr().out
 
 
 def test_batches_that_cannot_be_are_refused(tmp_path):
@@ -418,50 +194,10 @@ def test_loading_runs_beside_training(tmp_path):
     assert threading.main_thread() not in threads
 
 
-def watched(folder, values, *, stop_after=None, **changes):
-    """Trains with early stopping while validation says `values` by step; returns net, weights by step, history."""
-    torch.manual_seed(0)
-    net, seen = Net(), {}
-
-    def validate(model):
-        step = len(seen)
-        seen[step] = {k: v.clone() for k, v in model.state_dict().items()}
-        return {"loss": values[step]}
-
-    class Stopper(Silent):
-        def say(self, text):
-            if stop_after is not None and text.startswith(f"step {stop_after} "):
-                os.kill(os.getpid(), signal.SIGTERM)
-
-    chosen = recipe(validate_every=1, checkpoint_every=100, patience=2, **changes)
-    history = train(
-        net,
-        chosen,
-        items=10,
-        load=data,
-        loss=loss,
-        validate=validate,
-        run=Stopper(),
-        checkpoints=Checkpoints(folder),
-    )
-    return net, seen, history
-
-
 def test_early_stopping_ends_with_the_best_weights(tmp_path):
     net, seen, history = watched(tmp_path, [5, 4, 3, 3.5, 3, 9, 9, 9, 9, 9, 9, 9, 9])
     assert history.rows[-1]["step"] == 4, "2 and 3 brought nothing better"
     assert all(torch.equal(v, seen[2][k]) for k, v in net.state_dict().items())
-
-
-def test_early_stopping_survives_a_kill(tmp_path):
-    values = [5, 1, 3, 4, 9, 9, 9, 9, 9, 9, 9, 9, 9]
-    whole, _, _ = watched(tmp_path / "whole", values)
-    with pytest.raises(SystemExit):
-        watched(tmp_path / "cut", values, stop_after=2)
-    # the second process sees one value more before patience ends; its best is the first process's
-    again, seen, history = watched(tmp_path / "cut", values[3:])
-    assert len(seen) == 1 and history.rows[-1]["step"] == 3
-    assert all(torch.equal(v, whole.state_dict()[k]) for k, v in again.state_dict().items())
 
 
 def test_groups_have_rates_of_their_own(tmp_path):
