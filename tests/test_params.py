@@ -94,7 +94,7 @@ def test_numbers_are_read_as_dvc_reads_them(tmp_path: Path) -> None:
         ("pretrain.learning_rate", float("nan"), "nan", "a finite number"),
         ("model.dropout", 1.0, "1.0", "below 1"),
         ("model.queries", 30, "30", "a multiple of 4"),
-        ("model.decoder_channels", [8, 8, 8], "[8, 8, 8]", "of 4 or more entries"),
+        ("model.decoder_channels", [8, 8], "[8, 8]", "of 3 or more entries"),
         ("images.aspect", "stretch", '"stretch"', "squash | pad | crop"),
         ("datasets.phantom.views", [], "[]", "of 1 or more entries"),
         ("datasets.phantom.benchmark.rule", None, "null", "strict | five_only"),

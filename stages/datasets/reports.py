@@ -92,11 +92,11 @@ def parse_report(text: str, study_id: str | None = None) -> Report:
         return Report(body=clean_text(text[start:end]))
     sections = _split(text)
     if (name := _TEXT_UNDER.get(study_id)) in sections:
-        return Report(body=clean_text(sections[name]))
-    findings, impression = clean_text(sections.get("findings")), clean_text(sections.get("impression"))
+        return Report(body=_clean(sections, name))
+    findings, impression = _clean(sections, "findings"), _clean(sections, "impression")
     if findings or impression:
         return Report(findings, impression)
-    return Report(body=clean_text(sections.get("last_paragraph", sections.get("comparison"))))
+    return Report(body=_clean(sections, "last_paragraph" if "last_paragraph" in sections else "comparison"))
 
 
 def clean_text(text: str | None) -> str | None:
@@ -120,19 +120,27 @@ def decode_text(raw: bytes) -> tuple[str, bool]:
     return text, is_utf8
 
 
-def _split(text: str) -> dict[str, str]:
-    """Section name -> its text: the last of several with one name, without empty findings or impressions."""
+def _split(text: str) -> dict[str, tuple[str, str]]:
+    """Section name -> the first line of its text and all others: joined only where they are asked for.
+
+    Of several sections with one name the last; no findings and no impression that are empty.
+    """
     preamble, *parts = _HEADER.split(text)  # then header, first line, other lines of each section
-    named, last = {"preamble": preamble}, "preamble"
+    named, last = {"preamble": (preamble, "")}, "preamble"
     for header, line, lines in zip(parts[::3], parts[1::3], parts[2::3], strict=True):
-        name, text = _section_name(header), line + lines
-        if name not in _MAIN or (text and not text.isspace()):
-            named[name], last = text, name
+        name = _section_name(header)
+        if name not in _MAIN or (line and not line.isspace()) or (lines and not lines.isspace()):
+            named[name], last = (line, lines), name
     if "findings" not in named and "impression" not in named:
-        named[last], blank_line, rest = named[last].partition(_BLANK_LINE)
+        before, blank_line, rest = "".join(named[last]).partition(_BLANK_LINE)
+        named[last] = (before, "")
         if blank_line:
-            named["last_paragraph"] = rest
+            named["last_paragraph"] = (rest, "")
     return named
+
+
+def _clean(sections: dict[str, tuple[str, str]], name: str) -> str | None:
+    return clean_text("".join(sections[name])) if name in sections else None
 
 
 @cache

@@ -49,7 +49,7 @@ class MedUnifierConfig(PreTrainedConfig):
     adapter: str = "unit_length"
     adapter_blocks: int = 1
     bottom_latents: str = "joined"
-    decoder_channels: tuple[int, ...] | list[int] = (1536, 768, 384, 192)
+    decoder_channels: tuple[int, ...] | list[int] = (1536, 768, 768)
     decoder_norm: str = "group"
     decoder_shortcut: bool = True
     image_channels: int = 3

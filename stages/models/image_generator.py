@@ -115,12 +115,17 @@ def unit_length(x: torch.Tensor) -> torch.Tensor:
     return F.normalize(x, dim=1)
 
 
+def enlarge(source: int, width: int, times: int, bias: bool = True) -> nn.ConvTranspose2d:
+    """Transposed convolution to `times`, an even number, the height and width; its patches overlap by half."""
+    return nn.ConvTranspose2d(source, width, 2 * times, stride=times, padding=times // 2, bias=bias)
+
+
 class Up(nn.Module):
     """Deconvolutional block: transposed convolution that doubles height and width, ReLU, normalisation."""
 
     def __init__(self, source: int, width: int, norm: str):
         super().__init__()
-        self.conv = nn.ConvTranspose2d(source, width, 4, stride=2, padding=1)
+        self.conv = enlarge(source, width, 2)
         self.norm = norm2d(norm, width)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -131,15 +136,17 @@ class ImageDecoder(nn.Module):
     """D of Eq. 22: latents of both levels -> picture.
 
     Four doublings of 16 give 256, not 224, so a 3 x 3 convolution without padding comes first
-    (16 -> 14, and 14 x 16 = 224), as in the authors' code. Tapering channels (1536, 768, 384, 192) take 35 GFLOP
-    for a picture; the release's (2304, 4608, 4608, 2304) take 1690.
+    (16 -> 14, and 14 x 16 = 224), as in the authors' code. Its channels (2304, 4608, 4608, 2304) take 1690 GFLOP for a
+    picture. Fewer alone reconstruct worse, for all that a picture shows has to pass layers that are narrow where they
+    are high. Hence two linear ways out, for 36 GFLOP with (1536, 768, 768) (benchmarks/decoder.py):
 
-    Tapered doublings alone reconstruct worse than the release's: all that a picture shows has to pass layers of few
-    channels. So each place of the 14 x 14 map also adds a patch of 32 x 32 pixels, twice its own size, to the picture,
-    linearly: what is coarse takes this shortcut, and the doublings add what is fine (benchmarks/decoder.py).
+    * the last two doublings are one transposed convolution of stride 4, where three numbers of channels are given;
+    * each place of the 14 x 14 map also adds a patch of 32 x 32 pixels, twice its own size: what is coarse takes
+      this shortcut, and the doublings add what is fine.
 
     Args:
-        source: channels of both levels together. channels: channels that enter each of the four doublings.
+        source: channels of both levels together.
+        channels: that enter each transposed convolution: two or more that double and a last one for what is left of 16.
         image_channels: 1 or 3. norm: see `norm2d`. shortcut: whether there is one.
     """
 
@@ -150,12 +157,8 @@ class ImageDecoder(nn.Module):
         self.enter = nn.Conv2d(source, channels[0], 3)
         self.residual = ResidualBlock(channels[0])
         self.up = nn.Sequential(*(Up(a, b, norm) for a, b in itertools.pairwise(channels)))
-        self.leave = nn.ConvTranspose2d(channels[-1], image_channels, 4, stride=2, padding=1)
-        self.shortcut = (
-            nn.ConvTranspose2d(channels[0], image_channels, 32, stride=16, padding=8, bias=False)
-            if shortcut
-            else None
-        )
+        self.leave = enlarge(channels[-1], image_channels, 16 >> len(self.up))
+        self.shortcut = enlarge(channels[0], image_channels, 16, bias=False) if shortcut else None
         with (
             torch.no_grad()
         ):  # the first pictures are an even mid grey, not noise of many times their contrast

@@ -139,6 +139,13 @@ def test_the_shortcut_adds_a_patch_of_32_pixels_around_each_place_of_the_map():
     torch.testing.assert_close(found[0], expected[:, 8:-8, 8:-8], rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize(("channels", "last"), [((8, 8, 8, 4), 2), ((8, 8, 4), 4)])
+def test_the_last_transposed_convolution_does_what_the_doublings_leave(channels, last):
+    decoder = ImageDecoder(4, channels, 3, "group", shortcut=True)
+    assert decoder.leave.stride == (last, last)
+    assert decoder(torch.randn(2, 1, 16, 16), torch.randn(2, 3, 16, 16)).shape == (2, 3, 224, 224)
+
+
 @pytest.mark.parametrize("channels", [4, 8, 12, 16, 24, 48, 96, 384])
 def test_norm_keeps_what_channels_tell_of_brightness(channels):
     """Each channel normalised alone would have mean 0, however bright the picture is there."""
