@@ -3,10 +3,12 @@
 import dataclasses
 import json
 import math
+import shutil
 from pathlib import Path
 
 import pytest
 
+from benchmarks.learning import learnt
 from stages.params import Params, load_params
 from tests.workflow.toy import REPO
 from workflow.headline import UNSEEN, headline
@@ -90,3 +92,18 @@ def test_the_matching_loss_that_needs_no_picture() -> None:
     """The best constant chance of a match, one of three pairs being one."""
     losses = [-(math.log(p) + 2 * math.log(1 - p)) / 3 for p in (i / 3000 for i in range(1, 3000))]
     assert min(losses) == pytest.approx(UNSEEN)
+
+
+def test_runs_are_kept_side_by_side(folder: Path, tmp_path_factory) -> None:
+    """`benchmarks.learning` tells each run's seed, its figures as they are judged, and their intervals."""
+    run = tmp_path_factory.mktemp("run")
+    text = (REPO / "workflow/presets/demo.yaml").read_text()
+    (run / "params.yaml").write_text(text.replace("\nseed: 0 ", "\nseed: 7 "))
+    shutil.copytree(folder, run / "results/metrics")
+    values = METRICS["retrieve@full-phantom"] | {"i2t_map_at_1_ci_low": 48.0, "i2t_map_at_1_ci_high": 54.0}
+    (run / "results/metrics/retrieve@full-phantom.json").write_text(json.dumps(values))
+    (found,) = learnt(run)
+    assert (found["seed"], found["variant"]) == (7, "full")
+    assert found["figures"]["report for a picture, mAP@1 (%) | chance (asked: 2.5 times)"] == [51.0, 20.0, True]
+    assert found["figures"]["codes in use, bottom (perplexity) | asked, of 512 codes"][2] is False
+    assert found["intervals"] == {"i2t_map_at_1": [51.0, 48.0, 54.0]}
