@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,9 +33,16 @@ class Trained:
     """A trained model in evaluation mode, its tokenizer, and the device it is on."""
 
     model: MedUnifierNetwork
-    tokenizer: PreTrainedTokenizerBase
+    folder: Path  # where its tokenizer lies
     device: torch.device
     can_match: bool = True  # whether its matching head was trained
+
+    @cached_property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """Loaded when it is asked for: what looks at pictures alone does without, and without transformers."""
+        from stages.models.text import load_tokenizer
+
+        return load_tokenizer(self.folder)
 
     def read_pictures(self, store: MappedRows, rows: np.ndarray) -> torch.Tensor:
         """What `picture_encoder` reads of these rows of the store, on the CPU: ViT tokens, float32 [n, T, width]."""
@@ -139,7 +147,6 @@ def load_trained(variant: str, store: Features | None = None) -> Trained:
     from safetensors import SafetensorError
 
     from stages.models.network import MedUnifierNetwork
-    from stages.models.text import load_tokenizer
 
     try:
         model = MedUnifierNetwork.load(folder)
@@ -159,7 +166,7 @@ def load_trained(variant: str, store: Features | None = None) -> Trained:
                 f"run extract_features and pretrain@{variant} with the same `vision`"
             )
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return Trained(model.to(device), load_tokenizer(folder), device)
+    return Trained(model.to(device), folder, device)
 
 
 @dataclass(frozen=True)

@@ -84,6 +84,13 @@ def test_the_network_of_a_folder_is_that_of_the_transformers_model(store):
         assert torch.equal(trained.model.match(*inputs), model.match(*inputs))
 
 
+@pytest.mark.parametrize("text", ["{", "[1]", '{"model_type": "bert"}'])
+def test_a_broken_configuration_is_told(store, text):
+    (Path("models") / VARIANT / "config.json").write_text(text)
+    with pytest.raises(InputError, match=f"models/{VARIANT}: not a whole model .*config.json"):
+        load_trained(VARIANT, store)
+
+
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
@@ -120,10 +127,10 @@ def test_matching_many_texts_reads_each_picture_once_for_a_batch(store):
     assert len(rows_read) <= 4 + len(ids) // BATCH, "once, and once more where a batch ends between its texts"
 
 
-def test_an_evaluation_does_not_wait_for_transformers_training_code(store):
-    """Its import takes longer than many an evaluation."""
+def test_an_evaluation_that_reads_no_text_does_not_wait_for_transformers(store):
+    """Its import takes longer than many a fine-tuning."""
     code = (
         f"import sys; sys.path.insert(0, {str(REPO)!r}); from stages.inference import load_trained; "
-        f"load_trained({VARIANT!r}); sys.exit('transformers.modeling_utils' in sys.modules)"
+        f"load_trained({VARIANT!r}); sys.exit('transformers' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -133,4 +133,4 @@ class StandIn:
 
 def with_answers(trained: Trained, **answers) -> Trained:
     """`trained` with a stand-in for its model."""
-    return Trained(StandIn(trained.model.config, **answers), trained.tokenizer, trained.device)
+    return Trained(StandIn(trained.model.config, **answers), trained.folder, trained.device)

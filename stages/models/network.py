@@ -9,10 +9,10 @@ from safetensors.torch import load_file
 from torch import nn
 
 from stages.errors import InputError
-from stages.models.configuration import MedUnifierConfig
 from stages.models.generation import NextWord, beam_search, choose_words
 from stages.models.image_generator import Generated, ImageGenerator
 from stages.models.qformer import KeysValues, QFormer
+from stages.models.sizes import Sizes
 from stages.models.vision import FrozenViT, load_recorded_vision
 
 
@@ -43,11 +43,11 @@ class MedUnifierNetwork(nn.Module):
     Shapes: features (B, 1 + patches, vision width); input_ids and attention_mask (B, L), texts begin with [CLS]
     and end with [SEP], padding follows.
 
-    `MedUnifierModel` is the same as a model of transformers, with its training. It is a class of its own because
-    transformers' PreTrainedModel takes seconds to import, more than many an evaluation takes.
+    `MedUnifierModel` is the same as a model of transformers, with its training. It is a class of its own, and needs
+    nothing of transformers, because that takes seconds to import, more than many an evaluation takes.
     """
 
-    def __init__(self, config: MedUnifierConfig):
+    def __init__(self, config: Sizes):
         super().__init__()
         self.config = config
         self.build()
@@ -60,13 +60,13 @@ class MedUnifierNetwork(nn.Module):
         broken one.
         """
         with torch.random.fork_rng(devices=[]):  # its first weights, soon gone, are drawn
-            network = cls(MedUnifierConfig.from_pretrained(folder))
+            network = cls(Sizes.read(folder))
         try:
             found = network.load_state_dict(
                 load_file(Path(folder) / "model.safetensors"), strict=False, assign=True
             )
-        except RuntimeError as error:  # shapes
-            raise OSError(str(error)) from error
+        except RuntimeError as error:  # shapes, a line for each weight
+            raise OSError(" ".join(str(error).split("\n\t")[:2])) from error
         for kind, names in (("missing", found.missing_keys), ("not known", found.unexpected_keys)):
             if names:
                 raise OSError(

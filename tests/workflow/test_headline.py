@@ -104,6 +104,10 @@ def test_runs_are_kept_side_by_side(folder: Path, tmp_path_factory) -> None:
     (run / "results/metrics/retrieve@full-phantom.json").write_text(json.dumps(values))
     (found,) = learnt(run)
     assert (found["seed"], found["variant"]) == (7, "full")
-    assert found["figures"]["report for a picture, mAP@1 (%) | chance (asked: 2.5 times)"] == [51.0, 20.0, True]
+    assert found["figures"]["report for a picture, mAP@1 (%) | chance (asked: 2.5 times)"] == [
+        51.0,
+        20.0,
+        True,
+    ]
     assert found["figures"]["codes in use, bottom (perplexity) | asked, of 512 codes"][2] is False
     assert found["intervals"] == {"i2t_map_at_1": [51.0, 48.0, 54.0]}
