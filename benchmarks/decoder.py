@@ -35,6 +35,7 @@ from stages.training import Recipe, train
 REPO = Path(__file__).resolve().parents[1]
 WEIGHTS = {"itc": 0.0, "itm": 0.0, "itg": 0.0, "tig": 1.0}
 SCORED = 128  # validation pictures
+DECODERS = {"tapered": "paper", "release": "release"}  # the preset that each is taken from
 
 
 def decoder_of(preset: str, divide: int) -> dict[str, Any]:
@@ -100,6 +101,20 @@ def trained(params: Params, decoder: dict[str, Any], steps: int, seed: int) -> d
     }
 
 
+def earlier_runs(about: dict[str, Any]) -> dict[str, list[dict[str, float]]]:
+    """The runs of today's record, of each decoder that was trained as `about` says."""
+    path = records.path("decoder")
+    record = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    about = json.loads(json.dumps(about))
+    if any(record.get(key) != about[key] for key in ("steps", "seeds", "pictures")):
+        return {}
+    return {
+        name: runs
+        for name, runs in record["each"].items()
+        if record["decoders"].get(name) == about["decoders"][name]
+    }
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -108,19 +123,26 @@ def main() -> int:
     parser.add_argument("--divide", type=int, default=24, help="of all channels (24)")
     parser.add_argument("--steps", type=int, default=200, help="of training, each (200)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of start and order (0 1 2)")
+    parser.add_argument(
+        "--decoders",
+        nargs="+",
+        choices=DECODERS,
+        default=list(DECODERS),
+        help="train these alone (both); with --save, the other's runs of the same day and settings stay",
+    )
     parser.add_argument("--save", action="store_true", help="write benchmarks/results/decoder-DATE.json")
     arguments = parser.parse_args()
     os.chdir(arguments.folder)
     params = load_params()
-    decoders = {
-        "tapered": decoder_of("paper", arguments.divide),
-        "release": decoder_of("release", arguments.divide),
-    }
-    found = {name: [] for name in decoders}
+    decoders = {name: decoder_of(preset, arguments.divide) for name, preset in DECODERS.items()}
+    about = {"decoders": decoders, "steps": arguments.steps, "seeds": arguments.seeds, "pictures": SCORED}
+    found = {name: [] for name in arguments.decoders}
     for seed in arguments.seeds:
-        for name, decoder in decoders.items():
-            found[name].append(trained(params, decoder, arguments.steps, seed))
-            print(f"seed {seed}, {name} {decoder}: {found[name][-1]}", flush=True)
+        for name, runs in found.items():
+            runs.append(trained(params, decoders[name], arguments.steps, seed))
+            print(f"seed {seed}, {name} {decoders[name]}: {runs[-1]}", flush=True)
+    if arguments.save:
+        found = earlier_runs(about) | found
     means = {
         name: {key: float(np.mean([run[key] for run in runs])) for key in runs[0]}
         for name, runs in found.items()
@@ -128,8 +150,9 @@ def main() -> int:
     print(json.dumps(means, indent=1))
     if arguments.save:
         command = f"python -m benchmarks.decoder FOLDER --divide {arguments.divide} --steps {arguments.steps} --save"
-        about = {"decoders": decoders, "steps": arguments.steps, "seeds": arguments.seeds, "pictures": SCORED}
         records.save("decoder", command, about | {"each": found, "means": means})
+    if len(means) < len(DECODERS):
+        return 0
     worse = [key for key in ("psnr", "ssim") if means["tapered"][key] < means["release"][key]]
     print(
         f"the tapered decoder is worse in {' and '.join(worse)}"

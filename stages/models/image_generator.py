@@ -28,7 +28,7 @@ class Generated(NamedTuple):
 
 
 class Norm2d(nn.GroupNorm):
-    """GroupNorm with at most 8 groups, of 8 channels or more unless there are fewer in all.
+    """GroupNorm with at most 8 groups, of 3 channels or more unless there are fewer in all.
 
     Stands in for the paper's BatchNorm (`decoder_norm: batch` brings that back): it is the same in
     training and evaluation, for any batch size, and for any split of a batch over processes. A group of one
@@ -37,7 +37,7 @@ class Norm2d(nn.GroupNorm):
 
     def __init__(self, channels: int):
         super().__init__(
-            next((g for g in (8, 4, 2) if channels % g == 0 and channels // g >= 8), 1), channels
+            next((g for g in (8, 4, 2) if channels % g == 0 and channels // g >= 3), 1), channels
         )
 
 
