@@ -27,12 +27,11 @@ def learnt(folder: Path) -> list[dict]:
     metrics = folder / "results/metrics"
     found = []
     for name, lines in headline(params, metrics).items():
-        seed = params.variants[name].seed
         found.append(
             {
                 "preset": params.preset,
                 "variant": name,
-                "seed": params.seed if seed is None else seed,
+                "seed": params.training_seed(name),
                 "figures": {
                     f"{line.what} | {line.against}": [line.value, line.reference, line.good] for line in lines
                 },

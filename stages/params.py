@@ -329,6 +329,11 @@ class Params:
     generate: Generate
     score_images: ScoreImages
 
+    def training_seed(self, variant: str) -> int:
+        """The seed of a variant's pre-training: its own where it has one, else that of the whole."""
+        own = self.variants[variant].seed
+        return self.seed if own is None else own
+
 
 def load_params(path: str | Path = "params.yaml") -> Params:
     """Read, check and type a parameter file.

@@ -33,8 +33,8 @@ def pretrain(params: Params, run: Run, variant: str) -> None:
     from stages.training import Recipe, state_folder, train
 
     p = params.pretrain
-    weights, own_seed = params.variants[variant].weights, params.variants[variant].seed
-    params = params if own_seed is None else dataclasses.replace(params, seed=own_seed)
+    weights = params.variants[variant].weights
+    params = dataclasses.replace(params, seed=params.training_seed(variant))
     tokenizer = load_tokenizer("models/tokenizer")
     pictures = weights["tig"] > 0
     training = Pairs(params, tokenizer, "train", pictures)

@@ -42,9 +42,8 @@ def read_prompts(path: str | Path) -> Prompts:
     """
     path = Path(path)
     try:
-        text = path.read_text(
-            encoding="utf-8-sig"
-        )  # Windows editors mark UTF-8 with an invisible first character
+        # Windows editors mark UTF-8 with an invisible first character
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: no readable file of prompts ({error}); {HOW}") from error
     if path.suffix == ".txt":

@@ -144,7 +144,7 @@ def gather(params: Params) -> dict[str, Any]:
             params.preset,
             phantoms,
             is_simulated(params.vision.model),
-            sorted({params.seed if v.seed is None else v.seed for v in params.variants.values()}),
+            sorted(set(map(params.training_seed, params.variants))),
             bool(seed_groups(params)),
             {
                 "fine-tuning": len(params.finetune.seeds) if params.evaluate.finetune else 0,

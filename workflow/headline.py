@@ -132,8 +132,7 @@ def main() -> None:
     except InputError as error:
         sys.exit(str(error))
     for variant, lines in judged.items():
-        own = params.variants[variant].seed
-        seed = params.seed if own is None else own
+        seed = params.training_seed(variant)
         print(f"\n{params.preset}, variant {variant}, seed {seed}: held-out {params.pretrain.dataset}")
         print("\n".join(map(str, lines)))
     print("\nThe whole report: results/report/index.html. Runs and curves: make ui")

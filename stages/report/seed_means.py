@@ -16,8 +16,8 @@ def seed_groups(params: Params) -> Groups:
     """The variants of equal weights, one for each seed of pre-training, wherever there are at least two seeds."""
     found: dict[tuple[float, ...], dict[int, str]] = {}
     for name, variant in params.variants.items():
-        seed = params.seed if variant.seed is None else variant.seed
-        found.setdefault(tuple(variant.weights.values()), {}).setdefault(seed, name)
+        same = found.setdefault(tuple(variant.weights.values()), {})
+        same.setdefault(params.training_seed(name), name)
     groups = [tuple(by_seed.values()) for by_seed in found.values() if len(by_seed) > 1]
     return {f"{names[0]} (mean of {len(names)} seeds)": names for names in groups}
 
