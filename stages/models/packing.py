@@ -3,62 +3,77 @@
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 
 
 class Packing(NamedTuple):
     """Which places of a padded grid (B, N) are real; `pack` and `unpack` go between the two layouts.
 
     Attention needs the grid; everything else in a transformer works on rows, and half of a grid of reports
-    may be padding.
+    may be padding. Both directions only read by index: writing by index, in one order whatever the threads do,
+    makes a graphics card sort the indices at each call.
     """
 
     index: torch.Tensor  # (R,) numbers of the real places, counted row by row
+    inverse: torch.Tensor  # (B * N,) the row that each place takes; padding takes some row, whichever
+    real: torch.Tensor  # (B * N, 1)
     batch: int  # B
     length: int  # N
 
     @classmethod
     def of(cls, mask: torch.Tensor) -> "Packing":
         """The real places of a mask (B, N), row by row."""
-        return cls(mask.flatten().nonzero()[:, 0], *mask.shape)
+        real = mask.flatten().bool()
+        inverse = (real.cumsum(0) - 1).clamp_(min=0)
+        return cls(real.nonzero()[:, 0], inverse, real[:, None], *mask.shape)
 
     def behind(self, queries: int) -> "Packing":
         """The grid (B, queries + N): the queries of all rows first, then these places."""
-        length = queries + self.length
+        length, all_queries = queries + self.length, self.batch * queries
         rows = torch.arange(self.batch, device=self.index.device)[:, None] * length
         first = (rows + torch.arange(queries, device=self.index.device)).flatten()
         rest = self.index + (self.index // self.length + 1) * queries
-        return Packing(torch.cat([first, rest]), self.batch, length)
-
-    def pack(self, x: torch.Tensor) -> torch.Tensor:
-        """(B, N, W) -> (R, W)."""
-        return _Pack.apply(x.flatten(0, 1), self.index)
-
-    def unpack(self, rows: torch.Tensor) -> torch.Tensor:
-        """(R, W) -> (B, N, W), zero where there is padding."""
-        return _Unpack.apply(rows, self.index, self.batch * self.length).unflatten(
-            0, (self.batch, self.length)
+        numbers = torch.arange(all_queries, device=self.index.device).view(self.batch, queries)
+        texts = (self.inverse + all_queries).view(self.batch, self.length)
+        real = F.pad(self.real.view(self.batch, self.length), (queries, 0), value=True)
+        return Packing(
+            torch.cat([first, rest]),
+            torch.cat([numbers, texts], 1).flatten(),
+            real.view(-1, 1),
+            self.batch,
+            length,
         )
 
+    def pack(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, N, W) -> (R, W). What stands at padding gets the gradient 0."""
+        return _Pack.apply(x.flatten(0, 1), self.index, self.inverse, self.real)
 
-# No place comes twice, so copying is enough in both directions; autograd's own rules add, row after row.
+    def unpack(self, rows: torch.Tensor) -> torch.Tensor:
+        """(R, W) -> (B, N, W). At padding stands some row, and whatever is made of it must not reach a loss: its
+        gradient is dropped.
+        """
+        return _Unpack.apply(rows, self.index, self.inverse).unflatten(0, (self.batch, self.length))
+
+
 class _Pack(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
-        ctx.save_for_backward(index)
-        ctx.places = len(x)
+    def forward(
+        ctx, x: torch.Tensor, index: torch.Tensor, inverse: torch.Tensor, real: torch.Tensor
+    ) -> torch.Tensor:
+        ctx.save_for_backward(inverse, real)
         return x.index_select(0, index)
 
     @staticmethod
-    def backward(ctx, grad: torch.Tensor) -> tuple[torch.Tensor, None]:
-        (index,) = ctx.saved_tensors
-        return grad.new_zeros(ctx.places, grad.shape[1]).index_copy_(0, index, grad), None
+    def backward(ctx, grad: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
+        inverse, real = ctx.saved_tensors
+        return grad.index_select(0, inverse).mul_(real), None, None, None
 
 
 class _Unpack(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, rows: torch.Tensor, index: torch.Tensor, places: int) -> torch.Tensor:
+    def forward(ctx, rows: torch.Tensor, index: torch.Tensor, inverse: torch.Tensor) -> torch.Tensor:
         ctx.save_for_backward(index)
-        return rows.new_zeros(places, rows.shape[1]).index_copy_(0, index, rows)
+        return rows.index_select(0, inverse)
 
     @staticmethod
     def backward(ctx, grad: torch.Tensor) -> tuple[torch.Tensor, None, None]:
