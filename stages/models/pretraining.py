@@ -35,7 +35,7 @@ def pretraining_losses(
     config = model.config
     weights = {name: 1.0 for name in OBJECTIVES} if weights is None else weights
     on = {name for name in OBJECTIVES if weights.get(name, 0.0) > 0}
-    tokens = model.vision_norm(features)
+    tokens = model.normalise_tokens(features)
     image = model.qformer.read_image(tokens)
     queries, seen = model.qformer.encode_queries(image)
     losses, watch = {}, {}

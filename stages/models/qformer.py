@@ -29,6 +29,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from stages.models.packing import Packing
+from stages.models.precision import for_products
 
 
 class KeysValues(NamedTuple):
@@ -97,6 +98,7 @@ class Attention(nn.Module):
 
     def read(self, x: torch.Tensor, packing: Packing | None = None) -> KeysValues:
         """Keys and values of the tokens x (B, N, source width), or (R, source width) if packed."""
+        x = for_products(x)
         keys, values = self.key(x), self.value(x)
         if packing is not None:
             keys, values = packing.unpack(keys), packing.unpack(values)

@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from stages.models.image_generator import ImageDecoder, ImageGenerator, Norm2d
+from stages.models.image_generator import Enlarge, ImageDecoder, ImageGenerator, Norm2d
 from stages.models.quantizer import Quantizer
 
 
@@ -222,3 +223,19 @@ def test_patches_of_another_grid_are_resized_to_the_bottom_map(side):
 def test_patches_that_are_no_square_are_refused():
     with pytest.raises(ValueError, match="260 patch tokens"):
         make(patches=260)
+
+
+@pytest.mark.parametrize(("source", "width", "times", "side"), [(16, 3, 16, 14), (12, 1, 8, 5), (5, 3, 4, 7)])
+def test_enlarging_is_a_transposed_convolution(source, width, times, side):
+    layer = Enlarge(source, width, times).double()
+    x = torch.randn(2, source, side, side + 1, dtype=torch.float64, requires_grad=True)
+    made = layer(x)
+    asked = F.conv_transpose2d(x, layer.weight, layer.bias, stride=times, padding=times // 2)
+    assert made.shape == (2, width, times * side, times * (side + 1))
+    torch.testing.assert_close(made, asked, rtol=1e-12, atol=1e-12)
+    upstream = torch.randn_like(made)
+    inputs = [x, *layer.parameters()]
+    for ours, theirs in zip(
+        torch.autograd.grad(made, inputs, upstream), torch.autograd.grad(asked, inputs, upstream), strict=True
+    ):
+        torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from stages.models import objectives
+from stages.models import network, objectives, qformer
 from tests.models.test_distributed import case
 
 
@@ -228,3 +228,24 @@ def test_a_model_loaded_in_bfloat16_takes_features_of_float32(tmp_path):
             half.encode_image(features)[1].float(), model.encode_image(features)[1], **close
         )
         assert half.reconstruct(features, *words).shape == (6, 1, 224, 224)
+
+
+def test_under_autocast_values_are_pytorchs_own(monkeypatch):
+    model, batch = spread_case()  # its vocabulary is no multiple of 8, as BERT's with [DEC]
+    parameters = dict(model.named_parameters())
+
+    def step(half=True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            losses = model(**batch, generator=torch.Generator().manual_seed(1))
+        gradients = torch.autograd.grad(losses.total, parameters.values(), allow_unused=True)
+        return losses.parts, torch.cat([g.flatten() for g in gradients if g is not None])
+
+    _, exact = step(half=False)
+    values, gradient = step()
+    for module in (qformer, network):
+        monkeypatch.setattr(module, "for_products", lambda x: x)
+    plain_values, plain_gradient = step()
+    for name, value in plain_values.items():
+        torch.testing.assert_close(values[name], value, rtol=2e-3, atol=0)
+    off, plain_off = (gradient - exact).norm(), (plain_gradient - exact).norm()
+    assert 0 < off < 1.1 * plain_off
