@@ -140,7 +140,7 @@ def _find_reports(root: Path, paths: list[str]) -> tuple[list[Any], Callable]:
         return [inside.get(path) for path in paths], partial(read_entry, str(root))
     if not root.is_dir():
         raise InputError(f"{root}: no folder and no zip file of reports; check `reports` in params.yaml")
-    return [os.path.join(root, path) for path in paths], _read_file
+    return [f"{root}/{path}" for path in paths], _read_file
 
 
 def _read_file(path: str) -> bytes | None:

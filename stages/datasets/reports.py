@@ -9,9 +9,7 @@ import re
 from functools import cache
 from typing import NamedTuple
 
-# A header and the rest of the line that its text begins on: what follows there is text, even where it looks
-# like a header again. So one pass over the report finds every section.
-_HEADER = re.compile(r"\n ([A-Z ()/,-]++):\s([^\n]*+)")
+_HEADER = re.compile(r"\n ([A-Z ()/,-]++):\s")
 _BLANK_LINE = "\n \n"
 
 _SPELLINGS = {
@@ -38,7 +36,6 @@ _SPELLINGS = {
     "wet read": ("wet read", "wetread"),
 }  # fmt: skip
 _NAME_OF = {spelling: name for name, spellings in _SPELLINGS.items() for spelling in spellings}
-_MAIN = ("findings", "impression")
 _NAME_INSIDE = ("impression", "findings", "history", "comparison", "addendum")
 # Titles of the procedure, under which radiologists write their findings.
 _TITLE = re.compile(
@@ -90,13 +87,14 @@ def parse_report(text: str, study_id: str | None = None) -> Report:
     if study_id in _TEXT_BETWEEN:
         start, end = _TEXT_BETWEEN[study_id]
         return Report(body=clean_text(text[start:end]))
-    sections = _split(text)
-    if (name := _TEXT_UNDER.get(study_id)) in sections:
-        return Report(body=_clean(sections, name))
-    findings, impression = _clean(sections, "findings"), _clean(sections, "impression")
+    parts = _HEADER.split(text)  # what stands before the first section, then header and text of each
+    if (name := _TEXT_UNDER.get(study_id)) and name in (sections := _sections(parts)):
+        return Report(body=clean_text(sections[name]))
+    findings, impression = _main_sections(parts)
     if findings or impression:
         return Report(findings, impression)
-    return Report(body=_clean(sections, "last_paragraph" if "last_paragraph" in sections else "comparison"))
+    sections = _sections(parts)
+    return Report(body=clean_text(sections.get("last_paragraph", sections.get("comparison"))))
 
 
 def clean_text(text: str | None) -> str | None:
@@ -120,27 +118,32 @@ def decode_text(raw: bytes) -> tuple[str, bool]:
     return text, is_utf8
 
 
-def _split(text: str) -> dict[str, tuple[str, str]]:
-    """Section name -> the first line of its text and all others: joined only where they are asked for.
+def _main_sections(parts: list[str]) -> tuple[str | None, str | None]:
+    """Findings and impression: of several the last that is not empty. Most reports end with the two."""
+    findings = impression = None
+    for place in range(len(parts) - 2, 0, -2):
+        name = _section_name(parts[place])
+        if name == "impression":
+            impression = impression or clean_text(parts[place + 1])
+        elif name == "findings":
+            findings = findings or clean_text(parts[place + 1])
+        if findings and impression:
+            break
+    return findings, impression
 
-    Of several sections with one name the last; no findings and no impression that are empty.
-    """
-    preamble, *parts = _HEADER.split(text)  # then header, first line, other lines of each section
-    named, last = {"preamble": (preamble, "")}, "preamble"
-    for header, line, lines in zip(parts[::3], parts[1::3], parts[2::3], strict=True):
+
+def _sections(parts: list[str]) -> dict[str, str]:
+    """Section name -> its text. Of several with one name the last; no findings and no impression that are empty."""
+    named, last = {"preamble": parts[0]}, "preamble"
+    for header, text in zip(parts[1::2], parts[2::2], strict=True):
         name = _section_name(header)
-        if name not in _MAIN or (line and not line.isspace()) or (lines and not lines.isspace()):
-            named[name], last = (line, lines), name
+        if name not in ("findings", "impression") or (text and not text.isspace()):
+            named[name], last = text, name
     if "findings" not in named and "impression" not in named:
-        before, blank_line, rest = "".join(named[last]).partition(_BLANK_LINE)
-        named[last] = (before, "")
+        named[last], blank_line, rest = named[last].partition(_BLANK_LINE)
         if blank_line:
-            named["last_paragraph"] = (rest, "")
+            named["last_paragraph"] = rest
     return named
-
-
-def _clean(sections: dict[str, tuple[str, str]], name: str) -> str | None:
-    return clean_text("".join(sections[name])) if name in sections else None
 
 
 @cache

@@ -16,10 +16,12 @@ from stages.errors import InputError
 _END = struct.Struct("<4s4H2LH")
 _LOCATOR_64 = struct.Struct("<4sLQL")
 _END_64 = struct.Struct("<4sQ2H2L4Q")
-_DIRECTORY_ENTRY = struct.Struct("<4s6H3L5H2L")
-_LENGTHS = struct.Struct("<3H")  # of name, extra field and comment, inside a directory entry ...
-_LENGTHS_AT = 28  # ... so many bytes behind its start
-_LOCAL_HEADER = struct.Struct("<4s5H3L2H")
+# Of a directory entry and a local header only what is needed (x: bytes passed over).
+_DIRECTORY_ENTRY = struct.Struct(
+    "<8x2H4x3L14xL"
+)  # flags, method, checksum, packed and unpacked bytes, local header
+_LENGTHS = struct.Struct("<4s24x3H")  # signature, lengths of name, extra field and comment
+_LOCAL_HEADER = struct.Struct("<4s22x2H")  # signature, lengths of name and extra field
 _STORED, _DEFLATED, _ENCRYPTED = 0, 8, 1
 _LONGEST_COMMENT = 0xFFFF
 
@@ -46,13 +48,11 @@ def read_directory(path: str | Path) -> dict[str, int]:
 def read_entry(path: str, place: int) -> bytes:
     """The bytes of one file of the archive at `path`. Raises BrokenEntry."""
     archive = _open(path)
-    _, _, _, flags, method, _, _, crc, packed, unpacked, *_, entry = _DIRECTORY_ENTRY.unpack_from(
-        archive, place
-    )
+    flags, method, crc, packed, unpacked, entry = _DIRECTORY_ENTRY.unpack_from(archive, place)
     if 0xFFFFFFFF in (packed, unpacked, entry):
         raise BrokenEntry("it has 4 GiB or more, which no report has")
     try:
-        signature, *_, name_length, extra_length = _LOCAL_HEADER.unpack_from(archive, entry)
+        signature, name_length, extra_length = _LOCAL_HEADER.unpack_from(archive, entry)
     except struct.error:
         raise BrokenEntry("it lies behind the end of the zip file") from None
     if signature != b"PK\3\4" or flags & _ENCRYPTED or method not in (_STORED, _DEFLATED):
@@ -101,10 +101,10 @@ def _directory_place(archive: mmap.mmap) -> tuple[int, int, int]:
 def _entries(directory: bytes, count: int, start: int) -> dict[str, int]:
     found, place = {}, 0
     for _ in range(count):
-        name_length, extra, comment = _LENGTHS.unpack_from(directory, place + _LENGTHS_AT)
-        if not directory.startswith(b"PK\1\2", place):
+        signature, name_length, extra, comment = _LENGTHS.unpack_from(directory, place)
+        if signature != b"PK\1\2":
             raise ValueError("its directory is damaged")
         name_at = place + _DIRECTORY_ENTRY.size
-        found[directory[name_at : name_at + name_length].decode("utf-8", errors="replace")] = start + place
+        found[str(directory[name_at : name_at + name_length], "utf-8", "replace")] = start + place
         place = name_at + name_length + extra + comment
     return found
