@@ -1,7 +1,7 @@
 """Percentile bootstrap: for functions of sums over items (means, BLEU, METEOR), and for any other (AUROC)."""
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -25,6 +25,16 @@ class Interval:
             f"{name}_ci_high": self.high * scale,
             f"{name}_n": self.n,
         }
+
+    def mirrored(self) -> "Interval":
+        """The percentile interval mirrored at the value (Davison and Hinkley 1997, section 5.2), and never below 0.
+
+        For a distance from an ideal, such as calibration error. Chance makes it larger than it is, and drawing anew
+        from the sample once more: percentiles then lie above the truth, twice the value minus them about it. They
+        may leave out the value itself, which is too large.
+        """
+        low, high = (max(0.0, 2 * self.value - bound) for bound in (self.high, self.low))
+        return replace(self, low=low, high=high)
 
 
 def bootstrap(

@@ -23,11 +23,15 @@ class Judged:
     sizes: dict[str, int]  # of figures that look at a part of the items, such as sensitivity: how many
 
     def intervals(self, **how) -> dict[str, Interval]:
-        """The means over seeds with their intervals, by name; `how` as for `bootstrap_counts`."""
-        found = bootstrap_counts(self.score, self.n, **how)
+        """The means over seeds with their intervals, by name; `how` as for `bootstrap_counts`.
+
+        All are percentile intervals but that of `ece`, which is mirrored (`Interval.mirrored`).
+        """
+        found = dict(zip(self.names, bootstrap_counts(self.score, self.n, **how), strict=True))
+        if "ece" in found:
+            found["ece"] = found["ece"].mirrored()
         return {
-            name: replace(interval, n=self.sizes.get(name, self.n))
-            for name, interval in zip(self.names, found, strict=True)
+            name: replace(interval, n=self.sizes.get(name, self.n)) for name, interval in found.items()
         }
 
     def score(self, counts: np.ndarray) -> np.ndarray:

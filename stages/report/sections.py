@@ -286,7 +286,8 @@ def notes(
             "downloaded weights, which would see far more in a picture."
         )
     found.append(
-        "Intervals are 95 % percentile bootstrap intervals over the test patients. They tell how far another draw of "
+        "Intervals are 95 % percentile bootstrap intervals over the test patients (of calibration errors, the same "
+        "mirrored at the value, since chance only ever adds to them). They tell how far another draw of "
         f"patients could move a figure, not another training run: each variant was pre-trained once, with {with_seed}."
     )
     if means:

@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import recall_score
 
+from stages.metrics.bootstrap import bootstrap_counts
+from stages.metrics.classification import calibration_error
 from stages.metrics.merit import judge_binary, judge_exclusive
 
 HOW = {"resamples": 20, "seed": 0}
@@ -32,3 +34,27 @@ def test_a_class_s_figures_count_the_items_they_look_at():
         assert found[f"sensitivity_{name}"].value == pytest.approx(recall)
         assert (found[f"sensitivity_{name}"].n, found[f"specificity_{name}"].n) == (n, 13 - n)
     assert found["accuracy"].n == found["macro_auroc"].n == 13
+
+
+def test_the_interval_of_the_calibration_error_covers_the_truth_where_percentiles_do_not():
+    """Scores that are too sure of themselves, whose calibration error is known from very many of them."""
+    rng = np.random.default_rng(0)
+
+    def draw(n):
+        scores = rng.normal(scale=1.5, size=n)
+        target = rng.random(n) < 1 / (1 + np.exp(-0.7 * scores))
+        return 1 / (1 + np.exp(-scores)), target.astype(int)
+
+    scores, target = draw(400_000)
+    truth = calibration_error(scores, target == 1, np.ones(len(scores)))
+    mirrored = percentile = 0
+    for _ in range(100):
+        scores, target = draw(300)
+        both = np.stack([1 - scores, scores], 1)
+        judged = judge_binary([both], target, [both], target)
+        how = {"resamples": 200, "seed": 0}
+        found = judged.intervals(**how)["ece"]
+        plain = bootstrap_counts(judged.score, judged.n, **how)[judged.names.index("ece")]
+        mirrored += found.low <= truth <= found.high
+        percentile += plain.low <= truth <= plain.high
+    assert mirrored >= 80 > 50 > percentile
