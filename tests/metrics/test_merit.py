@@ -57,4 +57,5 @@ def test_the_interval_of_the_calibration_error_covers_the_truth_where_percentile
         plain = bootstrap_counts(judged.score, judged.n, **how)[judged.names.index("ece")]
         mirrored += found.low <= truth <= found.high
         percentile += plain.low <= truth <= plain.high
-    assert mirrored >= 80 > 50 > percentile
+    assert mirrored >= 80
+    assert percentile < 50
