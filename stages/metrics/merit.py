@@ -30,9 +30,7 @@ class Judged:
         found = dict(zip(self.names, bootstrap_counts(self.score, self.n, **how), strict=True))
         if "ece" in found:
             found["ece"] = found["ece"].mirrored()
-        return {
-            name: replace(interval, n=self.sizes.get(name, self.n)) for name, interval in found.items()
-        }
+        return {name: replace(interval, n=self.sizes.get(name, self.n)) for name, interval in found.items()}
 
     def score(self, counts: np.ndarray) -> np.ndarray:
         """counts [..., n] -> figures [..., names], means over the seeds; for `bootstrap_counts`."""
