@@ -16,11 +16,10 @@ from stages.errors import InputError
 _END = struct.Struct("<4s4H2LH")
 _LOCATOR_64 = struct.Struct("<4sLQL")
 _END_64 = struct.Struct("<4sQ2H2L4Q")
-# Of a directory entry and a local header only what is needed (x: bytes passed over).
-_DIRECTORY_ENTRY = struct.Struct(
-    "<8x2H4x3L14xL"
-)  # flags, method, checksum, packed and unpacked bytes, local header
-_LENGTHS = struct.Struct("<4s24x3H")  # signature, lengths of name, extra field and comment
+# Of a directory entry and a local header only what is needed (x: bytes passed over). Of an entry: flags, method,
+# checksum, packed and unpacked bytes, place of the local header.
+_DIRECTORY_ENTRY = struct.Struct("<8x2H4x3L14xL")
+_LENGTHS = struct.Struct("<4s24x3H")  # an entry's signature, lengths of name, extra field and comment
 _LOCAL_HEADER = struct.Struct("<4s22x2H")  # signature, lengths of name and extra field
 _STORED, _DEFLATED, _ENCRYPTED = 0, 8, 1
 _LONGEST_COMMENT = 0xFFFF

@@ -1,4 +1,4 @@
-"""Percentile bootstrap: for functions of sums over items (means, BLEU, METEOR), and for any other (AUROC)."""
+"""Bootstrap intervals, by percentiles: for functions of sums over items (means, BLEU, METEOR), and for any other (AUROC)."""
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -33,8 +33,8 @@ class Interval:
         from the sample once more: percentiles then lie above the truth, twice the value minus them about it. They
         may leave out the value itself, which is too large.
         """
-        low, high = (max(0.0, 2 * self.value - bound) for bound in (self.high, self.low))
-        return replace(self, low=low, high=high)
+        low, high = np.maximum(0.0, 2 * self.value - np.array([self.high, self.low]))  # NaN stays NaN
+        return replace(self, low=float(low), high=float(high))
 
 
 def bootstrap(

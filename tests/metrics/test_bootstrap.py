@@ -88,5 +88,12 @@ def test_flat_names_and_scale():
     assert flat == {"bleu_4": 50.0, "bleu_4_ci_low": 25.0, "bleu_4_ci_high": 75.0, "bleu_4_n": 8}
 
 
+def test_mirrored_at_the_value_and_never_below_zero():
+    assert Interval(0.3, 0.25, 0.5, 9).mirrored() == Interval(0.3, pytest.approx(0.1), pytest.approx(0.35), 9)
+    assert Interval(0.1, 0.15, 0.5, 9).mirrored() == Interval(0.1, 0.0, pytest.approx(0.05), 9)
+    nothing = Interval(np.nan, np.nan, np.nan, 9).mirrored()
+    assert np.isnan([nothing.low, nothing.high]).all()
+
+
 def test_numbered():
     assert numbered(["b", "a", "b"]).tolist() == [0, 1, 0]
