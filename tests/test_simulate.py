@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import scipy.fft
 from PIL import Image
 
 import stages.simulate
@@ -16,7 +17,7 @@ from stages.datasets.images import UnreadableImage, decode_image
 from stages.datasets.phantom.damage import damage_pictures
 from stages.datasets.phantom.findings import Finding
 from stages.datasets.phantom.grid import CAPTION, caption
-from stages.datasets.phantom.stand_in_vit import patch_kernel, position_code, write_vit
+from stages.datasets.phantom.stand_in_vit import PLACE, hidden_units, patch_functions, place_code, write_vit
 from stages.datasets.rejects import Selection
 from stages.datasets.rules import select_pictures
 from stages.params import Copies, load_params
@@ -190,18 +191,56 @@ def test_the_vit_loads_with_transformers_and_keeps_what_a_patch_looks_like(tmp_p
     assert error < 0.05
 
 
-@pytest.mark.parametrize(("patch_size", "width"), [(14, 192), (8, 96), (16, 64)])
-def test_the_patch_embedding_loses_no_direction(patch_size, width):
-    kernel = patch_kernel(patch_size, width, np.random.default_rng(0)).reshape(width, -1)
-    singular = np.linalg.svd(kernel, compute_uv=False)[: min(width, patch_size**2)]
-    assert singular.min() == pytest.approx(0.35) and singular.max() < 6
+def test_the_mean_token_tells_what_is_bright_where(tmp_path):
+    import torch
+    from transformers import ViTModel
+
+    write_vit(tmp_path, VIT, seed=3)
+    vit = ViTModel.from_pretrained(tmp_path).eval()
+    bright = torch.rand(480, 4, 4, generator=torch.Generator().manual_seed(0))  # of 16 fields of a picture
+    pixels = torch.nn.functional.interpolate(bright[:, None], size=224, mode="nearest")
+    with torch.no_grad():
+        mean = torch.cat(
+            [
+                vit(pixel_values=some.expand(-1, 3, -1, -1)).last_hidden_state[:, 1:].mean(1)
+                for some in pixels.split(60)
+            ]
+        )
+    inputs, truth = torch.cat([mean, torch.ones(480, 1)], dim=1), bright.flatten(1)
+    weights = torch.linalg.lstsq(inputs[:360], truth[:360]).solution
+    error = (inputs[360:] @ weights - truth[360:]).square().mean(0) / truth[360:].var(0)
+    assert error.max() < 0.1
 
 
-def test_position_codes_are_closest_to_their_neighbours():
-    code = position_code(16, 192, np.random.default_rng(0))
+@pytest.mark.parametrize(("patch_size", "count"), [(14, 64), (8, 20), (4, 30)])
+def test_patch_functions_are_the_lowest_cosines(patch_size, count):
+    functions = patch_functions(patch_size, count)
+    assert functions.shape == (count, patch_size, patch_size)
+    spectra = scipy.fft.dctn(functions, axes=(1, 2), norm="ortho")
+    u, v = np.indices((patch_size, patch_size))
+    lowest = np.sort(np.hypot(u, v).ravel())[:count]
+    for function, spectrum in zip(functions, spectra, strict=True):
+        assert (np.abs(spectrum) > 1e-9).sum() == (1 if function.any() else 0)
+    kinds = np.argwhere(np.abs(spectra) > 1e-9)[:, 1:]  # one frequency of each function that is not zero
+    assert len(np.unique(kinds, axis=0)) == len(kinds) == min(count, patch_size**2)
+    np.testing.assert_allclose(np.sort(np.hypot(*kinds.T)), lowest, atol=1e-12)
+
+
+def test_place_codes_are_closest_to_their_neighbours():
+    code = place_code(16, 32)
+    np.testing.assert_allclose(np.linalg.norm(code, axis=1), PLACE)
     distance = np.linalg.norm(code[:, None] - code[None], axis=-1)
     np.fill_diagonal(distance, np.inf)
     rows, columns = np.divmod(np.arange(256), 16)
     nearest = distance.argmin(axis=1)
     steps = np.abs(rows[nearest] - rows) + np.abs(columns[nearest] - columns)
     assert (steps == 1).all()
+
+
+def test_hidden_units_are_open_in_a_part_of_the_picture_each():
+    code = place_code(16, 32)
+    weights, bias = hidden_units(code, 190, 3, np.random.default_rng(0))
+    open_at = code @ weights[:, :32].T + bias > 0  # (places, units), of a patch that shows nothing
+    share = open_at.mean(0)
+    assert 0.05 < np.median(share) < 0.3 and share.max() < 0.5
+    assert open_at.any(1).all(), "a place that no unit sees"
