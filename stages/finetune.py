@@ -193,7 +193,7 @@ def fit_classifier(
     import torch
 
     from stages.checkpoints import Checkpoints
-    from stages.models.classifier import Classifier, cross_entropy, probabilities
+    from stages.models.classifier import Classifier, QueryEncoder, cross_entropy, probabilities
     from stages.training import Recipe, state_folder, train
 
     p, training, held = params.finetune, parts["train"], parts["validate"]
@@ -227,6 +227,7 @@ def fit_classifier(
             validate_every=p.validate_every,
             checkpoint_every=p.validate_every,
             patience=p.patience,
+            strict=isinstance(net.encoder, QueryEncoder),
         ),
         items=len(training),
         load=load,

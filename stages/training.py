@@ -61,6 +61,9 @@ class Recipe:
     checkpoint_minutes: float = 10.0
     patience: int | None = None  # validations without a better value before training ends; None: never early
     watch: str = "loss"  # the validation value that early stopping watches; less is better
+    strict: bool = (
+        True  # False: a graphics card may add sums in any order where it knows no other (others' networks)
+    )
 
     def learning_rate_at(self, step: int) -> float:
         """Rate of step 0 .. steps - 1: linear warm-up to the peak, then a half cosine to the final rate."""
@@ -243,7 +246,7 @@ def train(
         mininterval=5,
         disable=not accelerator.is_main_process,
     )
-    with stop, bar, deterministic_algorithms():
+    with stop, bar, deterministic_algorithms(recipe.strict):
         for step in range(start, recipe.steps):
             if recipe.patience is not None and control.largest(best.waited >= recipe.patience)[0]:
                 run.say(f"no better {recipe.watch} since step {best.step}: training ends at step {step}")
@@ -331,18 +334,19 @@ def train(
 
 
 @contextmanager
-def deterministic_algorithms() -> Iterator[None]:
+def deterministic_algorithms(strict: bool = True) -> Iterator[None]:
     """Inside `with`, sums are added in one order whatever the threads do, so that the same run gives the same bits.
 
-    An operation that has no such algorithm on this device warns and goes on. The memory that PyTorch would fill in
-    this mode, to make reading it unwritten reproducible, stays as it is.
+    An operation that has no such algorithm on this device raises RuntimeError if `strict`, and otherwise warns and
+    goes on. Then attention, too, sums its gradients in any order on a graphics card, although it could do better. The
+    memory that PyTorch would fill in this mode, to make reading it unwritten reproducible, stays as it is.
     """
     before = (
         torch.are_deterministic_algorithms_enabled(),
         torch.is_deterministic_algorithms_warn_only_enabled(),
     )
     fill = torch.utils.deterministic.fill_uninitialized_memory
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.use_deterministic_algorithms(True, warn_only=not strict)
     torch.utils.deterministic.fill_uninitialized_memory = False
     try:
         yield

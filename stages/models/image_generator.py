@@ -105,9 +105,26 @@ class LatentAdapter(nn.Module):
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         """tokens (B, rows * columns, source) -> latents z_e (B, C, grid, grid)."""
         x = self.map(tokens).transpose(1, 2).unflatten(2, self.tokens)  # (B, C, rows, columns)
-        if self.tokens != (self.grid, self.grid):
-            x = F.interpolate(x, size=(self.grid, self.grid), mode="bilinear", align_corners=False)
-        return self.ending(self.residual(x + self.position))
+        return self.ending(self.residual(resize(x, self.grid, self.grid) + self.position))
+
+
+def resize(x: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """(B, C, h, w) -> (B, C, height, width), bilinear as F.interpolate's.
+
+    By matrix products: the gradient of F.interpolate is summed in any order on a graphics card.
+    """
+    h, w = x.shape[2:]
+    if w != width:
+        x = x @ _weights(w, width, x)
+    if h != height:
+        x = _weights(h, height, x).T @ x
+    return x
+
+
+def _weights(old: int, new: int, like: torch.Tensor) -> torch.Tensor:
+    """(old, new): what each of `old` values along a line contributes to each of `new`."""
+    one_each = torch.eye(old, device=like.device, dtype=like.dtype)
+    return F.interpolate(one_each[None], size=new, mode="linear", align_corners=False)[0]
 
 
 def unit_length(x: torch.Tensor) -> torch.Tensor:

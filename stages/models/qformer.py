@@ -169,6 +169,37 @@ class Block(nn.Module):
         self.feed_forward_queries = FeedForward(width, dropout)
         self.feed_forward_text = FeedForward(width, dropout)
 
+    def query_rows(self, x: torch.Tensor, picture: KeysValues | None) -> tuple[torch.Tensor, KeysValues]:
+        """Queries (B, Q, W) of the uni-modal mask -> the same behind this block, and their keys and values in it."""
+        seen = self.attention.read(x)
+        return self.finish_queries(self.attention(x, seen), [(picture, 1)]), seen
+
+    def text_rows(
+        self,
+        x: torch.Tensor,
+        earlier: "KeysValues | Memory | None" = None,
+        mask: torch.Tensor | None = None,
+        packing: Packing | None = None,
+    ) -> torch.Tensor:
+        """Text (B, L, W), or packed (R, W), that sees `earlier` and itself as far as `mask` allows."""
+        seen = self.attention.read(x, packing)
+        seen = seen if earlier is None else earlier.then(seen)
+        return self.feed_forward_text(self.attention(x, seen, mask, packing))
+
+    def pair_rows(
+        self,
+        x: torch.Tensor,
+        images: Sequence[tuple[KeysValues | None, int]],
+        mask: torch.Tensor,
+        both: Packing,
+        queries: int,
+    ) -> torch.Tensor:
+        """Packed rows of all pairs' queries, Q of each, then of their texts; all of a pair see all of it."""
+        x = self.attention(x, self.attention.read(x, both), mask, both)
+        split = both.batch * queries
+        seen = self.finish_queries(x[:split].unflatten(0, (-1, queries)), images)
+        return torch.cat([seen.flatten(0, 1), self.feed_forward_text(x[split:])])
+
     def finish_queries(
         self, x: torch.Tensor, images: Sequence[tuple[KeysValues | None, int]]
     ) -> torch.Tensor:
@@ -252,8 +283,8 @@ class QFormer(nn.Module):
         batch = next(kv.keys.shape[0] for kv in image if kv is not None)
         x, seen = self.embed_queries(batch), []
         for block, picture in zip(self.blocks, image, strict=True):
-            seen.append(block.attention.read(x))
-            x = block.finish_queries(block.attention(x, seen[-1]), [(picture, 1)])
+            x, own = block.query_rows(x, picture)
+            seen.append(own)
         return x, seen
 
     def encode_text(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
@@ -265,8 +296,7 @@ class QFormer(nn.Module):
         x = self.embed_text(input_ids, packing=packing)  # (R, W)
         mask = attention_mask[:, None, None, :].bool()  # (B, 1, 1, L)
         for block in self.blocks[:-1]:
-            seen = block.attention.read(x, packing)
-            x = block.feed_forward_text(block.attention(x, seen, mask, packing))
+            x = block.text_rows(x, None, mask, packing)
         block, lengths = self.blocks[-1], attention_mask.sum(1)
         seen = block.attention.read(x, packing)
         first = x[lengths.cumsum(0) - lengths][:, None]  # (B, 1, W)
@@ -278,8 +308,7 @@ class QFormer(nn.Module):
         x = self.embed_text(input_ids, packing=packing)  # (R, W)
         mask = attention_mask[:, None, None, :].bool()  # (B, 1, 1, L)
         for block in self.blocks:
-            seen = block.attention.read(x, packing)
-            x = block.feed_forward_text(block.attention(x, seen, mask, packing))
+            x = block.text_rows(x, None, mask, packing)
         return packing.unpack(x)
 
     def fuse(
@@ -310,27 +339,26 @@ class QFormer(nn.Module):
         x = torch.cat(
             [self.embed_queries(words.batch).flatten(0, 1), self.embed_text(input_ids, packing=words)]
         )
-        last = len(self.blocks) - 1
-        for i, block in enumerate(self.blocks):
-            picture = [(group[i], times) for group, times in images]
-            seen = block.attention.read(x, both)
+        for i, block in enumerate(self.blocks[:-1]):
+            pictures = [(group[i], times) for group, times in images]
+            if texts is None:
+                x = block.pair_rows(x, pictures, mask, both, n)
+                continue
+            # the first block: no image was seen before its cross-attention; from there on, pairs
+            x = block.attention(x, block.attention.read(x, both), mask, both)
             split = words.batch * n
-            if i == last:
-                queries = block.attention(x[:split].unflatten(0, (-1, n)), seen, mask)
-            else:
-                x = block.attention(x, seen, mask, both)
-                queries, text = x[:split].unflatten(0, (-1, n)), block.feed_forward_text(x[split:])
-            if i == 0 and texts is not None:  # so far no image was seen; from here on, pairs
-                queries = queries[texts]
-                if i < last:
-                    grid, attention_mask = words.unpack(text)[texts], attention_mask[texts]
-                    words = Packing.of(attention_mask)
-                    both, mask = words.behind(n), _seen_with_queries(attention_mask, n)
-                    text = words.pack(grid)
-            queries = block.finish_queries(queries, picture)
-            if i < last:
-                x = torch.cat([queries.flatten(0, 1), text])
-        return queries
+            queries, text = x[:split].unflatten(0, (-1, n))[texts], block.feed_forward_text(x[split:])
+            grid, attention_mask = words.unpack(text)[texts], attention_mask[texts]
+            words, texts = Packing.of(attention_mask), None
+            both, mask = words.behind(n), _seen_with_queries(attention_mask, n)
+            queries = block.finish_queries(queries, pictures)
+            x = torch.cat([queries.flatten(0, 1), words.pack(grid)])
+        block = self.blocks[-1]
+        queries = x[: words.batch * n].unflatten(0, (-1, n))
+        queries = block.attention(queries, block.attention.read(x, both), mask)
+        if texts is not None:  # it is the only block
+            queries = queries[texts]
+        return block.finish_queries(queries, [(group[-1], times) for group, times in images])
 
     def decode_text(
         self, input_ids: torch.Tensor, seen: Sequence[KeysValues | Memory], packing: Packing | None = None
@@ -352,8 +380,7 @@ class QFormer(nn.Module):
         if new > 1:
             mask = torch.ones(new, before + new, dtype=torch.bool, device=x.device).tril(before)
         for block, earlier in zip(self.blocks, seen, strict=True):
-            keys_values = earlier.then(block.attention.read(x, packing))
-            x = block.feed_forward_text(block.attention(x, keys_values, mask, packing))
+            x = block.text_rows(x, earlier, mask, packing)
         return x
 
 

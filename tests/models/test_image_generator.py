@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from stages.models.image_generator import Enlarge, ImageDecoder, ImageGenerator, Norm2d
+from stages.models.image_generator import Enlarge, ImageDecoder, ImageGenerator, Norm2d, resize
 from stages.models.quantizer import Quantizer
 
 
@@ -239,3 +239,13 @@ def test_enlarging_is_a_transposed_convolution(source, width, times, side):
         torch.autograd.grad(made, inputs, upstream), torch.autograd.grad(asked, inputs, upstream), strict=True
     ):
         torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize(("old", "new"), [((4, 8), (8, 8)), ((14, 14), (16, 16)), ((24, 5), (16, 16))])
+def test_resizing_is_bilinear_interpolation(old, new):
+    x = torch.randn(2, 3, *old, dtype=torch.float64, requires_grad=True)
+    weights = torch.randn(2, 3, *new, dtype=torch.float64)
+    expected = F.interpolate(x, size=new, mode="bilinear", align_corners=False)
+    torch.testing.assert_close(resize(x, *new), expected, rtol=0, atol=1e-12)
+    gradients = [torch.autograd.grad((made * weights).sum(), x)[0] for made in (resize(x, *new), expected)]
+    torch.testing.assert_close(*gradients, rtol=0, atol=1e-12)
