@@ -2,9 +2,10 @@
 
 Preset `paper` with cached features, random weights, bf16 autocast, fused AdamW: pictures per second, MFU (arithmetic
 counted, against the card's dense bf16 peak), and peak memory, for batches of 32, 128 and 512, as PyTorch runs it and
-with blocks and decoders under torch.compile. Reports have 95 tokens, then 60 on average (45 to 75). A batch that does not fit is done in 2, 4 or
-8 micro-batches, as `accumulate` does it in training: their negatives are their own. Each figure is the median of 5
-repetitions of some steps. Where there is no card, the same runs on the CPU, to try it (`--preset demo --batches 4`).
+with blocks and decoders under torch.compile. Reports have 95 tokens, then 60 on average (45 to 75). A batch that does
+not fit is done in 2, 4 or 8 micro-batches, as `accumulate` does it in training: their negatives are their own. Each
+figure is the median of 5 repetitions of some steps. Where there is no card, the same runs on the CPU, to try it
+(`--preset demo --batches 4`).
 `--save` writes benchmarks/results/cuda_step-DATE.json.
 """
 
@@ -148,7 +149,7 @@ def main() -> int:
     torch.manual_seed(0)
     model = MedUnifierModel(config(arguments.preset)).train().to("cuda" if cuda else "cpu")
     found = []
-    for mode in sorted(arguments.modes, reverse=True):
+    for mode in sorted(arguments.modes, reverse=True):  # eager first: what is compiled stays so
         if mode == "compiled":
             compile_blocks(model)
         for tokens in arguments.tokens:

@@ -61,9 +61,7 @@ class Recipe:
     checkpoint_minutes: float = 10.0
     patience: int | None = None  # validations without a better value before training ends; None: never early
     watch: str = "loss"  # the validation value that early stopping watches; less is better
-    strict: bool = (
-        True  # False: a graphics card may add sums in any order where it knows no other (others' networks)
-    )
+    strict: bool = True  # False: sums may come in any order on a graphics card, as others' networks may need
 
     def learning_rate_at(self, step: int) -> float:
         """Rate of step 0 .. steps - 1: linear warm-up to the peak, then a half cosine to the final rate."""

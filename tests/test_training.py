@@ -281,3 +281,16 @@ def test_block_by_block_every_row_once_and_blocks_stay_together():
     assert np.array_equal(orders[5], permutation(12, 3, 5, blocks))
     rows = np.concatenate(list(step_rows(12, recipe(steps=6, seed=3), 0, 0, 1, blocks)))
     assert np.array_equal(rows, np.concatenate(orders[:2]))
+
+
+def test_a_training_refuses_sums_without_a_fixed_order_unless_told_otherwise(tmp_path):
+    """`put_` has no algorithm with one, on any device."""
+
+    def unordered(model, batch, generator):
+        torch.zeros(3).put_(torch.tensor([1]), torch.ones(1))
+        return loss(model, batch, generator)
+
+    with pytest.raises(RuntimeError, match="deterministic"):
+        fit(tmp_path / "strict", loss=unordered)
+    with pytest.warns(UserWarning, match="deterministic"):
+        fit(tmp_path / "not", loss=unordered, chosen=recipe(strict=False))
