@@ -125,7 +125,7 @@ def test_numbers_are_read_as_dvc_reads_them(tmp_path: Path) -> None:
         ("model.heads", 3, "128", "a multiple of the 3 heads"),
         ("pretrain.warmup_start", 0.1, "0.1", "at most pretrain.learning_rate"),
         ("pretrain.final_learning_rate", 0.1, "0.1", "at most pretrain.learning_rate"),
-        ("pretrain.accumulate", 5, "5", "a divisor of batch_size (16)"),
+        ("pretrain.accumulate", 5, "5", "a divisor of batch_size (12)"),
         ("vision.watch", "stages/models/vision.py", "vision.py", "data/simulated/vit"),
         ("vision.model", "timm:vit_tiny_patch16_224", "data/simulated/vit", "stages/models/vision.py"),
         ("vision.revision", "abc", "abc", "null, as vision.model is a local folder"),
