@@ -4,9 +4,11 @@ Preset `paper` with cached features, random weights, bf16 autocast, fused AdamW:
 counted, against the card's dense bf16 peak), and peak memory, for batches of 32, 128 and 512, as PyTorch runs it and
 with blocks and decoders under torch.compile. Reports have 95 tokens, then 60 on average (45 to 75). A batch that does
 not fit is done in 2, 4 or 8 micro-batches, as `accumulate` does it in training: their negatives are their own. Each
-figure is the median of 5 repetitions of some steps. Where there is no card, the same runs on the CPU, to try it
-(`--preset demo --batches 4`).
-`--save` writes benchmarks/results/cuda_step-DATE.json.
+figure is the median of 5 repetitions of some steps. Beside them what a step asks of a card, whichever: arithmetic,
+operations started, and what they read and write, counted by PyTorch's operations (on a CPU a dropout counts three,
+which a card does in one). Where there is no card, the same runs on the CPU, to try it (`--preset demo --batches 4`), and
+`--count` counts alone, two pictures and four, which takes two minutes.
+`--save` writes benchmarks/results/cuda_step-DATE.json, with `--count` operations-DATE.json.
 """
 
 import argparse
@@ -16,8 +18,12 @@ import sys
 import time
 from collections.abc import Callable
 from typing import Any
+from unittest.mock import patch
 
 import torch
+import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from benchmarks import records
 from benchmarks.training_step import LENGTHS, batch, config
@@ -32,8 +38,8 @@ PIECES = (1, 2, 4, 8)  # micro-batches tried in turn
 def compile_blocks(model: MedUnifierModel) -> None:
     """From now on the Q-Former's blocks, the adapters and the decoders run under torch.compile where they train.
 
-    A block is compiled once for each kind of rows it is given, since all blocks share their code; kernels are chosen
-    without trying them out, so that the same run gives the same bits.
+    A block is compiled once for each pass, since all blocks share their code; kernels are chosen without trying them
+    out, so that the same run gives the same bits.
     """
 
     def compiled(function: Callable, dynamic: bool) -> Callable:
@@ -42,15 +48,33 @@ def compile_blocks(model: MedUnifierModel) -> None:
             dynamic=dynamic,
             options={"deterministic": True, "triton.coalesce_tiling_analysis": False},  # which fails in 2.11
         )
-        return lambda *arguments: (fast if torch.is_grad_enabled() else function)(*arguments)
+        return lambda *args, **kwargs: (fast if torch.is_grad_enabled() else function)(*args, **kwargs)
 
     for block in model.qformer.blocks:
-        block.query_rows = compiled(block.query_rows, dynamic=False)
-        block.text_rows = compiled(block.text_rows, dynamic=True)  # no two batches have as many words
-        block.pair_rows = compiled(block.pair_rows, dynamic=True)
+        block.forward = compiled(block.forward, dynamic=True)  # no two batches have as many words
     maker = model.image_generator
     for part in (maker.top_adapter, maker.bottom_adapter, maker.top_decoder, maker.decoder):
         part.forward = compiled(part.forward, dynamic=False)
+
+
+class Operations(TorchDispatchMode):
+    """Counts PyTorch's operations inside `with`, and the bytes of the tensors that they read and write; views and bare
+    allocations are none.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.number = self.bytes = 0
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        found = operation(*args, **(kwargs or {}))
+        name = operation.overloadpacket.__name__
+        if not (
+            operation.is_view or name in ("_unsafe_view", "detach") or name.startswith(("empty", "new_empty"))
+        ):
+            self.number += 1
+            self.bytes += sum(x.nbytes for x in tree_leaves((args, found)) if isinstance(x, torch.Tensor))
+        return found
 
 
 class Step:
@@ -92,7 +116,7 @@ def measure(model: MedUnifierModel, lengths: tuple[int, int], size: int, pieces:
         torch.cuda.reset_peak_memory_stats()
     step = Step(model, lengths, size, pieces)
     with deterministic_algorithms():
-        with flop_counter() as counter, torch.compiler.set_stance("force_eager"):
+        with flop_counter() as counter, torch.compiler.set_stance("force_eager"), Operations() as operations:
             step()
         step.wait()
         begun = time.perf_counter()
@@ -113,8 +137,40 @@ def measure(model: MedUnifierModel, lengths: tuple[int, int], size: int, pieces:
         "pictures_per_second": round(rate, 1),
         against: round(rate * counter.get_total_flops() / size / peak, 4),
         "gflop_per_picture": round(counter.get_total_flops() / size / 1e9, 1),
+        "operations": operations.number,
+        "gb_moved_per_picture": round(operations.bytes / size / 1e9, 2),
         **{name: round(value, 2) for name, value in peak_memory(model.device).items()},
         "first_five_steps_s": round(warm, 1),  # with the compilation
+    }
+
+
+def count(model: MedUnifierModel, lengths: tuple[int, int]) -> dict[str, Any]:
+    """Operations of a forward and a backward pass; arithmetic and GB moved for each further picture, GB in any case.
+
+    Without dropout inside attention, which keeps its whole matrix on a CPU, and not on a graphics card.
+    """
+    attention = F.scaled_dot_product_attention
+
+    def without_dropout(*args, dropout_p: float = 0.0, **kwargs) -> torch.Tensor:
+        return attention(*args, **kwargs)
+
+    moved, flop = [], []
+    with patch.object(F, "scaled_dot_product_attention", without_dropout):
+        for repeat in (1, 2):
+            pairs = batch(model.config, lengths * repeat, model.device)
+            with deterministic_algorithms(), flop_counter() as counter, Operations() as operations:
+                with torch.autocast(model.device.type, torch.bfloat16):
+                    total = model(**pairs).total
+                total.backward()
+            model.zero_grad()
+            moved.append(operations.bytes / 1e9)
+            flop.append(counter.get_total_flops() / 1e9)
+    each = (moved[1] - moved[0]) / 2
+    return {
+        "operations": operations.number,
+        "gflop_per_picture": round((flop[1] - flop[0]) / 2, 1),
+        "gb_moved_per_picture": round(each, 2),
+        "gb_moved_besides": round(moved[0] - 2 * each, 2),
     }
 
 
@@ -142,13 +198,23 @@ def main() -> int:
         default=["eager", "compiled"],
         help="how it is run (both)",
     )
-    parser.add_argument("--save", action="store_true", help="write benchmarks/results/cuda_step-DATE.json")
+    parser.add_argument(
+        "--count", action="store_true", help="count operations and bytes, and measure no time"
+    )
+    parser.add_argument("--save", action="store_true", help="write a record to benchmarks/results/")
     arguments = parser.parse_args()
     cuda = torch.cuda.is_available()
     torch.set_float32_matmul_precision("high")
     torch.manual_seed(0)
     model = MedUnifierModel(config(arguments.preset)).train().to("cuda" if cuda else "cpu")
     found = []
+    if arguments.count:
+        for tokens in arguments.tokens:
+            found.append({"reports": tokens} | count(model, LENGTHS[tokens]))
+            print(found[-1], flush=True)
+        if arguments.save:
+            records.save("operations", "python -m benchmarks.cuda_step --count --save", {"figures": found})
+        return 0
     for mode in sorted(arguments.modes, reverse=True):  # eager first: what is compiled stays so
         if mode == "compiled":
             compile_blocks(model)

@@ -130,9 +130,10 @@ def load_bert(qformer: nn.Module, text_head: nn.Module, name: str) -> LoadReport
         pairs = [("embeddings.LayerNorm", "qformer.norm")]
         for i in range(len(qformer.blocks)):
             theirs, ours = f"encoder.layer.{i}", f"qformer.blocks.{i}"
-            pairs += [
-                (f"{theirs}.attention.self.{x}", f"{ours}.attention.{x}") for x in ("query", "key", "value")
-            ]
+            for kind in ("weight", "bias"):
+                parts = [f"{theirs}.attention.self.{part}.{kind}" for part in ("query", "key", "value")]
+                if source.keys() >= set(parts):
+                    put(f"{ours}.attention.query_key_value.{kind}", torch.cat([take(key) for key in parts]))
             pairs += [(f"{theirs}.attention.output.dense", f"{ours}.attention.out")]
             pairs += [(f"{theirs}.attention.output.LayerNorm", f"{ours}.attention.norm")]
             for branch in ("text", "queries"):
@@ -145,7 +146,7 @@ def load_bert(qformer: nn.Module, text_head: nn.Module, name: str) -> LoadReport
             for kind in ("weight", "bias"):
                 put(f"{ours}.{kind}", take(f"{theirs}.{kind}"))
         put("text_head.bias", take("cls.predictions.bias"), fewer=1)
-    if f"qformer.blocks.{len(qformer.blocks) - 1}.attention.query.weight" not in filled:
+    if f"qformer.blocks.{len(qformer.blocks) - 1}.attention.query_key_value.weight" not in filled:
         raise InputError(
             f"model.text_checkpoint {name!r} lacks weights of its last block, or is no BERT checkpoint."
         )

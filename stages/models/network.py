@@ -12,7 +12,7 @@ from stages.errors import InputError
 from stages.models.generation import NextWord, beam_search, choose_words
 from stages.models.image_generator import Generated, ImageGenerator
 from stages.models.precision import for_products
-from stages.models.qformer import KeysValues, QFormer
+from stages.models.qformer import QFormer
 from stages.models.sizes import Sizes
 from stages.models.vision import FrozenViT, load_recorded_vision
 
@@ -128,7 +128,7 @@ class MedUnifierNetwork(nn.Module):
         """tau of Eq. 10-11."""
         return self.log_temperature.exp()
 
-    def read_image(self, features: torch.Tensor) -> list[KeysValues | None]:
+    def read_image(self, features: torch.Tensor) -> list[torch.Tensor | None]:
         """Normalises the ViT's tokens and prepares them for cross-attention."""
         return self.qformer.read_image(self.normalise_tokens(features))
 

@@ -14,18 +14,32 @@ class Packing(NamedTuple):
     makes a graphics card sort the indices at each call.
     """
 
-    index: torch.Tensor  # (R,) numbers of the real places, counted row by row
-    inverse: torch.Tensor  # (B * N,) the row that each place takes; padding takes some row, whichever
-    real: torch.Tensor  # (B * N, 1)
     batch: int  # B
     length: int  # N
+    index: torch.Tensor | None = (
+        None  # (R,) numbers of the real places, counted row by row; None: all are real
+    )
+    inverse: torch.Tensor | None = (
+        None  # (B * N,) the row that each place takes; padding takes some row, whichever
+    )
+    real: torch.Tensor | None = None  # (B * N, 1)
 
     @classmethod
     def of(cls, mask: torch.Tensor) -> "Packing":
         """The real places of a mask (B, N), row by row."""
         real = mask.flatten().bool()
         inverse = (real.cumsum(0) - 1).clamp_(min=0)
-        return cls(real.nonzero()[:, 0], inverse, real[:, None], *mask.shape)
+        return cls(*mask.shape, real.nonzero()[:, 0], inverse, real[:, None])
+
+    @classmethod
+    def whole(cls, batch: int, length: int) -> "Packing":
+        """A grid without padding."""
+        return cls(batch, length)
+
+    @property
+    def rows(self) -> int:
+        """R."""
+        return self.batch * self.length if self.index is None else len(self.index)
 
     def behind(self, queries: int) -> "Packing":
         """The grid (B, queries + N): the queries of all rows first, then these places."""
@@ -37,21 +51,29 @@ class Packing(NamedTuple):
         texts = (self.inverse + all_queries).view(self.batch, self.length)
         real = F.pad(self.real.view(self.batch, self.length), (queries, 0), value=True)
         return Packing(
+            self.batch,
+            length,
             torch.cat([first, rest]),
             torch.cat([numbers, texts], 1).flatten(),
             real.view(-1, 1),
-            self.batch,
-            length,
         )
+
+    def pick(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, N) of no gradient -> (R,)."""
+        return x.flatten() if self.index is None else x.flatten()[self.index]
 
     def pack(self, x: torch.Tensor) -> torch.Tensor:
         """(B, N, W) -> (R, W). What stands at padding gets the gradient 0."""
+        if self.index is None:
+            return x.flatten(0, 1)
         return _Pack.apply(x.flatten(0, 1), self.index, self.inverse, self.real)
 
     def unpack(self, rows: torch.Tensor) -> torch.Tensor:
         """(R, W) -> (B, N, W). At padding stands some row, and whatever is made of it must not reach a loss: its
         gradient is dropped.
         """
+        if self.index is None:
+            return rows.unflatten(0, (self.batch, self.length))
         return _Unpack.apply(rows, self.index, self.inverse).unflatten(0, (self.batch, self.length))
 
 

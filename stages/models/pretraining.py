@@ -37,10 +37,15 @@ def pretraining_losses(
     on = {name for name in OBJECTIVES if weights.get(name, 0.0) > 0}
     tokens = model.normalise_tokens(features)
     image = model.qformer.read_image(tokens)
-    queries, seen = model.qformer.encode_queries(image)
+    words = None
+    if "itg" in on:
+        start = ids.clone()
+        start[:, 0] = config.decode_token_id
+        words = start[:, :-1], Packing.of(mask[:, 1:])  # places that are followed by a word
+    queries, _, text, written = model.qformer.encode(
+        image, text=(ids, mask) if on & {"itc", "itm", "tig"} else None, words=words
+    )
     losses, watch = {}, {}
-    if on & {"itc", "itm", "tig"}:
-        text = model.qformer.encode_text(ids, mask)
     if on & {"itc", "itm"}:
         losses["itc"], image_to_text, text_to_image = objectives.contrastive(
             F.normalize(model.query_projection(queries).float(), dim=-1),
@@ -54,12 +59,8 @@ def pretraining_losses(
             model, features, image, ids, mask, image_to_text, text_to_image, generator
         )
     if "itg" in on:
-        start = ids.clone()
-        start[:, 0] = config.decode_token_id
-        real = Packing.of(mask[:, 1:])  # places that are followed by a word
-        x = model.qformer.decode_text(start[:, :-1], seen, packing=real)
-        targets = ids[:, 1:].flatten()[real.index]
-        losses["itg"] = objectives.generation(model._logits(x), targets, None, config.label_smoothing)
+        targets = words[1].pick(ids[:, 1:])
+        losses["itg"] = objectives.generation(model._logits(written), targets, None, config.label_smoothing)
     if "tig" in on:
         made = model.image_generator(queries, tokens[:, 1:], text)
         watch["tig_mse"] = objectives.reconstruction(made.images, images)
@@ -94,7 +95,7 @@ def matching_loss(
     hard_images = objectives.hard_negatives(text_to_image, model.temperature, same, generator)
     hard_texts = objectives.hard_negatives(image_to_text, model.temperature, same, generator)
     if world_size() == 1 or model.config.negatives == "local":
-        wrong_images = [kv and kv.take(hard_images) for kv in image]
+        wrong_images = [None if kv is None else kv[hard_images] for kv in image]
         wrong_texts = hard_texts
     else:
         # other processes' images are read here anew, so that gradients stay where they are used

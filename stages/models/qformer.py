@@ -1,24 +1,26 @@
 """The Q-Former: one BERT-shaped transformer over [queries ; text] that reads an image by cross-attention.
 
-Paper section 3.2-3.3 and Fig. 2. Its three attention masks are not built as masks here. Each pass
-computes only the rows and keys that its mask leaves visible:
+Paper section 3.2-3.3 and Fig. 2. Its three attention masks are not built as masks here. Of each, only the rows and
+keys that it leaves visible are computed:
 
-=====================  =================================  ==========================================
-mask (Fig. 2)          rows computed                      keys seen
-=====================  =================================  ==========================================
-uni-modal (ITC)        `encode_queries`, `encode_text`    queries see queries, text sees text
-bi-directional (ITM)   `fuse`                             all see all
-multi-modal causal     `decode_text`                      all queries, and text up to oneself
+=====================  =============================  ==========================================
+mask (Fig. 2)          rows computed                  keys seen
+=====================  =============================  ==========================================
+uni-modal (ITC)        queries, and text              queries see queries, text sees text
+multi-modal causal     text                           all queries, and text up to oneself
 (ITG)
-=====================  =================================  ==========================================
+bi-directional (ITM)   queries, with text for them    all see all
+=====================  =============================  ==========================================
 
-The query rows of the uni-modal and of the causal mask are the same computation, so `decode_text` takes
-the keys and values that `encode_queries` left behind. The image's cross-attention keys and values depend
-on the image alone: `read_image` computes them once for every pass that looks at that image. The first
-block's self-attention comes before any image is seen: `fuse_pairs` computes it once for each text, however
-many images the text meets. Padding is computed nowhere but inside attention (`Packing`).
+The query rows of the uni-modal and of the causal mask are the same computation, done once. Whatever a block does to
+rows one by one (every product with weights, norms, dropout) it does to all rows of a pass at once; attention alone
+goes `Group` by `Group`. So `encode` is one pass for ITC and ITG together, `fuse_pairs` another for ITM, whose pairs are
+chosen by what the first has found. The image's cross-attention keys and values depend on the image alone:
+`read_image` computes them once for every pass that looks at that image. The first block's self-attention comes
+before any image is seen: `fuse_pairs` computes it once for each text, however many images the text meets. Padding is
+computed nowhere but inside attention (`Packing`).
 
-Shapes: B batch, Q queries, L text tokens, T image tokens, W width, H heads, D = W / H.
+Shapes: B batch, Q queries, L text tokens, T image tokens, W width, H heads, D = W / H, R rows of a pass.
 """
 
 from collections.abc import Sequence
@@ -29,7 +31,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from stages.models.packing import Packing
-from stages.models.precision import for_products
+from stages.models.precision import for_products, for_residual_and_products
 
 
 class KeysValues(NamedTuple):
@@ -83,65 +85,105 @@ class Memory:
             words[rows] = words[sources]
 
 
-class Attention(nn.Module):
-    """Multi-head attention with BERT's output: projection, dropout, residual, LayerNorm."""
+class Group(NamedTuple):
+    """Rows of a pass that attend to each other, in a grid (B, N)."""
 
-    def __init__(self, width: int, heads: int, dropout: float, source_width: int | None = None):
+    packing: Packing  # the places of the grid that are rows
+    mask: torch.Tensor | None = None  # broadcast to (B, H, N, keys): True where a place may look
+    follows: bool = False  # sees, before its own, the keys and values of the pass's first group
+    wanted: int | None = None  # behind the last block only the first so many places are wanted; None: all
+
+
+class Attention(nn.Module):
+    """What self- and cross-attention share: the heads, and BERT's output (projection, dropout, residual, LayerNorm)."""
+
+    def __init__(self, width: int, heads: int, dropout: float):
         super().__init__()
         self.heads = heads
         self.dropout = dropout
-        self.query = nn.Linear(width, width)
-        self.key = nn.Linear(source_width or width, width)
-        self.value = nn.Linear(source_width or width, width)
         self.out = nn.Linear(width, width)
         self.norm = nn.LayerNorm(width, eps=1e-12)
 
-    def read(self, x: torch.Tensor, packing: Packing | None = None) -> KeysValues:
-        """Keys and values of the tokens x (B, N, source width), or (R, source width) if packed."""
-        x = for_products(x)
-        keys, values = self.key(x), self.value(x)
-        if packing is not None:
-            keys, values = packing.unpack(keys), packing.unpack(values)
-        return KeysValues(self._split(keys), self._split(values))
+    def attend(self, q: torch.Tensor, seen: KeysValues, mask: torch.Tensor | None = None) -> torch.Tensor:
+        """Queries of all heads (B, H, N, D) -> (B, N, W), heads side by side."""
+        dropout = self.dropout if self.training else 0.0
+        a = F.scaled_dot_product_attention(q, *seen, attn_mask=mask, dropout_p=dropout)
+        return a.transpose(1, 2).flatten(2)
+
+    def finish(self, x: torch.Tensor, a: torch.Tensor) -> torch.Tensor:
+        """Tokens and what they have seen, both (..., W) -> the tokens behind this layer."""
+        return self.norm(x + F.dropout(self.out(a), self.dropout, self.training))
+
+    def split_heads(self, x: torch.Tensor, parts: int) -> Sequence[torch.Tensor]:
+        """(B, N, parts * W) -> as many of (B, H, N, D)."""
+        return [part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in x.chunk(parts, -1)]
+
+
+class SelfAttention(Attention):
+    """Rows of a pass attend to rows of their own group."""
+
+    def __init__(self, width: int, heads: int, dropout: float):
+        super().__init__(width, heads, dropout)
+        self.query_key_value = nn.Linear(width, 3 * width)
 
     def forward(
         self,
         x: torch.Tensor,
-        seen: KeysValues,
-        mask: torch.Tensor | None = None,
-        packing: Packing | None = None,
-    ) -> torch.Tensor:
-        """x (B, R, W) attends to `seen`; mask (broadcast to B, H, R, N) is True where it may look.
+        groups: Sequence[Group],
+        earlier: "KeysValues | Memory | None" = None,
+        last: bool = False,
+    ) -> tuple[torch.Tensor, KeysValues]:
+        """Rows (R, W), group after group -> the rows behind this layer, and keys and values of the first group.
 
-        With `packing`, x and what comes back are packed rows (R, W).
+        Args:
+            earlier: what groups that follow see, instead of the first group's.
+            last: leave out of each group what is not wanted behind the last block.
         """
-        q = self.query(x)
-        a = self._attend(q if packing is None else packing.unpack(q), seen, mask)
-        return self._finish(x, a if packing is None else packing.pack(a))
+        found, kept, first = [], [], None
+        rows = [group.packing.rows for group in groups]
+        x, y = for_residual_and_products(x)
+        products = self.query_key_value(y).split(rows)
+        for group, own, product in zip(groups, x.split(rows), products, strict=True):
+            q, *keys_values = self.split_heads(group.packing.unpack(product), 3)
+            seen = KeysValues(*keys_values)
+            first = first or seen
+            if group.follows:
+                seen = (earlier or first).then(seen)
+            if last and group.wanted:
+                a = self.attend(q[:, :, : group.wanted], seen, group.mask).flatten(0, 1)
+                own = group.packing.unpack(own)[:, : group.wanted].flatten(0, 1)
+            else:
+                a = group.packing.pack(self.attend(q, seen, group.mask))
+            found.append(a)
+            kept.append(own)
+        if len(groups) == 1:
+            return self.finish(kept[0], found[0]), first
+        return self.finish(torch.cat(kept) if last else x, torch.cat(found)), first
 
-    def look(self, x: torch.Tensor, images: Sequence[tuple[KeysValues, int]]) -> torch.Tensor:
+
+class CrossAttention(Attention):
+    """Queries attend to the tokens of images."""
+
+    def __init__(self, width: int, heads: int, dropout: float, vision_width: int):
+        super().__init__(width, heads, dropout)
+        self.query = nn.Linear(width, width)
+        self.key_value = nn.Linear(vision_width, 2 * width)
+
+    def read(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Keys and values (B, T, 2 W) of image tokens (B, T, vision width)."""
+        return self.key_value(tokens)
+
+    def forward(self, x: torch.Tensor, images: Sequence[tuple[torch.Tensor, int]]) -> torch.Tensor:
         """x (B, Q, W) attends to groups of images. A group (k images, times) is looked at by the next
         times * k of B: image after image, then all of them again. No image's keys and values are copied.
         """
-        q, parts, start = self.query(x), [], 0
-        for seen, times in images:
-            own = q[start : start + times * len(seen.keys)]
-            start += len(own)
-            own = own.unflatten(0, (times, -1)).transpose(0, 1).flatten(1, 2)  # (k, times * Q, W)
-            own = self._attend(own, seen)
-            parts.append(own.unflatten(1, (times, -1)).transpose(0, 1).flatten(0, 1))
-        return self._finish(x, torch.cat(parts) if len(parts) > 1 else parts[0])
-
-    def _attend(self, q: torch.Tensor, seen: KeysValues, mask: torch.Tensor | None = None) -> torch.Tensor:
-        dropout = self.dropout if self.training else 0.0
-        a = F.scaled_dot_product_attention(self._split(q), *seen, attn_mask=mask, dropout_p=dropout)
-        return a.transpose(1, 2).flatten(2)  # (B, R, W)
-
-    def _finish(self, x: torch.Tensor, a: torch.Tensor) -> torch.Tensor:
-        return self.norm(x + F.dropout(self.out(a), self.dropout, self.training))
-
-    def _split(self, x: torch.Tensor) -> torch.Tensor:
-        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, N, W) -> (B, H, N, D)
+        x, y = for_residual_and_products(x)
+        queries, parts = self.query(y).split([len(image) * times for image, times in images]), []
+        for q, (image, times) in zip(queries, images, strict=True):
+            q = q.unflatten(0, (times, -1)).transpose(0, 1).flatten(1, 2)  # (k, times * Q, W)
+            a = self.attend(*self.split_heads(q, 1), KeysValues(*self.split_heads(image, 2)))
+            parts.append(a.unflatten(1, (times, -1)).transpose(0, 1).flatten(0, 1))
+        return self.finish(x, torch.cat(parts) if len(parts) > 1 else parts[0])
 
 
 class FeedForward(nn.Module):
@@ -155,7 +197,8 @@ class FeedForward(nn.Module):
         self.norm = nn.LayerNorm(width, eps=1e-12)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y = self.down(F.gelu(self.up(x)))
+        x, y = for_residual_and_products(x)
+        y = self.down(F.gelu(self.up(y)))
         return self.norm(x + F.dropout(y, self.dropout, self.training))
 
 
@@ -164,49 +207,52 @@ class Block(nn.Module):
 
     def __init__(self, width: int, heads: int, dropout: float, vision_width: int, cross_attention: bool):
         super().__init__()
-        self.attention = Attention(width, heads, dropout)
-        self.cross_attention = Attention(width, heads, dropout, vision_width) if cross_attention else None
+        self.attention = SelfAttention(width, heads, dropout)
+        self.cross_attention = (
+            CrossAttention(width, heads, dropout, vision_width) if cross_attention else None
+        )
         self.feed_forward_queries = FeedForward(width, dropout)
         self.feed_forward_text = FeedForward(width, dropout)
 
-    def query_rows(self, x: torch.Tensor, picture: KeysValues | None) -> tuple[torch.Tensor, KeysValues]:
-        """Queries (B, Q, W) of the uni-modal mask -> the same behind this block, and their keys and values in it."""
-        seen = self.attention.read(x)
-        return self.finish_queries(self.attention(x, seen), [(picture, 1)]), seen
-
-    def text_rows(
+    def forward(
         self,
         x: torch.Tensor,
+        groups: Sequence[Group],
+        queries: tuple[int, int] = (0, 0),
+        images: Sequence[tuple[torch.Tensor | None, int]] = (),
         earlier: "KeysValues | Memory | None" = None,
-        mask: torch.Tensor | None = None,
-        packing: Packing | None = None,
-    ) -> torch.Tensor:
-        """Text (B, L, W), or packed (R, W), that sees `earlier` and itself as far as `mask` allows."""
-        seen = self.attention.read(x, packing)
-        seen = seen if earlier is None else earlier.then(seen)
-        return self.feed_forward_text(self.attention(x, seen, mask, packing))
+        last: bool = False,
+    ) -> tuple[torch.Tensor, KeysValues]:
+        """Rows (R, W), those of `queries` (images, Q of each) before text -> the same behind this block, and the first
+        group's keys and values; `images` as `CrossAttention` takes them, the rest as `SelfAttention` does.
+        """
+        x, seen = self.attention(x, groups, earlier, last)
+        return self.finish(x, queries, images), seen
 
-    def pair_rows(
+    def finish(
         self,
         x: torch.Tensor,
-        images: Sequence[tuple[KeysValues | None, int]],
-        mask: torch.Tensor,
-        both: Packing,
-        queries: int,
+        queries: tuple[int, int],
+        images: Sequence[tuple[torch.Tensor | None, int]],
     ) -> torch.Tensor:
-        """Packed rows of all pairs' queries, Q of each, then of their texts; all of a pair see all of it."""
-        x = self.attention(x, self.attention.read(x, both), mask, both)
-        split = both.batch * queries
-        seen = self.finish_queries(x[:split].unflatten(0, (-1, queries)), images)
-        return torch.cat([seen.flatten(0, 1), self.feed_forward_text(x[split:])])
-
-    def finish_queries(
-        self, x: torch.Tensor, images: Sequence[tuple[KeysValues | None, int]]
-    ) -> torch.Tensor:
-        """What follows self-attention on query rows (B, Q, W); `images` as `Attention.look` takes them."""
+        """What follows self-attention."""
+        split = queries[0] * queries[1]
+        if not split:
+            return self.feed_forward_text(x)
+        x, text = x.split([split, len(x) - split])
         if self.cross_attention is not None:
-            x = self.cross_attention.look(x, images)
-        return self.feed_forward_queries(x)
+            x = self.cross_attention(x.unflatten(0, queries), images).flatten(0, 1)
+        x = self.feed_forward_queries(x)
+        return torch.cat([x, self.feed_forward_text(text)]) if len(text) else x
+
+
+class Encoded(NamedTuple):
+    """What `QFormer.encode` has found."""
+
+    queries: torch.Tensor  # (B, Q, W), of the uni-modal mask
+    seen: list[KeysValues]  # of the queries in each block's self-attention, (B, H, Q, D)
+    text: torch.Tensor | None  # (B, W), of the first token, of the uni-modal mask
+    words: torch.Tensor | None  # (R, W), of the multi-modal causal mask
 
 
 class QFormer(nn.Module):
@@ -247,79 +293,78 @@ class QFormer(nn.Module):
             for i in range(layers)
         )
 
-    def embed_queries(self, batch: int) -> torch.Tensor:
-        """The learnable queries, once per image: (B, Q, W)."""
-        return self._embed(self.query_tokens.expand(batch, -1, -1))
-
-    def embed_text(
-        self, input_ids: torch.Tensor, start: int = 0, packing: Packing | None = None
-    ) -> torch.Tensor:
-        """Word and position embeddings of ids (B, L) whose first token stands at position `start`: (B, L, W),
-        or (R, W) if packed.
-        """
-        positions = torch.arange(start, start + input_ids.shape[1], device=input_ids.device)
-        if packing is not None:
-            input_ids, positions = (
-                input_ids.flatten()[packing.index],
-                positions[packing.index % packing.length],
-            )
-        return self._embed(self.word_embeddings(input_ids) + self.position_embeddings(positions))
-
-    def _embed(self, x: torch.Tensor) -> torch.Tensor:
-        return F.dropout(self.norm(x), self.dropout, self.training)
-
-    def read_image(self, features: torch.Tensor) -> list[KeysValues | None]:
-        """Cross-attention keys and values of image tokens (B, T, vision width), one entry per block."""
+    def read_image(self, features: torch.Tensor) -> list[torch.Tensor | None]:
+        """Cross-attention keys and values (B, T, 2 W) of image tokens (B, T, vision width), one entry per block."""
+        features = for_products(features)
         return [
             b.cross_attention.read(features) if b.cross_attention is not None else None for b in self.blocks
         ]
 
-    def encode_queries(self, image: list[KeysValues | None]) -> tuple[torch.Tensor, list[KeysValues]]:
+    def encode(
+        self,
+        image: list[torch.Tensor | None],
+        text: tuple[torch.Tensor, torch.Tensor] | None = None,
+        words: tuple[torch.Tensor, Packing] | None = None,
+    ) -> Encoded:
+        """Queries and text of the uni-modal mask, and text of the multi-modal causal mask behind the same queries.
+
+        Args:
+            image: of `read_image`.
+            text: ids and mask (B, L), as `encode_text` takes them.
+            words: ids (B, L) and the places of them whose outputs are wanted, as `decode_text` takes them.
+        """
+        n = self.query_tokens.shape[1]
+        batch = next(len(kv) for kv in image if kv is not None)
+        groups, tokens = [Group(Packing.whole(batch, n))], []
+        if text is not None:
+            groups.append(_uni_modal(text[1], wanted=1))
+            tokens.append(_tokens(text[0], groups[-1].packing))
+        if words is not None:
+            groups.append(_causal(words[1], n))
+            tokens.append(_tokens(*words))
+        x, seen = self._embed(batch, tokens), []
+        for i, block in enumerate(self.blocks):
+            x, own = block(x, groups, (batch, n), [(image[i], 1)], last=i == len(self.blocks) - 1)
+            seen.append(own)
+        parts = list(x.split([batch * n, *([batch] if text else []), *([words[1].rows] if words else [])]))
+        queries = parts.pop(0).unflatten(0, (batch, n))
+        return Encoded(queries, seen, parts.pop(0) if text else None, parts.pop(0) if words else None)
+
+    def encode_queries(self, image: list[torch.Tensor | None]) -> tuple[torch.Tensor, list[KeysValues]]:
         """Query rows of the uni-modal mask.
 
         Returns the queries' outputs (B, Q, W) and, per block, their self-attention keys and values,
         which are those of the multi-modal causal mask too.
         """
-        batch = next(kv.keys.shape[0] for kv in image if kv is not None)
-        x, seen = self.embed_queries(batch), []
-        for block, picture in zip(self.blocks, image, strict=True):
-            x, own = block.query_rows(x, picture)
-            seen.append(own)
-        return x, seen
+        return self.encode(image)[:2]
 
     def encode_text(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         """Text rows of the uni-modal mask: ids and mask (B, L) -> outputs of the first token (B, W).
 
-        The last block computes the first row only: nothing else leaves it.
+        Of the last block nothing but the first row is computed: nothing else leaves it.
         """
-        packing = Packing.of(attention_mask)
-        x = self.embed_text(input_ids, packing=packing)  # (R, W)
-        mask = attention_mask[:, None, None, :].bool()  # (B, 1, 1, L)
-        for block in self.blocks[:-1]:
-            x = block.text_rows(x, None, mask, packing)
-        block, lengths = self.blocks[-1], attention_mask.sum(1)
-        seen = block.attention.read(x, packing)
-        first = x[lengths.cumsum(0) - lengths][:, None]  # (B, 1, W)
-        return block.feed_forward_text(block.attention(first, seen, mask))[:, 0]
+        return self._encode_text(input_ids, _uni_modal(attention_mask, wanted=1))
 
     def encode_tokens(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         """The same with the outputs of all tokens (B, L, W); what stands at padding means nothing."""
-        packing = Packing.of(attention_mask)
-        x = self.embed_text(input_ids, packing=packing)  # (R, W)
-        mask = attention_mask[:, None, None, :].bool()  # (B, 1, 1, L)
-        for block in self.blocks:
-            x = block.text_rows(x, None, mask, packing)
-        return packing.unpack(x)
+        group = _uni_modal(attention_mask)
+        return group.packing.unpack(self._encode_text(input_ids, group))
+
+    def _encode_text(self, input_ids: torch.Tensor, group: Group) -> torch.Tensor:
+        x = self._embed(0, [_tokens(input_ids, group.packing)])
+        for i, block in enumerate(self.blocks):
+            x, _ = block(x, [group], last=i == len(self.blocks) - 1)
+        return x
 
     def fuse(
-        self, image: list[KeysValues | None], input_ids: torch.Tensor, attention_mask: torch.Tensor
+        self, image: list[torch.Tensor | None], input_ids: torch.Tensor, attention_mask: torch.Tensor
     ) -> torch.Tensor:
         """Query rows of the bi-directional mask for image i with text i: (B, Q, W)."""
         return self.fuse_pairs([(image, 1)], input_ids, attention_mask)
 
     def fuse_pairs(
         self,
-        images: Sequence[tuple[list[KeysValues | None], int]],
+        images: Sequence[tuple[list[torch.Tensor | None], int]],
         input_ids: torch.Tensor,
         attention_mask: torch.Tensor,
         texts: torch.Tensor | None = None,
@@ -329,36 +374,33 @@ class QFormer(nn.Module):
         The last block computes no text rows: only the queries' outputs are read (paper Eq. 14).
 
         Args:
-            images: the pairs' images in groups, as `Attention.look` takes them.
+            images: the pairs' images in groups, as `CrossAttention` takes them.
             input_ids, attention_mask: the texts (U, L).
             texts: number of each pair's text, (P,); None: pair i has text i.
         """
         n = self.query_tokens.shape[1]
         words = Packing.of(attention_mask)
-        both, mask = words.behind(n), _seen_with_queries(attention_mask, n)
-        x = torch.cat(
-            [self.embed_queries(words.batch).flatten(0, 1), self.embed_text(input_ids, packing=words)]
-        )
-        for i, block in enumerate(self.blocks[:-1]):
-            pictures = [(group[i], times) for group, times in images]
+        group = _bi_directional(words, attention_mask, n)
+        x = self._embed(words.batch, [_tokens(input_ids, words)])
+        for i, block in enumerate(self.blocks):
+            pictures, last = [(seen[i], times) for seen, times in images], i == len(self.blocks) - 1
             if texts is None:
-                x = block.pair_rows(x, pictures, mask, both, n)
+                x, _ = block(x, [group], (words.batch, n), pictures, last=last)
                 continue
             # the first block: no image was seen before its cross-attention; from there on, pairs
-            x = block.attention(x, block.attention.read(x, both), mask, both)
-            split = words.batch * n
-            queries, text = x[:split].unflatten(0, (-1, n))[texts], block.feed_forward_text(x[split:])
-            grid, attention_mask = words.unpack(text)[texts], attention_mask[texts]
-            words, texts = Packing.of(attention_mask), None
-            both, mask = words.behind(n), _seen_with_queries(attention_mask, n)
-            queries = block.finish_queries(queries, pictures)
-            x = torch.cat([queries.flatten(0, 1), words.pack(grid)])
-        block = self.blocks[-1]
-        queries = x[: words.batch * n].unflatten(0, (-1, n))
-        queries = block.attention(queries, block.attention.read(x, both), mask)
-        if texts is not None:  # it is the only block
-            queries = queries[texts]
-        return block.finish_queries(queries, [(group[-1], times) for group, times in images])
+            x, _ = block.attention(x, [group], last=last)
+            queries, text = x.split([words.batch * n, len(x) - words.batch * n])
+            x = queries.unflatten(0, (-1, n))[texts].flatten(0, 1)
+            if not last:
+                grid = words.unpack(block.feed_forward_text(text))[texts]
+                attention_mask = attention_mask[texts]
+                words = Packing.of(attention_mask)
+                group = _bi_directional(words, attention_mask, n)
+            x = block.finish(x, (len(texts), n), pictures)
+            if not last:
+                x = torch.cat([x, words.pack(grid)])
+            texts = None
+        return x.unflatten(0, (-1, n))
 
     def decode_text(
         self, input_ids: torch.Tensor, seen: Sequence[KeysValues | Memory], packing: Packing | None = None
@@ -374,16 +416,49 @@ class QFormer(nn.Module):
         Returns:
             outputs (B, L, W), or (R, W) if packed.
         """
-        before, new = seen[0].length, input_ids.shape[1]
-        x = self.embed_text(input_ids, before - self.query_tokens.shape[1], packing)
-        mask = None  # a single token sees all
-        if new > 1:
-            mask = torch.ones(new, before + new, dtype=torch.bool, device=x.device).tril(before)
+        places = packing or Packing.whole(*input_ids.shape)
+        before = seen[0].length
+        group = _causal(places, before, input_ids.device)
+        x = self._embed(0, [_tokens(input_ids, places, before - self.query_tokens.shape[1])])
         for block, earlier in zip(self.blocks, seen, strict=True):
-            x = block.text_rows(x, earlier, mask, packing)
-        return x
+            x, _ = block(x, [group], earlier=earlier)
+        return x if packing is not None else x.unflatten(0, input_ids.shape)
+
+    def _embed(self, batch: int, tokens: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> torch.Tensor:
+        """Rows (R, W): the learnable queries, `batch` times, then tokens by ids and positions."""
+        parts = []
+        if batch:
+            parts.append(self.query_tokens.expand(batch, -1, -1).flatten(0, 1))
+        if tokens:
+            ids, positions = (torch.cat(part) for part in zip(*tokens, strict=True))
+            parts.append(self.word_embeddings(ids) + self.position_embeddings(positions))
+        x = torch.cat(parts) if len(parts) > 1 else parts[0]
+        return F.dropout(self.norm(x), self.dropout, self.training)
 
 
-def _seen_with_queries(attention_mask: torch.Tensor, queries: int) -> torch.Tensor:
-    """(B, 1, 1, Q + L): True for queries and real words."""
-    return F.pad(attention_mask.bool(), (queries, 0), value=True)[:, None, None, :]
+def _tokens(input_ids: torch.Tensor, places: Packing, start: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Ids and positions of the rows of ids (B, L) whose first token stands at position `start`: both (R,)."""
+    positions = torch.arange(start, start + input_ids.shape[1], device=input_ids.device)
+    return places.pick(input_ids), places.pick(positions.expand_as(input_ids))
+
+
+def _uni_modal(attention_mask: torch.Tensor, wanted: int | None = None) -> Group:
+    """Texts (B, L) that see themselves."""
+    return Group(Packing.of(attention_mask), attention_mask[:, None, None, :].bool(), wanted=wanted)
+
+
+def _causal(places: Packing, before: int, device: torch.device | None = None) -> Group:
+    """Texts that see `before` keys, and themselves up to each token."""
+    new = places.length
+    if new == 1:  # a single token sees all
+        return Group(places, follows=True)
+    device = device if places.index is None else places.index.device
+    return Group(
+        places, torch.ones(new, before + new, dtype=torch.bool, device=device).tril(before), follows=True
+    )
+
+
+def _bi_directional(words: Packing, attention_mask: torch.Tensor, queries: int) -> Group:
+    """Pairs of Q queries and a text that see all of each other; the queries are wanted."""
+    seen = F.pad(attention_mask.bool(), (queries, 0), value=True)[:, None, None, :]  # (B, 1, 1, Q + L)
+    return Group(words.behind(queries), seen, wanted=queries)

@@ -43,10 +43,14 @@ def forward(
 
 def attend(layer, x, source, seen):
     heads = []
-    size = layer.query.out_features // layer.heads
+    if hasattr(layer, "query_key_value"):
+        queries, keys, values = layer.query_key_value(x).chunk(3, -1)
+    else:
+        queries, (keys, values) = layer.query(x), layer.key_value(source).chunk(2, -1)
+    size = x.shape[-1] // layer.heads
     for h in range(layer.heads):
         part = slice(h * size, (h + 1) * size)
-        q, k, v = layer.query(x)[..., part], layer.key(source)[..., part], layer.value(source)[..., part]
+        q, k, v = queries[..., part], keys[..., part], values[..., part]
         scores = (q @ k.transpose(1, 2) / size**0.5).masked_fill(~seen, -torch.inf)
         heads.append(scores.softmax(-1).nan_to_num() @ v)
     return layer.norm(x + layer.out(torch.cat(heads, -1)))

@@ -31,7 +31,9 @@ class TransformersView(PreTrainedModel, GenerationMixin):
 
     def forward(self, input_ids, **_):
         rows = torch.arange(len(input_ids)) * self.picture_count // len(input_ids)
-        _, queries = self.model.qformer.encode_queries([kv and kv.take(rows) for kv in self.image])
+        _, queries = self.model.qformer.encode_queries(
+            [None if kv is None else kv[rows] for kv in self.image]
+        )
         x = self.model.qformer.decode_text(input_ids, queries)
         logits = self.model.text_head(x, self.model.qformer.word_embeddings.weight)
         logits[..., self.never] = -torch.inf
@@ -41,7 +43,7 @@ class TransformersView(PreTrainedModel, GenerationMixin):
         return {"input_ids": input_ids}
 
 
-@pytest.fixture(params=[3, 7, 14, 17])
+@pytest.fixture(params=[3, 7, 19, 37])
 def model_and_features(request):
     """Random models that end their texts at different lengths, and pictures."""
     model, batch = case()

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from stages.models import network, objectives, qformer
+from stages.models.precision import for_residual_and_products
 from tests.models.test_distributed import case
 
 
@@ -244,8 +245,27 @@ def test_under_autocast_values_are_pytorchs_own(monkeypatch):
     values, gradient = step()
     for module in (qformer, network):
         monkeypatch.setattr(module, "for_products", lambda x: x)
+    monkeypatch.setattr(qformer, "for_residual_and_products", lambda x: (x, x))
     plain_values, plain_gradient = step()
     for name, value in plain_values.items():
         torch.testing.assert_close(values[name], value, rtol=2e-3, atol=0)
     off, plain_off = (gradient - exact).norm(), (plain_gradient - exact).norm()
     assert 0 < off < 1.1 * plain_off
+
+
+@pytest.mark.parametrize("half", [True, False])
+def test_a_token_for_residual_and_products_gets_the_gradients_of_both(half):
+    torch.manual_seed(0)
+    start, weight, scale = torch.randn(5, 8), torch.randn(8, 8), torch.randn(5, 8)
+
+    def gradient(both):
+        x = start.clone().requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            residual, products = both(x)
+            out = residual * scale + products @ weight
+        return out, *torch.autograd.grad(out.sum(), x)
+
+    ours = gradient(for_residual_and_products)
+    plain = gradient(lambda x: (x, x.to(torch.bfloat16) if half else x))
+    for one, other in zip(ours, plain, strict=True):
+        assert torch.equal(one, other)

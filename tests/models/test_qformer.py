@@ -31,7 +31,7 @@ def random_case(seed: int):
         torch.nn.init.normal_(p, std=0.3)
     batch, length = r(1, 4), r(2, 12)
     features = torch.randn(
-        batch, r(1, 9), qformer.blocks[0].cross_attention.key.in_features, requires_grad=True
+        batch, r(1, 9), qformer.blocks[0].cross_attention.key_value.in_features, requires_grad=True
     )
     ids = torch.randint(0, 50, (batch, length))
     lengths = torch.randint(1, length + 1, (batch,))
@@ -92,6 +92,22 @@ def test_causal_shares_the_keys_of_the_uni_modal_queries(seed):
     compare(qformer, features, fast * real, slow * real)
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_queries_text_and_words_in_one_pass(seed):
+    qformer, features, ids, mask = random_case(seed)
+    n, real = qformer.query_tokens.shape[1], mask.bool()
+    other = ids.flip(1)  # the words of the causal mask are not those of the uni-modal one
+    found = qformer.encode(qformer.read_image(features), (ids, mask), (other, Packing.of(mask)))
+    uni_modal = oracle.forward(qformer, features, ids, mask, "uni-modal")
+    causal = oracle.forward(qformer, features, other, mask, "multi-modal causal")
+    fast = [found.queries.flatten(0, 1), found.text, found.words]
+    slow = [uni_modal[:, :n].flatten(0, 1), uni_modal[:, n], causal[:, n:][real]]
+    compare(qformer, features, torch.cat(fast), torch.cat(slow))
+    alone = qformer.encode_queries(qformer.read_image(features))[1]
+    for own, other in zip(found.seen, alone, strict=True):
+        torch.testing.assert_close(own, other, **CLOSE)
+
+
 @pytest.mark.parametrize("seed", range(6))
 def test_pairs_that_share_images_and_texts(seed):
     qformer, features, ids, mask = random_case(seed)
@@ -146,7 +162,23 @@ def test_decoding_token_by_token_equals_decoding_at_once(seed):
     torch.testing.assert_close(torch.cat(steps, 1), whole, **CLOSE)
 
 
-def blip2_names(ours: str) -> str:
+def blip2_weights(ours: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Our weights, embeddings left out, under their names in transformers' Q-Former."""
+    found = {}
+    for name, weight in ours.items():
+        for joined in ("query_key_value", "key_value"):
+            if f".{joined}." in name:
+                parts = [f".{part}." for part in joined.split("_")]
+                names = [blip2_name(name.replace(f".{joined}.", part)) for part in parts]
+                found |= dict(zip(names, weight.chunk(len(parts)), strict=True))
+                break
+        else:
+            if name not in ("query_tokens", "word_embeddings.weight", "position_embeddings.weight"):
+                found[blip2_name(name)] = weight
+    return found
+
+
+def blip2_name(ours: str) -> str:
     """Our parameter name in transformers' Q-Former."""
     for own, theirs in {
         "feed_forward_queries.up": "intermediate_query.dense",
@@ -194,9 +226,7 @@ def test_equals_blip2_of_transformers(every):
             use_qformer_text_input=True,
         )
     ).eval()
-    embeddings = ("query_tokens", "word_embeddings.weight", "position_embeddings.weight")
-    weights = {blip2_names(k): v for k, v in ours.state_dict().items() if k not in embeddings}
-    theirs.load_state_dict(weights, strict=True)
+    theirs.load_state_dict(blip2_weights(ours.state_dict()), strict=True)
 
     features, ids = torch.randn(3, 7, 10), torch.randint(0, 40, (3, 6))
     mask = torch.tensor([[1] * 6, [1] * 4 + [0] * 2, [1] * 2 + [0] * 4])
