@@ -42,9 +42,8 @@ def pretraining_losses(
         start = ids.clone()
         start[:, 0] = config.decode_token_id
         words = start[:, :-1], Packing.of(mask[:, 1:])  # places that are followed by a word
-    queries, _, text, written = model.qformer.encode(
-        image, text=(ids, mask) if on & {"itc", "itm", "tig"} else None, words=words
-    )
+    text = (ids, mask) if on & {"itc", "itm", "tig"} else None
+    queries, _, text, written = model.qformer.encode(image, text, words)
     losses, watch = {}, {}
     if on & {"itc", "itm"}:
         losses["itc"], image_to_text, text_to_image = objectives.contrastive(

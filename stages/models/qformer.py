@@ -169,13 +169,9 @@ class CrossAttention(Attention):
         self.query = nn.Linear(width, width)
         self.key_value = nn.Linear(vision_width, 2 * width)
 
-    def read(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Keys and values (B, T, 2 W) of image tokens (B, T, vision width)."""
-        return self.key_value(tokens)
-
     def forward(self, x: torch.Tensor, images: Sequence[tuple[torch.Tensor, int]]) -> torch.Tensor:
-        """x (B, Q, W) attends to groups of images. A group (k images, times) is looked at by the next
-        times * k of B: image after image, then all of them again. No image's keys and values are copied.
+        """x (B, Q, W) attends to groups of images by their `key_value` (k, T, 2 W). A group (k images, times) is looked
+        at by the next times * k of B: image after image, then all of them again. No image's keys and values are copied.
         """
         x, y = for_residual_and_products(x)
         queries, parts = self.query(y).split([len(image) * times for image, times in images]), []
@@ -297,7 +293,8 @@ class QFormer(nn.Module):
         """Cross-attention keys and values (B, T, 2 W) of image tokens (B, T, vision width), one entry per block."""
         features = for_products(features)
         return [
-            b.cross_attention.read(features) if b.cross_attention is not None else None for b in self.blocks
+            b.cross_attention.key_value(features) if b.cross_attention is not None else None
+            for b in self.blocks
         ]
 
     def encode(
@@ -320,15 +317,21 @@ class QFormer(nn.Module):
             groups.append(_uni_modal(text[1], wanted=1))
             tokens.append(_tokens(text[0], groups[-1].packing))
         if words is not None:
-            groups.append(_causal(words[1], n))
+            groups.append(_causal(words[1], n, words[0].device))
             tokens.append(_tokens(*words))
         x, seen = self._embed(batch, tokens), []
         for i, block in enumerate(self.blocks):
             x, own = block(x, groups, (batch, n), [(image[i], 1)], last=i == len(self.blocks) - 1)
             seen.append(own)
-        parts = list(x.split([batch * n, *([batch] if text else []), *([words[1].rows] if words else [])]))
-        queries = parts.pop(0).unflatten(0, (batch, n))
-        return Encoded(queries, seen, parts.pop(0) if text else None, parts.pop(0) if words else None)
+        queries, *parts = x.split(
+            [batch * group.wanted if group.wanted else group.packing.rows for group in groups]
+        )
+        return Encoded(
+            queries=queries.unflatten(0, (batch, n)),
+            seen=seen,
+            text=None if text is None else parts[0],
+            words=None if words is None else parts[-1],
+        )
 
     def encode_queries(self, image: list[torch.Tensor | None]) -> tuple[torch.Tensor, list[KeysValues]]:
         """Query rows of the uni-modal mask.
@@ -447,15 +450,12 @@ def _uni_modal(attention_mask: torch.Tensor, wanted: int | None = None) -> Group
     return Group(Packing.of(attention_mask), attention_mask[:, None, None, :].bool(), wanted=wanted)
 
 
-def _causal(places: Packing, before: int, device: torch.device | None = None) -> Group:
+def _causal(places: Packing, before: int, device: torch.device) -> Group:
     """Texts that see `before` keys, and themselves up to each token."""
-    new = places.length
-    if new == 1:  # a single token sees all
-        return Group(places, follows=True)
-    device = device if places.index is None else places.index.device
-    return Group(
-        places, torch.ones(new, before + new, dtype=torch.bool, device=device).tril(before), follows=True
-    )
+    new, mask = places.length, None  # a single token sees all
+    if new > 1:
+        mask = torch.ones(new, before + new, dtype=torch.bool, device=device).tril(before)
+    return Group(places, mask, follows=True)
 
 
 def _bi_directional(words: Packing, attention_mask: torch.Tensor, queries: int) -> Group:
