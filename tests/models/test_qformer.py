@@ -1,6 +1,6 @@
 """The three passes against a plain mask-based forward, and against transformers' BLIP-2 Q-Former."""
 
-import itertools
+from collections import Counter
 
 import pytest
 import torch
@@ -108,6 +108,18 @@ def test_queries_text_and_words_in_one_pass(seed):
         torch.testing.assert_close(own, other, **CLOSE)
 
 
+def test_one_pass_multiplies_by_each_weight_once():
+    qformer, features, ids, mask = random_case(0)
+    image, called = qformer.read_image(features), Counter()
+    for name, module in qformer.blocks.named_modules():
+        if isinstance(module, torch.nn.Linear) and not name.endswith(".key_value"):  # that is `read_image`'s
+            module.register_forward_hook(lambda *_, name=name: called.update([name]))
+    qformer.encode(image, (ids, mask), (ids, Packing.of(mask)))
+    cross = sum(block.cross_attention is not None for block in qformer.blocks)
+    assert set(called.values()) == {1}
+    assert len(called) == 6 * len(qformer.blocks) + 2 * cross
+
+
 @pytest.mark.parametrize("seed", range(6))
 def test_pairs_that_share_images_and_texts(seed):
     qformer, features, ids, mask = random_case(seed)
@@ -191,8 +203,9 @@ def blip2_name(ours: str) -> str:
         "blocks.": "encoder.layer.",
     }.items():
         ours = ours.replace(own, theirs)
-    for name, kind in itertools.product(("attention.", "crossattention."), ("query", "key", "value")):
-        ours = ours.replace(f".{name}{kind}", f".{name}attention.{kind}")
+    for name in ("attention.", "crossattention."):
+        for kind in ("query", "key", "value"):
+            ours = ours.replace(f".{name}{kind}", f".{name}attention.{kind}")
     ours = ours.replace("attention.out.", "attention.output.dense.")
     ours = ours.replace("attention.norm.", "attention.output.LayerNorm.")
     return "layernorm." + ours.removeprefix("norm.") if ours.startswith("norm.") else ours
