@@ -16,12 +16,9 @@ class Packing(NamedTuple):
 
     batch: int  # B
     length: int  # N
-    index: torch.Tensor | None = (
-        None  # (R,) numbers of the real places, counted row by row; None: all are real
-    )
-    inverse: torch.Tensor | None = (
-        None  # (B * N,) the row that each place takes; padding takes some row, whichever
-    )
+    # of a grid with padding; None: all places are real
+    index: torch.Tensor | None = None  # (R,) numbers of the real places, counted row by row
+    inverse: torch.Tensor | None = None  # (B * N,) the row that each place takes; of padding, some row
     real: torch.Tensor | None = None  # (B * N, 1)
 
     @classmethod

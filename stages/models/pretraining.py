@@ -37,13 +37,13 @@ def pretraining_losses(
     on = {name for name in OBJECTIVES if weights.get(name, 0.0) > 0}
     tokens = model.normalise_tokens(features)
     image = model.qformer.read_image(tokens)
+    reports = (ids, mask) if on & {"itc", "itm", "tig"} else None
     words = None
     if "itg" in on:
         start = ids.clone()
         start[:, 0] = config.decode_token_id
         words = start[:, :-1], Packing.of(mask[:, 1:])  # places that are followed by a word
-    text = (ids, mask) if on & {"itc", "itm", "tig"} else None
-    queries, _, text, written = model.qformer.encode(image, text, words)
+    queries, _, text, written = model.qformer.encode(image, reports, words)
     losses, watch = {}, {}
     if on & {"itc", "itm"}:
         losses["itc"], image_to_text, text_to_image = objectives.contrastive(
