@@ -69,9 +69,7 @@ class Operations(TorchDispatchMode):
     def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
         found = operation(*args, **(kwargs or {}))
         name = operation.overloadpacket.__name__
-        if not (
-            operation.is_view or name in ("_unsafe_view", "detach") or name.startswith(("empty", "new_empty"))
-        ):
+        if not (operation.is_view or name == "_unsafe_view" or name.startswith(("empty", "new_empty"))):
             self.number += 1
             self.bytes += sum(x.nbytes for x in tree_leaves((args, found)) if isinstance(x, torch.Tensor))
         return found
@@ -138,7 +136,7 @@ def measure(model: MedUnifierModel, lengths: tuple[int, int], size: int, pieces:
         against: round(rate * counter.get_total_flops() / size / peak, 4),
         "gflop_per_picture": round(counter.get_total_flops() / size / 1e9, 1),
         "operations": operations.number,
-        "gb_moved_per_picture": round(operations.bytes / size / 1e9, 2),
+        "gb_moved": round(operations.bytes / 1e9, 1),  # by the whole step
         **{name: round(value, 2) for name, value in peak_memory(model.device).items()},
         "first_five_steps_s": round(warm, 1),  # with the compilation
     }

@@ -1,4 +1,4 @@
-"""The three passes against a plain mask-based forward, and against transformers' BLIP-2 Q-Former."""
+"""The three masks' passes against a plain mask-based forward, and against transformers' BLIP-2 Q-Former."""
 
 from collections import Counter
 
