@@ -34,7 +34,7 @@ lint: setup
 	snakemake --lint
 
 ui: setup
-	python -m stages.tracking prepare
+	python -m medunifier.tracking prepare
 	mlflow ui --workers 1 --host 127.0.0.1 --port $(PORT) --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}"
 
 setup: $(READY)

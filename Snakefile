@@ -7,8 +7,8 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 from snakemake.utils import min_version
 
-from stages.errors import InputError
-from stages.pipeline import read_yaml
+from medunifier.runtime.errors import InputError
+from medunifier.runtime.dvc_pipeline import read_yaml
 from workflow import changes, hooks, resources
 
 min_version("9.17")  # of which on a priority may be a function

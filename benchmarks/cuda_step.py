@@ -27,9 +27,9 @@ from torch.utils._pytree import tree_leaves
 
 from benchmarks import records
 from benchmarks.training_step import LENGTHS, batch, config
-from stages.models.medunifier import MedUnifierModel
-from stages.throughput import flop_counter, peak_flops, peak_memory
-from stages.training import deterministic_algorithms, parameter_groups
+from medunifier.huggingface.modeling_medunifier import MedUnifierModel
+from medunifier.training.loop import deterministic_algorithms, parameter_groups
+from medunifier.training.throughput import flop_counter, peak_flops, peak_memory
 
 REPETITIONS, STEPS = 5, 4
 PIECES = (1, 2, 4, 8)  # micro-batches tried in turn

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import polars as pl
 
-from stages.datasets import mimic_cxr
-from stages.params import Dataset, Params, load_params
+from medunifier.data.layouts import mimic_cxr
+from medunifier.runtime.params import Dataset, Params, load_params
 
 PRESET = Path(__file__).resolve().parents[1] / "workflow" / "presets" / "paper.yaml"
 NAME = "mimic-cxr"
@@ -35,7 +35,7 @@ def settings(root: str, reports: str | None = None) -> tuple[Params, Dataset]:
 def prepare(root: str) -> dict:
     """The stage as it is. `sections`: the seconds of it that went into reading and parsing reports."""
     import stages.prepare
-    from stages.tracking import LocalRun
+    from medunifier.tracking import LocalRun
 
     params, _ = settings(root)
     read_reports, sections = mimic_cxr.read_reports, []
@@ -92,7 +92,7 @@ def sections(reports: str) -> dict:
 
 def plain_sections(root: str) -> dict:
     """One process, file by file, line by line."""
-    from tests.datasets.slow_sections import slow_report
+    from tests.support.slow_sections import slow_report
 
     listed = studies(root)
     started = time.perf_counter()
@@ -118,8 +118,8 @@ def digest(rows: Iterable[tuple]) -> str:
 def decode_images(folder: str, count: str) -> dict:
     """The stage, from its table of files to the parts in place."""
     import stages.decode_images
-    from stages.storage.tables import MANIFEST, write_table
-    from stages.tracking import LocalRun
+    from medunifier.storage.tables import MANIFEST, write_table
+    from medunifier.tracking import LocalRun
 
     names = sorted(path.name for path in Path(folder).iterdir())[: int(count)]
     sizes = [(Path(folder) / name).stat().st_size for name in names]

@@ -21,16 +21,16 @@ import numpy as np
 import torch
 
 from benchmarks import records
-from stages.checkpoints import Checkpoints
-from stages.data_order import mix
-from stages.metrics.image import psnr, ssim
-from stages.models.text import load_tokenizer
-from stages.params import Params, load_params
-from stages.pipeline import read_yaml
+from medunifier.data.tokenizer import load_tokenizer
+from medunifier.image_scoring.similarity import psnr, ssim
+from medunifier.runtime.dvc_pipeline import read_yaml
+from medunifier.runtime.params import Params, load_params
+from medunifier.tracking import LocalRun
+from medunifier.training.batch_order import mix
+from medunifier.training.checkpoints import Checkpoints
+from medunifier.training.loop import Recipe, train
+from medunifier.training.throughput import flop_counter
 from stages.pretrain import Pairs, build_model
-from stages.throughput import flop_counter
-from stages.tracking import LocalRun
-from stages.training import Recipe, train
 
 REPO = Path(__file__).resolve().parents[1]
 WEIGHTS = {"itc": 0.0, "itm": 0.0, "itg": 0.0, "tig": 1.0}

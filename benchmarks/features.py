@@ -26,8 +26,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from stages.data_order import permutation
-from stages.storage.features import FeatureStore, write_feature_shard
+from medunifier.training.batch_order import permutation
+from medunifier.vision.feature_shards import FeatureStore, write_feature_shard
 
 RESULTS = Path(__file__).resolve().parent / "results"
 TOKENS, WIDTH, SHARDS, BATCH = 257, 1408, 4, 32

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from benchmarks import records
 from benchmarks.training_step import config
-from stages.models.medunifier import MedUnifierModel
+from medunifier.huggingface.modeling_medunifier import MedUnifierModel
 
 TOKENS, PICTURES, ASKED, REPETITIONS = 95, (1, 16), 4.0, 5
 

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from benchmarks import records
-from stages.params import load_params
+from medunifier.runtime.params import load_params
 from workflow.headline import headline
 
 INTERVALS = {

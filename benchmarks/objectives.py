@@ -19,9 +19,9 @@ from tqdm import tqdm
 
 from benchmarks import records
 from benchmarks.training_step import batch, config
-from stages.models.medunifier import MedUnifierModel
-from stages.pipeline import read_yaml
-from stages.throughput import flop_counter
+from medunifier.huggingface.modeling_medunifier import MedUnifierModel
+from medunifier.runtime.dvc_pipeline import read_yaml
+from medunifier.training.throughput import flop_counter
 
 REPO = Path(__file__).resolve().parents[1]
 MODULES = {  # of each objective alone

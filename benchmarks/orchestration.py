@@ -29,7 +29,7 @@ STAGES = 10
 LIMITS = {"nothing_to_do_wall_s": 10.0, "snakemake_cpu_s_per_stage": 6.0}
 
 STAGE = """\
-from stages.entry import run_stage
+from medunifier.stage import run_stage
 
 
 def nothing(params, run, number):
@@ -69,7 +69,7 @@ def build(folder: Path) -> None:
     measure(folder, "git init -q")
     measure(folder, "dvc init -q")
     shutil.copy(REPO / ".dvc" / "config", folder / ".dvc" / "config")
-    measure(folder, "python -m stages.tracking prepare")
+    measure(folder, "python -m medunifier.tracking prepare")
 
 
 def change(folder: Path, seed: int) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from stages.metrics.retrieval import rank_both
+from medunifier.metrics.retrieval import rank_both
 
 
 def unit(rng: np.random.Generator, *shape: int) -> np.ndarray:

@@ -17,7 +17,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from stages.pipeline import read_yaml
+from medunifier.runtime.dvc_pipeline import read_yaml
 
 REPO = Path(__file__).resolve().parents[1]
 RESULTS = REPO / "benchmarks" / "results"
@@ -54,7 +54,7 @@ def forward_gflop(preset: str) -> dict[str, float]:
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    from stages.models.medunifier import MedUnifierConfig, MedUnifierModel
+    from medunifier.huggingface.modeling_medunifier import MedUnifierConfig, MedUnifierModel
     from workflow.plan import load_sizes
 
     sizes = load_sizes(REPO / "workflow/presets" / f"{preset}.yaml")

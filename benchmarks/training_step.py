@@ -34,10 +34,10 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from stages.models.image_generator import ImageDecoder
-from stages.models.medunifier import MedUnifierConfig, MedUnifierModel
-from stages.models.vision import FrozenViT, _drop_last_blocks
-from stages.pipeline import read_yaml
+from medunifier.huggingface.modeling_medunifier import MedUnifierConfig, MedUnifierModel
+from medunifier.model.image_generator import ImageDecoder
+from medunifier.runtime.dvc_pipeline import read_yaml
+from medunifier.vision.frozen_encoder import FrozenViT, _drop_last_blocks
 
 REPO = Path(__file__).resolve().parents[1]
 RESULTS = REPO / "benchmarks" / "results"

@@ -10,20 +10,20 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from stages.cores import available_cores
-from stages.datasets import images
-from stages.datasets.images import UnreadableImage, decode_image
-from stages.datasets.overlaps import CONTENTS, content_digests
-from stages.datasets.rejects import Reason
-from stages.datasets.workers import parallel_map
-from stages.entry import run_stage
-from stages.errors import InputError
-from stages.launch import place, wait_for_all
-from stages.params import Images, Params
-from stages.storage.files import write_json
-from stages.storage.images import PART_ROWS, part_path, write_part
-from stages.storage.tables import MANIFEST, REJECTED, read_table, write_table
-from stages.tracking import LocalRun
+from medunifier.data import image_decoding as images
+from medunifier.data.image_decoding import UnreadableImage, decode_image
+from medunifier.data.overlaps import CONTENTS, content_digests
+from medunifier.data.parallel import parallel_map
+from medunifier.data.preparation.rejects import Reason
+from medunifier.runtime.cpu import available_cores
+from medunifier.runtime.errors import InputError
+from medunifier.runtime.files import write_json
+from medunifier.runtime.params import Images, Params
+from medunifier.runtime.processes import place, wait_for_all
+from medunifier.stage import run_stage
+from medunifier.storage.image_shards import PART_ROWS, part_path, write_part
+from medunifier.storage.tables import MANIFEST, REJECTED, read_table, write_table
+from medunifier.tracking import LocalRun
 
 PICTURES = "pictures"
 _BYTES_A_WORKER = 50_000_000  # some seconds of decoding; less is done before another process has started
@@ -34,7 +34,7 @@ def decode_images(params: Params, run: LocalRun, dataset: str) -> None:
 
     Writes data/images/DATASET: part-*.arrow, rejected.parquet (pictures that cannot be decoded whole),
     contents.parquet (a digest of each picture's grey values), summary.json. Finished parts survive a kill and
-    are not decoded again. On several nodes (stages.launch) each decodes every n-th part, and the first publishes
+    are not decoded again. On several nodes (workflow.launch) each decodes every n-th part, and the first publishes
     them all.
     """
     root = Path(params.datasets[dataset].root)

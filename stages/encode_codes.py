@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from stages.entry import run_stage
-from stages.inference import BATCH, Trained, batches, load_trained, usable_items
-from stages.params import Params
-from stages.picture_tokens import Features, open_features
-from stages.storage.codes import write_codes
-from stages.storage.tables import PREPARED, read_table
-from stages.tracking import Run
+from medunifier.evaluation.loading import BATCH, Trained, batches, load_trained, usable_items
+from medunifier.runtime.params import Params
+from medunifier.stage import run_stage
+from medunifier.storage.tables import PREPARED, read_table
+from medunifier.synthesis.codes import write_codes
+from medunifier.tracking import Run
+from medunifier.vision.image_features import Features, open_features
 
 HELD_OUT = "test"  # the split whose codebook use goes by the plain names
 

@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from stages.entry import run_stage
-from stages.errors import InputError
-from stages.params import Params
-from stages.picture_tokens import look
-from stages.storage.features import write_feature_shard, write_online_shard
-from stages.storage.images import ImageStore
-from stages.tracking import LocalRun
+from medunifier.runtime.errors import InputError
+from medunifier.runtime.params import Params
+from medunifier.stage import run_stage
+from medunifier.storage.image_shards import ImageStore
+from medunifier.tracking import LocalRun
+from medunifier.vision.feature_shards import write_feature_shard, write_online_shard
+from medunifier.vision.image_features import look
 
 if TYPE_CHECKING:
-    from stages.models.vision import FrozenViT
+    from medunifier.vision.frozen_encoder import FrozenViT
 
 
 def extract_features(params: Params, run: LocalRun, dataset: str, shard: str) -> None:
@@ -29,7 +29,7 @@ def extract_features(params: Params, run: LocalRun, dataset: str, shard: str) ->
     """
     import torch
 
-    from stages.models.vision import load_vision
+    from medunifier.vision.frozen_encoder import load_vision
 
     store = ImageStore(Path("data/images") / dataset)
     rows = shard_rows(len(store), [str(name) for name in params.features.shards], shard)

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
-from stages.entry import run_stage
-from stages.errors import InputError
-from stages.inference import BATCH, Trained, batches, load_model
-from stages.metrics.merit import Judged, judge_binary, judge_exclusive
-from stages.params import Params
-from stages.storage.items import item_rows, write_items
-from stages.storage.rows import MappedRows
-from stages.storage.tables import LABEL_PREFIX, PREPARED, read_table, write_table
-from stages.tracking import Run
+from medunifier.evaluation.loading import BATCH, Trained, batches, load_model
+from medunifier.metrics.classification_scores import Judged, judge_binary, judge_exclusive
+from medunifier.results.item_scores import item_rows, write_items
+from medunifier.runtime.errors import InputError
+from medunifier.runtime.params import Params
+from medunifier.stage import run_stage
+from medunifier.storage.mapped_rows import MappedRows
+from medunifier.storage.tables import LABEL_PREFIX, PREPARED, read_table, write_table
+from medunifier.tracking import Run
 
 if TYPE_CHECKING:
     import torch
@@ -153,7 +153,7 @@ def fit_linear_probe(
     """The probe of each part's `vectors`, [n, W], and its probabilities, [n, classes], on them."""
     import torch
 
-    from stages.models.classifier import fit_probe, probabilities
+    from medunifier.evaluation.classifier import fit_probe, probabilities
 
     probe = fit_probe(
         vectors["train"], parts["train"].target, vectors["validate"], parts["validate"].target, outputs
@@ -192,9 +192,9 @@ def fit_classifier(
     """
     import torch
 
-    from stages.checkpoints import Checkpoints
-    from stages.models.classifier import Classifier, QueryEncoder, cross_entropy, probabilities
-    from stages.training import Recipe, state_folder, train
+    from medunifier.evaluation.classifier import Classifier, QueryEncoder, cross_entropy, probabilities
+    from medunifier.training.checkpoints import Checkpoints
+    from medunifier.training.loop import Recipe, state_folder, train
 
     p, training, held = params.finetune, parts["train"], parts["validate"]
     net = Classifier(copy.deepcopy(model.picture_encoder()), probe.out_features)
@@ -295,7 +295,7 @@ def draw(
     folder: Path, run: Run, labels: Sequence[str], target: np.ndarray, tuned: np.ndarray, probed: np.ndarray
 ) -> None:
     """ROC curves and reliability plots of the first seed, as SVG, and the curves' points as CSV."""
-    from stages.report.curves import reliability_svg, roc_csv, roc_svg
+    from medunifier.results.plots import reliability_svg, roc_csv, roc_svg
 
     first = tuned.shape[1] - len(labels)  # a binary task has its one label in column 1
     for name, scores in (("finetuned", tuned), ("probe", probed)):

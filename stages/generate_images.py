@@ -15,17 +15,17 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from stages.drawing import Generator, Settings, draw_again, load_generator
-from stages.entry import refuse, run_stage, set_library_defaults
-from stages.errors import InputError
-from stages.inference import batches, seeded_rows, usable_items
-from stages.params import Generate, Params, load_params
-from stages.prompts import read_prompts
-from stages.storage.drawn import DRAWN, write_drawn
-from stages.storage.images import ImageStore
-from stages.storage.pngs import write_png
-from stages.storage.tables import PREPARED, read_table
-from stages.tracking import Run
+from medunifier.evaluation.loading import batches, seeded_rows, usable_items
+from medunifier.runtime.errors import InputError
+from medunifier.runtime.params import Generate, Params, load_params
+from medunifier.stage import refuse, run_stage, set_library_defaults
+from medunifier.storage.image_shards import ImageStore
+from medunifier.storage.tables import PREPARED, read_table
+from medunifier.synthesis.generated_sets import DRAWN, write_drawn
+from medunifier.synthesis.generator import Generator, Settings, draw_again, load_generator
+from medunifier.synthesis.png_metadata import write_png
+from medunifier.synthesis.prompts import read_prompts
+from medunifier.tracking import Run
 
 SHOWN_SAMPLES = 4  # pictures of each prompt that become PNGs
 SETS = ("unconditional", "reports", "prompts", "strips")

@@ -6,18 +6,18 @@ from typing import Any
 
 import polars as pl
 
-from stages.datasets import RAW_IMAGES, find_layout
-from stages.datasets.benchmarks import ids_digest
-from stages.datasets.index_files import some
-from stages.datasets.rejects import Selection
-from stages.datasets.rules import select_pictures, set_benchmark_aside
-from stages.datasets.splits import SPLITS, require_separate_patients
-from stages.entry import run_stage
-from stages.errors import InputError
-from stages.params import Dataset, Params
-from stages.storage.files import atomic_path, write_json
-from stages.storage.tables import BENCHMARK, LABEL_PREFIX, MANIFEST, PREPARED, REJECTED, write_table
-from stages.tracking import LocalRun
+from medunifier.data.index_files import some
+from medunifier.data.layouts import RAW_IMAGES, find_layout
+from medunifier.data.preparation.benchmarks import ids_digest
+from medunifier.data.preparation.rejects import Selection
+from medunifier.data.preparation.rules import select_pictures, set_benchmark_aside
+from medunifier.data.preparation.splits import SPLITS, require_separate_patients
+from medunifier.runtime.errors import InputError
+from medunifier.runtime.files import atomic_path, write_json
+from medunifier.runtime.params import Dataset, Params
+from medunifier.stage import run_stage
+from medunifier.storage.tables import BENCHMARK, LABEL_PREFIX, MANIFEST, PREPARED, REJECTED, write_table
+from medunifier.tracking import LocalRun
 
 
 def prepare(params: Params, run: LocalRun, dataset: str) -> None:
@@ -70,7 +70,7 @@ def settings_of(params: Params, dataset: str) -> Dataset:
 
 def check(params: Params, dataset: str) -> None:
     """Print what `prepare` would find under the data set's root; InputError where it would stop."""
-    from stages.datasets.check import check_dataset
+    from medunifier.data.preparation.check import check_dataset
 
     for line in check_dataset(dataset, settings_of(params, dataset), params.seed):
         print(line, flush=True)

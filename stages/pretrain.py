@@ -7,30 +7,30 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from stages.entry import run_stage
-from stages.errors import InputError
-from stages.params import Params
-from stages.picture_tokens import Features, OnlineFeatures, check_representable, open_features
-from stages.storage.files import write_curves
-from stages.storage.images import ImageStore
-from stages.storage.tables import read_table
-from stages.tracking import Run
+from medunifier.runtime.errors import InputError
+from medunifier.runtime.files import write_curves
+from medunifier.runtime.params import Params
+from medunifier.stage import run_stage
+from medunifier.storage.image_shards import ImageStore
+from medunifier.storage.tables import read_table
+from medunifier.tracking import Run
+from medunifier.vision.image_features import Features, OnlineFeatures, check_representable, open_features
 
 if TYPE_CHECKING:
     import torch
 
-    from stages.models.medunifier import MedUnifierModel
+    from medunifier.huggingface.modeling_medunifier import MedUnifierModel
 
 
 def pretrain(params: Params, run: Run, variant: str) -> None:
     """Trains the Q-Former and the image generator with the objectives and weights of VARIANT."""
     import torch
 
-    from stages.checkpoints import Checkpoints
-    from stages.data_order import mix
-    from stages.models.distributed import rank
-    from stages.models.text import load_tokenizer
-    from stages.training import Recipe, state_folder, train
+    from medunifier.data.tokenizer import load_tokenizer
+    from medunifier.model.distributed import rank
+    from medunifier.training.batch_order import mix
+    from medunifier.training.checkpoints import Checkpoints
+    from medunifier.training.loop import Recipe, state_folder, train
 
     p = params.pretrain
     weights = params.variants[variant].weights
@@ -119,7 +119,7 @@ class Pairs:
     """
 
     def __init__(self, params: Params, tokenizer, split: str, pictures: bool = True):
-        from stages.models.text import encode
+        from medunifier.data.tokenizer import encode
 
         name = params.pretrain.dataset
         self.images = ImageStore(Path("data/images") / name)
@@ -160,7 +160,7 @@ class Pairs:
         """
         import torch
 
-        from stages.models.text import pad
+        from medunifier.data.tokenizer import pad
 
         ids, mask = pad([self.tokens[row] for row in rows], self.pad_id, self.padded_length)
         batch = {"input_ids": ids, "attention_mask": mask}
@@ -187,7 +187,7 @@ class Pairs:
         """
         import torch
 
-        from stages.models.augmentation import augment
+        from medunifier.pretraining.augmentation import augment
 
         batch = dict(batch)
         rows = batch.pop("rows", None)
@@ -208,8 +208,8 @@ class Pairs:
 
 def build_model(params: Params, tokenizer, features: Features, run: Run) -> "MedUnifierModel":
     """A new model of the sizes in params.yaml, its text side from `model.text_checkpoint` if there is one."""
-    from stages.models.medunifier import MedUnifierConfig, MedUnifierModel
-    from stages.models.text import DECODE_TOKEN
+    from medunifier.data.tokenizer import DECODE_TOKEN
+    from medunifier.huggingface.modeling_medunifier import MedUnifierConfig, MedUnifierModel
 
     m = params.model
     vision = next(iter(features.manifests.values()))  # all shards tell the same
@@ -252,7 +252,7 @@ def build_model(params: Params, tokenizer, features: Features, run: Run) -> "Med
         )
     )
     if m.text_checkpoint:
-        from stages.models.bert import load_bert
+        from medunifier.pretraining.bert_checkpoint import load_bert
 
         report = load_bert(model.qformer, model.text_head, m.text_checkpoint)
         run.say(
@@ -271,7 +271,7 @@ def validation_losses(
     """
     import torch
 
-    from stages.models.distributed import all_sum, own_rows, world_size
+    from medunifier.model.distributed import all_sum, own_rows, world_size
 
     device = next(model.parameters()).device
     order = np.resize(np.arange(len(pairs)), -(-len(pairs) // batch_size) * batch_size)
@@ -302,7 +302,7 @@ def save_model(
     model: "MedUnifierModel", tokenizer, params: Params, variant: str, values: dict[str, float]
 ) -> None:
     """models/VARIANT in transformers' layout, with a model card."""
-    from stages.models.processor import MedUnifierImageProcessor, MedUnifierProcessor
+    from medunifier.huggingface.processing_medunifier import MedUnifierImageProcessor, MedUnifierProcessor
 
     folder = Path("models") / variant
     shutil.rmtree(folder, ignore_errors=True)

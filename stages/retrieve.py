@@ -6,16 +6,16 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from stages.entry import run_stage
-from stages.inference import Trained, load_model, seeded_rows, usable_items
-from stages.metrics import retrieval
-from stages.metrics.bootstrap import bootstrap_means, numbered
-from stages.params import Params
-from stages.storage.examples import Example, write_examples
-from stages.storage.items import item_rows, write_items
-from stages.storage.rows import MappedRows
-from stages.storage.tables import BENCHMARK, LABEL_PREFIX, PREPARED, Schema, read_table, write_table
-from stages.tracking import Run
+from medunifier.evaluation.loading import Trained, load_model, seeded_rows, usable_items
+from medunifier.metrics import retrieval
+from medunifier.metrics.bootstrap import bootstrap_means, numbered
+from medunifier.results.examples import Example, write_examples
+from medunifier.results.item_scores import item_rows, write_items
+from medunifier.runtime.params import Params
+from medunifier.stage import run_stage
+from medunifier.storage.mapped_rows import MappedRows
+from medunifier.storage.tables import BENCHMARK, LABEL_PREFIX, PREPARED, Schema, read_table, write_table
+from medunifier.tracking import Run
 
 RANKED = 10  # candidates kept for each query in rankings.parquet
 EXAMPLES, FOUND = 6, 3  # queries of each direction in examples.md, candidates shown of each

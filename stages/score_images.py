@@ -6,21 +6,22 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from stages.entry import run_stage
-from stages.errors import InputError
-from stages.inference import BATCH, Trained, batches, load_trained, seeded_rows
-from stages.metrics.bootstrap import bootstrap_means
-from stages.metrics.image import inception_features, mean_image, psnr, ssim, thumbnails
-from stages.params import Params
-from stages.scoring import fidelity, realism
-from stages.scoring.looking import Seen, looker, retrieval
-from stages.scoring.realism import NEAREST, stored
-from stages.storage.codes import read_codes
-from stages.storage.drawn import TABLE, read_drawn
-from stages.storage.images import ImageStore
-from stages.storage.pngs import MODEL_NAME, write_png
-from stages.storage.tables import PREPARED, Schema, read_table, write_table
-from stages.tracking import Run
+from medunifier.evaluation.loading import BATCH, Trained, batches, load_trained, seeded_rows
+from medunifier.image_scoring import prompt_fidelity as fidelity
+from medunifier.image_scoring import realism
+from medunifier.image_scoring.encoding import Seen, looker, retrieval
+from medunifier.image_scoring.realism import NEAREST, stored
+from medunifier.image_scoring.similarity import inception_features, mean_image, psnr, ssim, thumbnails
+from medunifier.metrics.bootstrap import bootstrap_means
+from medunifier.runtime.errors import InputError
+from medunifier.runtime.params import Params
+from medunifier.stage import run_stage
+from medunifier.storage.image_shards import ImageStore
+from medunifier.storage.tables import PREPARED, Schema, read_table, write_table
+from medunifier.synthesis.codes import read_codes
+from medunifier.synthesis.generated_sets import TABLE, read_drawn
+from medunifier.synthesis.png_metadata import MODEL_NAME, write_png
+from medunifier.tracking import Run
 
 RESAMPLES = 1000
 AVERAGED = 10_000  # training pictures in the mean image, drawn by the seed
@@ -56,8 +57,8 @@ def score_images(params: Params, run: Run, variant: str) -> None:
     are held out.
 
     Drawn pictures, where the priors take a text: prompt fidelity by a judge that learnt from real pictures, and the
-    judge's own quality (see stages/scoring/fidelity.py); retrieval of the text by the model itself; MS-SSIM between
-    samples of one prompt. For all of them the nearest training picture (stages/scoring/realism.py).
+    judge's own quality (see medunifier/image_scoring/prompt_fidelity.py); retrieval of the text by the model itself; MS-SSIM between
+    samples of one prompt. For all of them the nearest training picture (medunifier/image_scoring/realism.py).
     """
     dataset, seed, size = params.pretrain.dataset, params.seed, params.score_images.max_images
     folder, store = Path("results/images") / variant, ImageStore(Path("data/images") / dataset)

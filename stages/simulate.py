@@ -11,16 +11,16 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from stages.cores import available_cores
-from stages.datasets.phantom import chexpert_layout, covidx_layout, rsna_layout, siim_layout
-from stages.datasets.phantom.damage import damage, damage_pictures
-from stages.datasets.phantom.grid import sheet, study_tiles
-from stages.datasets.phantom.mimic_layout import MimicWriter
-from stages.datasets.phantom.stand_in_vit import write_vit
-from stages.datasets.phantom.studies import Study, make_patient
-from stages.entry import run_stage
-from stages.params import Params, Simulate
-from stages.tracking import Run
+from medunifier.phantom import chexpert_layout, covidx_layout, rsna_layout, siim_layout
+from medunifier.phantom.damage import damage, damage_pictures
+from medunifier.phantom.grid import sheet, study_tiles
+from medunifier.phantom.mimic_layout import MimicWriter
+from medunifier.phantom.stand_in_vit import write_vit
+from medunifier.phantom.studies import Study, make_patient
+from medunifier.runtime.cpu import available_cores
+from medunifier.runtime.params import Params, Simulate
+from medunifier.stage import run_stage
+from medunifier.tracking import Run
 
 ROOT = Path("data/simulated")
 SHEET = "phantoms.png"  # below ROOT

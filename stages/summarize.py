@@ -8,26 +8,26 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from stages.class_prompts import read_prompts
-from stages.datasets.overlaps import count_overlaps, find_overlaps
-from stages.entry import run_stage
-from stages.errors import InputError
-from stages.params import Params
-from stages.pipeline import Pipeline
-from stages.report import sections
-from stages.report.costs import read_costs
-from stages.report.differences import differences, write_differences
-from stages.report.drawn import drawn_section
-from stages.report.overlaps import overlap_metrics, overlap_section
-from stages.report.page import render_page
-from stages.report.paper_section import paper_section
-from stages.report.paper_tables import Cell, paper_tables, write_tables
-from stages.report.pictures import grid_pairs, jpeg_uri, mark_shared
-from stages.report.pipeline_picture import Family, draw_pipeline
-from stages.report.seed_means import seed_groups
-from stages.storage.files import atomic_path
-from stages.storage.items import read_items
-from stages.tracking import Run
+from medunifier.data.overlaps import count_overlaps, find_overlaps
+from medunifier.evaluation.class_prompts import read_prompts
+from medunifier.report import sections
+from medunifier.report.costs import read_costs
+from medunifier.report.differences import differences, write_differences
+from medunifier.report.generated_section import drawn_section
+from medunifier.report.images import grid_pairs, jpeg_uri, mark_shared
+from medunifier.report.overlaps import overlap_metrics, overlap_section
+from medunifier.report.page import render_page
+from medunifier.report.paper_section import paper_section
+from medunifier.report.paper_tables import Cell, paper_tables, write_tables
+from medunifier.report.pipeline_diagram import Family, draw_pipeline
+from medunifier.report.seed_means import seed_groups
+from medunifier.results.item_scores import read_items
+from medunifier.runtime.dvc_pipeline import Pipeline
+from medunifier.runtime.errors import InputError
+from medunifier.runtime.files import atomic_path
+from medunifier.runtime.params import Params
+from medunifier.stage import run_stage
+from medunifier.tracking import Run
 
 SAMPLES = 6  # written reports shown for each data set
 PAGE = Path("results/report/index.html")
@@ -186,7 +186,7 @@ def draw_families(pipeline: Pipeline) -> tuple[list[Family], Any]:
 
 def read_data(name: str, params: Params) -> dict[str, Any]:
     """The counts of one data set; InputError if they do not add up."""
-    from stages.datasets.rejects import Reason
+    from medunifier.data.preparation.rejects import Reason
 
     prepared = read_json(Path("data/prepared") / name / "summary.json", f"prepare@{name}")
     decoded = read_json(Path("data/images") / name / "summary.json", f"decode_images@{name}")
@@ -208,7 +208,7 @@ def read_data(name: str, params: Params) -> dict[str, Any]:
 
 def count_undecoded(name: str, split: str) -> int:
     """How many pictures of a split could not be decoded."""
-    from stages.storage.tables import read_table
+    from medunifier.storage.tables import read_table
 
     ids = read_table(Path("data/prepared") / name / f"{split}.parquet")["image_id"]
     decoded = read_table(Path("data/images") / name / "contents.parquet")["image_id"]
@@ -235,8 +235,8 @@ def read_training(variant: str, params: Params) -> dict[str, Any]:
 
 def read_samples(variant: str, dataset: str) -> list[dict[str, Any]]:
     """Written reports beside their references and pictures, evenly spaced through the predictions."""
-    from stages.storage.images import ImageStore
-    from stages.storage.tables import read_table
+    from medunifier.storage.image_shards import ImageStore
+    from medunifier.storage.tables import read_table
 
     table = read_table(Path("results/reports") / f"{variant}-{dataset}" / "predictions.parquet")
     number = min(SAMPLES, len(table))
@@ -259,7 +259,7 @@ def read_samples(variant: str, dataset: str) -> list[dict[str, Any]]:
 
 def read_pairs(variant: str, size: int) -> list[tuple[str, str, str]]:
     """(real picture, its reconstruction, PSNR) of the grid that score_images drew, pictures as data URIs."""
-    from stages.storage.tables import read_table
+    from medunifier.storage.tables import read_table
 
     folder = Path("results/images") / variant
     pairs = grid_pairs(folder / "reconstructions.png", size)

@@ -10,21 +10,21 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
-from stages.entry import run_stage
-from stages.errors import InputError
-from stages.inference import BATCH, Trained, load_trained
-from stages.metrics.bootstrap import bootstrap_means
-from stages.params import Params
-from stages.storage.codes import read_codes
-from stages.storage.files import write_curves
-from stages.storage.tables import PREPARED, read_table
-from stages.tracking import Run
+from medunifier.evaluation.loading import BATCH, Trained, load_trained
+from medunifier.metrics.bootstrap import bootstrap_means
+from medunifier.runtime.errors import InputError
+from medunifier.runtime.files import write_curves
+from medunifier.runtime.params import Params
+from medunifier.stage import run_stage
+from medunifier.storage.tables import PREPARED, read_table
+from medunifier.synthesis.codes import read_codes
+from medunifier.tracking import Run
 
 if TYPE_CHECKING:
     import torch
 
-    from stages.models.network import Text
-    from stages.models.pixelsnail import Prior
+    from medunifier.model.network import Text
+    from medunifier.synthesis.pixelsnail import Prior
 
 
 def train_prior(params: Params, run: Run, variant: str, level: str) -> None:
@@ -36,10 +36,10 @@ def train_prior(params: Params, run: Run, variant: str, level: str) -> None:
     """
     import torch
 
-    from stages.checkpoints import Checkpoints
-    from stages.data_order import mix
-    from stages.models.distributed import rank
-    from stages.training import Recipe, state_folder, train
+    from medunifier.model.distributed import rank
+    from medunifier.training.batch_order import mix
+    from medunifier.training.checkpoints import Checkpoints
+    from medunifier.training.loop import Recipe, state_folder, train
 
     p, sizes = params.prior, getattr(params.prior, level)
     trained = load_trained(variant)
@@ -98,13 +98,13 @@ class Texts:
         self.trained, self.dropout = trained, dropout
 
     def tokens(self, reports: Iterable[str]) -> list[list[int]]:
-        from stages.models.text import encode
+        from medunifier.data.tokenizer import encode
 
         t = self.trained
         return [encode(t.tokenizer, report, t.model.config.max_text_tokens) for report in reports]
 
     def pad(self, rows: list[list[int]]) -> dict[str, torch.Tensor]:
-        from stages.models.text import pad
+        from medunifier.data.tokenizer import pad
 
         ids, mask = pad(rows, self.trained.tokenizer.pad_token_id)
         return {"input_ids": ids, "attention_mask": mask}
@@ -113,7 +113,7 @@ class Texts:
         """What the prior takes; with `drop` a share of the pictures comes without its text, for guidance."""
         import torch
 
-        from stages.models.network import Text
+        from medunifier.model.network import Text
 
         ids, mask = batch["input_ids"], batch["attention_mask"]
         with torch.no_grad():
@@ -159,7 +159,7 @@ class Codes:
 
 def build_prior(params: Params, level: str, trained: Trained) -> Prior:
     """A new prior of the sizes in params.yaml, for the codes and the texts of the trained model."""
-    from stages.models.pixelsnail import Prior, PriorConfig
+    from medunifier.synthesis.pixelsnail import Prior, PriorConfig
 
     p, sizes, c = params.prior, getattr(params.prior, level), trained.model.config
     return Prior(

@@ -3,18 +3,18 @@
 import shutil
 from pathlib import Path
 
-from stages.entry import run_stage
-from stages.errors import InputError
-from stages.params import Params
-from stages.storage.tables import read_table
-from stages.tracking import Run
+from medunifier.runtime.errors import InputError
+from medunifier.runtime.params import Params
+from medunifier.stage import run_stage
+from medunifier.storage.tables import read_table
+from medunifier.tracking import Run
 
 OUT = Path("models/tokenizer")
 
 
 def train_tokenizer(params: Params, run: Run) -> None:
     """Trains WordPiece on the training reports of the pre-training data set, or loads `tokenizer.pretrained`."""
-    from stages.models.text import encode, load_tokenizer, train_wordpiece
+    from medunifier.data.tokenizer import encode, load_tokenizer, train_wordpiece
 
     table = Path("data/prepared") / params.pretrain.dataset / "train.parquet"
     reports = [text for text in read_table(table)["report"].to_list() if text]

@@ -6,14 +6,13 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from stages.datasets.statements import NAMES, findings_told
-from stages.entry import run_stage
-from stages.inference import Trained, batches, load_trained, seeded_rows, usable_items
-from stages.metrics.bootstrap import Interval, bootstrap, bootstrap_means
-from stages.metrics.clinical import finding_counts, finding_f1, optional_scores
-from stages.metrics.meteor import Meteor, meteor
-from stages.metrics.retrieval import rank_texts
-from stages.metrics.text import (
+from medunifier.evaluation.loading import Trained, batches, load_trained, seeded_rows, usable_items
+from medunifier.metrics.bootstrap import Interval, bootstrap, bootstrap_means
+from medunifier.metrics.clinical import finding_counts, finding_f1, optional_scores
+from medunifier.metrics.mentions import NAMES, findings_told
+from medunifier.metrics.meteor import Meteor, meteor
+from medunifier.metrics.retrieval import rank_texts
+from medunifier.metrics.text import (
     BLEU_COUNTS,
     ORDERS,
     PROTOCOLS,
@@ -23,12 +22,13 @@ from stages.metrics.text import (
     cider,
     rouge_l,
 )
-from stages.params import Params, WriteReports
-from stages.picture_tokens import Features, open_features
-from stages.storage.examples import Example, write_examples
-from stages.storage.items import item_rows, write_items
-from stages.storage.tables import LABEL_PREFIX, PREPARED, Schema, read_table, write_table
-from stages.tracking import Run
+from medunifier.results.examples import Example, write_examples
+from medunifier.results.item_scores import item_rows, write_items
+from medunifier.runtime.params import Params, WriteReports
+from medunifier.stage import run_stage
+from medunifier.storage.tables import LABEL_PREFIX, PREPARED, Schema, read_table, write_table
+from medunifier.tracking import Run
+from medunifier.vision.image_features import Features, open_features
 
 CONSTANT_FROM = 10_000  # training reports among which the best constant one is sought, drawn by the seed
 EXAMPLES = 12  # reports in examples.md
@@ -59,7 +59,7 @@ def write_reports(params: Params, run: Run, variant: str, dataset: str) -> None:
     the training reports, and `nearest_` for the training report most similar to the picture. `bleu_4_gain` is what
     the model has over the constant report. Each has its interval.
 
-    `findings_f1_micro` and `_macro` hold what a report tells, read by a rule (stages/datasets/statements.py),
+    `findings_f1_micro` and `_macro` hold what a report tells, read by a rule (medunifier/metrics/mentions.py),
     against the labels of its picture, which are the truth in a phantom. CheXbert, RadGraph and RadEval are asked
     where they are installed; the log says how to get them where not. DVC does not see an installation: the stage
     must be forced to ask them.
@@ -162,7 +162,7 @@ def generate(
     """The model's report for each picture, in the order of `ids`, its words chosen as `settings` say."""
     import torch
 
-    from stages.models.text import decode
+    from medunifier.data.tokenizer import decode
 
     choice = {name: getattr(settings, name) for name in CHOICE}
     generator = torch.Generator(trained.device).manual_seed(seed)

@@ -8,17 +8,17 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from stages.class_prompts import ClassPrompts, PromptFile, read_prompts
-from stages.entry import run_stage
-from stages.errors import InputError
-from stages.inference import Trained, load_model
-from stages.metrics.merit import judge_exclusive
-from stages.params import Params
-from stages.storage.files import write_json
-from stages.storage.items import item_rows, write_items
-from stages.storage.rows import MappedRows
-from stages.storage.tables import BENCHMARK, PREPARED, read_table, write_table
-from stages.tracking import Run
+from medunifier.evaluation.class_prompts import ClassPrompts, PromptFile, read_prompts
+from medunifier.evaluation.loading import Trained, load_model
+from medunifier.metrics.classification_scores import judge_exclusive
+from medunifier.results.item_scores import item_rows, write_items
+from medunifier.runtime.errors import InputError
+from medunifier.runtime.files import write_json
+from medunifier.runtime.params import Params
+from medunifier.stage import run_stage
+from medunifier.storage.mapped_rows import MappedRows
+from medunifier.storage.tables import BENCHMARK, PREPARED, read_table, write_table
+from medunifier.tracking import Run
 
 TEMPERATURE = 0.07  # turns similarities into shares; the most similar class is the same at any temperature
 

@@ -9,14 +9,14 @@ import pytest
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from tests.tracking_project import start, write_project
+from tests.support.tracking_project import start, write_project
 
 
 @pytest.fixture(scope="session")
 def fresh_store(tmp_path_factory):
     """A store made by several writers at once on an empty folder: (folder, what they printed)."""
     folder = tmp_path_factory.mktemp("fresh")
-    writers = [start(folder, "-m", "stages.tracking", "prepare") for _ in range(4)]
+    writers = [start(folder, "-m", "medunifier.tracking", "prepare") for _ in range(4)]
     return folder, [(*writer.communicate(timeout=300), writer.returncode) for writer in writers]
 
 

@@ -9,8 +9,8 @@ import os
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from stages.errors import InputError, disk_full_message
-from stages.params import load_params
+from medunifier.runtime.errors import InputError, disk_full_message
+from medunifier.runtime.params import load_params
 from workflow import lockfile, locks
 from workflow.files import write_atomically
 

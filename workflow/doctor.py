@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from stages.errors import InputError
+from medunifier.runtime.errors import InputError
 
 OLD = 3600  # seconds; DVC's hard-linked locks are renewed by a living owner long before
 
@@ -113,8 +113,8 @@ def cache_links() -> Iterator[Finding]:
 
 def tracking_store() -> Iterator[Finding]:
     """A SQLite store without tables or experiment, or a server that does not answer."""
-    from stages.tracking import store
-    from stages.tracking.interface import StoreError, store_uri
+    from medunifier.tracking import store
+    from medunifier.tracking.interface import StoreError, store_uri
 
     path = store.sqlite_path(store_uri())
     try:
@@ -123,14 +123,15 @@ def tracking_store() -> Iterator[Finding]:
         elif path.exists() and not store.ready(path):
             yield Finding(
                 f"{path}: lacks the tables of the installed MLflow, or the experiment",
-                "python -m stages.tracking prepare",
+                "python -m medunifier.tracking prepare",
             )
     except (StoreError, sqlite3.Error) as error:
-        yield Finding(str(error), "python -m stages.tracking prepare")
+        yield Finding(str(error), "python -m medunifier.tracking prepare")
     waiting = [path for path in Path(".state/tracking").glob("*/*/journal.jsonl") if is_unsent(path)]
     if waiting:
         yield Finding(
-            f"{len(waiting)} record(s) of stages have not reached MLflow", "python -m stages.tracking upload"
+            f"{len(waiting)} record(s) of stages have not reached MLflow",
+            "python -m medunifier.tracking upload",
         )
 
 
@@ -228,7 +229,7 @@ def inputs() -> Iterator[Finding]:
 
 def moving_model() -> Iterator[Finding]:
     """A frozen ViT that is named by a branch of a hub: it may change while its features stay in the cache."""
-    from stages.params import load_params
+    from medunifier.runtime.params import load_params
 
     vision = load_params().vision
     if vision.revision is not None and not re.fullmatch("[0-9a-f]{40}", vision.revision):

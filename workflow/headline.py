@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from stages.errors import InputError
-from stages.params import Params, load_params
+from medunifier.runtime.errors import InputError
+from medunifier.runtime.params import Params, load_params
 
 LOSSES = {"itc": "contrastive", "itm": "matching", "itg": "report writing", "tig": "image generation"}
 FALLS_TO = 0.9  # a validation loss has fallen well if it is at most this part of its start

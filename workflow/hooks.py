@@ -3,7 +3,7 @@
 import sys
 from typing import IO
 
-from stages.errors import InputError
+from medunifier.runtime.errors import InputError
 from workflow import locks, remote
 from workflow.changes import STAMPS, STATE, Stage
 
@@ -23,7 +23,7 @@ def before_run() -> None:
         )
     _held.append(lock)
 
-    from stages.tracking import prepare_store
+    from medunifier.tracking import prepare_store
 
     prepare_store()
     remote.fetch_run_cache()
@@ -32,13 +32,13 @@ def before_run() -> None:
 def after_run(stages: dict[str, Stage]) -> None:
     """Let MLflow's parent run of this configuration know every stage that is up to date, also those whose
     results came from the cache or from an earlier run. A store that fails now costs no finished run its success."""
-    from stages.tracking import adopt
+    from medunifier.tracking import adopt
 
     try:
         adopt([name for name in stages if (STAMPS / name).exists()])
     except InputError as error:
         print(
             f"MLflow: {error}\nMLflow does not yet show every stage of this run; when it works again: "
-            "python -m stages.tracking adopt",
+            "python -m medunifier.tracking adopt",
             file=sys.stderr,
         )

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from stages.errors import InputError
+from medunifier.runtime.errors import InputError
 
 RESULTS = Path("benchmarks/results")
 PRESETS = Path("workflow/presets")
@@ -82,7 +82,7 @@ class Sizes:
 
 def load_sizes(path: Path) -> Sizes:
     """The sizes in a params.yaml. Raises InputError for an encoder whose sizes are not known."""
-    from stages.pipeline import read_yaml
+    from medunifier.runtime.dvc_pipeline import read_yaml
 
     params = read_yaml(path)
     model = params["vision"]["model"]

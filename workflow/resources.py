@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from stages.errors import InputError
+from medunifier.runtime.errors import InputError
 
 RESOURCES_FILE = Path(__file__).with_name("resources.yaml")
 SITE_FILE = Path(__file__).with_name("site.yaml")
@@ -65,7 +65,7 @@ def snakemake_resources(needs: Needs) -> dict[str, int | str | Callable]:
     resources["nodes"] = needs["nodes"]
     if needs["nodes"] > 1:
         # `mpi` makes Snakemake run the stage's command beside the nodes' tasks rather than as one of them:
-        # stages.launch then starts one task on each node.
+        # workflow.launch then starts one task on each node.
         resources |= {"mpi": "srun", "tasks": needs["nodes"], "tasks_per_gpu": 0}
     if needs["gpus"]:  # per node; a request for 0 GPUs is refused where a partition has none
         resources["gres"] = ":".join(

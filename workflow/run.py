@@ -16,7 +16,7 @@ import time
 import traceback
 from pathlib import Path
 
-from stages.errors import disk_full_message
+from medunifier.runtime.errors import disk_full_message
 from workflow import lockfile, locks, remote
 from workflow.changes import STATE, read_plan
 from workflow.files import write_atomically

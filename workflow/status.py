@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from stages.errors import InputError
+from medunifier.runtime.errors import InputError
 from workflow.changes import Stage, ask_dvc
 from workflow.predict import Forecast
 

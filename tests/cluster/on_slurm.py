@@ -1,6 +1,6 @@
 """The pipeline on a real Slurm: `make cluster-test`. Not named test_*, so that `make test` passes it by.
 
-Needs root (see tests/cluster/slurm.py). The tests run in the order in which they stand here: while the pipeline runs on
+Needs root (see tests/support/slurm.py). The tests run in the order in which they stand here: while the pipeline runs on
 its two nodes, a toy is interrupted on the two others, for nearly all of either is waiting.
 """
 
@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from tests.cluster.project import Project, Started
-from tests.cluster.slurm import NODES, Slurm, ask, missing, wait_for
+from tests.support.cluster_project import Project, Started
+from tests.support.slurm import NODES, Slurm, ask, missing, wait_for
+from tests.support.toy_pipeline import PARAMS, Toy
 from tests.workflow.test_together import TWENTY
-from tests.workflow.toy import PARAMS, Toy
 
 SNAKEMAKE = "snakemake --profile slurm --slurm-init-seconds-before-status-checks 1"
 PATIENCE = 600  # seconds for a single event on a busy machine

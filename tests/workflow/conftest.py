@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.workflow.toy import Toy
+from tests.support.toy_pipeline import Toy
 
 
 @pytest.fixture(scope="session")

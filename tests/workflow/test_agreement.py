@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from tests.workflow.toy import Toy
+from tests.support.toy_pipeline import Toy
 
 ALL = [
     "make",
@@ -162,8 +162,12 @@ def test_a_changed_input_file_runs_what_reads_it(done: Toy) -> None:
 
 def test_a_store_that_fails_at_the_end_costs_no_finished_run_its_success(toy: Toy) -> None:
     fails = "raise InputError('mlflow.db: is locked')"
-    toy.edit("stages/tracking.py", "def adopt(names):\n", f"def adopt(names):\n    {fails}\n")
-    toy.edit("stages/tracking.py", "def prepare", "from stages.errors import InputError\n\n\ndef prepare")
+    toy.edit("medunifier/tracking.py", "def adopt(names):\n", f"def adopt(names):\n    {fails}\n")
+    toy.edit(
+        "medunifier/tracking.py",
+        "def prepare",
+        "from medunifier.runtime.errors import InputError\n\n\ndef prepare",
+    )
     text = toy.call("snakemake --cores 2")
-    assert "mlflow.db: is locked" in text and "python -m stages.tracking adopt" in text
+    assert "mlflow.db: is locked" in text and "python -m medunifier.tracking adopt" in text
     assert toy.planned() == []

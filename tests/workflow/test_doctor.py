@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from stages.tracking import prepare_store
+from medunifier.tracking import prepare_store
 from workflow import doctor, locks
 
 
@@ -51,7 +51,7 @@ def test_an_input_that_is_not_there(here, capsys):
 def test_a_model_of_the_hub_without_a_commit(here, capsys):
     text = (here / "params.yaml").read_text()
     hub = re.sub(r"(?m)^  model: data/simulated/vit", "  model: hf:org/vit", text)
-    hub = re.sub(r"(?m)^  watch: data/simulated/vit", "  watch: stages/models/vision.py", hub)
+    hub = re.sub(r"(?m)^  watch: data/simulated/vit", "  watch: medunifier/vision/frozen_encoder.py", hub)
     for revision, found in (("main", True), ("0123456789abcdef" * 2 + "01234567", False)):
         (here / "params.yaml").write_text(hub.replace("revision: null", f"revision: {revision}"))
         assert ("vision.revision: main is a branch" in said(capsys)) is found
@@ -96,7 +96,7 @@ def test_a_store_without_its_schema(here, capsys):
     (here / "mlflow.db").unlink()
     (here / "mlflow.db").touch()
     text = said(capsys)
-    assert "mlflow.db: lacks the tables" in text and "python -m stages.tracking prepare" in text
+    assert "mlflow.db: lacks the tables" in text and "python -m medunifier.tracking prepare" in text
     prepare_store()
     assert said(capsys) == "nothing to mend\n"
 
@@ -119,7 +119,7 @@ def test_half_written_shards(here, capsys):
 
 
 def test_records_that_have_not_reached_the_store(here, capsys, monkeypatch):
-    from stages.tracking import Run
+    from medunifier.tracking import Run
 
     with Run.open("first") as run:
         os.rename("mlflow.db", "away.db")
@@ -127,7 +127,7 @@ def test_records_that_have_not_reached_the_store(here, capsys, monkeypatch):
         run.finish()
     os.rename("away.db", "mlflow.db")
     assert "1 record(s) of stages have not reached MLflow" in said(capsys)
-    from stages.tracking.leftovers import upload
+    from medunifier.tracking.leftovers import upload
 
     assert upload() == 1
     assert said(capsys) == "nothing to mend\n"

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks.learning import learnt
-from stages.params import Params, load_params
-from tests.workflow.toy import REPO
+from medunifier.runtime.params import Params, load_params
+from tests.support.toy_pipeline import REPO
 from workflow.headline import UNSEEN, headline
 
 METRICS = {

@@ -6,7 +6,7 @@ import signal
 import psutil
 import pytest
 
-from tests.workflow.toy import Toy, wait_for
+from tests.support.toy_pipeline import Toy, wait_for
 
 COMMAND = "snakemake --cores 2"
 

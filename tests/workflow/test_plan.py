@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.workflow.toy import REPO
+from tests.support.toy_pipeline import REPO
 from workflow import plan
 
 MEASURED = json.loads(max((REPO / "benchmarks/results").glob("stages-*.json")).read_text())

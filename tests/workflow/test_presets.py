@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from stages.params import load_params
-from tests.workflow.toy import REPO, Toy
+from medunifier.runtime.params import load_params
+from tests.support.toy_pipeline import REPO, Toy
 
 PRESETS = sorted(path.stem for path in (REPO / "workflow/presets").glob("*.yaml"))
 
@@ -46,7 +46,7 @@ def expected_stages(preset: str) -> list[str]:
 def checkout(tmp_path: Path) -> Toy:
     """The repository's own pipeline, without data."""
     folder = tmp_path / "checkout"
-    for name in ("workflow", "stages"):
+    for name in ("workflow", "stages", "medunifier"):
         shutil.copytree(REPO / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("Snakefile", "dvc.yaml", "environment.yml", ".gitignore", ".dvcignore"):
         shutil.copy(REPO / name, folder)

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from stages.errors import InputError
-from tests.workflow.toy import REPO
+from medunifier.runtime.errors import InputError
+from tests.support.toy_pipeline import REPO
 from workflow.resources import SITE_FILE, describe, load_resources, snakemake_resources
 
 DEFAULT = "default: {cpus: 1, mem_mb: 100, runtime: 5, gpus: 0, nodes: 1, local: false}\n"

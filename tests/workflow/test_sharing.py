@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from tests.workflow.toy import Toy
+from tests.support.toy_pipeline import Toy
 
 COMMIT = "git add -A . && git -c user.name=a -c user.email=a@b commit -qm results"
 ALL = 8  # stages

@@ -4,7 +4,7 @@ import json
 import re
 import shutil
 
-from tests.workflow.toy import Toy
+from tests.support.toy_pipeline import Toy
 
 TRAINS = ["train@full", "train@small"]
 SCORES = ["score@full-b-b", "score@small-b-b"]

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from tests.workflow.toy import PARAMS, Toy
+from tests.support.toy_pipeline import PARAMS, Toy
 
 MEET = """
 import time

@@ -1,0 +1,162 @@
+"""Picture files (JPEG, PNG, DICOM) -> grey uint8 squares of one size."""
+
+import os
+import struct
+import zlib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from medunifier.runtime.errors import InputError
+
+if TYPE_CHECKING:
+    import pydicom
+
+_DICOM_SUFFIXES = (".dcm", ".dicom")
+_JPEG_END = b"\xff\xd9"
+# What Pillow, pydicom and its decoders raise on broken content. OSError is told apart by its errno below.
+_BROKEN = (
+    ArithmeticError, AttributeError, EOFError, LookupError, NotImplementedError, OSError, RuntimeError,
+    SyntaxError, TypeError, ValueError, struct.error, zlib.error, Image.DecompressionBombError,
+)  # fmt: skip
+
+
+class UnreadableImage(Exception):
+    """The file is there but holds no picture that can be decoded whole."""
+
+
+def decode_image(path: str | Path, size: int, aspect: str) -> np.ndarray:
+    """The picture as uint8 [size, size], 0 black; antialiased.
+
+    `aspect` says what happens to a picture that is not square: `squash` it, `pad` it with black, or `crop`
+    its middle. Raises UnreadableImage for broken content, InputError for a file that cannot be opened at all.
+    """
+    try:
+        is_dicom = Path(path).suffix.lower() in _DICOM_SUFFIXES
+        return square(_read_dicom(path) if is_dicom else _read_picture(path, size), size, aspect)
+    except _BROKEN as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise InputError(
+                f"{path}: {os.strerror(error.errno)}; the file was there when the data set was prepared: "
+                "check the disk, or run prepare again"
+            ) from error
+        if "missing dependencies" in str(error):
+            raise InputError(f"{path}: {error}") from error
+        raise UnreadableImage(f"{type(error).__name__}: {' '.join(str(error).split())}") from error
+
+
+def _read_picture(path: str | Path, size: int) -> Image.Image:
+    """A grey picture (mode L, or F with 0..255) of at least twice `size`, if the file has so many pixels."""
+    with Image.open(path) as image:
+        # A JPEG is decoded at 1/2, 1/4 or 1/8 where that leaves enough: much faster, and a proper average.
+        image.draft("L", (2 * size, 2 * size))
+        image.load()
+        return grey(image)
+
+
+def grey(image: Image.Image) -> Image.Image:
+    """A picture of any kind upright and in grey (mode L, or F with 0..255); ValueError if it has no stored range."""
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):  # 16 bits, stored range 0..65535; Pillow would cut them at 255
+        return _grey(np.asarray(image, np.float32), 0, 65535)
+    if image.mode == "F":
+        raise ValueError("a floating-point picture has no stored range")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "black"), image)
+    return image.convert("L")
+
+
+def _read_dicom(path: str | Path) -> Image.Image:
+    """A grey picture, mode F with 0..255: modality LUT, then VOI LUT or window, then MONOCHROME1 inverted.
+
+    DICOM PS3.3 C.11.1, C.11.2, C.7.6.3.1.2. White is the top of the stored range, not the brightest pixel.
+    """
+    import pydicom
+    from pydicom.errors import BytesLengthException, InvalidDicomError
+
+    try:
+        return _shown(pydicom.dcmread(path))
+    except (BytesLengthException, InvalidDicomError) as error:
+        raise ValueError(str(error)) from error
+
+
+def _shown(dataset: "pydicom.Dataset") -> Image.Image:
+    from pydicom.pixels import apply_modality_lut, apply_voi_lut
+
+    if int(dataset.get("NumberOfFrames") or 1) > 1:
+        raise ValueError(f"{dataset.NumberOfFrames} frames, expected one")
+    stored = _stored_values(dataset)
+    if dataset.SamplesPerPixel == 3:
+        return Image.fromarray(stored).convert("L")
+    if dataset.PhotometricInterpretation not in ("MONOCHROME1", "MONOCHROME2"):
+        raise ValueError(f"{dataset.PhotometricInterpretation} pixels, expected grey or RGB ones")
+    values = apply_voi_lut(apply_modality_lut(stored, dataset), dataset)
+    low, high = _value_range(dataset)
+    if dataset.PhotometricInterpretation == "MONOCHROME1":
+        low, high = high, low
+    return _grey(values, low, high)
+
+
+def _stored_values(dataset: "pydicom.Dataset") -> np.ndarray:
+    """The pixels as the file stores them. ValueError for a JPEG frame without its end.
+
+    8-bit lossy JPEG is left to Pillow: it notices a frame cut short, and gives the grey values that the pictures
+    have in data sets that were made from such files. Other decoders round otherwise, here and there by 1.
+    """
+    from pydicom import uid
+    from pydicom.encaps import get_frame
+
+    syntax = dataset.file_meta.TransferSyntaxUID
+    if syntax == uid.JPEGBaseline8Bit or (syntax == uid.JPEGExtended12Bit and dataset.BitsStored == 8):
+        dataset.pixel_array_options(decoding_plugin="pillow")
+    elif syntax in (*uid.JPEGTransferSyntaxes, *uid.JPEGLSTransferSyntaxes):
+        frame = get_frame(dataset.PixelData, 0, number_of_frames=1)
+        if not frame.rstrip(b"\x00\xff").endswith(_JPEG_END):  # what is missing would be filled up
+            raise ValueError("the JPEG frame is cut short: it has no end marker")
+    return dataset.pixel_array
+
+
+def _value_range(dataset: "pydicom.Dataset") -> tuple[float, float]:
+    """The lowest and highest value that the LUTs of `dataset` can give, whatever its pixels are."""
+    for sequence in ("VOILUTSequence", "ModalityLUTSequence"):
+        if dataset.get(sequence):
+            return 0, 2 ** dataset[sequence][0].LUTDescriptor[2] - 1
+    bits = dataset.BitsStored
+    low, high = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if dataset.PixelRepresentation else (0, 2**bits - 1)
+    slope, intercept = 1.0, 0.0
+    if "RescaleSlope" in dataset and "RescaleIntercept" in dataset:  # one alone is not applied
+        slope, intercept = float(dataset.RescaleSlope), float(dataset.RescaleIntercept)
+    return tuple(sorted((low * slope + intercept, high * slope + intercept)))
+
+
+def _grey(values: np.ndarray, low: float, high: float) -> Image.Image:
+    """Mode F, `low` as 0 and `high` as 255; `low` above `high` inverts.
+
+    8-bit values that fill their range stay so (mode L): a DICOM file gives the same picture as a PNG of it.
+    """
+    if values.dtype == np.uint8 and {low, high} == {0, 255}:
+        return Image.fromarray(values if low == 0 else 255 - values)
+    return Image.fromarray(np.clip((values - low) * (255 / (high - low)), 0, 255).astype(np.float32))
+
+
+def square(image: Image.Image, size: int, aspect: str) -> np.ndarray:
+    """A grey picture (see `grey`) as uint8 [size, size]; `aspect` as for `decode_image`."""
+    width, height = image.size
+    target, box = (size, size), (0, 0, width, height)
+    if aspect == "pad":
+        longest = max(width, height)
+        target = (max(1, round(size * width / longest)), max(1, round(size * height / longest)))
+    elif aspect == "crop":
+        side = min(width, height)
+        left, top = (width - side) / 2, (height - side) / 2
+        box = (left, top, left + side, top + side)
+    resized = np.asarray(image.resize(target, Image.Resampling.LANCZOS, box=box, reducing_gap=3.0))
+    if resized.dtype != np.uint8:
+        resized = np.clip(np.rint(resized), 0, 255).astype(np.uint8)
+    canvas = np.zeros((size, size), np.uint8)
+    top, left = (size - resized.shape[0]) // 2, (size - resized.shape[1]) // 2
+    canvas[top : top + resized.shape[0], left : left + resized.shape[1]] = resized
+    return canvas

@@ -1,0 +1,76 @@
+"""covid-chestxray-dataset (Cohen et al. 2020): metadata.csv, images/. Clinical notes stand for the report.
+
+Each picture is its own study: the notes belong to a row, and rows of one patient and day may differ.
+"""
+
+import re
+from pathlib import Path
+
+import polars as pl
+
+from medunifier.data.index_files import read_index
+from medunifier.data.layouts import RAW_REPORTS, Raw
+from medunifier.data.preparation.rejects import Reason
+from medunifier.data.preparation.sections import clean_text
+from medunifier.runtime.params import Dataset
+
+SOURCE = "git clone https://github.com/ieee8023/covid-chestxray-dataset (free)"
+# `finding` is a path in later versions (Pneumonia/Viral/COVID-19) and a bare name in earlier ones, where the
+# data set's CONTRIBUTING calls it the type of pneumonia: these are the causes that stand alone there.
+_CAUSES = {
+    "aspergillosis", "aspiration", "bacterial", "chlamydophila", "e.coli", "fungal", "h1n1", "herpes",
+    "influenza", "klebsiella", "legionella", "lipoid", "mers-cov", "mrsa", "mycoplasma", "nocardia",
+    "pneumocystis", "sars", "staphylococcus", "streptococcus", "varicella", "viral",
+}  # fmt: skip
+_UNNAMED = {"", "todo", "unknown"}
+LABELS = ("label_no_finding", "label_other_pneumonia", "label_covid_19")
+
+
+def read_images(settings: Dataset) -> Raw:
+    """Every row of metadata.csv. The data set has no split of its own."""
+    columns = ["patientid", "finding", "view", "modality", "folder", "filename"]
+    path = Path(settings.root) / settings.index.images
+    index = read_index(path, columns, filled=["patientid", "folder", "filename"])
+    other = pl.when(pl.col("modality").ne_missing("X-ray"))
+    modality = pl.format("modality is {}", pl.col("modality").fill_null("blank"))
+    findings = [finding_labels(finding) for finding in index["finding"]]
+    rows = index.select(
+        pl.col("filename").alias("image_id"),
+        pl.col("patientid").alias("patient_id"),
+        pl.col("filename").alias("study_id"),
+        pl.format("{}/{}", "folder", "filename").alias("image_path"),
+        "view",
+        pl.lit(None, pl.String).alias("split"),
+        pl.lit(None, pl.String).alias("sha256"),
+        other.then(pl.lit(Reason.OTHER_MODALITY.value)).alias("reason"),
+        other.then(modality).alias("detail"),
+        *(
+            pl.Series(label, values, pl.Int8)
+            for label, values in zip(LABELS, zip(*findings, strict=True), strict=True)
+        ),
+    )
+    return Raw(rows, {"images_without_labels": findings.count((None, None, None))})
+
+
+def read_reports(settings: Dataset, images: pl.DataFrame) -> Raw:
+    """The clinical notes of each picture, as findings; the data set has no impressions."""
+    path = Path(settings.root) / settings.index.images
+    index = read_index(path, ["filename", "clinical_notes"]).unique("filename", keep="first")
+    notes = images.select("study_id").join(index, left_on="study_id", right_on="filename", how="left")
+    texts = [(study, clean_text(text), None, None, None, None) for study, text in notes.iter_rows()]
+    return Raw(pl.DataFrame(texts, schema=dict(RAW_REPORTS.columns), orient="row"))
+
+
+def finding_labels(finding: str | None) -> tuple[int | None, int | None, int | None]:
+    """The values of LABELS for a `finding`: the three classes of COVIDx, at most one of them 1.
+
+    All 0 for another disease (ARDS alone, tuberculosis), all null where the finding is not known.
+    """
+    names = {name.strip().lower() for name in re.split("[/,]", finding or "")}
+    if names <= _UNNAMED:
+        return None, None, None
+    if "covid-19" in names:
+        return 0, 0, 1
+    if names & _CAUSES or any("pneumonia" in name for name in names):
+        return 0, 1, 0
+    return int("no finding" in names), 0, 0

@@ -1,0 +1,82 @@
+"""COVIDx (Wang et al. 2020, COVID-Net): space-separated lists `patient filename class source`, train/, test/.
+
+The classes are those of the list: three (normal, pneumonia, COVID-19; list 9A, for example) or two (negative,
+positive; list 6). Some rows have no patient or no source; file names and sources may hold spaces.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import polars as pl
+
+from medunifier.data.layouts import Raw, no_reports, raw_images
+from medunifier.runtime.errors import InputError
+from medunifier.runtime.params import Dataset
+
+SOURCE = (
+    "https://github.com/lindawangg/COVID-Net, docs/COVIDx.md, or Kaggle's covidx-cxr2 with a 3-class list"
+)
+LABELS = ("label_normal", "label_pneumonia", "label_covid_19")
+# Class -> values of LABELS. A picture without COVID-19 is normal or not: a two-class list does not say.
+THREE_CLASSES = {"normal": (1, 0, 0), "pneumonia": (0, 1, 0), "COVID-19": (0, 0, 1)}
+TWO_CLASSES = {"negative": (None, None, 0), "positive": (None, None, 1)}
+_SOURCE_WORDS = 2  # at most: beyond, a word of the file name could pass for the class
+_CLASSES = THREE_CLASSES | TWO_CLASSES
+
+read_reports = no_reports
+
+
+def read_images(settings: Dataset) -> Raw:
+    """Every row of the test list (index.split), as `test`, and of the train list (index.images).
+
+    In this order: of a file name in both lists the first row is kept.
+    """
+    root = Path(settings.root)
+    lists = {"test": root / settings.index.split, "train": root / settings.index.images}
+    found = {name: read_list(path) for name, path in lists.items()}
+    classes = Counter(row[2] for rows in found.values() for row in rows)
+    if set(classes) & set(THREE_CLASSES) and set(classes) & set(TWO_CLASSES):
+        raise InputError(
+            f"{lists['train']} and {lists['test']}: two-class and three-class lists are mixed (found "
+            f"{', '.join(sorted(classes))}); name two lists of one version under `index`"
+        )
+    rows = [
+        (file, patient, file, f"{folder}/{file}", "test" if folder == "test" else None, *_CLASSES[kind])
+        for folder, listed in found.items()
+        for patient, file, kind in listed
+    ]
+    texts = dict.fromkeys(("image_id", "patient_id", "study_id", "image_path", "split"), pl.String)
+    frame = pl.DataFrame(rows, {**texts, **dict.fromkeys(LABELS, pl.Int8)}, orient="row")
+    notes = {f"class_{kind.lower().replace('-', '_')}": number for kind, number in sorted(classes.items())}
+    return Raw(raw_images(frame), notes)
+
+
+def read_list(path: Path) -> list[tuple[str, str, str]]:
+    """(patient, filename, class) of each line. InputError for a missing or empty list or an unknown class."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        raise InputError(
+            f"{path}: no such list; check `root` and `index` of the data set in params.yaml"
+        ) from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not a text file in UTF-8: {error}") from None
+    rows = [_parse(line.split(), number, path) for number, line in enumerate(lines, 1) if line.strip()]
+    if not rows:
+        raise InputError(f"{path}: the list is empty; expected lines `patient filename class source`")
+    return rows
+
+
+def _parse(fields: Sequence[str], number: int, path: Path) -> tuple[str, str, str]:
+    """What stands before the last known class is the patient and the file; what follows it, the source."""
+    places = range(len(fields) - 1, max(0, len(fields) - 2 - _SOURCE_WORDS), -1)
+    place = next((place for place in places if fields[place] in _CLASSES), None)
+    if place is None:
+        raise InputError(
+            f"{path}, line {number}: {' '.join(fields)!r} has no known class; expected "
+            f"`patient filename class source` with one of {', '.join(_CLASSES)}"
+        )
+    # Without a patient, the picture stands for one.
+    patient, *name = fields[:place] if place > 1 else (fields[0], fields[0])
+    return patient, " ".join(name), fields[place]

@@ -1,0 +1,157 @@
+"""IU X-ray (Open-i, Demner-Fushman et al. 2016), as XML reports or as the tabular copy; both give the same rows.
+
+XML:     index.images is NLMCXR_reports.tgz as downloaded, or the folder ecgen-radiology that it holds
+tabular: index.images is indiana_projections.csv, index.labels is indiana_reports.csv
+Pictures are PNGs anywhere below root, named as in either copy. A report is a patient's only one.
+"""
+
+import re
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from xml.etree import ElementTree
+
+import polars as pl
+
+from medunifier.data.index_files import find_files, one_row_each, read_index
+from medunifier.data.layouts import RAW_REPORTS, Raw, raw_images
+from medunifier.data.preparation.sections import clean_text
+from medunifier.runtime.errors import InputError
+from medunifier.runtime.params import Dataset
+
+SOURCE = "https://openi.nlm.nih.gov/faq: NLMCXR_png.tgz and NLMCXR_reports.tgz (free, no account)"
+PICTURES = "NLMCXR_png"
+# The human indexers' headings -> our labels; a heading may carry a place (Opacity/lung/base/left).
+TERMS = {
+    "label_no_finding": {"normal"},
+    "label_atelectasis": {"pulmonary atelectasis"},
+    "label_cardiomegaly": {"cardiomegaly"},
+    "label_consolidation": {"consolidation"},
+    "label_edema": {"pulmonary edema"},
+    "label_fracture": {"fractures, bone"},
+    "label_lung_lesion": {"nodule", "mass"},
+    "label_lung_opacity": {"opacity", "airspace disease", "infiltrate"},
+    "label_pleural_effusion": {"pleural effusion"},
+    "label_pneumonia": {"pneumonia"},
+    "label_pneumothorax": {"pneumothorax"},
+}
+_NOT_INDEXED = {"", "no indexing"}
+
+
+@dataclass(frozen=True)
+class _Study:
+    findings: str | None
+    impression: str | None
+    headings: tuple[str, ...]
+    images: tuple[tuple[str, str | None], ...]  # image_id, view
+
+
+def read_images(settings: Dataset) -> Raw:
+    """Every picture of the index. XML tells no view; the data set has no split of its own."""
+    studies = _read_studies(settings)
+    root = Path(settings.root)
+    files = {image_id_of(name): path.relative_to(root) for name, path in find_files(root, ".png").items()}
+    texts = dict.fromkeys(("image_id", "patient_id", "study_id", "image_path", "view"), pl.String)
+    rows = [
+        (image_id, study_id, study_id, str(files.get(image_id, f"{PICTURES}/CXR{image_id}.png")), view)
+        + heading_labels(study.headings)
+        for study_id, study in studies.items()
+        for image_id, view in study.images
+    ]
+    if not rows:
+        raise InputError(f"{root}/{settings.index.images}: no report names a picture")
+    frame = pl.DataFrame(rows, {**texts, **dict.fromkeys(TERMS, pl.Int8)}, orient="row")
+    notes = {
+        "reports": len(studies),
+        "reports_without_image": sum(not study.images for study in studies.values()),
+        "pictures_without_report": len(files.keys() - set(frame["image_id"])),
+    }
+    return Raw(raw_images(frame), notes)
+
+
+def read_reports(settings: Dataset, images: pl.DataFrame) -> Raw:
+    """Findings and impression of each study; words that were cut out stay as XXXX."""
+    studies = _read_studies(settings)
+    wanted = images["study_id"].unique(maintain_order=True)
+    rows = [(name, studies[name].findings, studies[name].impression, None, None, None) for name in wanted]
+    return Raw(pl.DataFrame(rows, schema=dict(RAW_REPORTS.columns), orient="row"))
+
+
+def image_id_of(name: str) -> str:
+    """1_IM-0001-3001 for a picture's name in either copy: CXR1_1_IM-0001-3001, CXR2_IM-0652-1001 (XML: a
+    study's number may stand twice) or 1_IM-0001-3001.dcm.
+    """
+    return re.sub(r"^CXR(\d+)_(?:\1_)?", r"\1_", name).removesuffix(".dcm")
+
+
+def heading_labels(headings: tuple[str, ...]) -> tuple[int | None, ...]:
+    """The values of TERMS for the headings of a study; all null where nobody indexed it."""
+    names = {heading.split("/")[0].strip().lower() for heading in headings}
+    if names <= _NOT_INDEXED:
+        return (None,) * len(TERMS)
+    return tuple(int(bool(names & terms)) for terms in TERMS.values())
+
+
+def _read_studies(settings: Dataset) -> dict[str, _Study]:
+    """Study number -> study, in the order of the numbers."""
+    root = Path(settings.root)
+    path = root / settings.index.images
+    if path.suffix == ".csv":
+        studies = _read_tables(path, root / settings.index.labels)
+    else:
+        studies = dict(_read_report(content, name) for name, content in _xml_files(path))
+    if not studies:
+        raise InputError(f"{path}: holds no XML report; expected the content of NLMCXR_reports.tgz")
+    return dict(sorted(studies.items(), key=lambda item: (len(item[0]), item[0])))
+
+
+def _xml_files(path: Path) -> Iterator[tuple[str, bytes]]:
+    """Name and content of each report in a folder or in a packed archive."""
+    if path.is_dir():
+        yield from ((str(file), file.read_bytes()) for file in sorted(path.glob("**/*.xml")))
+        return
+    if not path.is_file():
+        raise InputError(f"{path}: no such folder or archive of reports; get it from {SOURCE}")
+    try:
+        with tarfile.open(path) as archive:
+            for member in archive:
+                if member.isfile() and member.name.endswith(".xml"):
+                    yield f"{path}/{member.name}", archive.extractfile(member).read()
+    except (tarfile.TarError, EOFError, OSError) as error:
+        raise InputError(f"{path}: not a whole .tgz archive ({error}); download it again") from error
+
+
+def _read_report(content: bytes, name: str) -> tuple[str, _Study]:
+    try:
+        report = ElementTree.fromstring(content)
+        study_id = report.find("uId").get("id").removeprefix("CXR")
+    except (ElementTree.ParseError, AttributeError) as error:
+        raise InputError(f"{name}: not an Open-i report ({error}); unpack the archive again") from error
+    sections = {text.get("Label"): text.text for text in report.iter("AbstractText")}
+    study = _Study(
+        clean_text(sections.get("FINDINGS")),
+        clean_text(sections.get("IMPRESSION")),
+        tuple(major.text or "" for major in report.findall("MeSH/major")),
+        tuple((image_id_of(image.get("id")), None) for image in report.iter("parentImage")),
+    )
+    return study_id, study
+
+
+def _read_tables(projections: Path, reports: Path) -> dict[str, _Study]:
+    images = read_index(projections, ["uid", "filename", "projection"], filled=["uid", "filename"])
+    texts = read_index(reports, ["uid", "MeSH", "findings", "impression"], filled=["uid"])
+    texts = one_row_each(texts, "uid", reports)
+    if lost := images.join(texts, on="uid", how="anti")["uid"].unique().to_list():
+        raise InputError(
+            f"{projections}: {len(lost)} studies without a row in {reports.name}, first {lost[0]}"
+        )
+    of_study: dict[str, list[tuple[str, str | None]]] = {uid: [] for uid in texts["uid"]}
+    for uid, filename, projection in images.iter_rows():
+        of_study[uid].append((image_id_of(filename.removesuffix(".png")), projection))
+    return {
+        uid: _Study(
+            clean_text(findings), clean_text(impression), tuple((mesh or "").split(";")), tuple(of_study[uid])
+        )
+        for uid, mesh, findings, impression in texts.iter_rows()
+    }

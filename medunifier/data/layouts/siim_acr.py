@@ -1,0 +1,72 @@
+"""SIIM-ACR Pneumothorax Segmentation: train-rle.csv and dicom-images-train/STUDY/SERIES/IMAGE.dcm.
+
+The list has a mask a row, several for some pictures; what the task needs is whether there is one.
+"""
+
+from pathlib import Path
+
+import polars as pl
+
+from medunifier.data.dicom_headers import add_views
+from medunifier.data.index_files import find_files, read_index, some
+from medunifier.data.layouts import Raw, no_reports, raw_images
+from medunifier.runtime.errors import InputError
+from medunifier.runtime.params import Dataset
+
+SOURCE = "https://www.kaggle.com/c/siim-acr-pneumothorax-segmentation/data (free with a Kaggle account)"
+IMAGES = "dicom-images-train"
+PIXELS = 1024 * 1024  # of the pictures that the run lengths are about
+NO_MASK = "-1"  # after stripping: the original has " -1", some copies "-1"
+
+read_reports = no_reports
+
+
+def read_images(settings: Dataset) -> Raw:
+    """One row for each picture, with `label_pneumothorax`; patients are not known, so each is its own."""
+    root = Path(settings.root)
+    path = root / settings.index.images
+    masks = read_index(path, ["ImageId", "EncodedPixels"], filled=["ImageId", "EncodedPixels"])
+    _check_run_lengths(masks, path)
+    positive = pl.col("EncodedPixels") != NO_MASK
+    images = masks.group_by("ImageId", maintain_order=True).agg(
+        positive.any().alias("any"), positive.all().alias("all")
+    )
+    if both := images.filter(pl.col("any") != pl.col("all"))["ImageId"].to_list():
+        raise InputError(
+            f"{path}: images with a mask and with -1: {some(both)}; keep rows of one kind for each"
+        )
+    files = {name: str(path.relative_to(root)) for name, path in find_files(root / IMAGES, ".dcm").items()}
+    image = pl.col("ImageId")
+    # Where a file is missing, the path says at least its name.
+    where = image.replace_strict(files, default=pl.format(f"{IMAGES}/*/*/{{}}.dcm", image))
+    rows = images.select(
+        image.alias("image_id"),
+        image.alias("patient_id"),
+        image.alias("study_id"),
+        where.alias("image_path"),
+        pl.col("any").cast(pl.Int8).alias("label_pneumothorax"),
+    )
+    notes = {
+        "mask_rows": len(masks),
+        "images_with_pneumothorax": int(rows["label_pneumothorax"].sum()),
+        "files_without_row": len(files.keys() - set(rows["image_id"])),
+    }
+    return Raw(raw_images(add_views(rows, root)), notes)
+
+
+def _check_run_lengths(masks: pl.DataFrame, path: Path) -> None:
+    """Pairs of numbers: the gap since the last run, and the run's length, down the columns of the picture."""
+    runs = masks.filter(pl.col("EncodedPixels") != NO_MASK)
+    words = pl.col("EncodedPixels").str.extract_all(r"\S+")
+    numbers = words.list.eval(pl.element().cast(pl.Int64, strict=False))
+    right = (
+        (numbers.list.len() % 2 == 0)
+        & ~numbers.list.contains(None)
+        & (numbers.list.min() >= 0)
+        & (numbers.list.sum() <= PIXELS)  # gaps and lengths together end inside the picture
+    )
+    if wrong := runs.filter(~right.fill_null(False))["ImageId"].to_list():
+        raise InputError(
+            f"{path}: EncodedPixels of {len(wrong)} rows, first of image {wrong[0]}: expected -1, or pairs "
+            "'gap length' of whole numbers that end inside 1024 x 1024 pixels"
+        )

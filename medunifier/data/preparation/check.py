@@ -1,0 +1,101 @@
+"""A look at a data set before anything is run: what is there, what is missing, what would be rejected."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import polars as pl
+
+from medunifier.data.image_decoding import UnreadableImage, decode_image
+from medunifier.data.layouts import RAW_IMAGES, find_layout
+from medunifier.data.preparation.rejects import Reason, Selection
+from medunifier.data.preparation.rules import select_pictures, set_benchmark_aside
+from medunifier.data.preparation.splits import SPLITS
+from medunifier.runtime.errors import InputError
+from medunifier.runtime.params import Dataset
+
+_SIMULATED = Path("data/simulated")  # where the stage simulate writes
+_FROM_SIMULATE = "The phantoms are drawn by the stage simulate: run `dvc repro simulate`"
+_TRIED = 12  # pictures decoded, evenly spaced: enough to see a wrong format or a broken download
+
+
+def check_dataset(name: str, settings: Dataset, seed: int) -> Iterator[str]:
+    """Lines that tell what `prepare` would find under the data set's root, by the very rules of `prepare`.
+
+    Writes nothing. Raises InputError, with all that is missing, where `prepare` would stop.
+    """
+    layout = find_layout(settings.layout)
+    root = Path(settings.root)
+    source = _FROM_SIMULATE if root.is_relative_to(_SIMULATED) else f"Get the data set: {layout.SOURCE}"
+    yield f"{name}: layout {settings.layout}, root {root.resolve()}"
+    if not root.is_dir():
+        raise InputError(f"datasets.{name}.root: no such folder. {source}")
+    missing = []
+    for file, roles in _roles(settings).items():
+        path = root / file
+        if path.exists():
+            yield f"  found    {file} ({', '.join(roles)})"
+        else:
+            missing.append(f"{file} ({', '.join(roles)})")
+    if missing:
+        raise InputError(
+            f"{root} lacks {'; '.join(missing)}. Correct `root` or `index` of datasets.{name} in params.yaml, or "
+            f"complete the data set. {source}"
+        )
+    raw = layout.read_images(settings)
+    RAW_IMAGES.check(raw.rows, f"read_images of {settings.layout}")
+    patients = raw.rows["patient_id"].n_unique()
+    yield f"  index    {len(raw.rows)} pictures of {patients} patients"
+    selection = Selection(raw.rows)
+    reports = select_pictures(selection, settings, layout, seed)
+    told = {note: count for note, count in (raw.notes | reports.notes).items() if count}
+    yield f"  notes    {_counts(told)}"
+    yield f"  kept     {len(selection.kept)}: " + _counts(
+        {split: len(selection.kept.filter(split=split)) for split in SPLITS}
+    )
+    yield from _rejects(selection)
+    if empty := [split for split in SPLITS if selection.kept.filter(split=split).is_empty()]:
+        raise InputError(
+            f"datasets.{name}: no picture is left for {', '.join(empty)}; check root, views, sections and split "
+            f"in params.yaml. {source}"
+        )
+    yield from _decoding(selection.kept, root)
+    if settings.benchmark is not None:
+        chosen = set_benchmark_aside(selection, settings, seed)
+        classes = dict(chosen.group_by("benchmark_class", maintain_order=True).len().iter_rows())
+        left = {split: len(selection.kept.filter(split=split)) for split in SPLITS}
+        yield f"  benchmark {_counts(classes)}; without it, {_counts(left)}"
+    yield "  nothing stands in the way; nothing was written"
+
+
+def _roles(settings: Dataset) -> dict[str, list[str]]:
+    """Index file -> the roles it plays."""
+    roles: dict[str, list[str]] = {}
+    for role, file in vars(settings.index).items():
+        roles.setdefault(file, []).append(role)
+    return roles
+
+
+def _counts(counts: dict[str, int]) -> str:
+    return ", ".join(f"{name} {count}" for name, count in counts.items()) or "none"
+
+
+def _rejects(selection: Selection) -> Iterator[str]:
+    """A line for each reason, the most frequent first, with its meaning and an example."""
+    rejected = selection.rejected
+    for reason, count in selection.counts().items():
+        first = rejected.filter(reason=reason).row(0, named=True)
+        detail = f" ({first['detail']})" if first["detail"] else ""
+        yield f"  rejected {count} {reason}: {Reason(reason).explanation}; first {first['image_id']}{detail}"
+
+
+def _decoding(kept: pl.DataFrame, root: Path) -> Iterator[str]:
+    """What comes of a few pictures, decoded as `decode_images` will."""
+    paths = kept["image_path"].gather_every(max(1, len(kept) // _TRIED)).head(_TRIED).to_list()
+    problems = []
+    for path in paths:
+        try:
+            decode_image(root / path, 224, "squash")
+        except UnreadableImage as problem:
+            problems.append(f"{path}: {problem}")
+    yield f"  decoded  {len(paths) - len(problems)} of {len(paths)} pictures tried"
+    yield from (f"  broken   {problem}" for problem in problems)

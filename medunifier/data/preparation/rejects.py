@@ -1,0 +1,68 @@
+"""What is left out and why: every reason that a `rejected.parquet` may name, explained once."""
+
+from collections import Counter
+from enum import StrEnum
+from typing import Self
+
+import polars as pl
+
+from medunifier.storage.tables import REJECTED
+
+
+class Reason(StrEnum):
+    """The value is what the tables say; `explanation` is for readers."""
+
+    explanation: str
+
+    def __new__(cls, value: str, explanation: str) -> Self:
+        member = str.__new__(cls, value)
+        member._value_ = value
+        member.explanation = explanation
+        return member
+
+    DUPLICATE_ID = "duplicate_id", "the index lists this image_id a second time; the first row is kept"
+    OTHER_MODALITY = "other_modality", "not a radiograph (a CT slice, for example)"
+    OTHER_VIEW = "other_view", "the view is not among `views`, or is blank"
+    MISSING_SPLIT = "missing_split", "the split file (the data set's or yours) does not list the picture"
+    MISSING_IMAGE = "missing_image", "the picture's file is not there"
+    MISSING_REPORT = "missing_report", "the study's report file is not there"
+    UNREADABLE_REPORT = "unreadable_report", "the report is no text in UTF-8 or Latin-1"
+    MISSING_FINDINGS = "missing_findings", "there is an impression but no findings; `sections` asks for both"
+    MISSING_IMPRESSION = (
+        "missing_impression",
+        "there are findings but no impression; `sections` asks for both",
+    )
+    MISSING_TEXT = (
+        "missing_text",
+        "neither findings nor impression, nor (with `sections: either`) any other text",
+    )
+    TEST_PATIENT = "test_patient", "kept out of training: the patient is in the data set's own test list"
+    BENCHMARK_PATIENT = "benchmark_patient", "kept out of training: the patient is in the benchmark"
+    UNREADABLE_IMAGE = "unreadable_image", "the picture's file is truncated, broken, or of an unknown kind"
+
+
+class Selection:
+    """Rows, of which some are rejected step by step, each under one reason; none gets lost between."""
+
+    def __init__(self, rows: pl.DataFrame):
+        self.kept = rows
+        self._rejected: list[pl.DataFrame] = []
+
+    def reject(self, where: pl.Expr, reason: Reason | pl.Expr, detail: pl.Expr) -> None:
+        """Move the kept rows `where` holds to the rejected ones."""
+        reason = pl.lit(reason.value) if isinstance(reason, Reason) else reason
+        where = where.fill_null(False)
+        rows = self.kept.filter(where)
+        columns = ("image_id", "study_id", reason.alias("reason"), detail.cast(pl.String).alias("detail"))
+        self._rejected.append(rows.select(columns))
+        self.kept = self.kept.filter(~where)
+
+    @property
+    def rejected(self) -> pl.DataFrame:
+        """The rejected rows (schema REJECTED), ordered by reason and image."""
+        empty = pl.DataFrame(schema=dict(REJECTED.columns))
+        return pl.concat([empty, *self._rejected]).sort("reason", "image_id", maintain_order=True)
+
+    def counts(self) -> dict[str, int]:
+        """Reason -> number of rejected rows, the most frequent first."""
+        return dict(Counter(self.rejected["reason"]).most_common())

@@ -1,0 +1,156 @@
+"""The rules that every data set goes through, in order: pictures, reports, texts, splits, benchmark."""
+
+import os
+from pathlib import Path
+
+import polars as pl
+
+from medunifier.data.index_files import some
+from medunifier.data.layouts import RAW_REPORTS, Layout, Raw
+from medunifier.data.parallel import map_files
+from medunifier.data.preparation.benchmarks import choose_benchmark, listed_benchmark, read_benchmark
+from medunifier.data.preparation.rejects import Reason, Selection
+from medunifier.data.preparation.splits import read_splits, split_by_patient, split_in_two_steps
+from medunifier.runtime.errors import InputError
+from medunifier.runtime.params import Dataset
+
+FRONTAL = (
+    "PA",
+    "AP",
+    "AP Supine",
+    "Frontal",
+)  # as the layouts spell it; oblique, tilted and lying ones are not
+_NO_DETAIL = pl.lit(None, pl.String)
+
+
+def select_pictures(selection: Selection, settings: Dataset, layout: Layout, seed: int) -> Raw:
+    """All rules but the benchmark's, in order; returns what the layout read of the reports."""
+    keep_wanted_pictures(selection, settings)
+    reports = add_reports(selection, settings, layout)
+    keep_wanted_texts(selection, settings)
+    assign_splits(selection, settings, seed)
+    return reports
+
+
+def keep_wanted_pictures(selection: Selection, settings: Dataset) -> None:
+    """Reject repeated rows, what the layout rejects, unwanted views and missing files; adds `bytes`."""
+    here = pl.format("listed before; here with patient {}, study {}", "patient_id", "study_id")
+    selection.reject(~pl.col("image_id").is_first_distinct(), Reason.DUPLICATE_ID, here)
+    selection.reject(pl.col("reason").is_not_null(), pl.col("reason"), pl.col("detail"))
+    if settings.views is not None:
+        view = pl.col("view").fill_null("blank")
+        selection.reject(~view.is_in(settings.views), Reason.OTHER_VIEW, pl.format("view is {}", view))
+    paths = [os.path.join(settings.root, path) for path in selection.kept["image_path"]]
+    sizes = pl.Series("bytes", map_files(_file_size, paths), pl.Int64)
+    selection.kept = selection.kept.drop("reason", "detail").with_columns(sizes)
+    selection.reject(pl.col("bytes").is_null(), Reason.MISSING_IMAGE, pl.col("image_path"))
+
+
+def add_reports(selection: Selection, settings: Dataset, layout: Layout) -> Raw:
+    """Read the reports of the pictures still kept and join them on; reject pictures whose report is missing.
+
+    Raises InputError when one study is listed under several patients: its report would be anyone's.
+    """
+    patients = selection.kept.group_by("study_id").agg(pl.col("patient_id").n_unique())
+    if shared := patients.filter(pl.col("patient_id") > 1)["study_id"].sort().to_list():
+        path = Path(settings.root) / settings.index.images
+        raise InputError(f"{path}: {len(shared)} studies are listed under several patients: {some(shared)}")
+    reports = layout.read_reports(settings, selection.kept)
+    RAW_REPORTS.check(reports.rows, "read_reports")
+    selection.kept = selection.kept.join(reports.rows, on="study_id", how="left", maintain_order="left")
+    selection.reject(pl.col("reason").is_not_null(), pl.col("reason"), pl.col("detail"))
+    return reports
+
+
+def keep_wanted_texts(selection: Selection, settings: Dataset) -> None:
+    """Reject pictures whose report lacks what `sections` asks for; adds `report` in `section_order`."""
+    no_findings, no_impression, no_body = (
+        pl.col(name).is_null() for name in ("findings", "impression", "body")
+    )
+    if settings.sections == "both":
+        selection.reject(no_findings & no_impression, Reason.MISSING_TEXT, _NO_DETAIL)
+        selection.reject(no_findings, Reason.MISSING_FINDINGS, _NO_DETAIL)
+        selection.reject(no_impression, Reason.MISSING_IMPRESSION, _NO_DETAIL)
+    elif settings.sections == "either":
+        selection.reject(no_findings & no_impression & no_body, Reason.MISSING_TEXT, _NO_DETAIL)
+    order = (
+        ["findings", "impression"]
+        if settings.section_order == "findings_first"
+        else ["impression", "findings"]
+    )
+    report = pl.concat_str(*order, "body", separator=" ", ignore_nulls=True).replace("", None)
+    selection.kept = selection.kept.with_columns(report.alias("report"))
+
+
+def assign_splits(selection: Selection, settings: Dataset, seed: int) -> None:
+    """Keep the official `split`, take it from the user's list, or draw one by patient.
+
+    `two_step` draws only what the data set itself leaves open; pictures of patients in its own test list that
+    are not listed there are rejected. Raises InputError for a layout without the official split asked for.
+    """
+    if settings.split == "patient":
+        drawn = split_by_patient(selection.kept["patient_id"], settings.split_fractions, seed)
+        _join_split(selection, drawn, "patient_id")
+    elif settings.split == "list":
+        path = Path(settings.root) / settings.index.lists
+        listed = read_splits(path, "image_id")
+        if settings.benchmark and settings.benchmark.rule == "list" and settings.benchmark.remove != "none":
+            # Pictures that are listed for the benchmark alone are in training until they are set aside.
+            apart = read_benchmark(path).join(listed, on="image_id", how="anti")
+            listed = pl.concat([listed, apart.select("image_id", pl.lit("train").alias("split"))])
+        _join_split(selection, listed, "image_id")
+        not_listed = pl.lit(f"not in {settings.index.lists}")
+        selection.reject(pl.col("split").is_null(), Reason.MISSING_SPLIT, not_listed)
+    elif settings.split == "two_step":
+        open_ = pl.col("split").is_null()
+        official = selection.kept.filter(~open_).select("patient_id", "split").unique()
+        known = pl.col("patient_id").is_in(official["patient_id"].unique().to_list())
+        selection.reject(open_ & known, Reason.TEST_PATIENT, pl.format("patient {}", "patient_id"))
+        free = selection.kept.filter(open_)["patient_id"]
+        drawn = split_in_two_steps(free, settings.split_fractions, seed)
+        _join_split(selection, pl.concat([drawn, official]), "patient_id")
+    elif without := selection.kept["split"].null_count():
+        raise InputError(
+            f"layout {settings.layout} has no official split for {without} pictures; set `split: patient` "
+            "or `split: two_step` in params.yaml"
+        )
+
+
+def _join_split(selection: Selection, split: pl.DataFrame, key: str) -> None:
+    kept = selection.kept.drop("split")
+    selection.kept = kept.join(split, on=key, how="left", maintain_order="left")
+
+
+def set_benchmark_aside(selection: Selection, settings: Dataset, seed: int) -> pl.DataFrame | None:
+    """Choose the benchmark, among frontal pictures unless the user lists it, and take its pictures out of the
+    splits, with `remove: patients` all of their patients'; with `remove: none` they stay in their splits as well.
+    """
+    benchmark = settings.benchmark
+    if benchmark is None:
+        return None
+    pool = selection.kept if benchmark.pool == "all" else selection.kept.filter(split="train")
+    if benchmark.rule == "list":
+        chosen = listed_benchmark(pool, benchmark, Path(settings.root) / settings.index.lists)
+    else:
+        chosen = choose_benchmark(_frontal(pool), benchmark, seed)
+    if benchmark.remove == "none":
+        return chosen
+    selection.kept = selection.kept.filter(~pl.col("image_id").is_in(chosen["image_id"].to_list()))
+    if benchmark.remove == "patients":
+        same = pl.col("patient_id").is_in(chosen["patient_id"].unique().to_list())
+        selection.reject(same, Reason.BENCHMARK_PATIENT, pl.format("patient {}", "patient_id"))
+    return chosen
+
+
+def _frontal(pictures: pl.DataFrame) -> pl.DataFrame:
+    """The frontal ones, whatever `views` keeps; all of a data set that tells no views."""
+    if pictures["view"].null_count() == len(pictures):
+        return pictures
+    return pictures.filter(pl.col("view").is_in(FRONTAL))
+
+
+def _file_size(path: str) -> int | None:
+    try:
+        return os.stat(path).st_size
+    except (FileNotFoundError, NotADirectoryError):
+        return None

@@ -1,0 +1,118 @@
+"""Reports as tokens: training, loading and use of the tokenizer."""
+
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from medunifier.runtime.errors import InputError
+
+DECODE_TOKEN = "[DEC]"  # first token of a text to be generated, as [CLS] is of one to be encoded
+SPECIAL = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
+_INNER = 0xF0000  # a private plane of Unicode, in which every character of the basic plane has a place
+
+
+def train_wordpiece(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
+    """A lower-casing WordPiece tokenizer with BERT's special tokens and [DEC]. The same texts give the same tokenizer.
+
+    Args:
+        texts: the training reports. vocab_size: entries, special tokens included.
+    """
+    tokenizer = Tokenizer(models.WordPiece(unk_token=SPECIAL["unk"]))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
+    special = [*SPECIAL.values(), DECODE_TOKEN]
+
+    # The library's WordPieceTrainer numbers the inner characters (##a) as a hash map happens to give them, and breaks
+    # ties by these numbers: every training has another outcome (huggingface/tokenizers, issue 1794). Its BpeTrainer
+    # numbers characters in order. So inner characters become characters of their own, and ## again afterwards.
+    words: Counter[str] = Counter()
+    for text in texts:
+        split = tokenizer.pre_tokenizer.pre_tokenize_str(tokenizer.normalizer.normalize_str(text))
+        words.update(word for word, _ in split)
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=special,
+        initial_alphabet=sorted(set("".join(words))),  # a new word may begin with any of them
+        show_progress=False,
+    )
+    pieces = Tokenizer(models.BPE())
+    marked = (word[0] + "".join(map(_as_inner, word[1:])) for word in words.elements())
+    pieces.train_from_iterator(marked, trainer)
+    vocabulary = {_as_wordpiece(piece): number for piece, number in pieces.get_vocab().items()}
+    tokenizer.model = models.WordPiece(vocabulary, unk_token=SPECIAL["unk"])
+    tokenizer.add_special_tokens(special)
+    names = {f"{role}_token": token for role, token in SPECIAL.items()}
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, **names, additional_special_tokens=[DECODE_TOKEN], model_max_length=512
+    )
+
+
+def _as_inner(character: str) -> str:
+    """A character inside a word; those beyond the basic plane, of which reports have none, stay as they are."""
+    return chr(_INNER + ord(character)) if ord(character) < 0xFFFE else character
+
+
+def _as_wordpiece(piece: str) -> str:
+    """A piece of marked characters as WordPiece writes it: ## where it does not begin a word."""
+    plain = "".join(chr(ord(c) - _INNER) if _INNER <= ord(c) < _INNER + 0xFFFE else c for c in piece)
+    return plain if plain[0] == piece[0] else "##" + plain
+
+
+def load_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:
+    """A tokenizer by hub name or folder; [DEC] is added where it is missing.
+
+    Raises InputError when it cannot be loaded or lacks one of [CLS], [SEP], [PAD].
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(name))
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"no tokenizer at {str(name)!r}: {str(error)[:300]}. Give a folder with tokenizer.json or vocab.txt, or a hub name."
+        ) from error
+    for role in ("cls", "sep", "pad"):
+        if getattr(tokenizer, f"{role}_token_id") is None:
+            raise InputError(
+                f"the tokenizer {str(name)!r} has no {role} token; a BERT-style tokenizer is needed."
+            )
+    if DECODE_TOKEN not in tokenizer.get_vocab():
+        tokenizer.add_special_tokens({"additional_special_tokens": [DECODE_TOKEN]})
+    return tokenizer
+
+
+def tokenize(
+    tokenizer: PreTrainedTokenizerBase, texts: list[str], max_tokens: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Texts -> ids and mask (B, L): [CLS] words [SEP], cut at max_tokens, padded to the longest here."""
+    ids = [encode(tokenizer, text, max_tokens) for text in texts]
+    return pad(ids, tokenizer.pad_token_id)
+
+
+def encode(tokenizer: PreTrainedTokenizerBase, text: str, max_tokens: int) -> list[int]:
+    """One text -> [CLS] words [SEP], cut at max_tokens; the [SEP] stays."""
+    words = tokenizer.encode(text, add_special_tokens=False, truncation=True, max_length=max_tokens - 2)
+    return [tokenizer.cls_token_id, *words, tokenizer.sep_token_id]
+
+
+def pad(rows: list[list[int]], pad_id: int, length: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+    """Lists of ids -> ids and mask (B, L), L the longest or the `length` given."""
+    length = length or max(map(len, rows))
+    ids = torch.full((len(rows), length), pad_id)
+    mask = torch.zeros(len(rows), length, dtype=torch.long)
+    for i, row in enumerate(rows):
+        ids[i, : len(row)] = torch.tensor(row)
+        mask[i, : len(row)] = 1
+    return ids, mask
+
+
+def decode(tokenizer: PreTrainedTokenizerBase, ids: torch.Tensor) -> list[str]:
+    """Generated ids (B, L) -> texts, up to the first [SEP], without special tokens."""
+    texts = []
+    for row in ids.tolist():
+        end = row.index(tokenizer.sep_token_id) if tokenizer.sep_token_id in row else len(row)
+        texts.append(tokenizer.decode(row[:end], skip_special_tokens=True, clean_up_tokenization_spaces=True))
+    return texts

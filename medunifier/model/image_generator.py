@@ -1,0 +1,298 @@
+"""Text-grounded image generation: latent adapters, two-level quantiser, decoder (paper section 3.4, appendix 1-2).
+
+Shapes: B batch, C code width. The top level is an 8 x 8 map made of the 32 query outputs, the bottom
+level a 16 x 16 map made of the patch tokens (256 of ViT-g) joined by the report's [CLS].
+"""
+
+import itertools
+import math
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from medunifier.model.distributed import all_gather, world_size
+from medunifier.model.quantizer import Quantized, Quantizer
+
+TOP_GRID = 8
+BOTTOM_GRID = 16
+
+
+class Generated(NamedTuple):
+    """A reconstruction and what led to it."""
+
+    images: torch.Tensor  # (B, image channels, 224, 224), unclamped
+    top: Quantized  # 8 x 8
+    bottom: Quantized  # 16 x 16
+
+
+class Norm2d(nn.GroupNorm):
+    """GroupNorm with at most 8 groups, of 3 channels or more unless there are fewer in all.
+
+    Stands in for the paper's BatchNorm (`decoder_norm: batch` brings that back): it is the same in
+    training and evaluation, for any batch size, and for any split of a batch over processes. A group of one
+    channel would take its mean, and with it how bright the picture is there, out of each channel.
+    """
+
+    def __init__(self, channels: int):
+        super().__init__(
+            next((g for g in (8, 4, 2) if channels % g == 0 and channels // g >= 3), 1), channels
+        )
+
+
+class BatchNorm2d(nn.BatchNorm2d):
+    """PyTorch's, with the statistics of the batch over all processes, each of which holds as much of it.
+
+    PyTorch's SyncBatchNorm does the same on graphics cards alone.
+    """
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not self.training or world_size() == 1:
+            return super().forward(x)
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))  # half precision is too coarse for sums
+        own = torch.stack(torch.var_mean(wide, (0, 2, 3), correction=0))  # variance, mean (2, C)
+        variances, means = all_gather(own[None]).unbind(1)  # (processes, C) each
+        mean = means.mean(0)
+        variance = variances.mean(0) + (means - mean).square().mean(0)
+        with torch.no_grad():
+            n = x.numel() // x.shape[1] * world_size()
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(variance * n / (n - 1), self.momentum)
+            self.num_batches_tracked.add_(1)
+        scale = self.weight * (variance + self.eps).rsqrt()
+        shift = self.bias - mean * scale
+        return (wide * scale[:, None, None] + shift[:, None, None]).to(x.dtype)
+
+
+def norm2d(kind: str, channels: int) -> nn.Module:
+    """The decoder's normalisation by name: `group` or `batch`."""
+    return {"group": Norm2d, "batch": BatchNorm2d}[kind](channels)
+
+
+class ResidualBlock(nn.Module):
+    """Two convolutions around a bottleneck (as VQ-VAE-2's)."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        inner = max(channels // 4, 8)
+        self.conv = nn.Conv2d(channels, inner, 3, padding=1)
+        self.mix = nn.Conv2d(inner, channels, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.mix(F.relu(self.conv(F.relu(x))))
+
+
+class LatentAdapter(nn.Module):
+    """Non-linear map of tokens, learnt spatial position, residual blocks (appendix Fig. 1).
+
+    Args:
+        source: token width. width: C. tokens: (rows, columns) in which the tokens lie.
+        grid: height and width of the map; the tokens' map is resized to it.
+        ending: `unit_length` at each place, which bounds the quantiser's terms by 4 / C, so that they cannot
+            outweigh the pictures' squared error, a few hundredths at the start; `rectified`: a ReLU (release).
+        blocks: number of residual blocks, each with weights of its own.
+    """
+
+    def __init__(self, source: int, width: int, tokens: tuple[int, int], grid: int, ending: str, blocks: int):
+        super().__init__()
+        self.tokens, self.grid = tokens, grid
+        self.ending = {"unit_length": unit_length, "rectified": F.relu}[ending]
+        self.map = nn.Sequential(nn.Linear(source, width), nn.GELU(), nn.Linear(width, width))
+        self.position = nn.Parameter(torch.zeros(1, width, grid, grid))
+        self.residual = nn.Sequential(*(ResidualBlock(width) for _ in range(blocks)))
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        """tokens (B, rows * columns, source) -> latents z_e (B, C, grid, grid)."""
+        x = self.map(tokens).transpose(1, 2).unflatten(2, self.tokens)  # (B, C, rows, columns)
+        return self.ending(self.residual(resize(x, self.grid, self.grid) + self.position))
+
+
+def resize(x: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """(B, C, h, w) -> (B, C, height, width), bilinear as F.interpolate's.
+
+    By matrix products: the gradient of F.interpolate is summed in any order on a graphics card.
+    """
+    h, w = x.shape[2:]
+    if w != width:
+        x = x @ _weights(w, width, x)
+    if h != height:
+        x = _weights(h, height, x).T @ x
+    return x
+
+
+def _weights(old: int, new: int, like: torch.Tensor) -> torch.Tensor:
+    """(old, new): what each of `old` values along a line contributes to each of `new`."""
+    one_each = torch.eye(old, device=like.device, dtype=like.dtype)
+    return F.interpolate(one_each[None], size=new, mode="linear", align_corners=False)[0]
+
+
+def unit_length(x: torch.Tensor) -> torch.Tensor:
+    """Length 1 over the channels at each place of (B, C, h, w)."""
+    return F.normalize(x, dim=1)
+
+
+class Enlarge(nn.ConvTranspose2d):
+    """Transposed convolution to `times`, an even number, the height and width; its patches overlap by half.
+
+    From 8 times on, one matrix product makes all patches, and their quarters are added where they lie: the shortcut's
+    16 times to three channels took 29 ms a step of 128 pictures the libraries' way on an H100, and takes 6 so. At 4
+    times there is nothing in it.
+    """
+
+    def __init__(self, source: int, width: int, times: int, bias: bool = True):
+        super().__init__(source, width, 2 * times, stride=times, padding=times // 2, bias=bias)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, source, h, w) -> (B, width, times * h, times * w)."""
+        times, (h, w) = self.stride[0], x.shape[2:]
+        if times < 8:
+            return super().forward(x)
+        patches = self.weight.flatten(1).T @ x.flatten(2)  # (B, width * 2 times * 2 times, h * w)
+        patches = patches.view(len(x), -1, 2, times, 2, times, h, w)
+        # the patch of place (i, j) lies on the squares (i, j) to (i + 1, j + 1), each of times x times pixels
+        squares = sum(
+            F.pad(patches[:, :, down, :, right], (right, 1 - right, down, 1 - down))
+            for down in (0, 1)
+            for right in (0, 1)
+        )  # (B, width, times, times, h + 1, w + 1)
+        whole = squares.permute(0, 1, 4, 2, 5, 3).flatten(4, 5).flatten(2, 3)
+        edge = times // 2
+        made = whole[:, :, edge : edge + times * h, edge : edge + times * w]
+        return made if self.bias is None else made + self.bias[:, None, None]
+
+
+class Up(nn.Module):
+    """Deconvolutional block: transposed convolution that doubles height and width, ReLU, normalisation."""
+
+    def __init__(self, source: int, width: int, norm: str):
+        super().__init__()
+        self.conv = Enlarge(source, width, 2)
+        self.norm = norm2d(norm, width)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.norm(F.relu(self.conv(x)))
+
+
+class ImageDecoder(nn.Module):
+    """D of Eq. 22: latents of both levels -> picture.
+
+    Four doublings of 16 give 256, not 224, so a 3 x 3 convolution without padding comes first
+    (16 -> 14, and 14 x 16 = 224), as in the authors' code. Its channels (2304, 4608, 4608, 2304) take 1690 GFLOP for a
+    picture. Fewer alone reconstruct worse, for all that a picture shows has to pass layers that are narrow where they
+    are high. Hence two linear ways out, for 36 GFLOP with (1536, 768, 768) (benchmarks/decoder.py):
+
+    * the last two doublings are one transposed convolution of stride 4, where three numbers of channels are given;
+    * each place of the 14 x 14 map also adds a patch of 32 x 32 pixels, twice its own size: what is coarse takes
+      this shortcut, and the doublings add what is fine.
+
+    Args:
+        source: channels of both levels together.
+        channels: that enter each transposed convolution: two or more that double and a last one for what is left of 16.
+        image_channels: 1 or 3. norm: see `norm2d`. shortcut: whether there is one.
+    """
+
+    def __init__(
+        self, source: int, channels: tuple[int, ...], image_channels: int, norm: str, shortcut: bool
+    ):
+        super().__init__()
+        self.enter = nn.Conv2d(source, channels[0], 3)
+        self.residual = ResidualBlock(channels[0])
+        self.up = nn.Sequential(*(Up(a, b, norm) for a, b in itertools.pairwise(channels)))
+        self.leave = Enlarge(channels[-1], image_channels, 16 >> len(self.up))
+        self.shortcut = Enlarge(channels[0], image_channels, 16, bias=False) if shortcut else None
+        with (
+            torch.no_grad()
+        ):  # the first pictures are an even mid grey, not noise of many times their contrast
+            self.leave.weight.mul_(0.1)
+            self.leave.bias.fill_(0.5)
+            if shortcut:
+                self.shortcut.weight.mul_(0.1)
+
+    def forward(self, top: torch.Tensor, bottom: torch.Tensor) -> torch.Tensor:
+        """top (B, C, 16, 16), already doubled, and bottom (B, C', 16, 16) -> (B, image channels, 224, 224)."""
+        x = self.residual(self.enter(torch.cat([top, bottom], 1)))
+        images = self.leave(self.up(x))
+        return images if self.shortcut is None else images + self.shortcut(x)
+
+
+class ImageGenerator(nn.Module):
+    """The TIG module (Eq. 18-22).
+
+    Args:
+        query_width: width of the query outputs and of the text [CLS].
+        vision_width: width of the image tokens. patches: their number, [CLS] apart, a square; their map is resized to
+            16 x 16 if it is another.
+        queries: number of query tokens, seen as 4 rows.
+        code_width, codebook_size: C and codes, at each level. codebook_start: see `Quantizer`.
+        adapter, adapter_blocks: see `LatentAdapter`.
+        bottom_latents: how the doubled top's latents meet the bottom's: `joined` by a 1 x 1 convolution into C
+            channels; `concatenated` to 2 C, the width of the bottom's codes then (release).
+        decoder_channels, image_channels, norm, decoder_shortcut: see `ImageDecoder`.
+    """
+
+    def __init__(
+        self,
+        *,
+        query_width: int,
+        vision_width: int,
+        patches: int,
+        queries: int,
+        code_width: int,
+        codebook_size: int,
+        decoder_channels: tuple[int, ...],
+        image_channels: int,
+        norm: str = "group",
+        decoder_shortcut: bool = True,
+        adapter: str = "unit_length",
+        adapter_blocks: int = 1,
+        bottom_latents: str = "joined",
+        codebook_start: str = "data",
+    ):
+        super().__init__()
+        if queries % 4:
+            raise ValueError(
+                f"model.queries ({queries}) must be a multiple of 4: they are laid out in 4 rows"
+            )
+        normed, joined = adapter == "unit_length", {"joined": True, "concatenated": False}[bottom_latents]
+        bottom_width = code_width if joined else 2 * code_width
+        # these bring latents of unit length to unit variance, for the decoders
+        self.top_gain, self.bottom_gain = (code_width**0.5, bottom_width**0.5) if normed else (1.0, 1.0)
+        self.top_adapter = LatentAdapter(
+            query_width, code_width, (4, queries // 4), TOP_GRID, adapter, adapter_blocks
+        )
+        side = math.isqrt(patches)
+        if side**2 != patches:
+            raise ValueError(f"{patches} patch tokens are no square")
+        self.bottom_adapter = LatentAdapter(
+            vision_width + query_width, code_width, (side, side), BOTTOM_GRID, adapter, adapter_blocks
+        )
+        self.top_quantizer = Quantizer(codebook_size, code_width, start=codebook_start)
+        self.top_decoder = Up(code_width, code_width, norm)  # 8 -> 16
+        self.join = nn.Conv2d(2 * code_width, code_width, 1) if joined else nn.Identity()
+        self.normalise = unit_length if normed else nn.Identity()
+        self.bottom_quantizer = Quantizer(codebook_size, bottom_width, start=codebook_start)
+        self.decoder = ImageDecoder(
+            code_width + bottom_width, decoder_channels, image_channels, norm, decoder_shortcut
+        )
+
+    def forward(self, queries: torch.Tensor, patches: torch.Tensor, text: torch.Tensor) -> Generated:
+        """Query outputs (B, Q, W), patch tokens (B, patches, vision width), text [CLS] (B, W) -> reconstruction."""
+        top, bottom, up = self.quantize(queries, patches, text)
+        return Generated(self.decoder(up, bottom.latents * self.bottom_gain), top, bottom)
+
+    def quantize(
+        self, queries: torch.Tensor, patches: torch.Tensor, text: torch.Tensor
+    ) -> tuple[Quantized, Quantized, torch.Tensor]:
+        """Both levels; the bottom's latents are joined by the doubled top's before lookup (Eq. 21)."""
+        top = self.top_quantizer(self.top_adapter(queries))
+        up = self.top_decoder(top.latents * self.top_gain)
+        text = text[:, None].expand(-1, patches.shape[1], -1).to(patches.dtype)
+        local = self.bottom_adapter(torch.cat([patches, text], 2))
+        bottom = self.bottom_quantizer(self.normalise(self.join(torch.cat([up, local], 1))))
+        return top, bottom, up
+
+    def decode(self, top: torch.Tensor, bottom: torch.Tensor) -> torch.Tensor:
+        """Codes (B, 8, 8) and (B, 16, 16) -> pictures (B, image channels, 224, 224) in [0, 1]."""
+        up = self.top_decoder(self.top_quantizer.lookup(top) * self.top_gain)
+        return self.decoder(up, self.bottom_quantizer.lookup(bottom) * self.bottom_gain).clamp(0, 1)

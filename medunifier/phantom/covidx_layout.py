@@ -1,0 +1,71 @@
+"""A phantom COVIDx: labels/{train,test}_COVIDx9A.txt (three classes), train/, test/; some of it is RSNA's."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from medunifier.phantom import rsna_layout
+from medunifier.phantom.dicom_files import pixels
+from medunifier.phantom.shots import digest_of, jpeg, name_of, png, take_shot
+
+FOLDER = "covidx"
+LIST = "labels/{}_COVIDx9A.txt"
+CLASSES = ("normal", "pneumonia", "COVID-19")
+TEST = 0.2  # share of the pictures in the test list
+RSNA_EVERY = 6  # of the pictures of normal and pneumonia patients, one in so many is the RSNA copy's
+
+
+@dataclass(frozen=True)
+class Item:
+    """One picture on its way to disk; `patient` is known for RSNA's."""
+
+    content: bytes
+    suffix: str
+    kind: str
+    source: str
+    patient: str | None
+
+
+def draw(number: int, seed: int, image_size: int) -> Item:
+    """Picture `number`. Those taken from RSNA are the pixels of its DICOM files, saved as PNG."""
+    kind = CLASSES[number % 3]
+    if number % 3 != 2 and number // 3 % RSNA_EVERY == 0:
+        picture = rsna_layout.draw(number, seed, image_size)
+        if picture.findings in ((), ("pneumonia",)):
+            kind = "pneumonia" if picture.findings else "normal"
+            return Item(png(pixels(picture.dcm)), ".png", kind, "rsna", picture.patient)
+    key = (*b"covidx", seed, number)
+    rng = np.random.default_rng(key)
+    lobar = str(rng.choice(("consolidation", "pneumonia")))
+    shot = take_shot(
+        rng, key, {"normal": (), "pneumonia": (lobar,), "COVID-19": ("covid_19",)}[kind], image_size
+    )
+    if kind == "COVID-19":
+        return Item(jpeg(shot.film), ".jpg", kind, "cohen", None)
+    return Item(png(shot.film), ".png", kind, "sirm", None)
+
+
+def write(root: Path, items: Iterable[Item], seed: int) -> list[Path]:
+    """Write all pictures and both lists below `root`; returns the pictures' paths.
+
+    As in the real lists, a few rows have no source, and a few file names hold a space.
+    """
+    rng = np.random.default_rng([*b"covidx", seed])
+    lines: dict[str, list[str]] = {"train": [], "test": []}
+    paths = []
+    (root / "labels").mkdir(parents=True)
+    for number, item in enumerate(items):
+        digest = digest_of((*b"covidx", seed, number))
+        name = item.patient or (f"{digest[:8]} {digest[8:12]}" if number % 50 == 8 else name_of(digest))
+        split = "test" if rng.random() < TEST else "train"
+        path = root / split / f"{name}{item.suffix}"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(item.content)
+        paths.append(path)
+        row = f"{item.patient or int(digest[:8], 16)} {path.name} {item.kind}"
+        lines[split].append(row if number % 50 == 11 else f"{row} {item.source}")
+    for split, listed in lines.items():
+        (root / LIST.format(split)).write_text("\n".join(listed) + "\n", encoding="utf-8")
+    return paths

@@ -1,0 +1,77 @@
+"""Phantom radiographs side by side, with what they show below them: the picture that `simulate` leaves in MLflow, and
+docs/phantom_grid.png, the phantom at a glance: `python -m medunifier.phantom.grid [PATH]`."""
+
+import io
+import sys
+import textwrap
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from medunifier.phantom.anatomy import draw_anatomy
+from medunifier.phantom.findings import Finding
+from medunifier.phantom.reports import Facts
+from medunifier.phantom.studies import Study, draw_view
+
+TILE, CAPTION, COLUMNS, GREYS = 224, 22, 5, 48  # pixels, pixels, tiles, shades kept (a small file)
+CAPTION_LETTERS = 34  # as many as are not wider than a tile
+TILES: tuple[tuple[str, str, tuple[Finding, ...], str], ...] = (  # caption, view, findings, device
+    ("normal", "PA", (), "none"),
+    ("severe cardiomegaly", "PA", (Finding("cardiomegaly", "none", "none", 3),), "pacemaker"),
+    ("moderate pulmonary edema", "AP", (Finding("edema", "both", "none", 2),), "none"),
+    ("moderate right effusion", "PA", (Finding("pleural_effusion", "right", "lower", 2),), "none"),
+    ("moderate left pneumothorax", "PA", (Finding("pneumothorax", "left", "upper", 2),), "none"),
+    ("moderate right atelectasis", "PA", (Finding("atelectasis", "right", "lower", 2),), "none"),
+    ("severe left pneumonia", "AP", (Finding("pneumonia", "left", "mid", 3),), "central line"),
+    ("right upper consolidation", "PA", (Finding("consolidation", "right", "upper", 3),), "none"),
+    ("lateral, normal", "LATERAL", (), "none"),
+    ("lateral, effusion", "LATERAL", (Finding("pleural_effusion", "left", "lower", 2),), "none"),
+)
+
+
+def draw_grid(seed: int = 0) -> Image.Image:
+    """The tiles of TILES with captions, each of another patient."""
+    tiles = []
+    for number, (caption, view, findings, device) in enumerate(TILES):
+        anatomy = draw_anatomy(np.random.default_rng([seed, number]))
+        anatomy = replace(anatomy, scoliosis=0.0) if number else anatomy
+        film = draw_view(Facts(anatomy, findings, device, view == "AP"), view, [seed, number, 1], 320)
+        tiles.append((caption, Image.fromarray(film)))
+    return sheet(tiles)
+
+
+def study_tiles(studies: Iterable[Study]) -> list[tuple[str, Image.Image]]:
+    """Every picture of some studies, below it its view and findings: tiles for `sheet`."""
+    return [
+        (caption(study, picture.view), Image.open(io.BytesIO(picture.jpg)))
+        for study in studies
+        for picture in study.pictures
+    ]
+
+
+def caption(study: Study, view: str) -> str:
+    """The view of a picture and the names of what is to be seen; what does not fit under a tile is left out."""
+    names = ", ".join(finding.name.replace("_", " ") for finding in study.facts.findings)
+    return textwrap.shorten(f"{view or 'no view'}: {names or 'normal'}", CAPTION_LETTERS, placeholder=" …")
+
+
+def sheet(tiles: Sequence[tuple[str, Image.Image]]) -> Image.Image:
+    """Captions and square grey pictures of any size as one picture, COLUMNS to a row."""
+    rows = -(-len(tiles) // COLUMNS)
+    whole = Image.new("L", (COLUMNS * TILE, rows * (TILE + CAPTION)), 255)
+    pen, font = ImageDraw.Draw(whole), ImageFont.load_default(13)
+    for number, (text, film) in enumerate(tiles):
+        left, top = number % COLUMNS * TILE, number // COLUMNS * (TILE + CAPTION)
+        whole.paste(film.resize((TILE, TILE), Image.Resampling.LANCZOS), (left, top))
+        pen.text((left + TILE / 2, top + TILE + CAPTION / 2), text, fill=0, font=font, anchor="mm")
+    return whole.quantize(GREYS)
+
+
+if __name__ == "__main__":
+    target = Path(sys.argv[1] if len(sys.argv) > 1 else "docs/phantom_grid.png")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    draw_grid().save(target, optimize=True)
+    print(f"{target}: {target.stat().st_size / 1000:.0f} kB")

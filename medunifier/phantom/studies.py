@@ -1,0 +1,88 @@
+"""One phantom patient from nothing: anatomy, studies, pictures and reports, as they go to disk."""
+
+import io
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from medunifier.phantom.anatomy import draw_anatomy
+from medunifier.phantom.findings import draw_device, draw_findings
+from medunifier.phantom.frontal import draw_frontal
+from medunifier.phantom.lateral import draw_lateral
+from medunifier.phantom.report_files import Report, write_report
+from medunifier.phantom.reports import Facts
+
+FRONTAL = ("PA", "AP")
+LATERAL = ("LATERAL", "LL", "SWIMMERS", "XTABLE LATERAL")
+DECUBITUS = ("AP LLD", "AP RLD", "PA LLD", "PA RLD")
+RARE = ("LAO", "RAO", "LPO", "RPO", "AP AXIAL", *DECUBITUS, "SWIMMERS", "XTABLE LATERAL", "")
+STUDIES_PER_PATIENT = {1: 0.65, 2: 0.25, 3: 0.10}
+PORTABLE, SECOND_FRONTAL, WITH_LATERAL, WITH_RARE = 0.3, 0.12, 0.35, 0.03  # probabilities
+JPEG_QUALITY = 88
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One radiograph: its view as in ViewPosition ("" where the original has none) and its JPG file."""
+
+    view: str
+    jpg: bytes
+
+
+@dataclass(frozen=True)
+class Study:
+    """One visit: what is true, what the report says, and the pictures."""
+
+    facts: Facts
+    report: Report
+    pictures: tuple[Picture, ...]
+
+
+def make_patient(seed: int, patient: int, image_size: int) -> tuple[Study, ...]:
+    """The studies of patient number `patient`; nothing but these three numbers enters into them."""
+    base = [seed, patient]
+    rng = np.random.default_rng(base)
+    anatomy = draw_anatomy(rng)
+    count = int(rng.choice(list(STUDIES_PER_PATIENT), p=list(STUDIES_PER_PATIENT.values())))
+    studies = []
+    for number in range(count):
+        rng = np.random.default_rng([*base, number + 1])
+        portable = bool(rng.random() < PORTABLE)
+        facts = Facts(anatomy, draw_findings(rng), draw_device(rng, portable), portable)
+        report = write_report(facts, rng)
+        views = _views(rng, portable)
+        pictures = tuple(
+            Picture(view, _jpg(draw_view(facts, view, [*base, number + 1, index + 1], image_size)))
+            for index, view in enumerate(views)
+        )
+        studies.append(Study(facts, report, pictures))
+    return tuple(studies)
+
+
+def draw_view(facts: Facts, view: str, key: list[int], size: int) -> np.ndarray:
+    """One picture of a study: uint8 [size, size]. Oblique, axial and unnamed views are drawn as frontal."""
+    if view in LATERAL:
+        return draw_lateral(facts.anatomy, facts.findings, key, size)
+    film = draw_frontal(facts.anatomy, facts.findings, facts.device, facts.portable, key, size)
+    if view in DECUBITUS:  # lying on the left side: the patient's left, right in the picture, comes down
+        return np.rot90(film, -1 if view.endswith("LLD") else 1)
+    return film
+
+
+def _views(rng: np.random.Generator, portable: bool) -> list[str]:
+    frontal = "AP" if portable else "PA"
+    views = [frontal]
+    if rng.random() < SECOND_FRONTAL:
+        views.append(frontal)
+    if not portable and rng.random() < WITH_LATERAL:
+        views.append("LATERAL" if rng.random() < 0.7 else "LL")
+    if rng.random() < WITH_RARE:
+        views.append(str(rng.choice(RARE)))
+    return views
+
+
+def _jpg(film: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(film)).save(buffer, "JPEG", quality=JPEG_QUALITY)
+    return buffer.getvalue()

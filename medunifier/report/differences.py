@@ -1,0 +1,131 @@
+"""Models compared in pairs on the same items: the difference of a metric with a paired bootstrap interval."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from medunifier.metrics.bootstrap import bootstrap_counts
+from medunifier.metrics.classification import auroc
+from medunifier.metrics.meteor import meteor
+from medunifier.metrics.text import ORDERS, bleu
+from medunifier.runtime.errors import InputError
+from medunifier.runtime.params import Params
+
+RESAMPLES = 1000
+# Metrics of a whole corpus, from sums [..., S] of the items' statistics.
+OF_SUMS: dict[str, Callable[[np.ndarray], np.ndarray]] = {"meteor": meteor} | {
+    f"bleu_{n}": lambda sums, n=n: bleu(sums)[..., n - 1] for n in range(1, ORDERS + 1)
+}
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A metric of `model` less that of `reference`, in percentage points; columns of differences.csv."""
+
+    evaluation: str  # family and data set, and the part of the training data
+    metric: str
+    model: str
+    reference: str
+    difference: float
+    ci_low: float
+    ci_high: float
+    n: int
+
+
+def differences(params: Params, read: Callable[[str], pl.DataFrame]) -> list[Difference]:
+    """Every model against `full` (or the first, where there is no such) in each evaluation that both ran.
+
+    Args:
+        read: stage -> its item scores (`medunifier.results.item_scores`).
+    """
+    found = []
+    for evaluation, stages in evaluations(params):
+        if len(stages) < 2:
+            continue
+        reference = "full" if "full" in stages else next(iter(stages))
+        base = read(stages[reference])
+        for model, stage in stages.items():
+            if model != reference:
+                other = read(stage)
+                found += [
+                    Difference(evaluation, metric, model, reference, *values)
+                    for metric, values in compare(other, base, stage, params.seed)
+                ]
+    return found
+
+
+def evaluations(params: Params) -> Iterator[tuple[str, dict[str, str]]]:
+    """(evaluation, model -> stage) of all that keep item scores."""
+    evaluate, trained = params.evaluate, params.trained
+    for family, models in (
+        ("retrieve", trained.itc),
+        ("zero_shot", trained.itc),
+        ("write_reports", trained.itg),
+    ):
+        for dataset in getattr(evaluate, family):
+            yield f"{family} {dataset}", {model: f"{family}@{model}-{dataset}" for model in models}
+    for dataset in evaluate.finetune:
+        for percent in evaluate.finetune_percents:
+            stages = {model: f"finetune@{model}-{dataset}-{percent}" for model in evaluate.finetune_models}
+            yield f"finetune {dataset} {percent}%", stages
+
+
+def compare(
+    model: pl.DataFrame, reference: pl.DataFrame, stage: str, seed: int
+) -> Iterator[tuple[str, tuple[float, float, float, int]]]:
+    """(metric, (difference, low, high, items)) of the metrics that both have, in percentage points.
+
+    Both systems get the same draws of patients. InputError if they were not judged on the same items.
+    """
+    keys = ["metric", "seed", "item_id"]
+    joined = model.join(reference, on=keys, how="inner", suffix="_reference", maintain_order="left")
+    shared = set(reference["metric"])
+    for metric in model["metric"].unique(maintain_order=True):
+        if metric not in shared:  # `itm_accuracy` against a variant without a matching head
+            continue
+        rows = joined.filter(metric=metric)
+        sizes = {len(frame.filter(metric=metric)) for frame in (model, reference)}
+        if sizes != {len(rows)}:
+            raise InputError(
+                f"{stage}: {metric} was not measured on the reference's items; run both evaluations again"
+            )
+        seeds = [part for (_,), part in rows.group_by("seed", maintain_order=True)]
+        patients = seeds[0]["patient_id"].to_list()
+
+        def score(counts: np.ndarray, seeds: Sequence[pl.DataFrame] = seeds) -> np.ndarray:
+            """counts [..., n] -> difference [..., 1], the mean over seeds."""
+            return np.mean([_difference(part, counts) for part in seeds], axis=0)[..., None]
+
+        (interval,) = bootstrap_counts(
+            score, len(patients), resamples=RESAMPLES, seed=seed, clusters=patients
+        )
+        yield metric, (100 * interval.value, 100 * interval.low, 100 * interval.high, interval.n)
+
+
+def _difference(rows: pl.DataFrame, counts: np.ndarray) -> np.ndarray:
+    values, reference = rows["value"].to_numpy(), rows["value_reference"].to_numpy()
+    if rows["positive"].null_count() == 0:
+        positive = rows["positive"].to_numpy().astype(bool)
+        return auroc(values, positive, counts) - auroc(reference, positive, counts)
+    if rows["statistics"].null_count() == 0:
+        score = OF_SUMS[rows["metric"][0]]
+        ours, theirs = (np.array(rows[f"statistics{of}"].to_list()) for of in ("", "_reference"))
+        return score(counts @ ours) - score(counts @ theirs)
+    return counts @ (values - reference) / counts.sum(-1)
+
+
+def write_differences(found: Sequence[Difference], path: Path) -> None:
+    """differences.csv: a header, and a line for each comparison; figures to 4 decimals."""
+    from medunifier.runtime.files import atomic_path
+
+    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(field.name for field in fields(Difference))
+        for line in found:
+            writer.writerow(round(v, 4) if isinstance(v, float) else v for v in asdict(line).values())

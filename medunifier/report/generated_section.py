@@ -1,0 +1,222 @@
+"""The page's section on newly drawn pictures: Table 5's rows, fidelity, figure 3, prompts, strips, nearest neighbours."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from medunifier.report.images import jpeg_uri
+from medunifier.report.tables import Metrics, Row, present, row
+from medunifier.storage.image_shards import ImageStore
+from medunifier.storage.tables import read_table
+from medunifier.synthesis.generated_sets import TABLE, read_drawn
+
+SAMPLES = 4  # pictures shown of each prompt
+PAIRS = 6  # pictures shown beside the training picture that is nearest to them
+COMPARED = {
+    "validation": "real validation pictures",
+    "reconstruction": "test pictures, reconstructed",
+    "synthetic": "drawn without a text (as the paper)",
+    "reports": "drawn from test reports",
+}
+SETS = {
+    "validation": "real validation pictures",
+    "reconstruction": "test pictures, reconstructed",
+    "unconditional": "drawn without a text",
+    "reports": "drawn from test reports",
+    "prompts": "drawn from prompts",
+    "strips": "drawn from strips of prompts",
+}
+QUANTILES = (0.0, 0.05, 0.5, 0.95)  # of the distances to the nearest training picture
+
+
+class Nearest:
+    """The training picture nearest to each drawn one, as score_images found it.
+
+    Args:
+        path: its nearest.parquet. store: the data set's pictures.
+    """
+
+    def __init__(self, path: Path, store: ImageStore):
+        self.table, self.store = read_table(path), store
+
+    def of(self, name: str, ids: Sequence[str]) -> list[tuple[str, str]]:
+        """(training picture, distance) of these pictures of a set, in their order."""
+        rows = pl.DataFrame({"image_id": ids}).join(
+            self.table.filter(set=name), on="image_id", how="inner", maintain_order="left"
+        )
+        pictures = halved(self.store.read(self.store.rows(rows["nearest_id"])))
+        return [(jpeg_uri(p, 75), f"{d:.1f}") for p, d in zip(pictures, rows["distance"], strict=True)]
+
+
+def drawn_section(variant: str, dataset: str, metrics: Metrics) -> dict[str, Any] | None:
+    """What drawn.html shows of one variant; None where nothing has been drawn.
+
+    Reads data/generated/VARIANT, results/images/VARIANT and data/images/DATASET.
+    """
+    root, results = Path("data/generated") / variant, Path("results/images") / variant
+    if not (root / "unconditional" / TABLE).is_file():
+        return None
+    nearest = Nearest(results / "nearest.parquet", ImageStore(Path("data/images") / dataset))
+    return {
+        "heading": f"Variant {variant} on {dataset}",
+        "distances": distance_rows(metrics),
+        "fidelity": fidelity_rows(metrics),
+        "findings": finding_rows(metrics),
+        "diversity": diversity_rows(metrics),
+        "nearest": nearest_rows(nearest.table, metrics),
+        "figure": figure_lines(results / "figure_3.png", root, nearest),
+        "prompts": prompt_lines(root / "prompts", nearest),
+        "strips": strip_lines(root / "strips", nearest),
+        "pairs": nearest_pairs(nearest, root),
+    }
+
+
+def distance_rows(metrics: Metrics) -> list[tuple[str, int, list[float | None]]]:
+    """(set, pictures, [Frechet distance, kernel distance, precision, recall, FID, KID]) of each compared set."""
+    found = []
+    for name, label in COMPARED.items():
+        if f"fd_vit_{name}" in metrics:
+            keys = ("fd_vit", "kd_vit", "precision_vit", "recall_vit", "fid", "kid")
+            values = [metrics.get(f"{key}_{name}") for key in keys]
+            found.append((label, int(metrics[f"fd_vit_{name}_n"]), values))
+    return found
+
+
+def fidelity_rows(metrics: Metrics) -> list[tuple[Row, Row | None, float | None, Row | None]]:
+    """(drawn from prompts, the same prompts on unconditional pictures, chance, the judge on real pictures)."""
+    found = []
+    for name, label, real in (
+        ("prompt_fidelity", "the finding asked for", "judge_accuracy"),
+        ("prompt_fidelity_side", "its side, left or right", "judge_side_accuracy"),
+        ("prompt_fidelity_both", "finding and side", ""),
+        ("report_fidelity_auroc", "findings of test reports, AUROC", "judge_auroc"),
+        ("prompt_retrieval_recall_at_1", "the model finds the prompt", ""),
+        ("report_retrieval_recall_at_1", "the model finds the report", ""),
+    ):
+        value = row(metrics, name, label)
+        if value is not None:
+            chance = 50.0 if name.endswith("auroc") else metrics.get(f"{name}_chance")
+            found.append((value, row(metrics, f"{name}_unconditional", ""), chance, row(metrics, real, "")))
+    return found
+
+
+def finding_rows(metrics: Metrics) -> list[tuple[str, Row, float | None]]:
+    """(finding, how often it was drawn when asked for, the judge's AUROC for it on real pictures)."""
+    found = []
+    for name in metrics:
+        finding = name.removeprefix("judge_auroc_")
+        if f"prompt_fidelity_{finding}_n" not in metrics:  # the end of an interval, not a finding
+            continue
+        value = row(metrics, f"prompt_fidelity_{finding}", finding.replace("_", " "))
+        if finding != name and value is not None:
+            found.append((value.label, value, metrics[name]))
+    return found
+
+
+def diversity_rows(metrics: Metrics) -> list[Row]:
+    return present(
+        [
+            row(metrics, "ms_ssim_prompt", "samples of one prompt", digits=3),
+            row(metrics, "ms_ssim_real", "different real pictures", digits=3),
+        ]
+    )
+
+
+def nearest_rows(table: pl.DataFrame, metrics: Metrics) -> list[tuple[str, list[float], float | None]]:
+    """(set, `QUANTILES` of the distances to the nearest training picture, percent that are suspiciously near)."""
+    found = []
+    for name, label in SETS.items():
+        distances = table.filter(set=name)["distance"].to_numpy()
+        if len(distances):
+            share = metrics.get(f"nearest_{name}_suspicious")
+            found.append((label, np.quantile(distances, QUANTILES).tolist(), share))
+    return found
+
+
+def figure_lines(path: Path, root: Path, nearest: Nearest) -> list[tuple[str, list[str], list]]:
+    """(what it shows, pictures, `Nearest.of` drawn ones) of each line of figure 3."""
+    from PIL import Image
+
+    with Image.open(path) as image:
+        grid = np.asarray(image.convert("L"))
+    size = ImageStore(root / "unconditional").height
+    lines = grid.reshape(grid.shape[0] // size, size, grid.shape[1] // size, size).swapaxes(1, 2)
+    shown = {
+        "real": None,
+        "reconstructed": None,
+        "drawn from their reports": "reports",
+        "drawn without a text": "unconditional",
+    }
+    if len(lines) < len(shown):
+        del shown["drawn from their reports"]
+    found = []
+    for (label, name), line in zip(shown.items(), lines, strict=True):
+        ids = read_drawn(root / name)[0]["image_id"][: len(line)] if name else []
+        found.append((label, [jpeg_uri(picture) for picture in line], nearest.of(name, ids) if name else []))
+    return found
+
+
+def prompt_lines(folder: Path, nearest: Nearest) -> list[tuple[str, list[str], list]]:
+    """(prompt, pictures, `Nearest.of` them) of each prompt; nothing where the set was not drawn."""
+    return [
+        (part["prompt"][0], [jpeg_uri(p) for p in pictures], nearest.of(folder.name, part["image_id"]))
+        for part, pictures in _rows(folder, SAMPLES)
+    ]
+
+
+def strip_lines(folder: Path, nearest: Nearest) -> list[tuple[str, list[tuple[str, str]], list]]:
+    """(sentence with a blank, [(word, picture)], `Nearest.of` the pictures) of each strip."""
+    found = []
+    for part, pictures in _rows(folder):
+        split = [prompt.split() for prompt in part["prompt"]]
+        start = _shared(split, 1)
+        end = _shared([words[::-1] for words in split], start + 1)
+        words = [" ".join(words[start : len(words) - end]) for words in split]
+        stop = "." * all(word.endswith(".") for word in words)
+        sentence = " ".join([*split[0][:start], "…" + stop, *split[0][len(split[0]) - end :]])
+        words = [word.removesuffix(stop) for word in words]
+        shown = [(word, jpeg_uri(picture)) for word, picture in zip(words, pictures, strict=True)]
+        found.append((sentence, shown, nearest.of(folder.name, part["image_id"])))
+    return found
+
+
+def _rows(folder: Path, most: int | None = None) -> list[tuple[pl.DataFrame, np.ndarray]]:
+    """Rows of the table and pictures, half as fine as they are, by the column `row`; the first `most` of each."""
+    if not (folder / TABLE).is_file():
+        return []
+    table, store = read_drawn(folder)
+    parts = [part[:most] for _, part in table.group_by("row", maintain_order=True)]
+    return [(part, halved(store.read(store.rows(part["image_id"])))) for part in parts]
+
+
+def halved(pictures: np.ndarray) -> np.ndarray:
+    """Means of 2 x 2 pixels, uint8 [n, H, W] -> [n, H // 2, W // 2]."""
+    n, height, width = pictures.shape
+    parts = pictures.reshape(n, height // 2, 2, width // 2, 2)
+    return parts.mean((2, 4), dtype=np.float32).round().astype(np.uint8)
+
+
+def _shared(lists: Sequence[Sequence[str]], rest: int) -> int:
+    """How many first words all lists share, the last `rest` of the shortest aside."""
+    count = 0
+    while count + rest < min(map(len, lists)) and len({words[count] for words in lists}) == 1:
+        count += 1
+    return count
+
+
+def nearest_pairs(nearest: Nearest, root: Path) -> list[tuple[str, str, str]]:
+    """(drawn picture, the training picture nearest to it, distance) of the drawn pictures that are nearest of all."""
+    drawn_sets = [name for name in SETS if (root / name / TABLE).is_file()]
+    table = nearest.table.filter(pl.col("set").is_in(drawn_sets))
+    found = []
+    for line in table.sort("distance", "image_id")[:PAIRS].iter_rows(named=True):
+        drawn = ImageStore(root / line["set"], stage="generate_images")
+        (own,) = drawn.read(drawn.rows([line["image_id"]]))
+        (other,) = nearest.store.read(nearest.store.rows([line["nearest_id"]]))
+        found.append((jpeg_uri(own), jpeg_uri(other), f"{line['distance']:.1f}"))
+    return found

@@ -1,0 +1,336 @@
+"""The page's sections: what the files of the pipeline hold, in the words and numbers that page.html shows."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from markupsafe import Markup, escape
+
+from medunifier.report import svg, tables
+from medunifier.report.page import count, decimals
+from medunifier.report.tables import Metrics
+from medunifier.runtime.params import WriteReports
+
+Curve = Sequence[Mapping[str, Any]]  # rows of results/curves: step, split and whatever was measured there
+
+
+def data_section(
+    name: str,
+    prepared: Mapping,
+    decoded: Mapping,
+    meanings: Mapping[str, str],
+    separate: bool,
+    benchmark_undecoded: int,
+) -> dict[str, Any]:
+    """Counts of one data set, from the summaries of prepare and decode_images.
+
+    Args:
+        meanings: what each reason of rejection means.
+        separate: no patient of the benchmark is in another split, so that patients can be added up.
+        benchmark_undecoded: pictures of the benchmark that could not be decoded.
+    """
+    kept = prepared["kept"]
+    rejects = [("prepare", *item) for item in prepared["rejected"].items()]
+    rejects += [("decode_images", *item) for item in decoded["rejected"].items()]
+    classes = prepared.get("benchmark", {}).get("classes", {})
+    notes = dict(prepared["notes"])
+    shared = notes.pop("benchmark_images_in_training", None)
+    return {
+        "name": name,
+        "raw": prepared["raw"],
+        "kept": sum(kept.values()),
+        "dropped": sum(prepared["rejected"].values()),
+        "decoded": decoded["decoded"],
+        "undecoded": sum(decoded["rejected"].values()),
+        "parts": [
+            {
+                "name": split,
+                "pictures": pictures,
+                "studies": prepared["studies"][split],
+                "patients": prepared["patients"][split],
+            }
+            for split, pictures in kept.items()
+        ],
+        "studies": sum(prepared["studies"].values()) if separate else None,
+        "patients": sum(prepared["patients"].values()) if separate else None,
+        "separate": separate,
+        "benchmark": ", ".join(f"{count} of {words(label)}" for label, count in classes.items()),
+        "benchmark_size": sum(classes.values()),
+        "benchmark_in_training": shared,
+        "digests": prepared["image_ids_sha256"],
+        "notes": [(words(name), number) for name, number in notes.items() if number],
+        "benchmark_undecoded": benchmark_undecoded,
+        "rejects": [
+            {
+                "stage": stage,
+                "reason": words(reason),
+                "pictures": pictures,
+                "meaning": with_code(meanings.get(reason, "")),
+            }
+            for stage, reason, pictures in sorted(rejects, key=lambda reject: -reject[2])
+            if pictures
+        ],
+    }
+
+
+def training_section(
+    variant: str, weights: Mapping[str, float], metrics: Metrics, curve: Curve, recipe: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Loss curves and validation losses of one variant.
+
+    Args:
+        recipe: `dataset`, `steps`, `batch_size` and `learning_rate` of pretrain.
+    """
+    objectives = ", ".join(f"{key.upper()} × {weight:g}" for key, weight in weights.items() if weight)
+    pairs = metrics.get("validate_pairs")
+    return {
+        "name": variant,
+        "heading": f"Variant {variant}",
+        "summary": f"{recipe['steps']} steps of {recipe['batch_size']} pairs from {recipe['dataset']}, peak learning "
+        f"rate {recipe['learning_rate']:g}; objectives and weights: {objectives}.",
+        "validated": f"{pairs:.0f} validation pairs of {recipe['dataset']}"
+        if pairs
+        else "the validation split",
+        "losses": tables.loss_rows(metrics),
+        "charts": [chart for chart in charts(curve) if chart[2]],
+    }
+
+
+def charts(curve: Curve) -> list[tuple[str, str, Markup]]:
+    """(name, detail, SVG) of each chart; the SVG is empty where nothing was measured."""
+
+    def points(column: str, split: str) -> list[svg.Point]:
+        return [
+            (row["step"], row[column])
+            for row in curve
+            if row["split"] == split and row.get(column) is not None
+        ]
+
+    def chart(name: str, detail: str, *lines: svg.Line) -> tuple[str, str, Markup]:
+        return name, detail, Markup(svg.line_chart(name, lines))
+
+    found = [
+        chart(
+            key.upper(),
+            name.lower(),
+            svg.Line("training", points(key, "train"), "train"),
+            svg.Line("validation", points(key, "validate"), "validate", dots=True),
+        )
+        for key, name in tables.LOSSES.items()
+    ]
+    levels = [svg.Line(n, points(f"perplexity_{n}", "validate"), n, dots=True) for n in ("top", "bottom")]
+    found.append(chart("Perplexity", Markup('<b class="top">top</b>, <b class="bottom">bottom</b>'), *levels))
+    for column, name, detail in (
+        ("loss", "Total loss", "weighted sum"),
+        ("temperature", "Temperature", "of ITC"),
+        ("learning_rate", "Learning rate", "AdamW"),
+    ):
+        found.append(chart(name, detail, svg.Line("training", points(column, "train"), "validate")))
+    return found
+
+
+def retrieval_section(variant: str, dataset: str, metrics: Metrics, benchmark: bool) -> dict[str, Any]:
+    """Retrieval figures of one variant on one data set."""
+    ks = sorted({int(match[1]) for name in metrics if (match := re.fullmatch(r"i2t_map_at_(\d+)", name))})
+    groups = tables.retrieval_groups(metrics, ks)
+    subset = "class-balanced benchmark" if benchmark else "test split"
+    return {
+        "heading": f"Variant {variant} on {dataset}",
+        "caption": f"{metrics['n_items']} pictures and their reports from the {subset} of {dataset} "
+        f"({metrics['n_classes']} classes, {metrics['n_reports']} different reports), ranked against each other by "
+        "image-text similarity. For mAP a candidate is relevant if it is of the query’s class, for recall if it is "
+        "the very report. “Release”: average precision as the authors’ release defines it, see the notes below.",
+        "groups": [
+            (heading, [vars(row) | {"plot": interval_plot(row)} for row in rows]) for heading, rows in groups
+        ],
+    }
+
+
+def interval_plot(row: tables.Row) -> Markup:
+    """The row's interval and baseline on a line from 0 to 100 %; nothing without an interval."""
+    if row.low is None or row.high is None:
+        return Markup()
+    return Markup(svg.whisker(row.value, row.low, row.high, row.baseline, (0, 100)))
+
+
+def writing_section(
+    variant: str, dataset: str, metrics: Metrics, samples: Sequence[Mapping[str, Any]], how: WriteReports
+) -> dict[str, Any]:
+    """Scores and samples of the reports that one variant wrote, as `how` tells, for one data set."""
+    written = metrics["n_written"]
+    gain = tables.row(metrics, "bleu_4_gain", "")
+    margin = ""
+    if gain is not None and gain.low is not None:
+        margin = (
+            f" The model’s BLEU-4 less that of the constant report is {decimals(gain.value, 1)} "
+            f"({decimals(gain.low, 1)} to {decimals(gain.high, 1)})."
+        )
+    return {
+        "heading": f"Variant {variant} on {dataset}",
+        "caption": f"{written} reports written {_words_chosen(how)} for test pictures of {dataset} and scored against the "
+        f"references, n = {written} for every figure. The constant report is the one training report that scores "
+        f"best for all; the nearest is that of the most similar training text.{margin}",
+        "systems": list(tables.SYSTEMS.values()),
+        "groups": tables.writing_groups(metrics),
+        "samples": samples,
+        "sampling": f"{len(samples)} of the {written} reports, evenly spaced through the table and not chosen by "
+        "quality. Wording of three words or more that both share is shaded.",
+    }
+
+
+def _words_chosen(how: WriteReports) -> str:
+    if how.num_beams > 1:
+        return f"with {how.num_beams} beams"
+    return "by drawing each word" if how.do_sample else "greedily"
+
+
+def images_section(
+    variant: str,
+    dataset: str,
+    scores: Metrics,
+    codes: Metrics,
+    codebook_size: int,
+    pairs: Sequence[tuple[str, str, str]],
+) -> dict[str, Any]:
+    """Reconstruction scores, codebook use and picture pairs (real, reconstructed, label) of one variant."""
+    compared, reference = (scores.get(f"fd_vit_{name}_n") for name in ("reconstruction", "reference"))
+    sizes = (
+        f" Fréchet distances compare {compared} pictures with {reference} training pictures."
+        if compared
+        else ""
+    )
+    return {
+        "heading": f"Variant {variant} on {dataset}",
+        "caption": f"Test pictures of {dataset}, drawn from their codes and compared with themselves.{sizes}",
+        "rows": tables.image_rows(scores),
+        "codes": tables.code_rows(codes, codebook_size),
+        "codes_caption": f"How the test pictures of {dataset} use the {codebook_size} codes of each level. "
+        "Perplexity is the number of equally frequent codes that would carry as much.",
+        "pairs": pairs,
+        "pairs_caption": "Each real test picture stands above its reconstruction from 64 + 256 codes; the figure is "
+        "its PSNR.",
+    }
+
+
+def facts(
+    data: Mapping[str, Any], retrieval: Metrics | None, writing: Metrics | None, scores: Metrics
+) -> list[dict[str, str]]:
+    """The headline figures, each with its interval, n and what to hold it against."""
+    found = [
+        {
+            "name": f"Pictures of {data['name']}",
+            "value": count(data["kept"]),
+            "unit": "kept",
+            "note": f"of {count(data['raw'])} in the index",
+        }
+    ]
+    for metrics, name, label, unit, baseline, against in (
+        (retrieval, "i2t_map_at_1", "Picture to report, mAP@1", "%", "i2t_map_at_1_chance", "chance"),
+        (
+            writing,
+            "bleu_4",
+            "Written reports, BLEU\N{NON-BREAKING HYPHEN}4",
+            "%",
+            "constant_bleu_4",
+            "constant report",
+        ),
+        (scores, "psnr_gain", "Reconstruction, PSNR gain", "dB", "", ""),
+    ):
+        row = tables.row(metrics or {}, name, label, baseline=baseline, against=against)
+        if row is None:
+            continue
+        parts = []
+        if row.low is not None and row.high is not None:
+            parts.append(f"{decimals(row.low, 1)} to {decimals(row.high, 1)}, n = {row.n}")
+        if row.baseline is not None:
+            parts.append(f"{against} {decimals(row.baseline, 1)}")
+        elif name == "psnr_gain":
+            parts.append("against the mean picture")
+        found.append({"name": label, "value": decimals(row.value, 1), "unit": unit, "note": "; ".join(parts)})
+    return found
+
+
+def notes(
+    preset: str,
+    phantoms: Sequence[str],
+    seeded_encoder: bool,
+    training_seeds: Sequence[int],
+    means: bool,
+    seeds: Mapping[str, int],
+    fid: bool,
+    retrieval: bool,
+    writing: bool,
+) -> list[str]:
+    """What a reader must know to take the figures for what they are.
+
+    Args:
+        training_seeds: those of the variants' pre-training, each once.
+        means: whether the tables have rows for means over trainings.
+        seeds: name of an evaluation -> over how many seeds its figures are means; 0 if it is not run.
+    """
+    found = []
+    with_seed = (
+        f"{'seed' if len(training_seeds) == 1 else 'one of the seeds'} {', '.join(map(str, training_seeds))}"
+    )
+    if phantoms:
+        found.append(
+            f"{', '.join(phantoms)}: synthetic data. Procedural pictures with generated reports, made to exercise "
+            "the pipeline; nothing here says anything about patients, and the figures cannot be compared with "
+            "published ones."
+        )
+    if seeded_encoder:
+        found.append(
+            "The frozen image encoder is a small ViT with random weights made from the seed. It stands in for "
+            "downloaded weights, which would see far more in a picture."
+        )
+    found.append(
+        "Intervals are 95 % percentile bootstrap intervals over the test patients (of calibration errors, the same "
+        "mirrored at the value, since chance only ever adds to them). They tell how far another draw of "
+        f"patients could move a figure, not another training run: each variant was pre-trained once, with {with_seed}."
+    )
+    if means:
+        found.append(
+            "Rows of the paper’s tables named “mean of … seeds” are means over trainings that differ in nothing but the "
+            "seed. “sd” is the standard deviation between them: how far another training run could move a figure."
+        )
+    several = [f"{number} in {name}" for name, number in seeds.items() if number > 1]
+    if several:
+        found.append(
+            f"Some figures are means over seeds, {', '.join(several)}; each seed draws its own training part or its own "
+            "sentences. “sd” is the standard deviation between them."
+        )
+    if retrieval:
+        found.append(
+            "mAP@K divides the summed precisions by min(K, number of relevant candidates); the release’s definition "
+            "divides by the hits within K and is higher, for chance as well. Compare each only with its own chance."
+        )
+    if writing:
+        found.append(
+            "Word overlap is no clinical correctness: reports resemble each other, so a constant report scores well. "
+            "Read a model’s score as its distance from that baseline."
+        )
+    found.append(
+        "FID is given with torch-fidelity’s Inception weights."
+        if fid
+        else "There is no FID: it needs torch-fidelity’s Inception weights (score_images.inception_weights names no "
+        "file). The Fréchet distance in the frozen ViT’s features is a distance of its own, not to be compared with "
+        "any FID; real validation pictures give it a scale."
+    )
+    found.append(f"Everything was computed with the parameters of configuration {preset} (params.yaml).")
+    return found
+
+
+def words(name: str) -> str:
+    """`pleural_effusion` as it is read."""
+    return name.replace("_", " ")
+
+
+def with_code(text: str) -> Markup:
+    """Plain text in which `names` stand between backticks, as HTML."""
+    parts = text.split("`")
+    return Markup("").join(
+        Markup("<code>{}</code>").format(part) if index % 2 else escape(part)
+        for index, part in enumerate(parts)
+    )

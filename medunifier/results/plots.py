@@ -1,0 +1,87 @@
+"""ROC curves and reliability plots as SVG files that stand alone."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from medunifier.metrics.classification import auroc, reliability, roc_curve
+
+SIDE, EDGE = 320, 44  # pixels: the plotting area, and the margin for labels
+COLOURS = ("#1d5fa8", "#c2571a", "#3b7d3b", "#7a4fa3", "#777777")
+
+Curves = Mapping[str, tuple[np.ndarray, np.ndarray]]  # class -> (scores [n], positive bool [n])
+
+
+def roc_svg(curves: Curves) -> str:
+    """One curve for each class, its AUROC in the legend."""
+    body, legend = [], []
+    for number, (name, (scores, positive)) in enumerate(curves.items()):
+        body.append(_line(*roc_curve(scores, positive), number))
+        legend.append(f"{name}: AUROC {100 * float(auroc(scores, positive)):.1f} %")
+    return _plot("".join(body), "1 - specificity", "sensitivity", legend)
+
+
+def roc_csv(curves: Curves) -> str:
+    """The points of the curves: class, false_positive_rate, true_positive_rate."""
+    rows = ["class,false_positive_rate,true_positive_rate"]
+    for name, (scores, positive) in curves.items():
+        rows += [f"{name},{x:.6g},{y:.6g}" for x, y in zip(*roc_curve(scores, positive), strict=True)]
+    return "\n".join(rows) + "\n"
+
+
+def reliability_svg(scores: np.ndarray, target: np.ndarray) -> str:
+    """Share of right answers over predicted probability: of the positive class in a binary task, of the most
+    probable class otherwise. scores [n, C], target int64 [n]."""
+    if scores.shape[1] == 2:
+        confidence, right = scores[:, 1], target == 1
+    else:
+        confidence, right = scores.max(1), scores.argmax(1) == target
+    bins = reliability(confidence, right)
+    x, y = np.array([b[0] for b in bins]), np.array([b[1] for b in bins])
+    dots = "".join(
+        f'<circle cx="{_x(a):.1f}" cy="{_y(b):.1f}" r="{2 + 8 * (n / len(target)) ** 0.5:.1f}" fill="{COLOURS[0]}" '
+        f'fill-opacity="0.6"><title>{n} pictures</title></circle>'
+        for a, b, n in bins
+    )
+    return _plot(_line(x, y, 0) + dots, "predicted probability", "observed share", [])
+
+
+def _x(value: float) -> float:
+    return EDGE + SIDE * value
+
+
+def _y(value: float) -> float:
+    return 8 + SIDE * (1 - value)
+
+
+def _line(x: np.ndarray, y: np.ndarray, number: int) -> str:
+    points = " ".join(f"{_x(a):.1f},{_y(b):.1f}" for a, b in zip(x, y, strict=True))
+    colour = COLOURS[number % len(COLOURS)]
+    return f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="1.8"/>'
+
+
+def _plot(body: str, x_label: str, y_label: str, legend: list[str]) -> str:
+    """A unit square with ticks, the diagonal, and what is drawn in it."""
+    size = SIDE + EDGE + 12
+    parts = [
+        f'<rect x="{EDGE}" y="8" width="{SIDE}" height="{SIDE}" fill="none" stroke="#999"/>',
+        f'<line x1="{_x(0)}" y1="{_y(0)}" x2="{_x(1)}" y2="{_y(1)}" stroke="#bbb" stroke-dasharray="4 4"/>',
+    ]
+    for tick in (0, 0.25, 0.5, 0.75, 1):
+        parts.append(f'<text x="{_x(tick)}" y="{_y(0) + 16}" text-anchor="middle">{tick:g}</text>')
+        parts.append(f'<text x="{EDGE - 6}" y="{_y(tick) + 4}" text-anchor="end">{tick:g}</text>')
+    parts.append(f'<text x="{_x(0.5)}" y="{_y(0) + 34}" text-anchor="middle">{x_label}</text>')
+    middle = _y(0.5)
+    parts.append(
+        f'<text x="12" y="{middle}" text-anchor="middle" transform="rotate(-90 12 {middle})">{y_label}</text>'
+    )
+    for number, text in enumerate(legend):
+        colour = COLOURS[number % len(COLOURS)]
+        parts.append(
+            f'<text x="{_x(1) - 8}" y="{_y(0) - 12 - 16 * (len(legend) - 1 - number)}" text-anchor="end" fill="{colour}">{text}</text>'
+        )
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {size} {size + 4}" width="{size}" height="{size + 4}" '
+        f'font-family="sans-serif" font-size="12"><rect width="100%" height="100%" fill="#fff"/>'
+        f"{''.join(parts)}{body}</svg>\n"
+    )

@@ -1,0 +1,211 @@
+"""dvc.yaml as data, without importing DVC (which costs a second): each stage with its command, inputs,
+parameters and outputs, for the parameters of the day.
+
+Understands what this repository's dvc.yaml uses: `foreach`, `matrix` and `${...}` over params.yaml.
+A test compares every stage with DVC's own reading.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import re
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from medunifier.runtime.errors import InputError
+
+PLACEHOLDER = re.compile(r"\$\{([^}]+)\}")
+LARGE_FILE = 64 * 2**20  # bytes; above this a file outside dvc.lock counts by name and size
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of dvc.yaml; paths are relative to the repository root."""
+
+    name: str  # FAMILY or FAMILY@VALUE-VALUE
+    family: str
+    description: str
+    command: str
+    inputs: tuple[str, ...]
+    parameters: tuple[str, ...]  # dotted keys of params.yaml
+    outputs: tuple[str, ...]  # outs, metrics and plots
+
+
+class Pipeline:
+    """The stages that a folder's dvc.yaml makes of its params.yaml, in dvc.yaml's order.
+
+    Raises InputError if one of the files is missing or names a parameter that does not exist.
+    """
+
+    def __init__(self, folder: str | Path = ".") -> None:
+        self.folder = Path(folder)
+        self.parameters = read_yaml(self.folder / "params.yaml")
+        self.stages: dict[str, Stage] = {}
+        for family, entry in read_yaml(self.folder / "dvc.yaml")["stages"].items():
+            for suffix, scope, body in instances(entry, self.parameters):
+                name = family + ("@" + suffix if suffix else "")
+                body = fill(body, self.parameters | scope, name)
+                self.stages[name] = Stage(
+                    name=name,
+                    family=family,
+                    description=body.get("desc", ""),
+                    command=body["cmd"],
+                    inputs=tuple(body.get("deps", ())),
+                    parameters=tuple(body.get("params", ())),
+                    outputs=tuple(
+                        path for kind in ("outs", "metrics", "plots") for path in paths(body.get(kind))
+                    ),
+                )
+
+    def upstream(self, name: str) -> list[str]:
+        """Names of the stages on whose outputs stage `name` depends, directly or not, in dvc.yaml's order."""
+        found: set[str] = set()
+        pending = [name]
+        while pending:
+            makers = self.makers(pending.pop())
+            pending += makers - found
+            found |= makers
+        return [other for other in self.stages if other in found]
+
+    def makers(self, name: str) -> set[str]:
+        """Names of the stages that make an input of stage `name`."""
+        inputs = self.stages[name].inputs
+        return {
+            other.name
+            for other in self.stages.values()
+            if any(overlap(path, output) for path in inputs for output in other.outputs)
+        }
+
+    def stage_parameters(self, name: str) -> dict[str, Any]:
+        """The parameters that dvc.yaml declares for the stage: flat, dotted keys."""
+        flat: dict[str, Any] = {}
+        for key in self.stages[name].parameters:
+            flat |= flatten(look_up(self.parameters, key, name), key)
+        return flat
+
+    def signature(self, name: str) -> str:
+        """Digest of what determines the stage's result: its command, parameters and the content of its inputs.
+
+        Outputs of other stages count by their hash in dvc.lock; files that no stage makes by their content.
+        """
+        stage = self.stages[name]
+        inputs: dict[str, Any] = {}
+        for path in stage.inputs:
+            inside = {out: value for out, value in self.locked.items() if (out + "/").startswith(path + "/")}
+            inputs[path] = inside or content_digest(self.folder / path)
+        return digest({"cmd": stage.command, "params": self.stage_parameters(name), "deps": inputs})
+
+    @cached_property
+    def locked(self) -> dict[str, str]:
+        """Path -> hash of every output recorded in dvc.lock; empty if nothing is recorded yet."""
+        path = self.folder / "dvc.lock"
+        if not path.exists():
+            return {}
+        # Another stage's DVC may be writing the file at this moment: DVC does not replace it atomically.
+        for _ in range(20):
+            try:
+                stages = read_yaml(path)["stages"].values()
+                return {out["path"]: out["md5"] for stage in stages for out in stage.get("outs", ())}
+            except (InputError, TypeError, KeyError, AttributeError):
+                time.sleep(0.1)
+        raise InputError(f"{path}: not readable as YAML; restore it: git checkout dvc.lock")
+
+
+def instances(entry: Mapping, parameters: Mapping) -> Iterator[tuple[str, dict, Mapping]]:
+    """(suffix of the name, values of `key` and `item`, body) of each stage that one entry stands for."""
+    if "foreach" in entry:
+        values = fill(entry["foreach"], parameters, "foreach")
+        pairs = values.items() if isinstance(values, Mapping) else ((value, value) for value in values)
+        for key, item in pairs:
+            yield str(key), {"key": key, "item": item}, entry["do"]
+    elif "matrix" in entry:
+        body = {key: value for key, value in entry.items() if key != "matrix"}
+        axes = fill(entry["matrix"], parameters, "matrix")  # a mapping stands for its keys
+        for values in itertools.product(*axes.values()):
+            yield "-".join(map(str, values)), {"item": dict(zip(axes, values, strict=True))}, body
+    else:
+        yield "", {}, entry
+
+
+def fill(value: Any, scope: Mapping, where: str) -> Any:
+    """`value` with every `${a.b}` replaced; a text that is one placeholder takes the value's own type."""
+    if isinstance(value, Mapping):
+        return {fill(key, scope, where): fill(item, scope, where) for key, item in value.items()}
+    if isinstance(value, list):
+        return [fill(item, scope, where) for item in value]
+    if not isinstance(value, str):
+        return value
+    if whole := PLACEHOLDER.fullmatch(value):
+        return look_up(scope, whole[1], where)
+    return PLACEHOLDER.sub(lambda match: str(look_up(scope, match[1], where)), value)
+
+
+def look_up(tree: Mapping, path: str, where: str) -> Any:
+    """The value at a dotted path; InputError if there is none."""
+    value: Any = tree
+    for part in path.strip().split("."):
+        if not isinstance(value, Mapping) or part not in value:
+            raise InputError(f"dvc.yaml, stage {where}: params.yaml has no key `{path}`")
+        value = value[part]
+    return value
+
+
+def paths(entries: list | None) -> list[str]:
+    """The paths of an `outs`, `metrics` or `plots` list, whose entries may carry options."""
+    return [next(iter(entry)) if isinstance(entry, Mapping) else entry for entry in entries or ()]
+
+
+def overlap(first: str, second: str) -> bool:
+    """True if the paths are equal or one contains the other."""
+    return first == second or first.startswith(second + "/") or second.startswith(first + "/")
+
+
+def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+    """A nested mapping as dotted keys; lists stay values."""
+    if not isinstance(value, Mapping):
+        return {prefix: value}
+    flat: dict[str, Any] = {}
+    for key, item in value.items():
+        flat |= flatten(item, f"{prefix}.{key}" if prefix else str(key))
+    return flat
+
+
+def digest(value: Any) -> str:
+    """SHA-256 of a value's canonical JSON."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def content_digest(path: Path) -> str:
+    """Digest of a file, or of all files of a folder with their names; `missing` if there is neither."""
+    if not path.exists():
+        return "missing"
+    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
+    total = hashlib.sha256()
+    for file in files:
+        if "__pycache__" in file.parts:
+            continue
+        total.update(str(file.relative_to(path.parent)).encode())
+        size = file.stat().st_size
+        total.update(str(size).encode() if size > LARGE_FILE else file.read_bytes())
+    return total.hexdigest()
+
+
+def read_yaml(path: Path) -> dict:
+    """A YAML file as a mapping; InputError if it is missing or broken."""
+    from ruamel.yaml import YAML, YAMLError  # YAML 1.2, as DVC reads it: 1e-3 is a number
+
+    try:
+        content = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: not found; run from the repository root") from None
+    except (YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not valid YAML in UTF-8: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: expected a mapping at the top")
+    return content

@@ -1,0 +1,116 @@
+"""The one way in: turns a stage's function into a command, a tracked run and clear errors."""
+
+from __future__ import annotations
+
+import argparse
+import atexit
+import gc
+import inspect
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from medunifier.runtime.cpu import available_cores
+from medunifier.runtime.errors import InputError, disk_full_message
+
+LIBRARY_DEFAULTS = {
+    "TOKENIZERS_PARALLELISM": "false",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # what deterministic algorithms need on a graphics card
+}
+
+
+def run_stage(
+    function: Callable, *, arguments: Sequence[str] = (), check: Callable[..., None] | None = None
+) -> None:
+    """Runs `function(params, run, *arguments)` as the stage that its file is named after.
+
+    `function` is defined in `stages/NAME.py`; `arguments` are the names of its positional
+    command-line arguments, strings all. The run is called `NAME` or `NAME@a-b`, as in dvc.yaml.
+    Leaves `results/metrics/STAGE.json` and `results/runs/STAGE.json`. Exits with code 1 and one
+    message on an InputError (bad parameters or data, an MLflow store that cannot be used) and
+    on a full disk; anything else is a bug and keeps its traceback. With `--check` on the command line,
+    `check(params, *arguments)` looks at the inputs instead, and no run is recorded.
+    """
+    stem = Path(function.__code__.co_filename).stem
+    values = vars(command_line(stem, function, arguments, check).parse_args())
+    only_check = values.pop("check", False)
+    name = stem + ("@" + "-".join(values.values()) if values else "")
+    set_library_defaults()
+    # Importing torch and transformers makes a million objects, none of them garbage: looking for it again and again
+    # takes half a second.
+    gc.set_threshold(10_000)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        from medunifier.runtime.params import load_params
+        from medunifier.tracking import Run
+
+        params = load_params()
+        if only_check:
+            check(params, **values)
+            return
+        with Run.open(name) as run:
+            function(params, run, **values)
+            run.finish()
+    except InputError as error:
+        sys.exit(refuse(name, str(error)))
+    except Exception as error:
+        full = disk_full_message(error)
+        if full is None:
+            raise
+        sys.exit(refuse(name, full))
+    if (
+        function.__module__ == "__main__" and "RANK" not in os.environ
+    ):  # several processes part as torch has it
+        leave()
+
+
+def leave() -> NoReturn:
+    """End this process, which has done all it had to, without taking its modules apart: with torch and transformers
+    loaded that takes one to two seconds of each stage. What was to happen at the end (`atexit`) happens."""
+    for thread in threading.enumerate():
+        if thread is not threading.current_thread() and not thread.daemon:
+            thread.join()
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
+
+
+def command_line(
+    stem: str, function: Callable, arguments: Sequence[str], check: Callable[..., None] | None
+) -> argparse.ArgumentParser:
+    """The stage's command line; its help text is the docstring of `function`."""
+    parser = argparse.ArgumentParser(
+        prog=f"python -m stages.{stem}",
+        description=inspect.getdoc(function),
+        epilog="Run from the repository root; parameters come from params.yaml.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    for argument in arguments:
+        parser.add_argument(argument, help=f"a {argument} enabled in params.yaml")
+    if check is not None:
+        parser.add_argument("--check", action="store_true", help=inspect.getdoc(check))
+    return parser
+
+
+def set_library_defaults() -> None:
+    """Sets, where the user has not: threads for the cores this process may use, and `LIBRARY_DEFAULTS`."""
+    cores = os.environ.get("SLURM_CPUS_PER_TASK") or str(available_cores())
+    for variable in ("OMP_NUM_THREADS", "POLARS_MAX_THREADS"):
+        os.environ.setdefault(variable, cores)
+    # Whoever asks for one thread means MKL's, too; more of them wait for each other on busy cores.
+    os.environ.setdefault("MKL_NUM_THREADS", os.environ["OMP_NUM_THREADS"])
+    for variable, value in LIBRARY_DEFAULTS.items():
+        os.environ.setdefault(variable, value)
+
+
+def refuse(name: str, message: str) -> int:
+    """Prints one message for the user; returns the exit code."""
+    print(f"{name}: {message}", file=sys.stderr, flush=True)
+    return 1

@@ -1,0 +1,93 @@
+"""Decoded pictures on disk: uncompressed Arrow parts, memory-mapped, so that any row is one copy away."""
+
+from collections.abc import Iterable, Sequence
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from medunifier.runtime.errors import InputError
+from medunifier.runtime.files import atomic_path
+from medunifier.storage.mapped_rows import MappedRows
+
+PART_ROWS = 4096  # 205 MB at 224 x 224: few files for DVC, yet a part is soon done again after a kill
+_BATCH_ROWS = 256
+
+
+def part_path(folder: str | Path, number: int) -> Path:
+    """Where part `number` of an image store lies."""
+    return Path(folder) / f"part-{number:05d}.arrow"
+
+
+def write_part(path: str | Path, ids: Iterable[str], arrays: Iterable[np.ndarray], size: int) -> None:
+    """Write one part, atomically: for each of `ids` one uint8 [size, size] of `arrays`, in the same order.
+
+    Raises ValueError when the two differ in number, or a picture in type or shape.
+    """
+    pixel_type = pa.binary(size * size)
+    schema = pa.schema(
+        [pa.field("image_id", pa.string(), nullable=False), pa.field("pixels", pixel_type, nullable=False)],
+        metadata={"height": str(size), "width": str(size)},
+    )
+    pairs = zip(ids, arrays, strict=True)
+    with (
+        atomic_path(path) as temporary,
+        pa.OSFile(str(temporary), "wb") as sink,
+        pa.ipc.new_file(sink, schema) as out,
+    ):
+        while batch := list(islice(pairs, _BATCH_ROWS)):
+            pixels = np.stack([picture for _, picture in batch])  # (k, size, size)
+            if pixels.dtype != np.uint8 or pixels.shape[1:] != (size, size):
+                raise ValueError(
+                    f"{path}: picture is {pixels.dtype} {pixels.shape[1:]}, expected uint8 {(size, size)}"
+                )
+            column = pa.FixedSizeBinaryArray.from_buffers(
+                pixel_type, len(batch), [None, pa.py_buffer(pixels)]
+            )
+            names = pa.array([image_id for image_id, _ in batch], pa.string())
+            out.write_batch(pa.record_batch([names, column], schema=schema))
+
+
+def write_images(folder: str | Path, ids: Sequence[str], arrays: Iterable[np.ndarray], size: int) -> None:
+    """Write a whole store in parts of PART_ROWS pictures; arguments as for `write_part`."""
+    pictures = iter(arrays)
+    for number, start in enumerate(range(0, max(len(ids), 1), PART_ROWS)):
+        part_ids = ids[start : start + PART_ROWS]
+        write_part(part_path(folder, number), part_ids, islice(pictures, len(part_ids)), size)
+
+
+class ImageStore(MappedRows):
+    """The pictures of a folder of parts: `read(rows)` gives uint8 [k, H, W].
+
+    Raises InputError when the folder holds no picture, a part is broken, sizes differ, or an id comes twice.
+    `stage` is the stage that errors tell the user to run.
+    """
+
+    def __init__(self, folder: str | Path, stage: str = "decode_images"):
+        folder = Path(folder)
+        ids: list[str] = []
+        batches: list[np.ndarray] = []
+        for path in sorted(folder.glob("part-*.arrow")):
+            for part_ids, pixels in _mapped_batches(path, stage):
+                ids += part_ids
+                batches.append(pixels)
+        if not batches:
+            raise InputError(f"{folder}: no pictures in part-*.arrow; run {stage} first")
+        if len(shapes := {batch.shape[1:] for batch in batches}) > 1:
+            raise InputError(f"{folder}: pictures of different sizes {sorted(shapes)}; run {stage} again")
+        super().__init__(folder, ids, batches, stage)
+        self.height, self.width = shapes.pop()
+
+
+def _mapped_batches(path: Path, stage: str) -> Iterable[tuple[list[str], np.ndarray]]:
+    """The ids and pixels, uint8 [k, H, W], of each record batch of a part; pixels stay on disk."""
+    try:
+        reader = pa.ipc.open_file(pa.memory_map(str(path)))
+    except pa.ArrowInvalid as error:
+        raise InputError(f"{path}: not a whole Arrow file ({error}); run {stage} again") from error
+    height, width = (int(reader.schema.metadata[key]) for key in (b"height", b"width"))
+    for number in range(reader.num_record_batches):
+        batch = reader.get_batch(number)
+        pixels = np.frombuffer(batch.column("pixels").buffers()[1], np.uint8, len(batch) * height * width)
+        yield batch.column("image_id").to_pylist(), pixels.reshape(len(batch), height, width)

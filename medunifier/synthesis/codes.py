@@ -1,0 +1,38 @@
+"""Pictures as codes of the two codebooks: one Parquet table for each split."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from medunifier.storage.tables import Schema, read_table, write_table
+
+TOP, BOTTOM = 64, 256  # codes of a picture: 8 x 8 and 16 x 16, row by row
+CODES = Schema(
+    "codes",
+    {"image_id": pl.String, "top": pl.Array(pl.UInt16, TOP), "bottom": pl.Array(pl.UInt16, BOTTOM)},
+    frozenset({"image_id", "top", "bottom"}),
+)
+
+
+def write_codes(path: str | Path, image_ids: Sequence[str], top: np.ndarray, bottom: np.ndarray) -> None:
+    """Write the codes of pictures, atomically.
+
+    Args:
+        top: integers [n, 64]. bottom: integers [n, 256]. Both in 0..65535.
+    Raises: ValueError on another shape or a code out of range.
+    """
+    for name, codes, length in (("top", top, TOP), ("bottom", bottom, BOTTOM)):
+        if codes.shape != (len(image_ids), length):
+            raise ValueError(f"{path}: {name} is {codes.shape}, expected {(len(image_ids), length)}")
+        if codes.size and not 0 <= codes.min() <= codes.max() < 2**16:
+            raise ValueError(f"{path}: {name} holds codes {codes.min()}..{codes.max()}, expected 0..65535")
+    columns = {"image_id": list(image_ids), "top": top.astype(np.uint16), "bottom": bottom.astype(np.uint16)}
+    write_table(pl.DataFrame(columns, schema=dict(CODES.columns)), path, CODES)
+
+
+def read_codes(path: str | Path) -> tuple[list[str], np.ndarray, np.ndarray]:
+    """Image ids, top codes uint16 [n, 64] and bottom codes uint16 [n, 256]. InputError as for `read_table`."""
+    table = read_table(path, CODES)
+    return table["image_id"].to_list(), table["top"].to_numpy(), table["bottom"].to_numpy()

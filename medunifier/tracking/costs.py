@@ -1,0 +1,67 @@
+"""What an execution of a stage has cost: time, processor, memory, and what Slurm gave it."""
+
+from __future__ import annotations
+
+import os
+import resource
+import sys
+import time
+from collections.abc import Collection
+from pathlib import Path
+
+from medunifier.runtime.processes import slurm_job
+from medunifier.tracking import provenance
+from medunifier.tracking.interface import state_folder
+
+STARTED = time.monotonic() - time.process_time()  # of this process: so far it has done nothing but import
+RECORDS = Path("results/runs")  # the record of each stage's execution; DVC keeps it with the results
+
+
+def history() -> Path:
+    """Folder with the record of each stage's last finished execution here, whatever became of its results."""
+    return state_folder().parent / "costs"
+
+
+def record_path(stage: str, outputs: Collection[str]) -> Path:
+    """Where a stage leaves its record: in RECORDS, or beside it if dvc.yaml says so (for a stage that reads RECORDS)."""
+    beside = Path(f"results/{stage}_run.json")
+    return beside if str(beside) in outputs else RECORDS / f"{stage}.json"
+
+
+def measure() -> dict[str, float]:
+    """Costs of this process and its children since it started, imports included.
+
+    `wall_seconds`, `cpu_seconds`, `peak_memory_mib`, `nodes`, `cores` (of this process), `gpus` (of all nodes),
+    `cpu_efficiency` (cpu_seconds over wall_seconds x cores); in a Slurm job also `queue_seconds` and
+    `memory_efficiency` (peak over what was asked for). Of a distributed stage the first process measures itself.
+    """
+    own, children = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    kibibyte = 1 if sys.platform == "darwin" else 1024  # bytes in one unit of ru_maxrss
+    wall = time.monotonic() - STARTED
+    costs = {
+        "wall_seconds": wall,
+        "cpu_seconds": own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime,
+        "peak_memory_mib": max(own.ru_maxrss, children.ru_maxrss) * kibibyte / 2**20,
+        "nodes": 1,
+        "gpus": float(provenance.device() != "cpu"),
+    }
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    job = slurm_job()
+    if job:
+        costs |= {name: float(job[name]) for name in ("nodes", "gpus", "queue_seconds")}
+        costs["cores"] = max(1.0, float(job["cores"]) / processes)
+        if job["memory_mib"]:
+            costs["memory_efficiency"] = processes * costs["peak_memory_mib"] / float(job["memory_mib"])
+    else:
+        costs["cores"] = max(1, len(os.sched_getaffinity(0)) // processes)
+    costs["cpu_efficiency"] = costs["cpu_seconds"] / (max(wall, 1e-9) * costs["cores"])
+    return costs
+
+
+def tags() -> dict[str, str]:
+    """Kind of accelerator: as PyTorch names it, else as Slurm does; `none` without one."""
+    device = provenance.device()
+    return {
+        "device": device,
+        "gpu_type": device if device != "cpu" else slurm_job().get("gpu_type") or "none",
+    }

@@ -1,0 +1,53 @@
+"""Between two steps of training: signals that came, and what the processes decide together."""
+
+import signal
+from pathlib import Path
+from typing import Self
+
+import torch
+import torch.distributed as dist
+from accelerate import Accelerator
+
+from medunifier.runtime.errors import InputError
+
+
+class Control:
+    """What the processes decide together between two steps: over the CPU, so that no graphics card waits."""
+
+    def __init__(self, accelerator: Accelerator) -> None:
+        several = accelerator.num_processes > 1
+        self.group = dist.new_group(backend="gloo") if several else None
+
+    def largest(self, *numbers: int) -> list[int]:
+        """The largest of each number over all processes."""
+        shared = torch.tensor([int(number) for number in numbers])
+        if self.group is not None:
+            dist.all_reduce(shared, dist.ReduceOp.MAX, self.group)
+        return shared.tolist()
+
+    def check_same(self, what: str, number: int, folder: Path) -> None:
+        """InputError unless all processes have the same number."""
+        high, low = self.largest(number, -number)
+        if high != -low:
+            raise InputError(
+                f"{folder}: processes differ in {what} ({-low} to {high}); let MEDUNIFIER_STATE name a folder "
+                "that all nodes share"
+            )
+
+
+class StopSignal:
+    """Inside `with`, SIGTERM and SIGUSR1 are noted in `caught` instead of ending the process."""
+
+    def __init__(self) -> None:
+        self.caught: signal.Signals | None = None
+
+    def __enter__(self) -> Self:
+        self.before = {s: signal.signal(s, self._note) for s in (signal.SIGTERM, signal.SIGUSR1)}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, _: object) -> None:
+        self.caught = signal.Signals(number)

@@ -1,0 +1,128 @@
+"""Tokens of the frozen image encoder on disk: float16 shards, memory-mapped.
+
+A shard is a folder with `tokens.npy` [n, n_tokens, width], `image_ids.parquet` and, written last,
+`manifest.json`: a shard without its manifest is not whole and is never read. Where the tokens are computed as they
+are asked for (`features.mode: online`), a shard has no `tokens.npy`, and its manifest says so (`mode`).
+"""
+
+import hashlib
+import io
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from medunifier.runtime.errors import InputError
+from medunifier.runtime.files import atomic_path, write_json
+from medunifier.storage.mapped_rows import MappedRows
+from medunifier.storage.tables import Schema, read_table, write_table
+
+_SHARD_IDS = Schema("shard", {"image_id": pl.String}, frozenset({"image_id"}))
+_SAME_IN_ALL_SHARDS = ("model", "revision", "skip_last_blocks", "checksum", "mode", "n_tokens", "width")
+
+
+def write_feature_shard(
+    folder: str | Path, image_ids: Sequence[str], batches: Iterable[np.ndarray], manifest: dict[str, Any]
+) -> None:
+    """Write one shard: `batches` of float16 [k, n_tokens, width] that follow `image_ids`.
+
+    `manifest` says which model made the tokens (`model`, `revision`, `checksum`); number of images, shape and
+    the SHA-256 of `tokens.npy` are added to it. Raises ValueError when the batches do not add up to the ids.
+    """
+    folder = Path(folder)
+    (folder / "manifest.json").unlink(missing_ok=True)
+    digest = hashlib.sha256()
+    written, shape = 0, None
+    # Plain writes instead of a memory map: on a full disk they raise OSError, a map kills the process.
+    with atomic_path(folder / "tokens.npy") as temporary, temporary.open("wb") as file:
+        for batch in batches:
+            chunk = np.ascontiguousarray(batch).data
+            if shape is None:
+                shape = batch.shape[1:]
+                chunk = _npy_header((len(image_ids), *shape)) + chunk
+            if batch.dtype != np.float16 or batch.shape[1:] != shape:
+                raise ValueError(
+                    f"{folder}: batch is {batch.dtype} {batch.shape}, expected float16 (k, *{shape})"
+                )
+            file.write(chunk)
+            digest.update(chunk)
+            written += len(batch)
+        if shape is None or written != len(image_ids):
+            raise ValueError(f"{folder}: {written} rows of tokens for {len(image_ids)} image ids")
+    write_table(pl.DataFrame({"image_id": list(image_ids)}), folder / "image_ids.parquet", _SHARD_IDS)
+    found = {"images": written, "n_tokens": shape[0], "width": shape[1], "sha256": digest.hexdigest()}
+    write_json(folder / "manifest.json", {**manifest, "mode": "cached", **found})
+
+
+def write_online_shard(
+    folder: str | Path, image_ids: Sequence[str], shape: tuple[int, int], manifest: dict[str, Any]
+) -> None:
+    """Write a shard that holds no tokens: which pictures it stands for, and which ViT gives them (n_tokens, width)."""
+    folder = Path(folder)
+    for name in ("manifest.json", "tokens.npy"):
+        (folder / name).unlink(missing_ok=True)
+    write_table(pl.DataFrame({"image_id": list(image_ids)}), folder / "image_ids.parquet", _SHARD_IDS)
+    found = {"images": len(image_ids), "n_tokens": shape[0], "width": shape[1]}
+    write_json(folder / "manifest.json", {**manifest, "mode": "online", **found})
+
+
+def _npy_header(shape: tuple[int, ...]) -> bytes:
+    buffer = io.BytesIO()
+    np.lib.format.write_array_header_1_0(buffer, {"descr": "<f2", "fortran_order": False, "shape": shape})
+    return buffer.getvalue()
+
+
+class FeatureStore(MappedRows):
+    """All shards of a folder: `read(rows)` gives float16 [k, n_tokens, width].
+
+    Raises InputError when there is no shard, a shard is not whole, shards come from different models,
+    or an image id comes twice.
+    """
+
+    def __init__(self, folder: str | Path):
+        folder = Path(folder)
+        self.manifests = read_manifests(folder)
+        shards = [_open_shard(folder / name, manifest) for name, manifest in self.manifests.items()]
+        ids = [image_id for shard_ids, _ in shards for image_id in shard_ids]
+        super().__init__(folder, ids, [tokens for _, tokens in shards], stage="extract_features")
+        self.n_tokens, self.width = self.pieces[0].shape[1:]
+
+
+def read_manifests(folder: str | Path) -> dict[str, dict[str, Any]]:
+    """The manifest of each shard of a folder, by the shard's name.
+
+    Raises InputError when there is no shard, a shard is not whole, or shards come from different models.
+    """
+    manifests = {}
+    for shard in sorted(path for path in Path(folder).glob("*") if path.is_dir()):
+        if not (shard / "manifest.json").is_file():
+            raise InputError(f"{shard}: not a whole shard (no manifest.json); run extract_features again")
+        manifests[shard.name] = json.loads((shard / "manifest.json").read_text(encoding="utf-8"))
+    if not manifests:
+        raise InputError(f"{folder}: no shard of features; run extract_features first")
+    for key in _SAME_IN_ALL_SHARDS:
+        found = {name: manifest.get(key) for name, manifest in manifests.items()}
+        if len(set(found.values())) > 1:
+            raise InputError(f"{folder}: shards differ in {key}: {found}; run extract_features again")
+    return manifests
+
+
+def _open_shard(shard: Path, manifest: dict[str, Any]) -> tuple[list[str], np.ndarray]:
+    """Image ids and memory-mapped tokens of one shard; InputError unless they are as its manifest says."""
+    ids = read_table(shard / "image_ids.parquet", _SHARD_IDS)["image_id"].to_list()
+    try:
+        tokens = np.load(shard / "tokens.npy", mmap_mode="r")
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{shard}/tokens.npy: cannot be read ({error}); run extract_features again"
+        ) from error
+    expected = (manifest["images"], manifest["n_tokens"], manifest["width"])
+    if tokens.shape != expected or len(ids) != len(tokens) or tokens.dtype != np.float16:
+        raise InputError(
+            f"{shard}: tokens are {tokens.dtype} {tokens.shape} for {len(ids)} ids, but manifest.json says "
+            f"float16 {expected}; run extract_features again"
+        )
+    return ids, tokens

@@ -1,0 +1,208 @@
+import dataclasses
+import errno
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from medunifier.data.image_decoding import decode_image
+from medunifier.data.overlaps import CONTENTS
+from medunifier.runtime.errors import InputError
+from medunifier.runtime.params import load_params
+from medunifier.storage.image_shards import ImageStore
+from medunifier.storage.tables import MANIFEST, REJECTED, read_table, write_table
+from medunifier.tracking import LocalRun
+from stages import decode_images as stage
+from tests.support.fake_mimic import jpeg
+from tests.support.paths import REPO
+
+OUT = Path("data/images/phantom")
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch):
+    """Seven pictures of which two are no good, with their manifest, in a working directory of their own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MEDUNIFIER_STATE", raising=False)
+    monkeypatch.setattr(stage, "PART_ROWS", 3)
+    root = tmp_path / "raw"
+    root.mkdir()
+    for number in range(7):
+        (root / f"{number}.jpg").write_bytes(jpeg(f"picture {number}"))
+    (root / "2.jpg").write_bytes(jpeg("truncated")[:900])
+    (root / "5.jpg").write_bytes(b"no picture")
+    rows = [
+        {"image_id": f"i{n}", "study_id": f"s{n}", "image_path": f"{n}.jpg", "bytes": 9, "sha256": None}
+        for n in range(7)
+    ]
+    write_table(
+        pl.DataFrame(rows, schema=dict(MANIFEST.columns)), "data/prepared/phantom/manifest.parquet", MANIFEST
+    )
+    return root
+
+
+def decode(root, **images):
+    params = load_params(REPO / "workflow" / "presets" / "demo.yaml")
+    dataset = dataclasses.replace(params.datasets["phantom"], root=str(root))
+    images = dataclasses.replace(params.images, **{"size": 16, **images})
+    params = dataclasses.replace(params, datasets={"phantom": dataset}, images=images)
+    stage.decode_images(params, LocalRun("decode_images@phantom", "metrics"), "phantom")
+
+
+def content(folder=OUT):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_pictures_are_decoded_and_broken_ones_rejected(root):
+    decode(root)
+    store = ImageStore(OUT)
+    assert store.image_ids == ["i0", "i1", "i3", "i4", "i6"]
+    for image_id, pixels in zip(store.image_ids, store.read(range(5)), strict=True):
+        np.testing.assert_array_equal(pixels, decode_image(root / f"{image_id[1]}.jpg", 16, "squash"))
+    rejected = read_table(OUT / "rejected.parquet", REJECTED)
+    assert rejected.drop("detail").rows() == [
+        ("i2", "s2", "unreadable_image"),
+        ("i5", "s5", "unreadable_image"),
+    ]
+    assert "2.jpg: OSError: image file is truncated" in rejected["detail"][0]
+    summary = json.loads((OUT / "summary.json").read_text())
+    assert summary["pictures"] == 7 == summary["decoded"] + sum(summary["rejected"].values())
+    assert json.loads(Path("metrics/decode_images@phantom.json").read_text())["rejected"] == 2
+    assert not list(Path(".state").rglob("*.arrow"))
+
+
+def test_the_number_of_processes_changes_nothing(root, monkeypatch):
+    decode(root)
+    alone = content()
+    monkeypatch.setattr(stage, "available_cores", lambda: 2)
+    monkeypatch.setattr(stage, "_BYTES_A_WORKER", 1)
+    decode(root)
+    assert content() == alone
+
+
+def interrupt_after(monkeypatch, pictures):
+    """Let decoding stop for good after so many pictures; returns the list of those that were tried."""
+    tried = []
+
+    def decode_or_stop(path, size, aspect):
+        if len(tried) == pictures:
+            raise KeyboardInterrupt
+        tried.append(Path(path).name)
+        return decode_image(path, size, aspect)
+
+    monkeypatch.setattr(stage, "decode_image", decode_or_stop)
+    return tried
+
+
+def test_finished_parts_survive_an_interruption(root, monkeypatch):
+    decode(root)
+    whole = content()
+    interrupt_after(monkeypatch, 4)
+    with pytest.raises(KeyboardInterrupt):
+        decode(root)
+    tried = interrupt_after(monkeypatch, 100)
+    decode(root)
+    assert tried == ["3.jpg", "4.jpg", "5.jpg", "6.jpg"], "the first part was there"
+    assert content() == whole
+
+
+@pytest.mark.parametrize("step", ["write_table", "write_json", "shutil.rmtree", "shutil.move"])
+def test_all_parts_survive_an_interruption_after_the_last_one(root, monkeypatch, step):
+    """Whatever comes when all is decoded, up to the very move, nothing is decoded again."""
+    decode(root)
+    whole = content()
+
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    def stop_behind_the_parts(frame, path, schema):
+        stop() if Path(path).name == "contents.parquet" else write_table(frame, path, schema)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            f"stages.decode_images.{step}", stop_behind_the_parts if step == "write_table" else stop
+        )
+        with pytest.raises(KeyboardInterrupt):
+            decode(root)
+    tried = interrupt_after(monkeypatch, 100)
+    decode(root)
+    assert tried == [] and content() == whole
+
+
+def test_publishing_on_another_disk_keeps_the_pictures_until_all_are_copied(root, monkeypatch):
+    decode(root)
+    whole = content()
+
+    def other_disk(*_):
+        raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+
+    def copy_one(source, target, **_):
+        target.mkdir()
+        shutil.copy(min(source.iterdir()), target)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(shutil.os, "rename", other_disk)
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "copytree", copy_one)
+        with pytest.raises(KeyboardInterrupt):
+            decode(root)
+    assert len(content()) == 1
+    tried = interrupt_after(monkeypatch, 100)
+    decode(root)
+    assert tried == [] and content() == whole
+
+
+def test_contents_are_digests_of_the_grey_values(root):
+    decode(root)
+    found = read_table(OUT / "contents.parquet", CONTENTS)
+    store = ImageStore(OUT)
+    expected = [hashlib.sha256(pixels.tobytes()).hexdigest() for pixels in store.read(range(5))]
+    assert found.rows() == list(zip(store.image_ids, expected, strict=True))
+
+
+@pytest.mark.parametrize("change", ["settings", "pictures"])
+def test_parts_of_other_settings_or_pictures_are_not_taken(root, monkeypatch, change):
+    interrupt_after(monkeypatch, 4)
+    with pytest.raises(KeyboardInterrupt):
+        decode(root)
+    tried = interrupt_after(monkeypatch, 100)
+    if change == "pictures":
+        path = "data/prepared/phantom/manifest.parquet"
+        write_table(read_table(path).with_columns(pl.lit("0" * 64).alias("sha256")), path, MANIFEST)
+    decode(root, aspect="pad" if change == "settings" else "squash")
+    assert len(tried) == 7
+
+
+def test_no_readable_picture_at_all_is_an_error(root):
+    for path in root.iterdir():
+        path.write_bytes(b"")
+    with pytest.raises(InputError, match="none of 7 pictures can be decoded: 0.jpg: UnidentifiedImageError"):
+        decode(root)
+
+
+def test_a_picture_that_is_gone_is_an_error(root):
+    (root / "3.jpg").unlink()
+    with pytest.raises(InputError, match="3.jpg: No such file"):
+        decode(root)
+
+
+def test_a_full_disk_is_passed_on(root, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("medunifier.runtime.files.os.replace", full)
+    with pytest.raises(OSError) as caught:
+        decode(root)
+    assert caught.value.errno == errno.ENOSPC
+    assert not OUT.exists()
+
+
+def test_without_prepared_tables_the_user_is_told_what_to_run(root):
+    Path("data/prepared/phantom/manifest.parquet").unlink()
+    with pytest.raises(InputError, match="manifest.parquet: no such table; run the stage that makes it"):
+        decode(root)

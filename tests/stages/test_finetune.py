@@ -1,0 +1,195 @@
+"""The stage finetune on a tiny project: nested parts, figures that follow the truth, early stopping, bad input."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from medunifier.evaluation.classifier import QueryEncoder
+from medunifier.metrics.bootstrap import bootstrap_counts
+from medunifier.metrics.classification import auroc
+from medunifier.results.item_scores import read_items
+from medunifier.runtime.errors import InputError
+from medunifier.tracking import LocalRun
+from medunifier.vision.feature_shards import FeatureStore, write_feature_shard
+from stages import finetune as stage
+from stages.finetune import encode, finetune, nested_part, read_task
+from tests.support.trained_project import DATASET, TOKENS, VARIANT, WIDTH, make_project
+
+LABEL = "edema"  # even numbers are positive, see trained_project
+
+
+@pytest.fixture
+def params(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    params = make_project(tmp_path)
+    evaluate = dataclasses.replace(params.evaluate, finetune={DATASET: (LABEL,)})
+    quick = dataclasses.replace(params.finetune, steps=6, validate_every=2, batch_size=4, bootstrap=50)
+    return dataclasses.replace(params, evaluate=evaluate, finetune=quick)
+
+
+def run_finetune(params, percent="100") -> dict[str, float]:
+    run = LocalRun(f"finetune@{VARIANT}-{DATASET}-{percent}", "results/metrics")
+    finetune(params, run, VARIANT, DATASET, percent)
+    return json.loads(run.metrics_path.read_text())
+
+
+def show_the_label() -> None:
+    """Features in which the class is plain to see."""
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(24, TOKENS, WIDTH)).astype(np.float16)
+    features[::2, :, :4] += 2
+    features[1::2, :, 4:] += 2
+    ids = [f"i{n:02}" for n in range(24)]
+    manifest = {"model": "none", "revision": None, "checksum": ""}
+    write_feature_shard(f"data/features/{DATASET}/0", ids, [features], manifest)
+
+
+def test_a_class_that_shows_is_found_by_both_classifiers(params):
+    show_the_label()
+    metrics = run_finetune(params)
+    for prefix in ("", "probe_"):
+        assert (
+            metrics[f"{prefix}auroc"] == metrics[f"{prefix}auprc"] == metrics[f"{prefix}sensitivity"] == 100
+        )
+        assert metrics[f"{prefix}auroc_n"] == 8 and metrics[f"{prefix}auroc_chance"] == 50
+    assert metrics["n_train_used"] == 12 and metrics["auprc_chance"] == 50
+    folder = Path(f"results/finetune/{VARIANT}-{DATASET}-100")
+    table = pl.read_parquet(folder / "predictions.parquet")
+    assert table["image_id"].to_list() == [f"i{n}" for n in range(16, 24)]
+    assert table["class"].to_list() == [LABEL, f"no_{LABEL}"] * 4
+    sums = table["p_edema"] + table["p_no_edema"]
+    assert sums.to_numpy() == pytest.approx(1)
+    assert (table["p_edema"] > 0.5).to_list() == [True, False] * 4
+    assert "AUROC 100.0 %" in (folder / "roc_finetuned.svg").read_text()
+    assert (folder / "reliability_probe.svg").is_file()
+
+
+def test_zero_head_learns_and_ends_with_the_best_validation_loss(params):
+    show_the_label()
+    chosen = dataclasses.replace(
+        params.finetune, head_start="zero", steps=40, patience=20, head_learning_rate=0.1, learning_rate=0.01
+    )
+    metrics = run_finetune(dataclasses.replace(params, finetune=chosen))
+    assert metrics["auroc"] == 100
+    assert metrics["best_step"] == metrics["best_step_seed_0"] > 0 and metrics[
+        "val_loss_seed_0"
+    ] < 0.5 < np.log(2)
+
+
+def test_a_start_that_no_step_betters_is_told(params, capsys):
+    show_the_label()
+    spoilt = dataclasses.replace(params.finetune, learning_rate=1.0, head_learning_rate=1.0, seeds=(0, 1))
+    metrics = run_finetune(dataclasses.replace(params, finetune=spoilt))
+    assert metrics["best_step"] == metrics["best_step_seed_0"] == metrics["best_step_seed_1"] == 0
+    assert "seed 1: no step lowers the validation loss: what counts as fine-tuned is the linear probe" in (
+        capsys.readouterr().out
+    )
+    table = pl.read_parquet(f"results/finetune/{VARIANT}-{DATASET}-100/predictions.parquet")
+    assert table["p_edema"].to_numpy() == pytest.approx(table["probe_p_edema"].to_numpy(), abs=1e-4)
+
+
+def test_what_does_not_depend_on_the_seed_is_encoded_once(params, monkeypatch):
+    calls = []
+
+    def counted(network, model, store, rows):
+        if isinstance(network, QueryEncoder):
+            calls.append(len(rows))
+        return encode(network, model, store, rows)
+
+    monkeypatch.setattr(stage, "encode", counted)
+    seeds = dataclasses.replace(params.finetune, seeds=(0, 1, 2))
+    run_finetune(dataclasses.replace(params, finetune=seeds), "50")
+    assert sorted(calls) == [4, 6, 6, 6, 8], "validation, three training parts, test"
+
+
+def test_the_threshold_is_chosen_on_validation(params, monkeypatch):
+    """Scores that split the classes at 0.3 there, and at 0.6 in the test split."""
+
+    def told(negative: float, positive: float, n: int) -> np.ndarray:
+        scores = np.where(np.arange(n) % 2 == 0, positive, negative)  # even numbers are positive
+        return np.stack([1 - scores, scores], axis=1)
+
+    scores = {"validate": told(0.2, 0.4, 4), "test": told(0.5, 0.7, 8)}
+    monkeypatch.setattr(stage, "fit_linear_probe", lambda *_: (None, scores))
+    monkeypatch.setattr(stage, "fit_classifier", lambda *_: (scores, 1))
+    metrics = run_finetune(params)
+    for prefix in ("", "probe_"):
+        assert metrics[f"{prefix}threshold"] == pytest.approx(0.3)
+        assert (metrics[f"{prefix}sensitivity"], metrics[f"{prefix}specificity"]) == (100, 0)
+        assert (metrics[f"{prefix}sensitivity_n"], metrics[f"{prefix}specificity_n"]) == (4, 4)
+
+
+def test_intervals_draw_patients(params):
+    metrics = run_finetune(params)
+    items = read_items(f"finetune@{VARIANT}-{DATASET}-100")
+    how = {"resamples": params.finetune.bootstrap, "seed": params.seed}
+    for name in ("auroc", "probe_auroc"):
+        rows = items.filter(metric=name)
+        patients = rows["patient_id"].to_list()
+        assert len(set(patients)) == 4 and len(patients) == 8
+        values, positive = rows["value"].to_numpy(), rows["positive"].to_numpy()
+
+        def score(counts, values=values, positive=positive):
+            return auroc(values, positive, counts)[..., None]
+
+        (found,) = bootstrap_counts(score, 8, clusters=patients, **how)
+        assert found.flat(name, scale=100) == pytest.approx(
+            {key: metrics[key] for key in (name, f"{name}_ci_low", f"{name}_ci_high", f"{name}_n")}
+        )
+        (blind,) = bootstrap_counts(score, 8, **how)
+        assert (blind.low, blind.high) != pytest.approx((found.low, found.high))
+
+
+def test_several_labels_are_classes_that_exclude_each_other(params):
+    show_the_label()
+    evaluate = dataclasses.replace(params.evaluate, finetune={DATASET: ("edema", "cardiomegaly")})
+    # two labels are two classes with an output each
+    seeds = dataclasses.replace(params.finetune, seeds=(0, 1))
+    metrics = run_finetune(dataclasses.replace(params, evaluate=evaluate, finetune=seeds), "50")
+    assert metrics["accuracy"] == 100 and metrics["accuracy_chance"] == 50
+    assert metrics["accuracy_seed_sd"] == 0 and metrics["n_train_used"] == 6
+
+
+def test_the_same_seed_gives_the_same_figures(params):
+    assert run_finetune(params, "10") == run_finetune(params, "10")
+
+
+def test_parts_are_nested_stratified_and_seeded():
+    target = np.array([0] * 90 + [1] * 10)
+    parts = {percent: nested_part(target, percent, 3) for percent in (1, 10, 50, 100)}
+    assert set(parts[1]) < set(parts[10]) < set(parts[50]) < set(parts[100]) == set(range(100))
+    assert [np.bincount(target[part]).tolist() for part in parts.values()] == [
+        [1, 1],  # at least one of each
+        [9, 1],
+        [45, 5],
+        [90, 10],
+    ]
+    assert not np.array_equal(parts[10], nested_part(target, 10, 4))
+
+
+def test_rows_without_class_or_picture_are_counted(params):
+    path = f"data/prepared/{DATASET}/test.parquet"
+    table = pl.read_parquet(path)
+    changed = table.with_columns(
+        label_edema=pl.Series([None, -1, *table["label_edema"].to_list()[2:]], dtype=pl.Int8),
+        image_id=pl.Series([*table["image_id"].to_list()[:-1], "gone"]),
+    )
+    changed.write_parquet(path)
+    run = LocalRun("finetune@x", "results/metrics")
+    task = read_task(DATASET, "test", [LABEL], FeatureStore(f"data/features/{DATASET}"), run)
+    assert task.ids == [f"i{n}" for n in range(18, 23)] and task.target.tolist() == [1, 0, 1, 0, 1]
+    assert run.final == {"test_without_class": 2, "test_without_picture": 1}
+
+
+def test_missing_labels_and_classes_are_input_errors(params):
+    wrong = dataclasses.replace(params.evaluate, finetune={DATASET: ("oedema",)})
+    with pytest.raises(InputError, match="no column label_oedema; .*may name: edema, cardiomegaly"):
+        run_finetune(dataclasses.replace(params, evaluate=wrong))
+    path = f"data/prepared/{DATASET}/validate.parquet"
+    pl.read_parquet(path).with_columns(label_edema=pl.lit(0, pl.Int8)).write_parquet(path)
+    with pytest.raises(InputError, match=r"validate.parquet: classes .* have \[4, 0\] pictures"):
+        run_finetune(params)

@@ -1,0 +1,291 @@
+"""The stage score_images: known errors give known figures; the real model's pictures are those of its codes."""
+
+import dataclasses
+import json
+import shutil
+
+import numpy as np
+import polars as pl
+import pytest
+from PIL import Image
+
+from medunifier.evaluation.loading import load_trained
+from medunifier.image_scoring import finding_classifier as judge
+from medunifier.image_scoring import prompt_fidelity as fidelity
+from medunifier.image_scoring.similarity import frechet_distance, thumbnails
+from medunifier.runtime.errors import InputError
+from medunifier.synthesis.codes import write_codes
+from medunifier.synthesis.generated_sets import DRAWN, write_drawn
+from medunifier.synthesis.png_metadata import read_png
+from medunifier.tracking import LocalRun
+from stages import score_images as stage
+from stages.score_images import score_images, write_grid
+from tests.support.trained_project import DATASET, SPLITS, VARIANT, WIDTH, make_project, picture_of, report_of
+
+VIT_WIDTH = WIDTH  # what the model reads
+N_DRAWN = {"unconditional": 6, "reports": 5, "prompts": 4, "strips": 2}
+
+
+@pytest.fixture
+def params(tmp_path, monkeypatch):
+    """The project after encode_codes, with codes that hold the image's number, and a small ViT."""
+    from transformers import ViTConfig, ViTModel
+
+    monkeypatch.chdir(tmp_path)
+    params = make_project(tmp_path)
+    start = 0
+    for split, size in SPLITS.items():
+        numbers = np.arange(start, start + size)
+        ids = [f"i{n:02}" for n in numbers]
+        codes = numbers[:, None].repeat(64, 1), (numbers[:, None] + np.arange(256)) % 32
+        write_codes(f"data/codes/{VARIANT}/{split}.parquet", ids, *codes)
+        start += size
+    for name, size in N_DRAWN.items():
+        write_set(name, size)
+    config = ViTConfig(
+        hidden_size=VIT_WIDTH, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8, patch_size=56
+    )
+    ViTModel(config, add_pooling_layer=False).save_pretrained("vit")
+    return dataclasses.replace(params, vision=dataclasses.replace(params.vision, model="vit"))
+
+
+def write_set(name: str, size: int) -> None:
+    """Pictures as generate_images leaves them: those of the test pictures from 17 on, a little darker."""
+    source = [f"i{17 + i}" for i in range(size)] if name == "reports" else [None] * size
+    prompts = {"unconditional": [None] * size, "reports": [report_of(17 + i) for i in range(size)]}
+    prompts["strips"] = ["left edema", "right edema"]
+    table = pl.DataFrame(
+        {
+            "image_id": [f"{name}-{i}" for i in range(size)],
+            "prompt": prompts.get(name, ["edema", "edema", "cardiomegaly", "cardiomegaly"]),
+            "seed": range(size),
+            "source_id": source,
+            "row": [i // 2 for i in range(size)],
+            "top": np.zeros((size, 64), np.uint16),
+            "bottom": np.zeros((size, 256), np.uint16),
+        },
+        schema=dict(DRAWN.columns),
+    )
+    pictures = (picture_of(17 + i) - np.uint8(3) for i in range(size))
+    write_drawn(f"data/generated/{VARIANT}/{name}", table, pictures, 224)
+
+
+def run_score_images(params) -> dict[str, float]:
+    run = LocalRun(f"score_images@{VARIANT}", "results/metrics")
+    score_images(params, run, VARIANT)
+    return json.loads(run.metrics_path.read_text())
+
+
+@pytest.fixture
+def off_by_a_tenth(monkeypatch):
+    """A model whose pictures are the real ones, brighter by 0.1."""
+    import torch
+
+    class Model:
+        def __init__(self, model):
+            self.config, self.encode_image, self.encode_text = (
+                model.config,
+                model.encode_image,
+                model.encode_text,
+            )
+
+        def decode_codes(self, top, bottom):
+            real = np.stack([picture_of(int(number)) for number in top[:, 0]]) / 255
+            return torch.from_numpy(real + 0.1).float()[:, None].repeat(1, 3, 1, 1)
+
+    def load(variant):
+        trained = load_trained(variant)
+        return dataclasses.replace(trained, model=Model(trained.model))
+
+    monkeypatch.setattr(stage, "load_trained", load)
+
+
+def test_a_known_error_gives_known_figures(params, off_by_a_tenth, capsys):
+    metrics = run_score_images(params)
+    assert metrics["psnr_reconstruction"] == pytest.approx(20, abs=1e-3)
+    assert metrics["psnr_reconstruction_ci_low"] == pytest.approx(20, abs=1e-3)
+    assert metrics["psnr_reconstruction_n"] == SPLITS["test"]
+    train = np.stack([picture_of(n) for n in range(SPLITS["train"])]) / 255
+    test = np.stack([picture_of(n) for n in range(16, 24)]) / 255
+    errors = [((picture - train.mean(0)) ** 2).mean() for picture in test]
+    assert metrics["psnr_mean_image"] == pytest.approx(np.mean([-10 * np.log10(error) for error in errors]))
+    assert metrics["psnr_gain"] == pytest.approx(metrics["psnr_reconstruction"] - metrics["psnr_mean_image"])
+    assert 0.5 < metrics["ssim_reconstruction"] < 1
+
+    scores = pl.read_parquet(f"results/images/{VARIANT}/scores.parquet")
+    assert scores["image_id"].to_list() == [f"i{n}" for n in range(16, 24)]
+    assert scores["ssim"].mean() == pytest.approx(metrics["ssim_reconstruction"])
+    grid = np.array(Image.open(f"results/images/{VARIANT}/reconstructions.png"))
+    assert grid.shape == (2 * 224, 8 * 224)
+    assert (grid[:224, :224] == picture_of(16)).all()
+    assert np.abs(grid[224:, :224].astype(int) - picture_of(16) - 25.5).max() <= 1
+    assert not any(name.startswith("fid") for name in metrics)
+    assert "no FID: score_images.inception_weights names no file" in capsys.readouterr().out
+
+
+def test_frechet_distances_are_those_of_the_frozen_vits_features(params, off_by_a_tenth):
+    import torch
+    from transformers import ViTModel
+
+    metrics = run_score_images(params)
+    vit = ViTModel.from_pretrained("vit", add_pooling_layer=False).eval()
+
+    def features(numbers, shift=0.0):
+        pictures = np.stack([np.round(picture_of(n) + shift * 255) / 255 for n in numbers])
+        pixels = torch.from_numpy(pictures).float()[:, None].repeat(1, 3, 1, 1)
+        with torch.no_grad():
+            return vit(pixel_values=pixels).last_hidden_state[:, 1:].mean(1).numpy()
+
+    reference = features(range(12))
+    assert metrics["fd_vit_validation"] == pytest.approx(
+        frechet_distance(features(range(12, 16)), reference), rel=1e-3
+    )
+    assert metrics["fd_vit_validation_n"] == metrics["fd_vit_reconstruction_n"] == SPLITS["validate"]
+    assert metrics["fd_vit_reference_n"] == SPLITS["train"]
+    synthetic = features(range(17, 21), -3 / 255)
+    assert metrics["fd_vit_synthetic"] == pytest.approx(frechet_distance(synthetic, reference), rel=1e-3)
+    assert metrics["fd_vit_synthetic_n"] == metrics["fd_vit_reports_n"] == SPLITS["validate"]
+    assert {"kd_vit_synthetic", "precision_vit_reports", "recall_vit_reconstruction"} <= set(metrics)
+
+    everything = dataclasses.replace(params.score_images, max_images=4)
+    metrics = run_score_images(dataclasses.replace(params, score_images=everything))
+    drawn = pl.read_parquet(f"results/images/{VARIANT}/scores.parquet")["image_id"]
+    chosen = [int(image_id[1:]) for image_id in drawn]
+    assert len(chosen) == metrics["psnr_gain_n"] == metrics["fd_vit_reference_n"] == 4
+    assert metrics["fd_vit_reconstruction"] > 0
+    assert set(chosen) <= set(range(16, 24))
+
+
+def test_the_real_model_draws_what_its_codes_say(params):
+    import torch
+
+    metrics = run_score_images(params)
+    assert run_score_images(params) == metrics
+    trained = load_trained(VARIANT)
+    number = 20
+    top, bottom = torch.full((1, 64), number), ((number + torch.arange(256)) % 32)[None]
+    with torch.no_grad():
+        drawn = trained.model.decode_codes(top, bottom)[0, 0].numpy()
+    expected = -10 * np.log10(((drawn - picture_of(number) / 255) ** 2).mean())
+    scores = pl.read_parquet(f"results/images/{VARIANT}/scores.parquet")
+    assert scores.filter(image_id=f"i{number}")["psnr"].item() == pytest.approx(expected, abs=1e-3)
+
+
+def test_fid_where_the_weights_are_given(params, off_by_a_tenth, monkeypatch):
+    """Inception's part is tested in metrics/test_image.py; here: what it is given, and the names."""
+    asked = []
+
+    def inception(pictures, weights, device):
+        batch = np.concatenate(list(pictures))
+        asked.append((batch.shape, batch.dtype, weights))
+        return batch[:, ::56, 0].astype(np.float32)
+
+    monkeypatch.setattr(stage, "inception_features", inception)
+    given = dataclasses.replace(params.score_images, inception_weights="weights.pth")
+    metrics = run_score_images(dataclasses.replace(params, score_images=given))
+    assert {"fid_reconstruction", "fid_validation", "fid_reference_n", "fid_reconstruction_n"} <= set(metrics)
+    assert {"fid_synthetic", "fid_reports", "kid_synthetic", "precision_inception_reports"} <= set(metrics)
+    assert asked == [((n, 224, 224), np.uint8, "weights.pth") for n in (12, 4, 4, 4, 4)]
+
+
+def test_missing_weights_codes_or_pictures_are_input_errors(params, off_by_a_tenth):
+    given = dataclasses.replace(params.score_images, inception_weights="nowhere.pth")
+    with pytest.raises(InputError, match="nowhere.pth does not hold torch-fidelity's Inception weights"):
+        run_score_images(dataclasses.replace(params, score_images=given))
+    path = f"data/prepared/{DATASET}/test.parquet"
+    table = pl.read_parquet(path)
+    table[1:].write_parquet(path)
+    with pytest.raises(
+        InputError, match=r"1 pictures are not in phantom's table; run encode_codes@full again"
+    ):
+        run_score_images(params)
+    table.write_parquet(path)
+    write_codes(
+        f"data/codes/{VARIANT}/validate.parquet", ["i12"], np.zeros((1, 64), int), np.zeros((1, 256), int)
+    )
+    with pytest.raises(InputError, match="validate.parquet: 1 pictures, at least 2 are needed"):
+        run_score_images(params)
+
+
+def test_grid_pads_shorter_lines(tmp_path):
+    real, drawn = np.zeros((3, 4, 5), np.uint8), np.full((2, 4, 5), 9, np.uint8)
+    write_grid(tmp_path / "grid.png", real, drawn)
+    grid = np.array(Image.open(tmp_path / "grid.png"))
+    assert grid.shape == (8, 15)
+    assert [grid[row, 0] for row in (0, 4)] == [0, 9]
+    assert (grid[4:, 10:] == 255).all()
+    _, fields = read_png(tmp_path / "grid.png")
+    assert (fields["synthetic"], fields["model"]) == ("in part", "MedUnifier")
+
+
+def test_drawn_pictures_are_scored(params, off_by_a_tenth):
+    metrics = run_score_images(params)
+    assert (
+        metrics["prompts_drawn"] == 4 and metrics["prompts_judged"] == 0
+    )  # a judge of 12 pictures knows nothing
+    assert metrics["prompt_retrieval_recall_at_1_chance"] == 50
+    assert metrics["report_retrieval_recall_at_1_n"] == 5
+    assert 0.9 < metrics["ms_ssim_prompt"] <= 1 and metrics["ms_ssim_prompt_n"] == 2
+    nearest = pl.read_parquet(f"results/images/{VARIANT}/nearest.parquet")
+    assert nearest["set"].unique(maintain_order=True).to_list() == ["validation", "reconstruction", *N_DRAWN]
+    drawn = nearest.filter(set="unconditional")
+    assert drawn["nearest_id"].to_list() == ["i11"] * 6  # the brightest
+    expected = [picture_of(17 + i) - picture_of(11) - 3 for i in range(6)]
+    assert drawn["distance"].to_list() == pytest.approx([float(d.mean()) for d in expected], abs=0.2)
+
+    figure = np.array(Image.open(f"results/images/{VARIANT}/figure_3.png"))
+    assert figure.shape == (4 * 224, 5 * 224)
+    for line, shift in enumerate((0, 25.5, -3, -3)):  # real, reconstructed, from reports, from nothing
+        found = figure[line * 224 : (line + 1) * 224, 224:448].astype(float)
+        assert np.abs(found - picture_of(18) - shift).max() <= 1
+
+
+def test_the_judge_learns_from_training_pictures_and_looks_at_those_of_the_prompts(
+    params, off_by_a_tenth, monkeypatch
+):
+    """The functions themselves are tested in scoring/test_fidelity.py; here: what they are given."""
+    given = {}
+
+    def spy(name):
+        original = getattr(fidelity, name)
+
+        def call(*arguments):
+            given[name] = arguments
+            return original(*arguments)
+
+        monkeypatch.setattr(fidelity, name, call)
+
+    monkeypatch.setattr(judge, "FEWEST", 2)
+    for name in ("judge_of", "judge_itself", "prompt_fidelity", "report_fidelity"):
+        spy(name)
+    metrics = run_score_images(params)
+
+    def small(numbers, shift=0):
+        return thumbnails(np.stack([picture_of(n) - np.uint8(shift) for n in numbers]))
+
+    train, pictures = given["judge_of"]
+    assert train["image_id"].to_list() == [f"i{n:02}" for n in range(12)]
+    assert (pictures == small(range(12))).all()
+    _, test, pictures, *_ = given["judge_itself"]
+    assert test["image_id"].to_list() == [f"i{n}" for n in range(16, 24)]
+    assert (pictures == small(range(16, 24))).all()
+    _, asked, drawn, without, _ = given["prompt_fidelity"]
+    assert asked.rows.tolist() == [0, 1, 2, 3] and (drawn == small(range(17, 21), 3)).all()
+    assert (without == small(range(17, 23), 3)).all()
+    _, sources, drawn, _ = given["report_fidelity"]
+    assert sources["report"].to_list() == [report_of(n) for n in range(17, 22)]
+    assert (drawn == small(range(17, 22), 3)).all()
+    assert metrics["prompts_judged"] == metrics["prompt_fidelity_n"] == 4 and metrics["judge_accuracy_n"] == 8
+    assert metrics["judge_auroc_n"] == 8 and metrics["report_fidelity_auroc_n"] == 5
+
+
+def test_priors_without_text_leave_the_unconditional_set_alone(params, off_by_a_tenth):
+    for name in ("reports", "prompts", "strips"):
+        shutil.rmtree(f"data/generated/{VARIANT}/{name}")
+    metrics = run_score_images(params)
+    assert "fd_vit_synthetic" in metrics
+    assert not any(name.startswith(("prompt", "judge", "report", "fd_vit_reports")) for name in metrics)
+    assert np.array(Image.open(f"results/images/{VARIANT}/figure_3.png")).shape == (3 * 224, 6 * 224)
+    shutil.rmtree(f"data/generated/{VARIANT}")
+    with pytest.raises(InputError, match=r"unconditional/pictures.parquet: no such table"):
+        run_score_images(params)

@@ -1,0 +1,288 @@
+import html.parser
+import json
+import re
+import shutil
+
+import pytest
+
+from medunifier.runtime.errors import InputError
+from medunifier.runtime.params import load_params
+from medunifier.tracking import LocalRun
+from stages.summarize import summarize
+from tests.support.report_results import interval, write_results, write_splits
+
+VOID = {"meta", "link", "img", "br"}
+
+
+class Reader(html.parser.HTMLParser):
+    """Checks that tags are balanced; collects text, attributes and tags."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.open, self.tags, self.addresses, self.ids, self.words = [], [], [], set(), []
+        self.feed(page)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        self.addresses += [
+            value for key, value in attributes if key in ("src", "href", "action", "data", "poster")
+        ]
+        self.ids |= {value for key, value in attributes if key == "id"}
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.tags.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open[-1:] not in (["style"], ["title"]):
+            self.words.append(data)
+
+    @property
+    def text(self):
+        return re.sub(r"[ \n]+", " ", " ".join(self.words))
+
+
+@pytest.fixture
+def results(tmp_path, monkeypatch):
+    monkeypatch.chdir(write_results(tmp_path / "project"))
+    return tmp_path / "project"
+
+
+def make(folder):
+    summarize(load_params(), LocalRun("summarize", folder / "local"))
+    return (folder / "results/report/index.html").read_text(encoding="utf-8")
+
+
+def edit(path, change):
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+def test_page_is_whole_and_asks_for_nothing(results):
+    page = make(results)
+    reader = Reader(page)
+    assert all(address.startswith(("data:", "#")) for address in reader.addresses)
+    assert {address[1:] for address in reader.addresses if address.startswith("#")} <= reader.ids
+    assert not re.search(r"https?://|@import|url\(|srcset", page) and "script" not in reader.tags
+    assert 'name="viewport" content="width=device-width' in page
+    assert len(page.encode()) < 3_000_000
+    assert reader.tags.count("caption") == reader.tags.count("table") > 5
+
+
+def test_same_results_give_the_same_page(results):
+    assert make(results) == make(results)
+
+
+def test_figures_stand_with_their_interval_n_and_chance(results):
+    text = Reader(make(results)).text
+    share = 100 * 101.5 / load_params().model.codebook_size
+    assert "mAP@1 51.0 43.9 to 58.1 18.3 150" in text
+    assert "BLEU-4 24.0 22.0 to 26.0 19.0 17.0 to 21.0 14.0 12.0 to 16.0" in text
+    assert "PSNR, dB 23.41 23.11 to 23.71 15.20 mean training picture 200" in text
+    assert f"top, 8 × 8 101.5 {share:.1f} % 41.0 %" in text
+    assert "Image-text contrast (ITC) 3.500 1.200 34 %" in text
+    assert "150 pictures and their reports from the class-balanced benchmark of phantom" in text
+
+
+def test_counts_reconcile_on_the_page(results):
+    text = Reader(make(results)).text.replace("\N{NARROW NO-BREAK SPACE}", "")
+    assert "2480 pictures in the index = 1553 kept + 927 rejected" in text
+    assert "1549 could be decoded and 4 could not" in text
+    assert "other view 641 prepare the view is not among views" in text
+    assert "unreadable image 4 decode_images" in text
+
+
+def test_what_prepare_found_and_chose_stands_beside_the_counts(results):
+    text = Reader(make(results)).text
+    assert "Also found by prepare : reports not utf8 3." in text and "label rows without image" not in text
+    assert "phantom.csv , sorted, one a line): train sha256 of train , validate sha256 of validate ," in text
+    assert "benchmark sha256 of benchmark ." in text
+
+
+def test_benchmark_pictures_that_are_also_in_training_are_told(results):
+    assert "also in training" not in Reader(make(results)).text
+    note = {"notes": {"benchmark_images_in_training": 121}}
+    edit(results / "data/prepared/phantom/summary.json", lambda summary: summary.update(note))
+    assert "( remove: none ): 121 of its 150 pictures are also in training" in Reader(make(results)).text
+
+
+def test_benchmark_pictures_that_could_not_be_decoded_are_told(results):
+    assert "of these could not be decoded" not in Reader(make(results)).text
+    ids = [f"image-{number:03d}" for number in (30, 31)] + ["broken-1", "broken-2"]
+    write_splits(results, "phantom", {"benchmark": ids})
+    text = Reader(make(results)).text
+    assert "50 of pleural effusion; 2 of these could not be decoded and are not scored." in text
+
+
+@pytest.mark.parametrize("path", ["data/prepared/phantom/summary.json", "data/images/phantom/summary.json"])
+def test_counts_that_do_not_add_up_are_refused(results, path):
+    edit(results / path, lambda summary: summary["rejected"].update(extra=1))
+    with pytest.raises(InputError, match=r"@phantom: \d+ pictures came in, \d+ are kept or rejected"):
+        make(results)
+
+
+@pytest.mark.parametrize(
+    "path, stage",
+    [
+        ("results/metrics/retrieve@full-phantom.json", "retrieve@full-phantom"),
+        ("results/curves/pretrain@full.csv", "pretrain@full"),
+        ("data/images/phantom/summary.json", "decode_images@phantom"),
+    ],
+)
+def test_missing_results_are_named(results, path, stage):
+    (results / path).unlink()
+    with pytest.raises(InputError, match=rf"{path}: missing; it is made by the stage {stage}"):
+        make(results)
+
+
+def test_notes_say_what_the_data_are_and_what_is_absent(results):
+    text = Reader(make(results)).text
+    assert "phantom-covidx: synthetic data" in text and "There is no FID" in text and "random weights" in text
+    fid = {"fid_reconstruction": 61.25, "fid_validation": 8.5, "fid_reconstruction_n": 98}
+    edit(results / "results/metrics/score_images@full.json", lambda metrics: metrics.update(fid))
+    text = Reader(make(results)).text
+    assert "There is no FID" not in text and "FID 61.25 8.50 real validation pictures 98" in text
+
+
+def test_reports_are_shown_as_text_beside_their_pictures(results):
+    page = make(results)
+    assert "bilateral &lt;small&gt; effusions" in page and "<small> effusions" not in page
+    assert page.count('<article class="report">') == 6 and page.count("Radiograph image-") == 6
+    assert page.count("Its reconstruction") == 12
+
+
+@pytest.mark.parametrize(
+    ("beams", "drawn", "told"),
+    [(5, "false", "with 5 beams"), (1, "true", "by drawing each word"), (1, "false", "greedily")],
+)
+def test_the_page_tells_how_words_were_chosen(results, beams, drawn, told):
+    text = (results / "params.yaml").read_text()
+    text = re.sub(r"(  num_beams:) \d+", rf"\1 {beams}", text)
+    (results / "params.yaml").write_text(re.sub(r"(  do_sample:) \w+", rf"\1 {drawn}", text))
+    assert f"reports written {told} for test pictures" in make(results)
+
+
+def test_the_papers_tables_stand_beside_ours(results):
+    text = Reader(make(results)).text
+    assert "Table 1: Fine-tuned image classification" in text and "MedUnifier w/o TIG" in text
+    assert "full, fine-tuned phantom-rsna (phantom) 60.2 55.2 to 65.2" in text
+    assert (results / "results/tables/table_A1.csv").is_file()
+
+
+def test_the_page_marks_what_is_judged_on_a_test_split(results):
+    prompts = results / "workflow/zero_shot_prompts.yaml"
+    prompts.write_text(prompts.read_text().replace("items: benchmark", "items: test"))
+    text = Reader(make(results)).text
+    assert "1 test split, classes of workflow/zero_shot_prompts.yaml." in text
+    assert "full phantom-chexpert (phantom) 55.5 1 51.5 to 59.5" in text
+
+
+def test_the_page_tells_means_over_seeds_from_one_run(results):
+    path = results / "results/metrics/zero_shot@full-phantom.json"
+    edit(path, lambda metrics: metrics.update(accuracy_seed_sd=2.44))
+    text = Reader(make(results)).text
+    assert "full phantom (phantom) 55.5 51.5 to 59.5, 3 seeds, sd 2.4" in text
+    assert "each variant was pre-trained once, with seed 0" in text and "this is one run" not in text
+    assert "means over seeds, 3 in zero-shot classification;" in text
+    params = results / "params.yaml"
+    params.write_text(params.read_text().replace("zero_shot: [phantom, ", "zero_shot: [] # "))
+    assert "means over seeds" not in Reader(make(results)).text
+
+
+def test_the_page_has_the_mean_of_trainings_with_seeds_of_their_own(results, monkeypatch):
+    assert "mean of" not in Reader(make(results)).text
+    params = results / "params.yaml"
+    full = "full: {itc: 1.0, itm: 1.0, itg: 1.0, tig: 1.0}"
+    assert full in params.read_text()
+    text = params.read_text().replace(
+        full, f"{full}\n  again: {{itc: 1.0, itm: 1.0, itg: 1.0, tig: 1.0, seed: 7}}"
+    )
+    params.write_text(text.replace("  itc: [full]", "  itc: [full, again]"))
+    for path in [*results.glob("results/metrics/*@full*.json"), *results.glob("results/curves/*@full*.csv")]:
+        shutil.copy(path, path.with_name(path.name.replace("@full", "@again")))
+    edit(
+        results / "results/metrics/zero_shot@again-phantom.json",
+        lambda metrics: metrics.update(accuracy=65.5),
+    )
+    monkeypatch.setattr("stages.summarize.differences", lambda *_: [])  # there are no item scores here
+    text = Reader(make(results)).text
+    assert re.search(r"full \(mean of 2 seeds\) phantom \(phantom\) 60.5 (n = \d+, )?2 seeds, sd 7.1", text)
+    assert "each variant was pre-trained once, with one of the seeds 0, 7." in text
+    assert "are means over trainings that differ in nothing but the seed" in text
+
+
+def test_the_page_says_where_fine_tuning_kept_the_linear_probe(results):
+    path = results / "results/metrics/finetune@full-phantom-rsna-1.json"
+    edit(path, lambda metrics: metrics.update(best_step_seed_0=0))
+    text = Reader(make(results)).text
+    assert "1 early stopping kept step 0: the linear probe." in text
+    assert "full, fine-tuned phantom-rsna (phantom) 60.2 1 55.2 to 65.2 62.0 57.0 to 67.0" in text
+
+
+def test_reranked_figures_stand_below_the_first_ranking(results):
+    assert "re-ranked by ITM" not in Reader(make(results)).text
+    again = interval("itm_i2t_map_at_1", 53.5, 7.0, 150, 19.3)
+    edit(results / "results/metrics/retrieve@full-phantom.json", lambda metrics: metrics.update(again))
+    text = Reader(make(results)).text
+    assert "A picture asks for reports, re-ranked by ITM mAP@1 53.5 46.5 to 60.5 19.3 150" in text
+    assert "full, re-ranked by ITM, AP@K textbook phantom (phantom) 53.5 46.5 to 60.5" in text
+
+
+def test_frechet_distances_say_why_they_have_no_interval(results):
+    text = Reader(make(results)).text
+    assert "A Fréchet distance has no interval: it is a property of whole sets" in text
+    assert "full phantom (phantom) 4.1 n = 98 1.5 n = 98" in text
+
+
+def test_both_protocols_of_written_reports_are_explained_at_table_4(results):
+    text = Reader(make(results)).text
+    table = text[text.index("Table 4: Report generation") : text.index("Table 5:")]
+    for protocol, told in (("report", "is the one reference"), ("release", "is a reference of its own")):
+        assert re.search(f"Protocol {protocol}: [^.]+{told}", table)
+        assert f"full, protocol {protocol} phantom (phantom)" in table
+
+
+def test_only_enabled_evaluations_are_shown(results):
+    params = results / "params.yaml"
+    params.write_text(params.read_text().replace("retrieve: [phantom]", "retrieve: []"))
+    page = make(results)
+    assert 'id="retrieval"' not in page and 'id="reports"' in page
+
+
+def test_drawn_pictures(results):
+    """Figures as the metrics say, figure 3, prompts, strips with the changing word, and the nearest pairs."""
+    page = make(results)
+    text = Reader(page).text
+    assert "drawn without a text (as the paper) 1.50 1.500" in text
+    assert "the finding asked for 71.4 62.4 to 80.4 13.0 5.0 to 21.0 14.3 84.3 79.3 to 89.3 56" in text
+    assert "edema 62.5 32.5 to 92.5 8 99.1" in text and "samples of one prompt 0.412" in text
+    assert (
+        "real validation pictures 10.0 10.2 12.0 13.8 " in text
+        and "drawn from prompts 13.0 13.2 15.5 17.8 3.6" in text
+    )
+    drawn = page[page.index('id="drawn"') : page.index('id="paper"')]
+    shown = 2 * 3 + 6 + 3  # drawn pictures: two lines of figure 3, prompts, a strip
+    assert (
+        drawn.count("<img") == 2 * 3 + shown + shown + 6 * 2
+    )  # real ones of figure 3, nearest to all shown, pairs
+    near = re.findall(r"<summary>nearest training pictures</summary>(.*?)</details>", drawn)
+    distances = [re.findall(r"<small>(\d+\.\d)</small>", part) for part in near]
+    assert [" ".join(part) for part in distances] == [
+        "12.0 13.0 14.0", "11.0 12.0 13.0",  # figure 3: from reports, without a text
+        "13.0 14.0 15.0", "16.0 17.0 18.0", "14.0 15.0 16.0",  # two prompts, a strip
+    ]  # fmt: skip
+    assert "There is &lt;edema&gt;." in drawn and "There is a … left effusion." in drawn
+    assert [f"<small>{size}</small>" in drawn for size in ("small", "moderate", "large")] == [True] * 3
+    assert re.findall(r"<figcaption>(\d+\.\d)</figcaption>", drawn)[:3] == ["11.0", "12.0", "12.0"]
+
+
+def test_without_drawn_pictures_there_is_no_section(results):
+    shutil.rmtree(results / "data/generated")
+    page = make(results)
+    assert 'id="drawn"' not in page and "Drawn pictures" not in Reader(page).text

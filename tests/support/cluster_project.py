@@ -1,0 +1,160 @@
+"""The repository itself in a folder of its own, with parameters so small that its whole pipeline takes minutes on
+a cluster of two cores."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from ruamel.yaml import YAML
+
+from tests.support.paths import REPO
+
+TINY = {
+    "datasets": {"phantom": {"benchmark": {"per_class": 1}}},
+    "simulate": {"patients": 60, "image_size": 224, "vit": {"width": 32, "layers": 1, "heads": 2}}
+    | {"copies": {"chexpert": 0, "rsna": 0, "siim_acr": 0, "covidx": 0}},
+    "features": {"shards": [0, 1]},
+    "model": {"width": 32, "layers": 1, "heads": 2, "queries": 32, "projection": 16}
+    | {"codebook_size": 32, "code_width": 8, "decoder_channels": [8, 8, 8, 8], "max_text_tokens": 48},
+    "pretrain": {"steps": 40, "batch_size": 4, "validate_every": 20, "checkpoint_every": 10},
+    "prior": {"bootstrap": 20, "top": {"steps": 4}, "bottom": {"steps": 4}},
+    "zero_shot": {"bootstrap": 20},
+    "generate": {"unconditional": 4, "reports": 4, "samples": 2, "shown": 2},
+    "retrieve": {"bootstrap": 20},
+    "write_reports": {"max_reports": 8, "bootstrap": 20},
+    "score_images": {"max_images": 8},
+}
+SITE = """\
+default: {cpus: 1, mem_mb: 2000, partition: gpu}
+decode_images: {nodes: 2}
+pretrain: {nodes: 2}
+train_prior: {nodes: 2}
+"""
+
+
+class Project:
+    """A checkout of this working tree, ready for `snakemake --profile slurm`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.environment = os.environ | {
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "OMP_NUM_THREADS": "1",
+            "HF_HUB_OFFLINE": "1",
+        }
+
+    def build(self) -> "Project":
+        """Copy the tracked and the new files; few phantoms, small parts, a site of two nodes."""
+        listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+        for name in subprocess.check_output(listed, cwd=REPO, text=True).split("\0"):
+            source, target = REPO / name, self.folder / name
+            if name and (source.is_symlink() or source.is_file()):
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(source, target, follow_symlinks=False)
+        self.edit(
+            "medunifier/storage/image_shards.py", r"PART_ROWS = \d+", "PART_ROWS = 20"
+        )  # several parts to share out
+        self.set(TINY)
+        (self.folder / "workflow/site.yaml").write_text(SITE)
+        self.shell("git init -q && git add -A . && git -c user.name=a -c user.email=a@b commit -qm first")
+        return self
+
+    def edit(self, path: str, pattern: str, replacement: str) -> None:
+        """Replace what matches `pattern`; it must be there once."""
+        file = self.folder / path
+        text, times = re.subn(pattern, replacement, file.read_text())
+        assert times == 1, f"{path}: {pattern} {times} times"
+        file.write_text(text)
+
+    def set(self, values: dict) -> None:
+        """Change parameters; nested keys that are not named stay."""
+        yaml, path = YAML(), self.folder / "params.yaml"
+        params = yaml.load(path.read_text())
+        for name in [name for name in params["datasets"] if name != "phantom"]:
+            del params["datasets"][name]
+        params["evaluate"] |= {"finetune": {}, "zero_shot": ["phantom"]}
+        merge(params, values)
+        with path.open("w") as file:
+            yaml.dump(params, file)
+
+    def shell(self, command: str, code: int = 0) -> str:
+        """What a command prints; it must end with `code`."""
+        done = subprocess.run(
+            command,
+            shell=True,
+            cwd=self.folder,
+            env=self.environment,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=600,
+            check=False,
+        )
+        assert done.returncode == code, f"{command}: {done.returncode}\n{done.stdout}\n{self.logs()}"
+        return done.stdout
+
+    def start(self, command: str) -> "Started":
+        """A command, started in a process group of its own."""
+        return Started(self, command)
+
+    def start_shell(self, command: str) -> subprocess.Popen:
+        """A shell command, started."""
+        return subprocess.Popen(command, shell=True, cwd=self.folder, env=self.environment)
+
+    def read(self, path: str) -> str:
+        """A file's text; nothing if it does not exist."""
+        file = self.folder / path
+        return file.read_text(encoding="utf-8", errors="replace") if file.exists() else ""
+
+    def json(self, path: str) -> dict:
+        return json.loads(self.read(path))
+
+    def logs(self) -> str:
+        """The ends of all logs, to explain a failure."""
+        paths = [*self.folder.glob(".state/logs/*"), *self.folder.glob(".snakemake/slurm_logs/**/*.log")]
+        return "\n".join(f"== {path.name}\n{path.read_text(errors='replace')[-1500:]}" for path in paths)
+
+
+class Started:
+    """A running command; what it prints so far is `text`."""
+
+    def __init__(self, project: Project, command: str) -> None:
+        self.project, self.command = project, command
+        self.output = (
+            project.folder.parent / f"output-{len(list(project.folder.parent.glob('output-*')))}.txt"
+        )
+        with self.output.open("wb") as file:
+            self.process = subprocess.Popen(
+                command.split(),
+                cwd=project.folder,
+                env=project.environment,
+                stdout=file,
+                stderr=file,
+                start_new_session=True,
+            )
+
+    @property
+    def text(self) -> str:
+        return self.output.read_text(encoding="utf-8", errors="replace")
+
+    def wait(self, code: int = 0, seconds: float = 1800) -> str:
+        assert self.process.wait(seconds) == code, f"{self.command}\n{self.text}\n{self.project.logs()}"
+        return self.text
+
+    def kill(self) -> None:
+        """kill -9 of the command and of what it started on this machine, jobs apart."""
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+
+def merge(target: dict, values: dict) -> None:
+    for key, value in values.items():
+        if isinstance(value, dict):
+            merge(target[key], value)
+        else:
+            target[key] = value

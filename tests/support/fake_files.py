@@ -1,0 +1,74 @@
+"""What the fake copies of data sets share: settings, real picture bytes, real DICOM bytes."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pydicom
+from PIL import Image
+from pydicom.dataset import FileDataset, FileMetaDataset
+from pydicom.encaps import encapsulate
+from pydicom.uid import ExplicitVRLittleEndian, JPEGBaseline8Bit, SecondaryCaptureImageStorage
+
+from medunifier.runtime.params import Dataset, Index
+
+
+def settings(layout: str, root: Path, images: str, *, labels_file=None, split_file=None, **changes):
+    """A data set whose index files default to `images`; text-free, all views, split in two steps."""
+    values = {
+        "layout": layout,
+        "root": str(root),
+        "reports": None,
+        "index": Index(images, labels_file or images, split_file or images, images, images),
+        "views": None,
+        "sections": "none",
+        "section_order": "findings_first",
+        "split": "two_step",
+        "split_fractions": (0.7, 0.15, 0.15),
+        "benchmark": None,
+    }
+    return Dataset(**{**values, **changes})
+
+
+def pixels(seed: str, size: int = 32) -> np.ndarray:
+    """A smooth picture that differs from seed to seed: uint8 [size, size]."""
+    random = np.random.default_rng(list(seed.encode()))
+    coarse = Image.fromarray(random.integers(0, 256, (4, 4), dtype=np.uint8))
+    return np.asarray(coarse.resize((size, size), Image.Resampling.BICUBIC))
+
+
+def picture_file(values: np.ndarray, kind: str) -> bytes:
+    """A JPEG or PNG file of `values`."""
+    buffer = io.BytesIO()
+    Image.fromarray(values).save(buffer, kind)
+    return buffer.getvalue()
+
+
+def dicom_file(values: np.ndarray, jpeg: bytes | None = None, **tags) -> bytes:
+    """A DICOM file of 8-bit `values`, uncompressed or with the JPEG file `jpeg` as its frame, and with `tags`."""
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID = SecondaryCaptureImageStorage
+    meta.MediaStorageSOPInstanceUID = pydicom.uid.generate_uid(entropy_srcs=[values.tobytes().hex()])
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    file = FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
+    file.SOPClassUID, file.SOPInstanceUID = meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID
+    file.Rows, file.Columns = values.shape
+    file.SamplesPerPixel, file.PixelRepresentation, file.PhotometricInterpretation = 1, 0, "MONOCHROME2"
+    file.BitsAllocated, file.BitsStored, file.HighBit = 8, 8, 7
+    file.PixelData = values.tobytes()
+    if jpeg:
+        meta.TransferSyntaxUID = JPEGBaseline8Bit
+        file.PixelData = encapsulate([jpeg])
+        file["PixelData"].VR = "OB"
+    for name, value in tags.items():
+        setattr(file, name, value)
+    buffer = io.BytesIO()
+    file.save_as(buffer, enforce_file_format=True)
+    return buffer.getvalue()
+
+
+def put(path: Path, content: bytes | str) -> Path:
+    """Write a file with the folders above it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return path

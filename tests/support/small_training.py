@@ -1,0 +1,103 @@
+"""A training of seconds, for tests of the loop: a small network, its data and loss, twelve steps."""
+
+import os
+import signal
+
+import numpy as np
+import torch
+from accelerate.state import AcceleratorState
+from torch import nn
+
+from medunifier.training.checkpoints import Checkpoints
+from medunifier.training.loop import Recipe, train
+
+
+class Silent:
+    def __init__(self):
+        self.curves = []
+
+    def curve(self, step, values):
+        self.curves.append((step, values))
+
+    def say(self, text):
+        pass
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(6, 16), nn.Dropout(0.3), nn.Tanh(), nn.Linear(16, 1))
+
+    def forward(self, x):
+        return self.layers(x)
+
+
+def recipe(**changes):
+    base = {
+        "steps": 12,
+        "batch_size": 4,
+        "learning_rate": 0.01,
+        "seed": 5,
+        "warmup_fraction": 0.2,
+        "validate_every": 4,
+        "checkpoint_every": 3,
+    }
+    return Recipe(**(base | changes))
+
+
+def data(rows):
+    x = np.random.default_rng(0).normal(size=(10, 6)).astype(np.float32)[rows]
+    return {"x": torch.from_numpy(x), "y": torch.from_numpy(x.sum(1, keepdims=True))}
+
+
+def loss(model, batch, generator):
+    noise = torch.randn(len(batch["x"]), 1, generator=generator)  # as hard negatives: random, yet replayable
+    value = ((model(batch["x"]) - batch["y"] + 0.1 * noise) ** 2).mean()
+    return value, {"mse": value.detach()}
+
+
+def fit(folder, *, chosen=None, loss=loss, load=data, run=None, blocks=None):
+    AcceleratorState._reset_state()  # a process trains at one precision; a test at several
+    torch.manual_seed(0)
+    net, run = Net(), run or Silent()
+    history = train(
+        net,
+        chosen or recipe(),
+        items=10,
+        load=load,
+        loss=loss,
+        validate=lambda model: {"norm": 1.0},
+        run=run,
+        checkpoints=Checkpoints(folder),
+        blocks=blocks,
+    )
+    return net, history
+
+
+def watched(folder, values, *, stop_after=None, **changes):
+    """Trains with early stopping while validation says `values` by step; returns net, weights by step, history."""
+    torch.manual_seed(0)
+    net, seen = Net(), {}
+
+    def validate(model):
+        step = len(seen)
+        seen[step] = {k: v.clone() for k, v in model.state_dict().items()}
+        return {"loss": values[step]}
+
+    class Stopper(Silent):
+        def say(self, text):
+            if stop_after is not None and text.startswith(f"step {stop_after} "):
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    chosen = recipe(validate_every=1, checkpoint_every=100, patience=2, **changes)
+    history = train(
+        net,
+        chosen,
+        items=10,
+        load=data,
+        loss=loss,
+        validate=validate,
+        run=Stopper(),
+        checkpoints=Checkpoints(folder),
+    )
+    return net, seen, history

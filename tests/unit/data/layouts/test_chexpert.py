@@ -1,0 +1,76 @@
+import pytest
+
+from medunifier.data.layouts import RAW_IMAGES, chexpert
+from medunifier.runtime.errors import InputError
+from tests.support.fake_chexpert import FakeChexpert
+
+
+@pytest.fixture
+def fake(tmp_path):
+    fake = FakeChexpert(tmp_path)
+    fake.add(1, edema="1.0", pneumonia="-1.0", no_finding="0.0")
+    fake.add(1, study=2, side="Lateral", view="")
+    fake.add(2, view="LL")  # marked Frontal, as 17 rows of the original are
+    fake.add(3, view="AP")
+    fake.add(64541, split="valid")
+    return fake
+
+
+def read(fake):
+    fake.write()
+    raw = chexpert.read_images(fake.settings())
+    RAW_IMAGES.check(raw.rows, "test")
+    return raw
+
+
+@pytest.mark.parametrize(
+    "prefix", ["CheXpert-v1.0-small/", "CheXpert-v1.0/", "CheXpert-v1.0-small-batch1/", ""]
+)
+def test_paths_are_resolved_against_the_root_whatever_folder_they_start_with(fake, prefix):
+    for rows in fake.rows.values():
+        for row in rows:
+            row["Path"] = row["Path"].replace("CheXpert-v1.0-small/", prefix)
+    rows = read(fake).rows
+    assert rows["image_path"][0] == "train/patient00001/study1/view1_frontal.jpg"
+    assert all((fake.root / path).is_file() for path in rows["image_path"])
+    assert rows["patient_id"].to_list() == [f"patient{n:05}" for n in (1, 1, 2, 3, 64541)]
+    assert rows["study_id"][1] == "patient00001/study2"
+
+
+def test_views_tell_lateral_pictures_marked_frontal(fake):
+    raw = read(fake)
+    assert raw.rows["view"].to_list() == ["PA", "LATERAL", "LL", "AP", "PA"]
+    assert raw.notes == {"images_lateral": 1, "images_frontal": 4}
+
+
+@pytest.mark.parametrize("view", ["LL", "RL"])
+def test_a_lateral_view_in_a_row_marked_frontal_stays_what_it_is(fake, view):
+    fake.add(5, view=view)
+    rows = read(fake).rows.filter(patient_id="patient00005")
+    assert rows["view"].to_list() == [view] and rows["image_path"][0].endswith("view1_frontal.jpg")
+
+
+def test_valid_csv_is_the_test_split_and_train_csv_has_none(fake):
+    assert read(fake).rows["split"].to_list() == [None] * 4 + ["test"]
+
+
+def test_labels_are_1_0_minus_1_or_blank(fake):
+    rows = read(fake).rows
+    assert rows.select("label_edema", "label_pneumonia", "label_no_finding", "label_fracture").row(0) == (
+        1, -1, 0, None,
+    )  # fmt: skip
+    assert sum(name.startswith("label_") for name in rows.columns) == 14
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "message"),
+    [
+        ("Edema", "2.0", "label 'Edema' is '2.0'; expected 1, 0, -1 or blank"),
+        ("Path", "somewhere/1.jpg", "Path is 'somewhere/1.jpg' in 1 rows; expected CheXpert-v1.0"),
+        ("Frontal/Lateral", "Oblique", "Frontal/Lateral is 'Oblique'"),
+    ],
+)
+def test_rows_that_cannot_be_used(fake, column, value, message):
+    fake.rows["train"][0][column] = value
+    with pytest.raises(InputError, match=f"train.csv: {message}"):
+        read(fake)

@@ -1,0 +1,88 @@
+import pytest
+
+from medunifier.data.layouts import RAW_IMAGES, RAW_REPORTS, covid_chestxray
+from medunifier.data.layouts.covid_chestxray import LABELS, finding_labels
+from medunifier.runtime.errors import InputError
+from medunifier.runtime.params import Dataset, Index
+from tests.support.fake_mimic import write_csv
+from tests.support.paths import SHARED
+
+REAL = SHARED / "data" / "covid-chestxray"
+
+
+def settings(root):
+    return Dataset(
+        layout="covid_chestxray",
+        root=str(root),
+        reports=None,
+        index=Index(*["metadata.csv"] * 5),
+        views=("PA", "AP", "AP Supine"),
+        sections="either",
+        section_order="findings_first",
+        split="patient",
+        split_fractions=(0.7, 0.1, 0.2),
+        benchmark=None,
+    )
+
+
+def row(**changes):
+    return {
+        "patientid": "2", "offset": "0", "finding": "Pneumonia/Viral/COVID-19", "view": "PA",
+        "modality": "X-ray", "folder": "images", "filename": "a.jpg", 
+        "clinical_notes": "Both lungs\n  are hazy.", **changes,
+    }  # fmt: skip
+
+
+def test_rows_become_pictures_with_their_notes_as_findings(tmp_path):
+    write_csv(tmp_path / "metadata.csv", [
+        row(),
+        row(filename="b.png", view="Axial", modality="CT", folder="volumes", finding="todo"),
+        row(filename="c.jpg", clinical_notes="  ", finding="No Finding"),
+    ])  # fmt: skip
+    raw = covid_chestxray.read_images(settings(tmp_path))
+    RAW_IMAGES.check(raw.rows, "test")
+    assert raw.rows["image_path"].to_list() == ["images/a.jpg", "volumes/b.png", "images/c.jpg"]
+    assert raw.rows["reason"].to_list() == [None, "other_modality", None]
+    assert raw.rows["detail"][1] == "modality is CT"
+    assert raw.rows.select(LABELS).rows() == [(0, 0, 1), (None, None, None), (1, 0, 0)]
+    reports = covid_chestxray.read_reports(settings(tmp_path), raw.rows)
+    RAW_REPORTS.check(reports.rows, "test")
+    assert reports.rows["findings"].to_list() == ["Both lungs are hazy.", "Both lungs are hazy.", None]
+    assert reports.rows["impression"].null_count() == 3
+
+
+@pytest.mark.parametrize(
+    ("finding", "expected"),
+    [
+        ("COVID-19", (0, 0, 1)),
+        ("COVID-19, ARDS", (0, 0, 1)),
+        ("Pneumonia/Viral/COVID-19", (0, 0, 1)),
+        ("Pneumonia/Viral/SARS", (0, 1, 0)),
+        ("Pneumonia", (0, 1, 0)),
+        ("Pneumocystis", (0, 1, 0)),
+        ("Mycoplasma Bacterial Pneumonia", (0, 1, 0)),
+        ("Pneumonia/Bacterial/Staphylococcus/MRSA", (0, 1, 0)),
+        ("No Finding", (1, 0, 0)),
+        ("Tuberculosis", (0, 0, 0)),
+        ("ARDS", (0, 0, 0)),
+        ("Unknown", (None, None, None)),
+        ("todo", (None, None, None)),
+        (None, (None, None, None)),
+    ],
+)
+def test_findings_are_paths_in_later_versions_and_names_in_earlier_ones(finding, expected):
+    assert finding_labels(finding) == expected
+
+
+def test_a_wrong_column_is_named(tmp_path):
+    write_csv(tmp_path / "metadata.csv", [{"patient": "1", "filename": "a.jpg"}])
+    with pytest.raises(InputError, match="metadata.csv: no column 'patientid', .* found patient, filename"):
+        covid_chestxray.read_images(settings(tmp_path))
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason=f"the real data set is not at {REAL}")
+def test_the_real_index_reads_whole():
+    rows = covid_chestxray.read_images(settings(REAL)).rows
+    assert len(rows) == 274
+    assert rows.select(LABELS).sum().row(0) == (9, 77, 184)
+    assert all((REAL / path).is_file() for path in rows["image_path"])

@@ -1,0 +1,69 @@
+"""Fine-tuning's parts: the encoder sees pictures alone, the probe is logistic regression."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+
+from medunifier.evaluation import classifier
+from medunifier.evaluation.classifier import Classifier, QueryEncoder, cross_entropy, fit_probe, probabilities
+from medunifier.huggingface.modeling_medunifier import MedUnifierConfig, MedUnifierModel
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    config = MedUnifierConfig(vision_width=8, vision_tokens=5, width=16, layers=2, heads=2, vocab_size=20)
+    config.update({"projection": 8, "codebook_size": 8, "code_width": 8, "decoder_channels": [8, 8, 8, 8]})
+    return MedUnifierModel(config).eval()
+
+
+def test_the_encoder_is_the_uni_modal_pass(model):
+    features = torch.randn(3, 5, 8)
+    with torch.no_grad():
+        assert torch.equal(QueryEncoder(model)(features), model.encode_image(features)[0].mean(1))
+
+
+def test_groups_hold_every_parameter_once_at_its_rate(model):
+    net = Classifier(QueryEncoder(model), 3)
+    groups = net.parameter_groups(3e-6, 3e-4, 0.05)
+    held = [id(p) for group in groups for p in group["params"]]
+    assert sorted(held) == sorted(id(p) for p in net.parameters())
+    for group in groups:
+        is_head = any(group["params"][0] is p for p in net.head.parameters())
+        assert group["rate_scale"] == pytest.approx(1.0 if is_head else 0.01)
+        assert all((p.ndim >= 2) == (group["weight_decay"] > 0) for p in group["params"])
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_the_probe_is_logistic_regression(classes, monkeypatch):
+    monkeypatch.setattr(classifier, "PENALTIES", (0.7,))
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(60, 5)).astype(np.float32)
+    y = (x[:, 0] + rng.normal(size=60) > 0).astype(np.int64) + (classes == 3) * (x[:, 1] > 0.5)
+    outputs = 1 if classes == 2 else 3
+    layer = fit_probe(x, y, x, y, outputs)
+    scaled = (x - x.mean(0)) / (x.std(0) + 1e-6)
+    theirs = LogisticRegression(C=0.7, tol=1e-8, max_iter=1000).fit(scaled, y).predict_proba(scaled)
+    with torch.no_grad():
+        mine = probabilities(layer(torch.from_numpy(x)))
+    assert mine.numpy() == pytest.approx(theirs, abs=1e-3)
+
+
+def test_the_penalty_is_chosen_on_validation():
+    """Noise alone: the strongest penalty generalises best."""
+    rng = np.random.default_rng(1)
+    x, y = rng.normal(size=(20, 30)).astype(np.float32), np.arange(20) % 2
+    held, held_y = rng.normal(size=(400, 30)).astype(np.float32), np.arange(400) % 2
+    chosen = fit_probe(x, y, held, held_y, 1)
+    assert chosen.weight.abs().max() < 0.1, "weak penalties reach weights above 1"
+
+
+def test_losses_and_probabilities_by_hand():
+    logits = torch.tensor([[0.0], [2.0]])
+    assert probabilities(logits).sum(1).tolist() == pytest.approx([1, 1])
+    p = 1 / (1 + np.exp(-2.0))
+    assert cross_entropy(logits, torch.tensor([0, 1])).item() == pytest.approx(
+        (np.log(2) - np.log(p)) / 2, abs=1e-6
+    )
+    assert cross_entropy(torch.zeros(4, 3), torch.tensor([0, 1, 2, 0])).item() == pytest.approx(np.log(3))

@@ -1,0 +1,322 @@
+"""Other people's encoders: small random checkpoints, saved and loaded for real, judged by the same stages."""
+
+import copy
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from medunifier.data.tokenizer import load_tokenizer
+from medunifier.evaluation.classifier import Classifier, cross_entropy
+from medunifier.evaluation.external_encoders import load_encoder
+from medunifier.evaluation.loading import load_model
+from medunifier.runtime.errors import InputError
+from medunifier.tracking import LocalRun
+from stages.finetune import finetune
+from stages.retrieve import retrieve
+from stages.zero_shot import zero_shot
+from tests.support.trained_project import DATASET, make_project
+
+SMALL = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+
+
+@pytest.fixture
+def params(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    params = make_project(tmp_path)
+    Path("own.yaml").write_text(
+        "items: test\nclasses: {edema: {prompts: [edema]}, cardiomegaly: {prompts: [cardiomegaly]}}"
+    )
+    return dataclasses.replace(
+        params,
+        encoders=("other",),
+        evaluate=dataclasses.replace(params.evaluate, finetune={DATASET: ("edema",)}),
+        finetune=dataclasses.replace(params.finetune, steps=2, batch_size=4, validate_every=1, bootstrap=20),
+        zero_shot=dataclasses.replace(params.zero_shot, prompts="own.yaml", bootstrap=20),
+        retrieve=dataclasses.replace(params.retrieve, bootstrap=20),
+    )
+
+
+def save_clip(folder):
+    from transformers import CLIPConfig, CLIPModel
+
+    tokenizer = load_tokenizer("models/full")
+    text = {
+        "vocab_size": len(tokenizer),
+        "max_position_embeddings": 40,
+        "eos_token_id": tokenizer.sep_token_id,
+    }
+    vision = {"image_size": 32, "patch_size": 16}
+    CLIPModel(
+        CLIPConfig(text_config=SMALL | text, vision_config=SMALL | vision, projection_dim=8)
+    ).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def save_siglip(folder):
+    from transformers import SiglipConfig, SiglipModel
+
+    tokenizer = load_tokenizer("models/full")
+    text = {"vocab_size": len(tokenizer), "max_position_embeddings": 40, "projection_size": 16}
+    vision = {"image_size": 32, "patch_size": 16}
+    SiglipModel(SiglipConfig(text_config=SMALL | text, vision_config=SMALL | vision)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def save_blip_2(folder):
+    from transformers import Blip2Config, Blip2ForImageTextRetrieval
+
+    tokenizer = load_tokenizer("models/full")
+    qformer = {
+        "vocab_size": len(tokenizer),
+        "max_position_embeddings": 40,
+        "encoder_hidden_size": 16,
+        "use_qformer_text_input": True,
+    }
+    config = Blip2Config(
+        vision_config=SMALL | {"image_size": 28, "patch_size": 14},
+        qformer_config=SMALL | qformer,
+        text_config={"model_type": "opt", "hidden_size": 16, "num_hidden_layers": 1, "vocab_size": 30},
+        num_query_tokens=4,
+        image_text_hidden_size=8,
+    )
+    Blip2ForImageTextRetrieval(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def save_open_clip(folder):
+    import open_clip
+    from safetensors.torch import save_file
+
+    config = {
+        "embed_dim": 8,
+        "vision_cfg": {"image_size": 32, "layers": 1, "width": 64, "patch_size": 16},
+        "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1},
+    }
+    network = open_clip.CLIP(**config)
+    Path(folder).mkdir(parents=True)
+    (Path(folder) / "open_clip_config.json").write_text(
+        json.dumps({"model_cfg": config, "preprocess_cfg": {"mean": [0.5] * 3, "std": [0.25] * 3}})
+    )
+    weights = {k: v.contiguous() for k, v in network.state_dict().items()}
+    save_file(weights, Path(folder) / "open_clip_model.safetensors")
+
+
+def save_torchvision(folder):
+    import torchvision
+    from safetensors.torch import save_file
+
+    Path(folder).mkdir(parents=True)
+    (Path(folder) / "config.json").write_text('{"torchvision": "mobilenet_v3_small"}')
+    network = torchvision.models.mobilenet_v3_small()
+    save_file(network.state_dict(), Path(folder) / "model.safetensors")
+
+
+def save_timm(folder):
+    import timm
+    from timm.models import save_for_hf
+
+    save_for_hf(timm.create_model("test_vit"), folder, safe_serialization=True)
+
+
+SAVERS = {"clip": save_clip, "siglip": save_siglip, "blip_2": save_blip_2, "open_clip": save_open_clip}
+BACKBONES = {"timm": save_timm, "torchvision": save_torchvision}
+
+
+@pytest.mark.parametrize("kind", SAVERS)
+def test_the_same_evaluations_run_on_it(params, kind):
+    torch.manual_seed(0)
+    SAVERS[kind]("models/other")
+    model, store = load_model(params, "other", DATASET)
+    ids = store.image_ids[:3]
+    images, texts = model.embed_images(store, ids), model.embed_texts(["edema", "no edema"])
+    assert np.linalg.norm(images, axis=-1) == pytest.approx(1, abs=1e-5)
+    assert np.linalg.norm(texts, axis=-1) == pytest.approx(1, abs=1e-5)
+    assert images.shape == (3, 4 if kind == "blip_2" else 1, texts.shape[1])
+    assert np.allclose(model.embed_images(store, ids[1:2]), images[1:2], atol=1e-5), "batches change nothing"
+
+    run = LocalRun(f"retrieve@other-{DATASET}", "results/metrics")
+    retrieve(params, run, "other", DATASET)
+    assert 0 <= run.final["i2t_map_at_1"] <= 100
+    run = LocalRun(f"zero_shot@other-{DATASET}", "results/metrics")
+    zero_shot(params, run, "other", DATASET)
+    assert 0 <= run.final["accuracy"] <= 100
+
+
+@pytest.mark.parametrize("kind", SAVERS | BACKBONES)
+def test_training_changes_the_copy_and_not_the_original(params, kind):
+    torch.manual_seed(0)
+    (SAVERS | BACKBONES)[kind]("models/other")
+    model, store = load_model(params, "other", DATASET)
+    pictures = model.read_pictures(store, np.arange(4))
+    net = Classifier(copy.deepcopy(model.picture_encoder()), 1).eval()
+    original = {name: value.clone() for name, value in model.encoder.network.state_dict().items()}
+    with torch.no_grad():
+        before = net.encoder(pictures)
+    torch.nn.init.ones_(net.head.weight)  # at zero it would pass no gradient on
+    cross_entropy(net(pictures), torch.tensor([0, 1, 0, 1])).backward()
+    torch.optim.AdamW(net.parameter_groups(0.01, 0.01, 0.05), lr=0.01).step()
+
+    trained = net.encoder.network.state_dict()
+    assert any(not torch.equal(value, original[name]) for name, value in trained.items())
+    with torch.no_grad():
+        assert not torch.allclose(net.encoder(pictures), before, atol=1e-3), "the vectors stay as they were"
+        assert torch.equal(model.picture_encoder()(pictures), before)
+    kept = model.encoder.network.state_dict()
+    assert all(torch.equal(value, original[name]) for name, value in kept.items())
+
+
+@pytest.mark.parametrize("saver", [save_clip, save_timm, save_torchvision])
+def test_it_is_fine_tuned(params, saver):
+    torch.manual_seed(0)
+    saver("models/other")
+    run = LocalRun(f"finetune@other-{DATASET}-100", "results/metrics")
+    finetune(params, run, "other", DATASET, "100")
+    assert 0 <= run.final["auroc"] <= 100 and 0 <= run.final["probe_auroc"] <= 100
+
+
+def test_a_clip_folder_gives_the_embeddings_of_transformers(params):
+    from transformers import CLIPModel
+
+    save_clip("models/other")
+    encoder, plain = load_encoder("models/other"), CLIPModel.from_pretrained("models/other").eval()
+    pixels = torch.randn(2, 3, 32, 32)
+    tokens = load_tokenizer("models/other")(["edema"], return_tensors="pt")
+    with torch.no_grad():
+        out = plain(
+            input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"], pixel_values=pixels
+        )
+        assert torch.allclose(encoder.embed_pictures(pixels)[:, 0], out.image_embeds, atol=1e-5)
+        assert torch.allclose(encoder.embed_texts(["edema"]), out.text_embeds, atol=1e-5)
+
+
+def test_a_blip_2_folder_gives_the_similarity_of_transformers(params):
+    from transformers import Blip2ForImageTextRetrieval
+
+    save_blip_2("models/other")
+    encoder = load_encoder("models/other")
+    plain = Blip2ForImageTextRetrieval.from_pretrained("models/other").eval()
+    pixels = torch.randn(1, 3, 28, 28)
+    tokens = load_tokenizer("models/other")(["edema"], return_tensors="pt")
+    with torch.no_grad():
+        out = plain(
+            pixel_values=pixels,
+            input_ids=tokens["input_ids"],
+            attention_mask=tokens["attention_mask"],
+            use_image_text_matching_head=False,
+        )
+        mine = (encoder.embed_pictures(pixels)[0] @ encoder.embed_texts(["edema"])[0]).max()
+    assert mine.item() == pytest.approx(out.logits_per_image.item(), abs=1e-5)
+
+
+def test_a_siglip_folder_gives_the_embeddings_of_transformers(params):
+    from transformers import SiglipModel
+
+    save_siglip("models/other")
+    encoder, plain = load_encoder("models/other"), SiglipModel.from_pretrained("models/other").eval()
+    pixels, texts = torch.randn(2, 3, 32, 32), ["edema", "no large edema here"]
+    tokens = load_tokenizer("models/other")(
+        texts, padding="max_length", max_length=40, return_tensors="pt", return_token_type_ids=False
+    )
+    with torch.no_grad():
+        out = plain(**tokens, pixel_values=pixels)
+        assert torch.allclose(encoder.embed_pictures(pixels)[:, 0], out.image_embeds, atol=1e-5)
+        assert torch.allclose(encoder.embed_texts(texts), out.text_embeds, atol=1e-5)
+
+
+def test_an_open_clip_folder_gives_the_embeddings_of_open_clip(params):
+    import open_clip
+
+    save_open_clip("models/other")
+    encoder, name = load_encoder("models/other"), f"local-dir:{Path('models/other').absolute()}"
+    plain = open_clip.create_model(name).eval()
+    pixels, texts = torch.randn(2, 3, 32, 32), ["edema", "no large edema here"]
+    with torch.no_grad():
+        images, _, _ = plain(pixels)
+        _, embedded, _ = plain(text=open_clip.get_tokenizer(name)(texts))
+        assert torch.allclose(encoder.embed_pictures(pixels)[:, 0], images, atol=1e-5)
+        assert torch.allclose(encoder.embed_texts(texts), embedded, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", BACKBONES)
+def test_a_backbone_folder_gives_what_its_library_s_head_reads(params, kind):
+    import timm
+    import torchvision
+    from safetensors.torch import load_file
+
+    BACKBONES[kind]("models/other")
+    encoder, pixels = load_encoder("models/other"), torch.randn(2, 3, 160, 160)
+    plain = timm.create_model("test_vit") if kind == "timm" else torchvision.models.mobilenet_v3_small()
+    plain.load_state_dict(load_file("models/other/model.safetensors"))
+    plain.eval()
+    with torch.no_grad():
+        if kind == "timm":
+            expected = plain.forward_head(plain.forward_features(pixels), pre_logits=True)
+        else:
+            expected = plain.avgpool(plain.features(pixels)).flatten(1)
+        assert torch.allclose(encoder.vectors(encoder.network, pixels), expected, atol=1e-5)
+
+
+def library_pixels(kind, own, pictures):
+    """The pixels that a library makes of pictures; with `own`, by a mean and deviation that the folder tells."""
+    if kind == "open_clip":
+        import open_clip
+
+        name = f"local-dir:{Path('models/other').absolute()}"
+        return torch.stack([open_clip.create_model_and_transforms(name)[2](p) for p in pictures])
+    if kind == "timm":
+        import timm
+
+        network = timm.create_model(f"local-dir:{Path('models/other').absolute()}")
+        settings = timm.data.resolve_model_data_config(network) | {"crop_pct": 1.0}  # the whole picture
+        return torch.stack([timm.data.create_transform(**settings)(p) for p in pictures])
+    if kind == "torchvision":
+        from torchvision.transforms import InterpolationMode
+        from torchvision.transforms._presets import ImageClassification
+
+        whole = ImageClassification(crop_size=224, resize_size=224, interpolation=InterpolationMode.BICUBIC)
+        return torch.stack([whole(p) for p in pictures])
+    from transformers import BlipImageProcessor, CLIPImageProcessor, SiglipImageProcessor
+
+    processors = {"clip": CLIPImageProcessor, "blip_2": BlipImageProcessor, "siglip": SiglipImageProcessor}
+    size = 28 if kind == "blip_2" else 32
+    settings = {"size": {"height": size, "width": size}}
+    if kind == "clip":
+        settings = {"size": {"shortest_edge": size}, "crop_size": {"height": size, "width": size}}
+    if own:
+        settings |= {"image_mean": [0.3, 0.4, 0.5], "image_std": [0.2, 0.3, 0.4]}
+        processors[kind](**settings).save_pretrained("models/other")
+    return processors[kind](**settings)(pictures, return_tensors="pt")["pixel_values"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "own"), [*((kind, False) for kind in SAVERS | BACKBONES), ("clip", True), ("siglip", True)]
+)
+def test_pictures_are_prepared_as_their_library_does(params, kind, own):
+    (SAVERS | BACKBONES)[kind]("models/other")
+    grey = np.random.default_rng(0).integers(60, 196, (2, 224, 224)).astype(np.uint8)
+    expected = library_pixels(kind, own, [Image.fromarray(picture).convert("RGB") for picture in grey])
+    found = load_encoder("models/other").prepare(torch.from_numpy(grey))
+    assert found.shape == expected.shape
+    # the libraries round to whole grey values after they have resized
+    assert (found - expected).abs().max() < 1.5 / 255 / 0.2
+
+
+def test_what_cannot_be_used_is_told(params):
+    with pytest.raises(InputError, match="models/other: cannot be loaded as an encoder"):
+        load_model(params, "other", DATASET)
+    Path("models/other").mkdir()
+    for kind in ("bert", "siglip2"):
+        Path("models/other/config.json").write_text(json.dumps({"model_type": kind}))
+        with pytest.raises(InputError, match="no known encoder; expected the folder of a transformers CLIP"):
+            load_model(params, "other", DATASET)
+    Path("models/other/config.json").unlink()
+    Path("models/other").rmdir()
+    save_torchvision("models/other")
+    model, _ = load_model(params, "other", DATASET)
+    with pytest.raises(InputError, match="a backbone reads no text"):
+        model.embed_texts(["a"])

@@ -1,0 +1,92 @@
+"""The processor, and README's example with a small model and the ViT that it was trained on."""
+
+import re
+import runpy
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import AutoProcessor, ViTConfig, ViTModel
+
+from medunifier.data.image_decoding import decode_image
+from medunifier.data.tokenizer import DECODE_TOKEN, tokenize, train_wordpiece
+from medunifier.huggingface.modeling_medunifier import MedUnifierConfig, MedUnifierModel
+from medunifier.huggingface.processing_medunifier import MedUnifierImageProcessor, MedUnifierProcessor
+from medunifier.runtime.errors import InputError
+from medunifier.vision.frozen_encoder import load_vision
+from tests.support.paths import REPO
+
+README = REPO / "README.md"
+REPORTS = ["There is a large left pleural effusion.", "No pneumothorax. The heart is not enlarged."] * 5
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A project with `models/full`, the ViT in `vit`, and radiograph.jpg."""
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    ViTModel(ViTConfig(patch_size=14, **sizes)).save_pretrained("vit")
+    tokenizer = train_wordpiece(REPORTS, 80)
+    vision = {
+        "model": "vit",
+        "revision": None,
+        "skip_last_blocks": 0,
+        "checksum": load_vision("vit").checksum,
+    }
+    config = MedUnifierConfig(
+        vision_width=8,
+        width=16,
+        layers=2,
+        heads=2,
+        vocab_size=len(tokenizer),
+        max_text_tokens=20,
+        code_width=8,
+        codebook_size=16,
+        decoder_channels=(8, 8, 4, 4),
+        decode_token_id=tokenizer.convert_tokens_to_ids(DECODE_TOKEN),
+        vision=vision,
+    )
+    MedUnifierModel(config).save_pretrained("models/full")
+    MedUnifierProcessor(MedUnifierImageProcessor(224, "pad"), tokenizer, 20).save_pretrained("models/full")
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (300, 200), np.uint8)).save("radiograph.jpg")
+    return tmp_path
+
+
+def test_pictures_and_texts_are_those_of_the_stages(folder):
+    processor = AutoProcessor.from_pretrained("models/full")
+    assert type(processor) is MedUnifierProcessor
+    batch = processor(images=["radiograph.jpg", Path("radiograph.jpg")], text=REPORTS[:2])
+    expected = torch.from_numpy(decode_image("radiograph.jpg", 224, "pad")).float() / 255
+    assert torch.equal(batch["pixel_values"], expected.expand(2, 3, -1, -1))
+    ids, mask = tokenize(processor.tokenizer, REPORTS[:2], 20)
+    assert torch.equal(batch["input_ids"], ids) and torch.equal(batch["attention_mask"], mask)
+    assert processor.batch_decode(ids[:, 1:]) == [text.lower() for text in REPORTS[:2]]
+    opened = processor(images=Image.open("radiograph.jpg"))["pixel_values"]
+    assert opened.shape == (1, 3, 224, 224) and (opened - expected).abs().max() < 0.02
+    assert list(processor(text=REPORTS[0])) == ["input_ids", "attention_mask"]
+
+
+def test_example_of_the_readme_runs(folder):
+    code = next(
+        c
+        for c in re.findall(r"```python\n(.+?)```", README.read_text("utf-8"), re.DOTALL)
+        if "AutoModel" in c
+    )
+    Path("example.py").write_text(code)
+    names = runpy.run_path("example.py")
+    assert names["features"].shape == (1, 257, 8)
+    assert len(names["reports"]) == 1 and isinstance(names["reports"][0], str)
+    assert len([line for line in code.splitlines() if line]) == 5
+
+
+def test_tokens_of_another_vit_are_refused(folder):
+    model = MedUnifierModel.from_pretrained("models/full")
+    model.config.vision["checksum"] = "another"
+    with pytest.raises(InputError, match="other weights than those"):
+        model.see(torch.rand(1, 3, 224, 224))
+    model.config.vision = None
+    with pytest.raises(InputError, match="does not tell which ViT"):
+        model.see(torch.rand(1, 3, 224, 224))

@@ -1,0 +1,134 @@
+"""Two processes with half the batch each give the losses and gradients of one with the whole batch."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from medunifier.huggingface.modeling_medunifier import MedUnifierConfig, MedUnifierModel
+from tests.support.paths import REPO
+
+WITH_NEGATIVES = {"itc": 1.0, "itm": 1.0, "itg": 0.0, "tig": 0.0}  # the objectives that draw them
+
+
+def batch_norm_case() -> tuple[MedUnifierModel, dict[str, torch.Tensor]]:
+    """`case` with batch normalisation, in double precision: pictures that are all but even magnify rounding."""
+    model, batch = case(decoder_norm="batch")
+    wide = {name: value.double() if value.is_floating_point() else value for name, value in batch.items()}
+    return model.double(), wide
+
+
+def case(**changes) -> tuple[MedUnifierModel, dict[str, torch.Tensor]]:
+    """A small model, its configuration changed as told, and a batch of 6, the same wherever this is called."""
+    torch.manual_seed(3)
+    sizes = {
+        "vision_width": 10,
+        "width": 16,
+        "layers": 2,
+        "heads": 2,
+        "vocab_size": 30,
+        "max_text_tokens": 12,
+        "projection": 8,
+        "dropout": 0.0,
+        "codebook_size": 16,
+        "code_width": 8,
+        "decoder_channels": (8, 8, 4, 4),
+        "image_channels": 1,
+        "decode_token_id": 5,
+    }
+    config = MedUnifierConfig(**(sizes | changes))
+    model = MedUnifierModel(config)
+    ids = torch.randint(6, 30, (6, 9))
+    ids[:, 0] = config.cls_token_id
+    lengths = torch.tensor([9, 5, 7, 3, 9, 4])
+    batch = {
+        "features": torch.randn(6, 257, 10),
+        "input_ids": ids,
+        "attention_mask": (torch.arange(9) < lengths[:, None]).long(),
+        "images": torch.rand(6, 1, 224, 224),
+    }
+    return model, batch
+
+
+def step(
+    called: torch.nn.Module, model: MedUnifierModel, batch: dict[str, torch.Tensor], path: Path | str
+) -> None:
+    """One forward and backward pass; leaves the mean losses and the gradients in a file."""
+    model.train()
+    weights = WITH_NEGATIVES if model.config.negatives == "local" else None
+    losses = called(**batch, weights=weights, generator=torch.Generator().manual_seed(11))
+    losses.total.backward()
+    parts = {k: v.clone() for k, v in losses.parts.items()}
+    if dist.is_initialized():
+        for value in parts.values():
+            dist.all_reduce(value)
+            value /= dist.get_world_size()
+    if not dist.is_initialized() or dist.get_rank() == 0:
+        gradients = {k: p.grad for k, p in model.named_parameters() if p.grad is not None}
+        buffers = dict(model.named_buffers())
+        torch.save({"parts": parts, "gradients": gradients, "buffers": buffers}, path)
+
+
+PROGRAM = """
+import sys, torch, torch.distributed as dist
+from tests.unit.model.test_distributed import batch_norm_case, case, step
+dist.init_process_group("gloo")
+model, batch = batch_norm_case() if sys.argv[2] == "batch_norm" else case(negatives=sys.argv[2])
+n = 6 // dist.get_world_size()
+mine = {k: v[dist.get_rank() * n : (dist.get_rank() + 1) * n] for k, v in batch.items()}
+step(torch.nn.parallel.DistributedDataParallel(model, find_unused_parameters=True), model, mine, sys.argv[1])
+dist.destroy_process_group()
+"""
+
+
+def run_two(folder: Path, kind: str) -> dict:
+    """What `step` leaves of two processes with half the batch each; kind: `global`, `local` or `batch_norm`."""
+    program = folder / "program.py"
+    program.write_text(f"import sys; sys.path.insert(0, {str(REPO)!r})\n{PROGRAM}")
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    subprocess.run(
+        [*launcher, program, folder / "two.pt", kind],
+        cwd=REPO,
+        check=True,
+        timeout=300,
+        capture_output=True,
+    )
+    return torch.load(folder / "two.pt")
+
+
+@pytest.mark.parametrize("kind", ["global", "batch_norm"])
+def test_two_processes_equal_one(tmp_path, kind):
+    model, batch = batch_norm_case() if kind == "batch_norm" else case()
+    step(model, model, batch, tmp_path / "one.pt")
+    one, two = torch.load(tmp_path / "one.pt"), run_two(tmp_path, kind)
+    close = {"rtol": 0, "atol": 1e-5}
+    for name in ("itc", "itm", "itg", "tig"):
+        torch.testing.assert_close(two["parts"][name], one["parts"][name], **close)
+    assert one["gradients"].keys() == two["gradients"].keys()
+    for name, gradient in one["gradients"].items():
+        torch.testing.assert_close(two["gradients"][name], gradient, **close, msg=name)
+    for name, buffer in one["buffers"].items():
+        torch.testing.assert_close(two["buffers"][name], buffer, **close, msg=name)
+
+
+def test_local_negatives_are_those_of_each_processs_own_half(tmp_path):
+    """As in the authors' release: means of the two halves, each trained on by itself."""
+    halves = []
+    for half in (slice(0, 3), slice(3, 6)):
+        model, batch = case(negatives="local")
+        step(model, model, {name: value[half] for name, value in batch.items()}, tmp_path / "half.pt")
+        halves.append(torch.load(tmp_path / "half.pt"))
+    two = run_two(tmp_path, "local")
+    close = {"rtol": 0, "atol": 1e-5}
+    for name in ("itc", "itm"):
+        mean = sum(half["parts"][name] for half in halves) / 2
+        torch.testing.assert_close(two["parts"][name], mean, **close)
+    for name, gradient in two["gradients"].items():
+        mean = sum(half["gradients"][name] for half in halves) / 2
+        torch.testing.assert_close(gradient, mean, **close, msg=name)
+    model, batch = case()  # with global negatives the loss is another
+    step(model, model, batch, tmp_path / "one.pt")
+    assert abs(torch.load(tmp_path / "one.pt")["parts"]["itc"] - two["parts"]["itc"]) > 0.1

@@ -1,0 +1,337 @@
+"""The paper's tables: every published cell as printed, ours from the metrics, nothing invented."""
+
+import csv
+import dataclasses
+import re
+
+import pytest
+
+from medunifier.report.paper_section import paper_section
+from medunifier.report.paper_tables import TITLES, objectives_of, paper_tables, published, write_tables
+from medunifier.runtime.params import Variant, load_params
+from tests.support.paths import REPO
+
+PHANTOMS = {"phantom", "phantom-chexpert", "phantom-rsna", "phantom-siim", "phantom-covidx"}
+
+
+@pytest.fixture(scope="module")
+def params():
+    return load_params(REPO / "workflow/presets/demo.yaml")
+
+
+def metrics_of(stage):
+    """Metrics in which a figure tells its stage: the sum of the letters of its name."""
+    base = sum(map(ord, stage)) % 97
+    names = ["auroc", "accuracy", "probe_auroc", "probe_accuracy"]
+    names += [
+        f"{d}_{kind}_at_{k}" for d in ("i2t", "t2i") for kind in ("map", "map_release") for k in (1, 5, 10)
+    ]
+    names += [
+        f"{s}{p}bleu_{n}"
+        for s in ("", "nearest_", "constant_")
+        for p in ("", "release_")
+        for n in range(1, 5)
+    ]
+    return {
+        key: value
+        for name in names
+        for key, value in {
+            name: base,
+            f"{name}_ci_low": base - 1,
+            f"{name}_ci_high": base + 1,
+            f"{name}_n": 7,
+            f"{name}_chance": 20,
+        }.items()
+    }
+
+
+def ours(cells):
+    return [cell for cell in cells if cell.source == "ours"]
+
+
+def test_every_published_cell_is_there_as_printed(params):
+    tables = paper_tables(params, metrics_of, PHANTOMS, "benchmark")
+    assert list(tables) == list(TITLES) == ["1", "2", "3", "4", "5", "6", "A1"]
+    shown = [
+        (name, c.dataset, c.metric, c.setting, c.method, c.value)
+        for name, cells in tables.items()
+        for c in cells
+        if c.source != "ours"
+    ]
+    rows = published()
+    assert sorted(shown) == sorted(
+        (r["table"], r["dataset"], r["metric"], r["setting"], r["method"], float(r["value"])) for r in rows
+    )
+
+
+def test_ours_come_from_the_stage_they_name(params):
+    tables = paper_tables(params, metrics_of, PHANTOMS, "benchmark")
+    one = next(
+        c
+        for c in ours(tables["1"])
+        if (c.dataset, c.setting, c.method) == ("siim", "10%", "full, fine-tuned")
+    )
+    expected = metrics_of("finetune@full-phantom-siim-10")["auroc"]
+    assert (one.value, one.ci_low, one.ci_high, one.n, one.chance) == (
+        expected,
+        expected - 1,
+        expected + 1,
+        7,
+        20,
+    )
+    assert one.data == "phantom-siim (phantom)"
+    three = {c.dataset: c for c in ours(tables["3"])}
+    assert three["chexpert_5x200"].value == metrics_of("zero_shot@full-phantom-chexpert")["accuracy"]
+    a1 = [c for c in ours(tables["A1"]) if c.setting == "itc+itm+itg+tig (1.0)"]
+    assert {c.metric: c.value for c in a1}["zero_shot_accuracy"] == metrics_of("zero_shot@full-phantom")[
+        "accuracy"
+    ]
+    assert all(
+        c.data.endswith("(phantom)") for cells in tables.values() for c in ours(cells) if c.value is not None
+    )
+
+
+def test_means_over_seeds_tell_how_many_and_their_spread(params, tmp_path):
+    """In every table that has such figures, and in the files; retrieval has no seeds of its own."""
+    several = dataclasses.replace(params.finetune, seeds=(0, 1))
+
+    def read(stage):
+        spread = {f"{name}_seed_sd": 2.4 for name in ("accuracy", "probe_auroc", "auroc")}
+        return metrics_of(stage) | (spread if "retrieve" not in stage else {})
+
+    tables = paper_tables(dataclasses.replace(params, finetune=several), read, PHANTOMS, "benchmark")
+    told = {(c.seeds, c.seed_sd) for n in ("1", "3", "A1") for c in ours(tables[n]) if c.metric != "accuracy"}
+    assert told == {(2, 2.4), (3, 2.4), (None, None)}
+    assert {(c.seeds, c.seed_sd) for c in ours(tables["3"])} == {(3, 2.4)}
+    assert {(c.seeds, c.seed_sd) for c in ours(tables["2"])} == {(None, None)}
+    write_tables(tables, tmp_path)
+    with (tmp_path / "table_3.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["source"] == "ours"]
+    assert {(row["seeds"], row["seed_sd"]) for row in rows} == {("3", "2.4")}
+
+
+def test_a_distance_in_the_frozen_vit_never_stands_as_fid(params):
+    """Table 5 has both under names of their own; without Inception's weights the cells of FID are empty."""
+
+    def pictures(**measured):
+        tables = paper_tables(params, lambda stage: metrics_of(stage) | measured, PHANTOMS, "benchmark")
+        return {(c.metric, c.setting): c.value for c in ours(tables["5"])}
+
+    settings = ("validation", "reconstruction", "synthetic")
+    vit = {f"fd_vit_{setting}": float(i) for i, setting in enumerate(settings)}
+    expected = {("fd_vit", setting): float(i) for i, setting in enumerate(settings)}
+    assert pictures(**vit) == expected | {("fid", setting): None for setting in settings}
+    fid = {f"fid_{setting}": 10.0 + i for i, setting in enumerate(settings)}
+    assert pictures(**vit, **fid) == expected | {("fid", s): 10.0 + i for i, s in enumerate(settings)}
+
+
+def test_what_the_matching_head_ranks_or_scores_again_has_rows_of_its_own(params):
+    def read(stage):
+        again = {"itm_accuracy": 31.0, "itm_i2t_map_at_5": 32.0, "itm_t2i_map_release_at_10": 33.0}
+        return metrics_of(stage) | again
+
+    tables = paper_tables(params, read, PHANTOMS, "benchmark")
+    found = [
+        (c.dataset, c.metric, c.method, c.value)
+        for n in ("2", "3")
+        for c in ours(tables[n])
+        if "ITM" in c.method
+    ]
+    assert found == [
+        ("mimic_5x200", "itr_map@5", "full, re-ranked by ITM, AP@K textbook", 32.0),
+        ("mimic_5x200", "tir_map@10", "full, re-ranked by ITM, AP@K release", 33.0),
+        ("mimic_5x200", "accuracy", "full, re-scored by ITM", 31.0),
+        ("chexpert_5x200", "accuracy", "full, re-scored by ITM", 31.0),
+        ("rsna", "accuracy", "full, re-scored by ITM", 31.0),
+    ]
+
+
+def test_what_is_missing_is_empty_and_says_why(params):
+    evaluate = dataclasses.replace(params.evaluate, zero_shot=("phantom",))
+    datasets = {name: d for name, d in params.datasets.items() if name != "phantom-siim"}
+    finetune = {name: labels for name, labels in evaluate.finetune.items() if name != "phantom-siim"}
+    changed = dataclasses.replace(
+        params, datasets=datasets, evaluate=dataclasses.replace(evaluate, finetune=finetune)
+    )
+
+    def read(stage):
+        assert stage != "zero_shot@full-phantom-rsna", "not asked about what does not run"
+        return metrics_of(stage)
+
+    tables = paper_tables(changed, read, PHANTOMS, "benchmark")
+    cells = [c for cells in tables.values() for c in ours(cells)]
+    assert all(bool(c.note) for c in cells if c.value is None)
+    notes = {c.note for c in cells if c.value is None}
+    assert "no data set of layout siim_acr in params.yaml" in notes
+    assert "zero_shot@full-phantom-rsna is not enabled in params.yaml" in notes
+    assert "score_images@full does not measure fid_synthetic" in notes
+    missing = [c.setting for c in ours(tables["6"]) if c.value is None]
+    assert set(missing) == {"itc", "itc+itm", "itc+itm+itg", "itc+itm+tig"}
+
+
+def without_benchmark(params, name):
+    dataset = dataclasses.replace(params.datasets[name], benchmark=None)
+    return dataclasses.replace(params, datasets={**params.datasets, name: dataset})
+
+
+def test_the_test_split_is_not_filed_as_the_papers_benchmark(params):
+    tables = paper_tables(without_benchmark(params, "phantom"), metrics_of, PHANTOMS, "benchmark")
+    for name in ("2", "3", "6", "A1"):
+        filed = [c for c in ours(tables[name]) if c.dataset == "mimic_5x200" and "fine" not in c.metric]
+        assert filed and all(c.value is None for c in filed), name
+    assert "no data set of layout mimic_cxr is judged by a benchmark" in {c.note for c in ours(tables["2"])}
+    two = [c for c in ours(tables["2"]) if c.dataset == "phantom"]
+    assert {c.metric for c in two} == {c.metric for c in tables["2"]}
+    assert all(c.note == "test split" for c in two)
+    assert {c.value for c in two} == {metrics_of("retrieve@full-phantom")["i2t_map_at_1"]}
+
+
+def test_zero_shot_of_a_test_split_is_not_filed_as_the_papers(params):
+    tables = paper_tables(params, metrics_of, PHANTOMS, "test")
+    assert all(c.value is None for c in ours(tables["A1"]) if c.metric == "zero_shot_accuracy")
+    three = {c.dataset: c for c in ours(tables["3"]) if c.value is not None}
+    assert set(three) == {"phantom", "phantom-chexpert", "phantom-rsna"}
+    assert three["phantom"].note == f"test split, classes of {params.zero_shot.prompts}"
+    assert {c.dataset for c in ours(tables["2"]) if c.value is not None} == {"mimic_5x200"}
+
+
+def test_a_data_set_with_the_papers_name_is_no_exception(params):
+    named = dataclasses.replace(
+        params,
+        datasets={"rsna": params.datasets["phantom-rsna"]},
+        evaluate=dataclasses.replace(params.evaluate, finetune={}, zero_shot=("rsna",), retrieve=()),
+    )
+    three = [c for c in ours(paper_tables(named, metrics_of, PHANTOMS, "test")["3"]) if c.value is not None]
+    assert [(c.dataset, c.data) for c in three] == [("rsna, ours", "rsna")]
+
+
+def test_evaluations_that_the_paper_lacks_follow_under_their_own_names(params):
+    own = dataclasses.replace(params.datasets["phantom"], layout="iu_xray")
+    evaluate = dataclasses.replace(
+        params.evaluate,
+        finetune={"own": ("edema",), "phantom-rsna": ("edema", "pneumonia")},
+        finetune_percents=(50, 100),
+        zero_shot=("own",),
+        retrieve=("own",),
+    )
+    changed = dataclasses.replace(params, datasets={**params.datasets, "own": own}, evaluate=evaluate)
+    tables = paper_tables(changed, metrics_of, PHANTOMS, "benchmark")
+    found = {
+        name: {(c.dataset, c.metric, c.setting) for c in ours(tables[name]) if c.value is not None}
+        for name in ("1", "2", "3")
+    }
+    assert found["1"] >= {("own", "auroc", "50%"), ("own", "auroc", "100%"), ("rsna", "accuracy", "50%")}
+    assert found["2"] == {("own", f"{d}_map@{k}", "") for d in ("itr", "tir") for k in (1, 5, 10)}
+    assert found["3"] == {("own", "accuracy", "")}
+    (three,) = [c for c in ours(tables["3"]) if c.dataset == "own"]
+    assert (three.value, three.data) == (metrics_of("zero_shot@full-own")["accuracy"], "own")
+
+
+def test_the_ablation_preset_fills_tables_6_and_a1():
+    ablation = load_params(REPO / "workflow/presets/ablation.yaml")
+    tables = paper_tables(ablation, metrics_of, PHANTOMS, "benchmark")
+    for name in ("6", "A1"):
+        assert all(c.value is not None for c in ours(tables[name]) if c.setting in settings(tables[name])), (
+            name
+        )
+
+
+def test_table_6_gives_both_definitions_as_table_2_does(params):
+    tables = paper_tables(
+        params, lambda stage: metrics_of(stage) | {"i2t_map_release_at_5": 88.8}, PHANTOMS, "benchmark"
+    )
+    found = {c.method: c.value for c in ours(tables["6"]) if c.metric == "itr_map@5" and c.value is not None}
+    assert (
+        found == {c.method: c.value for c in ours(tables["2"]) if c.metric == "itr_map@5"}
+        and found["full, AP@K release"] == 88.8
+    )
+    (six,) = [section for section in paper_section(tables) if section["name"] == "6"]
+    labels = [line["label"] for _, lines in six["groups"] for line in lines]
+    assert {f"itc+itm+itg+tig: full, AP@K {d}" for d in ("textbook", "release")} <= set(labels)
+
+
+@pytest.mark.parametrize(
+    ("steps", "start", "note"),
+    [
+        ((0, 0), "probe", "early stopping kept step 0: the linear probe"),
+        ((0, 0), "zero", "early stopping kept step 0: a head of zeros"),
+        ((8, 0), "probe", "early stopping kept step 0: the linear probe (1 of 2 seeds)"),
+        ((8, 16), "probe", ""),
+    ],
+)
+def test_what_fine_tuning_left_as_it_was_says_so(params, steps, start, note):
+    changed = dataclasses.replace(
+        params, finetune=dataclasses.replace(params.finetune, seeds=(0, 1), head_start=start)
+    )
+    best = {f"best_step_seed_{seed}": step for seed, step in enumerate(steps)}
+    tables = paper_tables(changed, lambda stage: metrics_of(stage) | best, PHANTOMS, "benchmark")
+    one = [c for c in ours(tables["1"]) if c.value is not None]
+    assert {c.note for c in one if c.method == "full, fine-tuned"} == {note}
+    assert {c.note for c in one if c.method == "full, linear probe"} == {""}
+    a1 = [c for c in ours(tables["A1"]) if c.value is not None]
+    assert {c.note for c in a1 if c.metric.startswith("finetune")} == {note}
+    assert {c.note for c in a1 if c.metric == "zero_shot_accuracy"} == {""}
+
+
+def test_variants_of_equal_weights_have_a_row_each(params):
+    variants = {**params.variants, "twin": params.variants["full"]}
+    trained = dataclasses.replace(params.trained, itc=("full", "twin"))
+    evaluate = dataclasses.replace(params.evaluate, finetune_models=("full", "twin"))
+    changed = dataclasses.replace(params, variants=variants, trained=trained, evaluate=evaluate)
+    tables = paper_tables(changed, metrics_of, PHANTOMS, "benchmark")
+    a1 = {
+        c.method: c.value for c in ours(tables["A1"]) if c.metric == "finetune_auroc" and c.dataset == "rsna"
+    }
+    assert {a1[name] for name in ("full", "twin")} == {
+        metrics_of(f"finetune@{name}-phantom-rsna-100")["auroc"] for name in ("full", "twin")
+    }
+    for name, rows in (("6", 4), ("A1", 2)):
+        (section,) = [section for section in paper_section(tables) if section["name"] == name]
+        labels = [line["label"] for _, lines in section["groups"] for line in lines]
+        assert len({label for label in labels if ": full" in label or ": twin" in label}) == rows
+
+
+def test_no_model_to_fine_tune_leaves_table_1_empty(params):
+    evaluate = dataclasses.replace(params.evaluate, finetune_models=())
+
+    def read(stage):
+        assert not stage.startswith("finetune@")
+        return metrics_of(stage)
+
+    tables = paper_tables(dataclasses.replace(params, evaluate=evaluate), read, PHANTOMS, "benchmark")
+    assert {c.note for c in ours(tables["1"]) if c.dataset == "siim" and c.setting == "1%"} == {
+        "finetune@full-phantom-siim-1 is not enabled in params.yaml"
+    }
+
+
+def settings(cells):
+    return {c.setting for c in cells if c.source != "ours"}
+
+
+@pytest.mark.parametrize(
+    ("weights", "six", "a1"),
+    [
+        ((1, 1, 0, 1), "itc+itm+tig", "itc+itm+tig"),
+        ((1, 1, 1, 1), "itc+itm+itg+tig", "itc+itm+itg+tig (1.0)"),
+        ((1, 1, 1, 0.8), "itc=1 itm=1 itg=1 tig=0.8", "itc+itm+itg+tig (0.8)"),
+        ((0.5, 0, 0, 1), "itc=0.5 itm=0 itg=0 tig=1", "itc=0.5 itm=0 itg=0 tig=1"),
+    ],
+)
+def test_variants_are_known_by_their_weights(weights, six, a1):
+    variant = Variant(*map(float, weights))
+    assert (objectives_of(variant, False), objectives_of(variant, True)) == (six, a1)
+
+
+def test_files_and_page_hold_the_same_cells(params, tmp_path):
+    tables = paper_tables(params, metrics_of, PHANTOMS, "benchmark")
+    write_tables(tables, tmp_path)
+    assert {p.name for p in tmp_path.iterdir()} == {f"table_{name}.csv" for name in TITLES}
+    with (tmp_path / "table_3.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == len(tables["3"])
+    assert rows[0]["method"] == "ConVIRT" and rows[0]["value"] == "43.8" and rows[0]["ci_low"] == ""
+    for section in paper_section(tables):
+        for _, lines in section["groups"]:
+            assert all(len(line["cells"]) == len(section["columns"]) for line in lines)
+        values = [c["value"] for _, lines in section["groups"] for line in lines for c in line["cells"] if c]
+        assert all(re.fullmatch(r"(\d+\.\d)?", value) for value in values)

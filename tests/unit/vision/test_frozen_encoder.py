@@ -1,0 +1,186 @@
+"""Frozen encoders by folder: saved by timm and by transformers, loaded through the real path."""
+
+import json
+
+import pytest
+import timm
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+from transformers import Blip2VisionConfig, Blip2VisionModel, ViTConfig, ViTModel
+
+from medunifier.runtime.errors import InputError
+from medunifier.vision.frozen_encoder import load_vision
+
+PIXELS = torch.rand(2, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture(scope="module")
+def transformers_vit(tmp_path_factory):
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("vit")
+    config = ViTConfig(
+        hidden_size=32, num_hidden_layers=3, num_attention_heads=2, intermediate_size=64, patch_size=14
+    )
+    ViTModel(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def timm_vit(tmp_path_factory):
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("timm")
+    sizes = {"img_size": 224, "patch_size": 14, "embed_dim": 32, "depth": 3, "num_heads": 2, "num_classes": 0}
+    model = timm.create_model("vit_tiny_patch16_224", pretrained=False, **sizes)
+    save_file(model.state_dict(), folder / "model.safetensors")
+    config = {
+        "architecture": "vit_tiny_patch16_224",
+        "num_classes": 0,
+        "model_args": sizes,
+        "pretrained_cfg": {},
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder, model.eval()
+
+
+def test_transformers_folder(transformers_vit):
+    vision = load_vision(str(transformers_vit))
+    expected = ViTModel.from_pretrained(transformers_vit).eval()(pixel_values=PIXELS).last_hidden_state
+    tokens = vision(PIXELS)
+    assert tokens.shape == (2, 257, 32)
+    torch.testing.assert_close(tokens, expected)
+
+
+def test_timm_folder(timm_vit):
+    folder, model = timm_vit
+    torch.testing.assert_close(load_vision(str(folder))(PIXELS), model.forward_features(PIXELS))
+
+
+def test_frozen_and_always_evaluating(transformers_vit):
+    vision = load_vision(str(transformers_vit)).train()
+    assert not any(m.training for m in vision.modules())
+    assert not any(p.requires_grad for p in vision.parameters())
+
+
+def test_last_blocks_left_out_with_the_final_norm(transformers_vit, timm_vit):
+    full = ViTModel.from_pretrained(transformers_vit).eval()
+    hidden = full(pixel_values=PIXELS, output_hidden_states=True).hidden_states
+    torch.testing.assert_close(load_vision(str(transformers_vit), None, 1)(PIXELS), hidden[2])
+    folder, model = timm_vit
+    states = model.forward_intermediates(
+        PIXELS, indices=[1], norm=False, output_fmt="NLC", return_prefix_tokens=True
+    )
+    patches, prefix = states[1][0]
+    torch.testing.assert_close(load_vision(str(folder), None, 1)(PIXELS), torch.cat([prefix, patches], 1))
+    with pytest.raises(InputError, match="skip_last_blocks is 3, but the model has 3 blocks"):
+        load_vision(str(folder), None, 3)
+
+
+@pytest.fixture(scope="module")
+def eva_vit(tmp_path_factory):
+    """The paper's kind of encoder, small: EVA's giant with width 32 and 3 blocks, as timm saves it."""
+    torch.manual_seed(0)
+    sizes = {"embed_dim": 32, "depth": 3, "num_heads": 2}
+    model = timm.create_model("eva_giant_patch14_224", num_classes=0, **sizes).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():  # biases and norms start at 0 and 1, which hides their place
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    folder = tmp_path_factory.mktemp("eva")
+    timm.models.save_for_hf(model, folder, model_args=sizes)
+    return folder, model
+
+
+def test_eva_without_its_last_block_equals_its_equations(eva_vit):
+    """Pre-norm blocks written out: heads of 16, biases on queries and values alone, exact GELU."""
+    folder, model = eva_vit
+    w = {name: value.double() for name, value in model.state_dict().items()}
+
+    def norm(x, name):
+        return F.layer_norm(x, (32,), w[f"{name}.weight"], w[f"{name}.bias"], 1e-6)
+
+    def linear(x, name):
+        return x @ w[f"{name}.weight"].T + w[f"{name}.bias"]
+
+    patches = PIXELS.double().unfold(2, 14, 14).unfold(3, 14, 14)  # (2, 3, 16, 16, 14, 14)
+    patches = patches.permute(0, 2, 3, 1, 4, 5).reshape(2, 256, -1)
+    x = patches @ w["patch_embed.proj.weight"].flatten(1).T + w["patch_embed.proj.bias"]
+    x = torch.cat([w["cls_token"].expand(2, 1, 32), x], 1) + w["pos_embed"]
+    for block in ("blocks.0", "blocks.1"):
+        bias = torch.cat([w[f"{block}.attn.q_bias"], torch.zeros(32), w[f"{block}.attn.v_bias"]])
+        qkv = norm(x, f"{block}.norm1") @ w[f"{block}.attn.qkv.weight"].T + bias
+        q, k, v = qkv.reshape(2, 257, 3, 2, 16).permute(2, 0, 3, 1, 4)
+        seen = (q @ k.transpose(2, 3) / 4).softmax(3) @ v
+        x = x + linear(seen.transpose(1, 2).reshape(2, 257, 32), f"{block}.attn.proj")
+        hidden = linear(norm(x, f"{block}.norm2"), f"{block}.mlp.fc1")
+        hidden = hidden * (1 + torch.erf(hidden / 2**0.5)) / 2
+        x = x + linear(hidden, f"{block}.mlp.fc2")
+    torch.testing.assert_close(load_vision(str(folder), None, 1)(PIXELS).double(), x, rtol=0, atol=1e-4)
+
+
+def test_blip2_vision_folder(tmp_path):
+    torch.manual_seed(0)
+    config = Blip2VisionConfig(
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+        initializer_range=0.02,
+    )
+    model = Blip2VisionModel(config).eval()
+    model.save_pretrained(tmp_path)
+    expected = model(pixel_values=PIXELS).last_hidden_state
+    torch.testing.assert_close(load_vision(str(tmp_path))(PIXELS), expected)
+
+
+def test_checksum_tells_weights_apart(transformers_vit, tmp_path):
+    one = load_vision(str(transformers_vit)).checksum
+    assert one == load_vision(str(transformers_vit)).checksum
+    model = ViTModel.from_pretrained(transformers_vit)
+    with torch.no_grad():
+        next(model.parameters()).view(-1)[0] += 1
+    model.save_pretrained(tmp_path)
+    assert load_vision(str(tmp_path)).checksum != one
+
+
+def test_a_checkpoint_without_pooler_has_one_checksum(transformers_vit, tmp_path):
+    ViTModel.from_pretrained(transformers_vit, add_pooling_layer=False).save_pretrained(tmp_path)
+    assert len({load_vision(str(tmp_path)).checksum for _ in range(2)}) == 1
+    load_vision(str(tmp_path))(PIXELS)
+
+
+def test_a_model_that_is_not_there(tmp_path):
+    with pytest.raises(InputError, match="has no config.json"):
+        load_vision(str(tmp_path))
+
+
+def save_vit(kind, folder, **changes):
+    """A small transformers ViT in a folder."""
+    from transformers import AutoConfig, AutoModel
+
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
+    AutoModel.from_config(AutoConfig.for_model(kind, **(sizes | changes))).save_pretrained(folder)
+    return str(folder)
+
+
+def test_patches_of_16_pixels(tmp_path):
+    vit = load_vision(save_vit("vit", tmp_path, patch_size=16))
+    assert vit(torch.rand(2, 3, 224, 224)).shape == (2, 197, 32)
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "tokens"),
+    [
+        ("siglip_vision_model", {"image_size": 224, "patch_size": 14}, 256),  # no class token
+        ("dinov2_with_registers", {"image_size": 224, "patch_size": 14}, 261),
+    ],
+)
+def test_other_tokens_than_class_and_patches_are_refused(tmp_path, kind, changes, tokens):
+    vit = load_vision(save_vit(kind, tmp_path, **changes))
+    with pytest.raises(InputError, match=f"gives {tokens} tokens"):
+        vit(torch.rand(1, 3, 224, 224))
+
+
+def test_pictures_of_another_size_are_refused(tmp_path):
+    vit = load_vision(save_vit("vit", tmp_path, image_size=384))
+    with pytest.raises(InputError, match="takes no pictures of 224 x 224"):
+        vit(torch.rand(1, 3, 224, 224))

@@ -1,0 +1,195 @@
+"""Tokens computed as they are asked for are the stored ones, and every stage takes either kind."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from transformers import AutoTokenizer, ViTConfig, ViTModel
+
+from medunifier.runtime.errors import InputError
+from medunifier.runtime.params import Augment
+from medunifier.storage.image_shards import ImageStore
+from medunifier.tracking import LocalRun
+from medunifier.vision.feature_shards import FeatureStore
+from medunifier.vision.image_features import OnlineFeatures, open_features
+from stages import pretrain, train_tokenizer
+from stages.encode_codes import encode_codes
+from stages.extract_features import extract_features
+from tests.stages.test_pretrain import tiny
+from tests.support.trained_project import DATASET, make_project
+
+VIT = "data/simulated/vit"
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A project with a ViT of its own, whose features are still to be extracted."""
+    monkeypatch.chdir(tmp_path)
+    params = tiny(make_project(tmp_path))
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    ViTModel(ViTConfig(patch_size=14, **sizes), add_pooling_layer=False).save_pretrained(VIT)
+    train_tokenizer.train_tokenizer(params, LocalRun("train_tokenizer", "results/metrics"))
+    return params
+
+
+def extract(params, mode):
+    for shard in ("0", "1"):
+        features = dataclasses.replace(params.features, mode=mode, shards=(0, 1))
+        run = LocalRun(f"extract_features@{DATASET}-{shard}", "results/metrics")
+        extract_features(dataclasses.replace(params, features=features), run, DATASET, shard)
+
+
+def train(params, name, **changes):
+    """The metrics of six steps of pre-training, from scratch."""
+    p = dataclasses.replace(params, pretrain=dataclasses.replace(params.pretrain, **changes))
+    run = LocalRun("pretrain@full", "results/metrics", name)
+    pretrain.pretrain(p, run, "full")
+    return run.final
+
+
+def test_tokens_equal_the_stored_ones(project):
+    extract(project, "cached")
+    stored = open_features(DATASET)
+    assert isinstance(stored, FeatureStore)
+    rows = np.array([23, 0, 7, 7])
+    expected = stored.read(rows)
+    extract(project, "online")
+    assert not list(Path(f"data/features/{DATASET}").rglob("tokens.npy"))
+    online = open_features(DATASET)
+    assert isinstance(online, OnlineFeatures)
+    assert online.image_ids == stored.image_ids and (online.n_tokens, online.width) == (257, 16)
+    np.testing.assert_array_equal(online.rows(["i07", "i00"]), stored.rows(["i07", "i00"]))
+    found = online.read(rows)
+    assert found.dtype == np.float16
+    np.testing.assert_allclose(found, expected, atol=2e-3, rtol=2e-3)  # the last place of half precision
+    assert online.manifests["0"]["checksum"] == stored.manifests["0"]["checksum"]
+    for kind in ("cached", "online"):  # one after the other in the same folder
+        extract(project, kind)
+        assert open_features(DATASET).manifests["1"]["mode"] == kind
+
+
+def test_training_sees_the_same_online_as_from_disk(project):
+    extract(project, "cached")
+    from_disk = train(project, "cached")
+    extract(project, "online")
+    online = train(project, "online")
+    assert online.keys() == from_disk.keys()
+    for name in (n for n in from_disk if n.startswith("val_")):
+        assert online[name] == pytest.approx(from_disk[name], rel=5e-3), name
+    codes = []
+    for mode in ("online", "cached"):  # and so does a stage that uses the model
+        extract(project, mode)
+        encode_codes(project, LocalRun("encode_codes@full", "results/metrics"), "full")
+        codes.append(
+            pl.concat(pl.read_parquet(path) for path in sorted(Path("data/codes/full").glob("*.parquet")))
+        )
+    assert codes[0]["image_id"].to_list() == codes[1]["image_id"].to_list()
+    top, bottom = (
+        np.mean(codes[0][level].to_numpy() == codes[1][level].to_numpy()) for level in ("top", "bottom")
+    )
+    assert min(top, bottom) > 0.98  # near ties may fall the other way
+
+
+def training_pairs(params):
+    """The training split and a new model."""
+    tokenizer = AutoTokenizer.from_pretrained("models/tokenizer")
+    pairs = pretrain.Pairs(params, tokenizer, "train")
+    return pairs, pretrain.build_model(params, tokenizer, pairs.features, LocalRun("x", "metrics"))
+
+
+def test_the_trainings_precision_does_not_reach_what_it_sees(project):
+    """Online features of a training in bf16 are those of the stored ones, augmented pictures those of any training."""
+    extract(project, "online")
+    augmented = dataclasses.replace(project.pretrain, augment=Augment(10.0, 0.1, 0.1, 0.2, 0.2))
+    for params in (project, dataclasses.replace(project, pretrain=augmented)):
+        pairs, model = training_pairs(params)
+        batch = pairs.load(np.arange(4))
+        full = pairs.see(model, batch, torch.Generator().manual_seed(1))
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            half = pairs.see(model, batch, torch.Generator().manual_seed(1))
+        assert full.keys() == half.keys() and all(torch.equal(full[name], half[name]) for name in full)
+        if params is project:
+            stored = torch.from_numpy(pairs.features.read(pairs.feature_rows[:4])).float()
+            torch.testing.assert_close(half["features"], stored, atol=2e-3, rtol=2e-3)
+
+
+def test_augmentation_changes_what_the_vit_sees_and_the_target_alike(project):
+    extract(project, "online")
+    strong = Augment(rotation=10.0, shift=0.1, zoom=0.1, brightness=0.2, contrast=0.2)
+    params = dataclasses.replace(project, pretrain=dataclasses.replace(project.pretrain, augment=strong))
+    pairs, model = training_pairs(params)
+    batch = pairs.load(np.arange(4))
+    assert "features" not in batch and batch["pixels"].dtype == torch.uint8
+    plain = pairs.see(model, batch)
+    seen = [pairs.see(model, batch, torch.Generator().manual_seed(1)) for _ in range(2)]
+    assert torch.equal(seen[0]["features"], seen[1]["features"])  # the generator decides: resume is exact
+    assert not torch.allclose(seen[0]["features"], plain["features"], atol=1e-2)
+    again = model.see(seen[0]["images"].expand(-1, 3, -1, -1))
+    torch.testing.assert_close(again, seen[0]["features"])
+    torch.testing.assert_close(
+        plain["images"][:, 0] * 255,
+        torch.from_numpy(ImageStore(f"data/images/{DATASET}").read(np.arange(4))).float(),
+    )
+    losses = train(project, "augmented", augment=strong)
+    assert all(np.isfinite(value) for value in losses.values())
+    assert losses["val_tig_last"] != train(project, "plain")["val_tig_last"]
+
+
+def test_a_vit_that_changed_meanwhile_is_refused(project):
+    extract(project, "online")
+    vit = ViTModel.from_pretrained(VIT, add_pooling_layer=False)
+    with torch.no_grad():
+        vit.layernorm.bias += 1
+    vit.save_pretrained(VIT)
+    with pytest.raises(InputError, match=f"{VIT}: other weights .* run extract_features again"):
+        open_features(DATASET).read([0])
+
+
+class TooBright(torch.nn.Module):
+    """Tokens beyond half precision where the picture's mean is above 90 of 255."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = torch.nn.Parameter(torch.tensor(1.0))
+
+    def forward(self, pixels):
+        high = pixels.mean((1, 2, 3)) > 90 / 255
+        return torch.where(high, 1e6, 1.0)[:, None, None].expand(-1, 257, 16)
+
+
+def test_a_picture_whose_tokens_half_precision_cannot_hold_is_named(project):
+    extract(project, "online")
+    features = open_features(DATASET)
+    features._vit = TooBright()
+    means = ImageStore(f"data/images/{DATASET}").read(range(24)).mean((1, 2))
+    bright, dark = int(means.argmax()), int(means.argmin())
+    assert means[dark] < 90 < means[bright]
+    assert (features.read([dark]) == 1).all()
+    with pytest.raises(
+        InputError, match=f"image i{bright:02}: the frozen model gives tokens that are NaN or beyond"
+    ):
+        features.read([dark, bright])
+
+    pairs, model = training_pairs(project)  # and training, which sees them within the step, names it, too
+    model._vision = (TooBright(),)
+    means = pairs.images.read(pairs.image_rows).mean((1, 2))
+    rows = np.array([means.argmin(), means.argmax()])
+    name = pairs.image_ids[rows[1]]
+    assert (pairs.see(model, pairs.load(rows[:1]))["features"] == 1).all()
+    with pytest.raises(
+        InputError, match=f"image {name}: the frozen model gives tokens that are NaN or beyond"
+    ):
+        pairs.see(model, pairs.load(rows))
+
+
+def test_shards_of_both_kinds_are_refused(project):
+    extract(project, "cached")
+    path = Path(f"data/features/{DATASET}/1/manifest.json")
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"mode": "online"}))
+    with pytest.raises(InputError, match="shards differ in mode"):
+        open_features(DATASET)

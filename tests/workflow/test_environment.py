@@ -1,0 +1,86 @@
+"""pyproject.toml, requirements.txt and environment.yml describe one environment."""
+
+import ast
+import re
+import tomllib
+from importlib.metadata import packages_distributions
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+from ruamel.yaml import YAML
+
+from tests.support.paths import REPO
+
+PROJECT = tomllib.loads((REPO / "pyproject.toml").read_text())["project"]
+DIRECT = [Requirement(text) for text in (*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["dev"])]
+PINS_FILE = (REPO / "requirements.txt").read_text()
+ENVIRONMENT = YAML(typ="safe").load(REPO / "environment.yml")["dependencies"]
+
+
+def pins() -> dict[str, list[Version]]:
+    """The versions pinned for each package; several where they differ by Python version or platform."""
+    found: dict[str, list[Version]] = {}
+    for name, version in re.findall(r"^([A-Za-z0-9._-]+)==([^ ;\\]+)", PINS_FILE, re.MULTILINE):
+        found.setdefault(canonicalize_name(name), []).append(Version(version))
+    return found
+
+
+@pytest.mark.parametrize("requirement", DIRECT, ids=lambda requirement: requirement.name)
+def test_each_direct_dependency_is_pinned_within_its_range(requirement: Requirement) -> None:
+    versions = pins().get(canonicalize_name(requirement.name))
+    assert versions, f"requirements.txt lacks {requirement.name}: run `make lock`"
+    for version in versions:
+        assert version in requirement.specifier, f"{requirement} but pinned {version}: run `make lock`"
+
+
+def test_every_pin_has_a_hash() -> None:
+    blocks = re.split(r"\n(?=[A-Za-z])", PINS_FILE.split("\n", 2)[2])
+    assert len(blocks) > 100
+    assert all("==" in block and "--hash=sha256:" in block for block in blocks)
+
+
+def test_pins_name_no_host_and_no_path() -> None:
+    assert not re.search(r"https?://|file:|--index|--extra|--find-links|^-e|^/|@ ", PINS_FILE, re.MULTILINE)
+
+
+def test_conda_users_get_the_same_packages() -> None:
+    pip_section = next(entry["pip"] for entry in ENVIRONMENT if isinstance(entry, dict))
+    assert pip_section == ["--requirement requirements.txt"]
+    own = {re.split(r"[ =<>]", entry)[0] for entry in ENVIRONMENT if isinstance(entry, str)}
+    assert own == {"python", "openjdk", "git", "make", "pip"}, (
+        "Python packages come from requirements.txt alone"
+    )
+
+
+def test_conda_python_is_one_that_the_project_takes() -> None:
+    python = next(entry for entry in ENVIRONMENT if isinstance(entry, str) and entry.startswith("python "))
+    conda, project = Requirement(python.replace(" ", "")), Requirement("python" + PROJECT["requires-python"])
+    for version in ("3.10", "3.11", "3.12", "3.13", "3.14", "3.15"):
+        assert (Version(version) in conda.specifier) == (Version(version) in project.specifier)
+
+
+def imported_modules() -> set[str]:
+    """Top-level modules that the code imports."""
+    names = set()
+    for folder in ("stages", "workflow", "tests", "benchmarks"):
+        for path in (REPO / folder).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.Import):
+                    names |= {alias.name.partition(".")[0] for alias in node.names}
+                elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                    names.add(node.module.partition(".")[0])
+    return names
+
+
+def test_what_the_code_imports_is_declared() -> None:
+    """Against the packages that are installed: each imported module belongs to a direct dependency."""
+    declared = {canonicalize_name(requirement.name) for requirement in DIRECT}
+    owners = packages_distributions()
+    missing = {
+        module: owners[module]
+        for module in imported_modules() & set(owners)
+        if not declared & {canonicalize_name(package) for package in owners[module]}
+    }
+    assert not missing, "add the packages to pyproject.toml, then run `make lock`"
