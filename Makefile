@@ -41,11 +41,12 @@ setup: $(READY)
 
 # Compiled once here: some 40 stages import torch, and where nothing may be written beside the packages (a read-only
 # file system, PYTHONDONTWRITEBYTECODE, as containers often set it) each would compile it anew, for 10 to 20 s.
-$(READY): requirements.txt
+$(READY): requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed (make PYTHON=...)")'
 	$(PYTHON) -m venv .venv
 	python -m pip install --quiet --disable-pip-version-check 'uv>=0.8,<1'
 	uv pip install --quiet --compile-bytecode --python .venv/bin/python --require-hashes -r requirements.txt
+	uv pip install --quiet --python .venv/bin/python --no-deps --no-build-isolation --editable .
 	touch $@
 
 lock: setup

@@ -1,13 +1,13 @@
 """Our training step on a graphics card, at the paper's shapes: `python -m benchmarks.cuda_step [--save]`.
 
-Preset `paper` with cached features, random weights, bf16 autocast, fused AdamW: pictures per second, MFU (arithmetic
+Preset `paper` with cached features, random weights, bf16 autocast, fused AdamW: images per second, MFU (arithmetic
 counted, against the card's dense bf16 peak), and peak memory, for batches of 32, 128 and 512, as PyTorch runs it and
 with blocks and decoders under torch.compile. Reports have 95 tokens, then 60 on average (45 to 75). A batch that does
 not fit is done in 2, 4 or 8 micro-batches, as `accumulate` does it in training: their negatives are their own. Each
 figure is the median of 5 repetitions of some steps. Beside them what a step asks of a card, whichever: arithmetic,
 operations started, and what they read and write, counted by PyTorch's operations (on a CPU a dropout counts three,
 which a card does in one). Where there is no card, the same runs on the CPU, to try it (`--preset demo --batches 4`), and
-`--count` counts alone, two pictures and four, which takes two minutes.
+`--count` counts alone, two images and four, which takes two minutes.
 `--save` writes benchmarks/results/cuda_step-DATE.json, with `--count` operations-DATE.json.
 """
 
@@ -76,7 +76,7 @@ class Operations(TorchDispatchMode):
 
 
 class Step:
-    """A whole training step on `pieces` micro-batches of `size` pictures together."""
+    """A whole training step on `pieces` micro-batches of `size` images together."""
 
     def __init__(self, model: MedUnifierModel, lengths: tuple[int, int], size: int, pieces: int):
         self.model, self.pieces = model, pieces
@@ -108,7 +108,7 @@ class Step:
 
 
 def measure(model: MedUnifierModel, lengths: tuple[int, int], size: int, pieces: int) -> dict[str, Any]:
-    """Pictures per second, MFU, GiB. Raises torch.OutOfMemoryError."""
+    """Images per second, MFU, GiB. Raises torch.OutOfMemoryError."""
     if model.device.type == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
@@ -143,7 +143,7 @@ def measure(model: MedUnifierModel, lengths: tuple[int, int], size: int, pieces:
 
 
 def count(model: MedUnifierModel, lengths: tuple[int, int]) -> dict[str, Any]:
-    """Operations of a forward and a backward pass; arithmetic and GB moved for each further picture, GB in any case.
+    """Operations of a forward and a backward pass; arithmetic and GB moved for each further image, GB in any case.
 
     Without dropout inside attention, which keeps its whole matrix on a CPU, and not on a graphics card.
     """
@@ -184,7 +184,7 @@ def main() -> int:
     )
     parser.add_argument("--preset", default="paper", help="whose model (paper)")
     parser.add_argument(
-        "--batches", type=int, nargs="+", default=[32, 128, 512], help="pictures a step (32 128 512)"
+        "--batches", type=int, nargs="+", default=[32, 128, 512], help="images a step (32 128 512)"
     )
     parser.add_argument(
         "--tokens", nargs="+", choices=LENGTHS, default=list(LENGTHS), help="lengths of the reports"

@@ -90,7 +90,7 @@ def table_round(copy: Path) -> dict[str, float]:
     }
 
 
-def picture_figures(folder: Path) -> dict[str, float]:
+def image_figures(folder: Path) -> dict[str, float]:
     """decode_images beside bare decoding of the same radiographs, at its own scale and at libjpeg's smallest."""
     figures, radiographs = {}, (folder / "radiographs").resolve()
     for name, count in PICTURES.items():
@@ -145,7 +145,7 @@ def main() -> int:
     if arguments.action != "pictures":
         figures |= table_figures(arguments.folder)
     if arguments.action != "tables":
-        figures |= picture_figures(arguments.folder)
+        figures |= image_figures(arguments.folder)
     for name, value in figures.items():
         print(f"{name:<44} {value:8.2f}")
     if arguments.save:

@@ -1,10 +1,10 @@
 """Tapered decoder beside the release's, trained alike: `python -m benchmarks.decoder FOLDER [--save]`.
 
-FOLDER is the project folder of a finished demo, whose phantom pictures and features are used. Of the image objective
-(TIG) alone, from the same start, for the same steps on the same pictures, once for each seed: a model whose decoder
+FOLDER is the project folder of a finished demo, whose phantom images and features are used. Of the image objective
+(TIG) alone, from the same start, for the same steps on the same images, once for each seed: a model whose decoder
 tapers as the preset `paper` has it, (1536, 768, 768) channels and the shortcut, and one with the release's (2304,
-4608, 4608, 2304), all channels divided by `--divide` (undivided, a step of the release's takes 90 s for each picture on a core). Told are PSNR and
-SSIM of the reconstructed validation pictures, and the arithmetic of a picture through each decoder. `--save` writes
+4608, 4608, 2304), all channels divided by `--divide` (undivided, a step of the release's takes 90 s for each image on a core). Told are PSNR and
+SSIM of the reconstructed validation images, and the arithmetic of a image through each decoder. `--save` writes
 benchmarks/results/decoder-DATE.json. The exit code is 1 if the tapered one is worse in the mean over seeds.
 """
 
@@ -34,7 +34,7 @@ from stages.pretrain import Pairs, build_model
 
 REPO = Path(__file__).resolve().parents[1]
 WEIGHTS = {"itc": 0.0, "itm": 0.0, "itg": 0.0, "tig": 1.0}
-SCORED = 128  # validation pictures
+SCORED = 128  # validation images
 DECODERS = {"tapered": "paper", "release": "release"}  # the preset that each is taken from
 
 
@@ -48,7 +48,7 @@ def decoder_of(preset: str, divide: int) -> dict[str, Any]:
 
 
 def trained(params: Params, decoder: dict[str, Any], steps: int, seed: int) -> dict[str, float]:
-    """PSNR (dB) and SSIM, means over validation pictures, and GFLOP of decoding one, after training from scratch."""
+    """PSNR (dB) and SSIM, means over validation images, and GFLOP of decoding one, after training from scratch."""
     params = dataclasses.replace(params, model=dataclasses.replace(params.model, **decoder))
     tokenizer = load_tokenizer("models/tokenizer")
     pairs, held_out = Pairs(params, tokenizer, "train"), Pairs(params, tokenizer, "validate")

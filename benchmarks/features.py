@@ -1,7 +1,7 @@
 """Reading cached features in shuffled order: `python -m benchmarks.features FOLDER [--images 3000] [--save]`.
 
-Writes synthetic features of the paper's shape (257 x 1408 float16, 723 kB a picture) in four shards under FOLDER, then
-reads all of them into tensors of 32 pictures, by turns
+Writes synthetic features of the paper's shape (257 x 1408 float16, 723 kB a image) in four shards under FOLDER, then
+reads all of them into tensors of 32 images, by turns
 * in shuffled order, as training does: `FeatureStore.read` on memory-mapped shards;
 * shard after shard, shuffled inside (`pretrain.order: by_shard`);
 * sequentially, from the first byte of the files to the last, by plain reads into the tensors (`sequential_reads`)

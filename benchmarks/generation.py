@@ -1,7 +1,7 @@
 """Writing reports with and without the key/value cache, at the paper's sizes: `python -m benchmarks.generation [--save]`.
 
 Without the cache all words so far are computed again for each new one (the queries' keys and values are kept either way).
-Both write reports of 95 tokens, greedily, for the same random pictures with the same random weights (preset `paper`,
+Both write reports of 95 tokens, greedily, for the same random images with the same random weights (preset `paper`,
 float32); the texts are compared, and have to be equal. Asked: at least 4 x faster for a batch of 16. A single report, told
 beside it, gains less on a CPU: reading the weights is then most of a step. Each time is the median of 5 repetitions, in
 which the two take turns. `--save` writes benchmarks/results/generation-DATE.json. The exit code is 1 if it is missed.
@@ -19,7 +19,7 @@ from benchmarks import records
 from benchmarks.training_step import config
 from medunifier.huggingface.modeling_medunifier import MedUnifierModel
 
-TOKENS, PICTURES, ASKED, REPETITIONS = 95, (1, 16), 4.0, 5
+TOKENS, IMAGES, ASKED, REPETITIONS = 95, (1, 16), 4.0, 5
 
 
 def endless(model: MedUnifierModel) -> MedUnifierModel:
@@ -30,13 +30,13 @@ def endless(model: MedUnifierModel) -> MedUnifierModel:
 
 
 def measure() -> dict[str, float]:
-    """Medians in seconds for each number of PICTURES, and how many times faster the cache makes it."""
+    """Medians in seconds for each number of IMAGES, and how many times faster the cache makes it."""
     torch.manual_seed(0)
     model, found = endless(MedUnifierModel(config("paper"))), {}
-    for pictures in PICTURES:
-        features = torch.randn(pictures, model.config.vision_tokens, model.config.vision_width)
+    for images in IMAGES:
+        features = torch.randn(images, model.config.vision_tokens, model.config.vision_width)
         times: dict[bool, list[float]] = {True: [], False: []}
-        for _ in tqdm(range(REPETITIONS), desc=f"batch of {pictures}", unit="repetition"):
+        for _ in tqdm(range(REPETITIONS), desc=f"batch of {images}", unit="repetition"):
             texts = {}
             for cache, seconds in times.items():
                 start = time.perf_counter()
@@ -45,8 +45,8 @@ def measure() -> dict[str, float]:
             if texts[True].shape[1] != TOKENS or not torch.equal(texts[True], texts[False]):
                 sys.exit(f"{texts[True].shape[1]} tokens, or the two texts differ")
         cached, plain = (statistics.median(times[cache]) for cache in (True, False))
-        found |= {f"cached_s_{pictures}": cached, f"plain_s_{pictures}": plain}
-        found[f"times_faster_{pictures}"] = plain / cached
+        found |= {f"cached_s_{images}": cached, f"plain_s_{images}": plain}
+        found[f"times_faster_{images}"] = plain / cached
     return found
 
 
@@ -60,11 +60,11 @@ def main() -> int:
     for name, value in found.items():
         print(f"{name:<16} {value:8.2f}")
     if arguments.save:
-        about = {"threads": torch.get_num_threads(), "pictures": PICTURES, "tokens": TOKENS}
+        about = {"threads": torch.get_num_threads(), "pictures": IMAGES, "tokens": TOKENS}
         figures = {name: round(value, 3) for name, value in found.items()}
         command = "python -m benchmarks.generation --save"
         records.save("generation", command, about | {"repetitions": REPETITIONS} | figures)
-    missed = found[f"times_faster_{PICTURES[-1]}"] < ASKED
+    missed = found[f"times_faster_{IMAGES[-1]}"] < ASKED
     print(f"asked: {ASKED:g} x" if missed else "as asked")
     return 1 if missed else 0
 

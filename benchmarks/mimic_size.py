@@ -61,7 +61,7 @@ SENTENCES = (
 
 
 def write_copy(folder: Path, part: float, *, packed: bool = True, seed: int = 0) -> None:
-    """`part` (0 to 1] of the data set: index files and report files in `folder`, empty files for the pictures.
+    """`part` (0 to 1] of the data set: index files and report files in `folder`, empty files for the images.
 
     `packed` writes the reports a second time, into mimic-cxr-reports.zip. One report in 500 is not there.
     """
@@ -108,11 +108,11 @@ def write_copy(folder: Path, part: float, *, packed: bool = True, seed: int = 0)
     )
     write_index(folder / "mimic-cxr-2.0.0-chexpert.csv.gz", pl.DataFrame(labels))
     folders = [f"files/p{p // 1_000_000}/p{p}" for p in patient_ids]
-    pictures = [
+    paths = [
         f"{folders[patient_of[s]]}/s{study_ids[s]}/{name}.jpg"
         for s, name in zip(study_of, names, strict=True)
     ]
-    write_pictures(folder, pictures)
+    write_images(folder, paths)
     paths = [f"{folders[p]}/s{s}.txt" for p, s in zip(patient_of, study_ids, strict=True)]
     write_reports(folder, paths, packed, seed)
 
@@ -124,8 +124,8 @@ def write_index(path: Path, frame: pl.DataFrame) -> None:
         frame.write_csv(file)
 
 
-def write_pictures(folder: Path, paths: list[str]) -> None:
-    """An empty file for each picture, and SHA256SUMS.txt."""
+def write_images(folder: Path, paths: list[str]) -> None:
+    """An empty file for each image, and SHA256SUMS.txt."""
     made = set()
     for path in paths:
         place = folder / path
@@ -192,7 +192,7 @@ def write_radiographs(folder: Path, count: int, distinct: int = 8, seed: int = 0
             (folder / name).hardlink_to(folder / names[number % distinct])
             continue
         a, b, c = generator.uniform(3, 9, 3)
-        picture = 128 + 50 * np.sin(a * x) * np.cos(b * y) + 20 * np.sin(c * 12 * (x + y))
-        picture += generator.normal(0, GRAIN, picture.shape)
-        Image.fromarray(picture.clip(0, 255).astype(np.uint8)).save(folder / name, quality=95)
+        image = 128 + 50 * np.sin(a * x) * np.cos(b * y) + 20 * np.sin(c * 12 * (x + y))
+        image += generator.normal(0, GRAIN, image.shape)
+        Image.fromarray(image.clip(0, 255).astype(np.uint8)).save(folder / name, quality=95)
     return names

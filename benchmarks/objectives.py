@@ -30,7 +30,7 @@ MODULES = {  # of each objective alone
     "itg": ("text_head",),
     "tig": ("image_generator",),
 }
-PICTURES, REPETITIONS = 16, 5
+IMAGES, REPETITIONS = 16, 5
 
 
 def without(weights: dict[str, float]) -> MedUnifierModel:
@@ -53,7 +53,7 @@ def measure() -> dict[str, dict[str, float]]:
     torch.manual_seed(0)
     models = {"switched": {name: MedUnifierModel(config("ablation")).train() for name in variants}}
     models["taken_out"] = {name: without(weights) for name, weights in variants.items()}
-    pairs = batch(models["switched"]["full"].config, (95,) * PICTURES)
+    pairs = batch(models["switched"]["full"].config, (95,) * IMAGES)
     flops = {kind: {} for kind in models}
     times = {kind: {name: [] for name in variants} for kind in models}
     for kind, those in models.items():

@@ -37,7 +37,7 @@ def core_seconds(folder: Path) -> dict[str, float]:
 
 
 def worked_on(folder: Path) -> dict[str, float]:
-    """What the stages of that run worked on: pictures of the index, pictures decoded, pairs trained on."""
+    """What the stages of that run worked on: images of the index, images decoded, pairs trained on."""
     params = read_yaml(folder / "params.yaml")
     prepared = [json.loads(p.read_text()) for p in (folder / "data/prepared").glob("*/summary.json")]
     decoded = [json.loads(p.read_text()) for p in (folder / "data/images").glob("*/summary.json")]
@@ -50,7 +50,7 @@ def worked_on(folder: Path) -> dict[str, float]:
 
 
 def forward_gflop(preset: str) -> dict[str, float]:
-    """GFLOP of one forward pass for one picture and report: of the frozen ViT (by rule), of the model (counted)."""
+    """GFLOP of one forward pass for one image and report: of the frozen ViT (by rule), of the model (counted)."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 

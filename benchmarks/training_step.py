@@ -2,18 +2,18 @@
 
 Shapes: 257 x 1408 features, 32 queries, 12 blocks of 768, reports of 95 tokens, targets of 3 x 224 x 224, float32,
 random weights. Ours is the preset `paper` and reads cached features. The release is the preset `release` run by the
-same code: its ViT-g sees each picture in each step, its decoder has 741 M parameters, and every text has 95 tokens
+same code: its ViT-g sees each image in each step, its decoder has 741 M parameters, and every text has 95 tokens
 (padding would cost our code nothing, so the texts themselves are that long).
 
     ours      our whole step, with reports of 95 tokens and of 60 on average
     vit       the release in parts, as its whole step does not fit a small machine's memory: the ViT,
     rest      all but the ViT and the bottom decoder,
     decoder   the bottom decoder (minutes)
-    memory    bytes kept for the backward pass, per picture, and what fits 80 GB
+    memory    bytes kept for the backward pass, per image, and what fits 80 GB
 
 The parts take turns, each in a process of its own, for five repetitions (half an hour); told are medians and their
 ratios, and kept with --save in benchmarks/results/training_step-DATE.json. Times are processor time of one thread, so
-that other work on the machine matters little. A step is forward pass, backward pass and AdamW: per picture, AdamW's time over the batch size. The
+that other work on the machine matters little. A step is forward pass, backward pass and AdamW: per image, AdamW's time over the batch size. The
 depth of the model in `memory` is extrapolated from two shallow ones. On a graphics card: benchmarks/cuda_step.py.
 """
 
@@ -41,12 +41,12 @@ from medunifier.vision.frozen_encoder import FrozenViT, _drop_last_blocks
 
 REPO = Path(__file__).resolve().parents[1]
 RESULTS = REPO / "benchmarks" / "results"
-BATCH = 2  # pictures: what the release's decoder leaves room for in 24 GB
+BATCH = 2  # images: what the release's decoder leaves room for in 24 GB
 LENGTHS = {
     "95_tokens": (95, 95),
     "60_tokens": (45, 75),
 }  # of the reports; 60 on average is assumed of MIMIC-CXR
-PAPER_BATCH = 32  # pictures on each GPU, over which AdamW is spread
+PAPER_BATCH = 32  # images on each GPU, over which AdamW is spread
 CARD = 80e9  # bytes
 CHUNK = 200_000_000  # parameters that AdamW steps at a time, to spare memory; its time is the sum
 
@@ -59,7 +59,7 @@ def config(preset: str) -> MedUnifierConfig:
 
 
 class NoDecoder(nn.Module):
-    """Stands where the bottom decoder is when the rest is timed: hands latents' means on as pictures."""
+    """Stands where the bottom decoder is when the rest is timed: hands latents' means on as images."""
 
     def forward(self, top: torch.Tensor, bottom: torch.Tensor) -> torch.Tensor:
         return (top.mean((1, 2, 3)) + bottom.mean((1, 2, 3)))[:, None, None, None].expand(-1, 3, 224, 224)
@@ -128,7 +128,7 @@ def vit_g() -> FrozenViT:
 
 
 def ours(note: Callable[[str, float], None]) -> None:
-    """Ours, whole: forward and backward per picture, AdamW per step."""
+    """Ours, whole: forward and backward per image, AdamW per step."""
     model = MedUnifierModel(config("paper")).train()
     for name, lengths in LENGTHS.items():
         pairs = batch(model.config, lengths)
@@ -138,13 +138,13 @@ def ours(note: Callable[[str, float], None]) -> None:
 
 
 def vit(note: Callable[[str, float], None]) -> None:
-    """The release's ViT in the loop: forward per picture."""
-    model, pictures = vit_g(), torch.rand(BATCH, 3, 224, 224)
-    note("release_vit", seconds(lambda: model(pictures)) / BATCH)
+    """The release's ViT in the loop: forward per image."""
+    model, images = vit_g(), torch.rand(BATCH, 3, 224, 224)
+    note("release_vit", seconds(lambda: model(images)) / BATCH)
 
 
 def rest(note: Callable[[str, float], None]) -> None:
-    """The release's model without the bottom decoder: forward and backward per picture; AdamW per step."""
+    """The release's model without the bottom decoder: forward and backward per image; AdamW per step."""
     c = config("release")
     model = MedUnifierModel(without_decoder(c)).train()
     model.image_generator.decoder = NoDecoder()
@@ -155,7 +155,7 @@ def rest(note: Callable[[str, float], None]) -> None:
 
 
 def decoder(note: Callable[[str, float], None]) -> None:
-    """The release's bottom decoder: forward and backward of one picture; AdamW per step."""
+    """The release's bottom decoder: forward and backward of one image; AdamW per step."""
     c = config("release")
     with torch.device("meta"):
         model = ImageDecoder(
@@ -207,7 +207,7 @@ class Kept:
 
 
 def kept_per_picture(preset: str, lengths: tuple[int, int]) -> float:
-    """Bytes kept in bf16 autocast for each further picture: the rest at two depths and two batches, the decoder apart."""
+    """Bytes kept in bf16 autocast for each further image: the rest at two depths and two batches, the decoder apart."""
     c = config(preset)
     few, more = (kept_by_rest(c, lengths, layers) for layers in (2, 4))
     rest = few + (more - few) / 2 * (c.layers - 2)  # every pair of blocks keeps the same
@@ -224,14 +224,14 @@ def kept_per_picture(preset: str, lengths: tuple[int, int]) -> float:
         for n in (1, 2):
             maps = [torch.empty(n, w, 16, 16, requires_grad=True) for w in (c.code_width, width)]
             with Kept(fake) as kept, torch.autocast("cpu", torch.bfloat16):
-                pictures = fake(*maps)
+                images = fake(*maps)
             found.append(kept.bytes)
-            del pictures
+            del images
     return rest + found[1] - found[0]
 
 
 def kept_by_rest(c: MedUnifierConfig, lengths: tuple[int, int], layers: int) -> float:
-    """Bytes kept for each further picture by all but the decoder: a batch of four against one of two.
+    """Bytes kept for each further image by all but the decoder: a batch of four against one of two.
 
     Without dropout: attention with dropout keeps its whole matrix on a CPU, and not on a graphics card.
     """
@@ -249,7 +249,7 @@ def kept_by_rest(c: MedUnifierConfig, lengths: tuple[int, int], layers: int) -> 
 
 
 def memory() -> dict[str, float]:
-    """Bytes per picture in bf16, fixed bytes, and the largest batch of one 80 GB card by calculation.
+    """Bytes per image in bf16, fixed bytes, and the largest batch of one 80 GB card by calculation.
 
     Fixed: float32 weights, gradients and two moments (16 bytes a parameter), bf16 copies of the weights (2), and the
     frozen ViT in bf16 where it is in the loop. Work space of single operations is not in it. Dropout's masks
@@ -277,7 +277,7 @@ def memory() -> dict[str, float]:
 
 
 def summary(samples: dict[str, list[float]]) -> dict[str, float]:
-    """Medians; a picture's step at the batch of the measurement and at the paper's; ratios."""
+    """Medians; a image's step at the batch of the measurement and at the paper's; ratios."""
     found = {name: statistics.median(values) for name, values in samples.items()}
     for b in (BATCH, PAPER_BATCH):
         release = sum(found[f"release_{part}"] for part in ("vit", "rest", "decoder"))

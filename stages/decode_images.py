@@ -1,4 +1,4 @@
-"""decode_images: every kept picture -> grey uint8 at the model's size, in memory-mapped parts."""
+"""decode_images: every kept image -> grey uint8 at the model's size, in memory-mapped parts."""
 
 import hashlib
 import os
@@ -25,15 +25,15 @@ from medunifier.storage.image_shards import PART_ROWS, part_path, write_part
 from medunifier.storage.tables import MANIFEST, REJECTED, read_table, write_table
 from medunifier.tracking import LocalRun
 
-PICTURES = "pictures"
+IMAGES = "pictures"
 _BYTES_A_WORKER = 50_000_000  # some seconds of decoding; less is done before another process has started
 
 
 def decode_images(params: Params, run: LocalRun, dataset: str) -> None:
-    """Decode every picture of data/prepared/DATASET/manifest.parquet to a grey square of images.size pixels.
+    """Decode every image of data/prepared/DATASET/manifest.parquet to a grey square of images.size pixels.
 
-    Writes data/images/DATASET: part-*.arrow, rejected.parquet (pictures that cannot be decoded whole),
-    contents.parquet (a digest of each picture's grey values), summary.json. Finished parts survive a kill and
+    Writes data/images/DATASET: part-*.arrow, rejected.parquet (images that cannot be decoded whole),
+    contents.parquet (a digest of each image's grey values), summary.json. Finished parts survive a kill and
     are not decoded again. On several nodes (workflow.launch) each decodes every n-th part, and the first publishes
     them all.
     """
@@ -45,9 +45,9 @@ def decode_images(params: Params, run: LocalRun, dataset: str) -> None:
     rank, processes = place()
     with parallel_map(workers) as mapped:
         for number, part in list(enumerate(parts))[rank::processes]:
-            if not part_path(work / PICTURES, number).exists():
+            if not part_path(work / IMAGES, number).exists():
                 decode_part(part, root, params.images, mapped, work, number)
-            run.say(f"part {number + 1} of {len(parts)}: {len(part)} pictures")
+            run.say(f"part {number + 1} of {len(parts)}: {len(part)} images")
     wait_for_all()
     if rank > 0:
         return
@@ -63,19 +63,19 @@ def decode_images(params: Params, run: LocalRun, dataset: str) -> None:
         "aspect": params.images.aspect,
     }
     if not summary["decoded"]:
-        raise InputError(f"{root}: none of {len(manifest)} pictures can be decoded: {rejected['detail'][0]}")
-    write_table(rejected, work / PICTURES / "rejected.parquet", REJECTED)
-    write_table(digests, work / PICTURES / "contents.parquet", CONTENTS)
-    write_json(work / PICTURES / "summary.json", summary)
+        raise InputError(f"{root}: none of {len(manifest)} images can be decoded: {rejected['detail'][0]}")
+    write_table(rejected, work / IMAGES / "rejected.parquet", REJECTED)
+    write_table(digests, work / IMAGES / "contents.parquet", CONTENTS)
+    write_json(work / IMAGES / "summary.json", summary)
     publish(work, Path("data/images") / dataset)
     run.metrics({name: summary[name] for name in ("pictures", "decoded")} | {"rejected": len(rejected)})
-    run.say(f"decoded {summary['decoded']} of {len(manifest)} pictures, rejected {len(rejected)}")
+    run.say(f"decoded {summary['decoded']} of {len(manifest)} images, rejected {len(rejected)}")
 
 
 def work_folder(manifest: pl.DataFrame, root: Path, settings: Images, stage: str) -> Path:
-    """Where parts wait until all are done: another folder for other pictures, settings or decoder.
+    """Where parts wait until all are done: another folder for other images, settings or decoder.
 
-    PICTURES below it is what will be published; beside that lie the rejects and the digests of each part.
+    IMAGES below it is what will be published; beside that lie the rejects and the digests of each part.
     """
     key = hashlib.sha256(f"{root} {settings} {PART_ROWS}".encode())
     key.update(Path(images.__file__).read_bytes())
@@ -87,31 +87,31 @@ def work_folder(manifest: pl.DataFrame, root: Path, settings: Images, stage: str
 def decode_part(
     part: pl.DataFrame, root: Path, settings: Images, mapped: Callable, work: Path, number: int
 ) -> None:
-    """Decode the pictures of one part; writes its rejects and digests, then the part itself: it is done."""
+    """Decode the images of one part; writes its rejects and digests, then the part itself: it is done."""
     paths = [str(root / path) for path in part["image_path"]]
-    decode = partial(picture_or_problem, size=settings.size, aspect=settings.aspect)
+    decode = partial(image_or_problem, size=settings.size, aspect=settings.aspect)
     results = list(mapped(decode, paths))
-    is_picture = pl.Series([isinstance(result, np.ndarray) for result in results], dtype=pl.Boolean)
+    is_image = pl.Series([isinstance(result, np.ndarray) for result in results], dtype=pl.Boolean)
     problems = [
         f"{path}: {result}"
         for path, result in zip(part["image_path"], results, strict=True)
         if isinstance(result, str)
     ]
-    rejected = part.filter(~is_picture).select(
+    rejected = part.filter(~is_image).select(
         "image_id",
         "study_id",
         pl.lit(Reason.UNREADABLE_IMAGE.value).alias("reason"),
         pl.Series("detail", problems, pl.String),
     )
-    ids = part.filter(is_picture)["image_id"]
-    pictures = [result for result in results if isinstance(result, np.ndarray)]
+    ids = part.filter(is_image)["image_id"]
+    images = [result for result in results if isinstance(result, np.ndarray)]
     write_table(rejected, beside(work, "rejected", number), REJECTED)
-    write_table(content_digests(ids, pictures), beside(work, "contents", number), CONTENTS)
-    write_part(part_path(work / PICTURES, number), ids, pictures, settings.size)
+    write_table(content_digests(ids, images), beside(work, "contents", number), CONTENTS)
+    write_part(part_path(work / IMAGES, number), ids, images, settings.size)
 
 
-def picture_or_problem(path: str, size: int, aspect: str) -> np.ndarray | str:
-    """The decoded picture, uint8 [size, size], or what is wrong with the file."""
+def image_or_problem(path: str, size: int, aspect: str) -> np.ndarray | str:
+    """The decoded image, uint8 [size, size], or what is wrong with the file."""
     try:
         return decode_image(path, size, aspect)
     except UnreadableImage as problem:
@@ -124,13 +124,13 @@ def beside(work: Path, table: str, number: int) -> Path:
 
 
 def publish(work: Path, folder: Path) -> None:
-    """Move the finished pictures to `folder`, at once or, to another disk, as copies that leave the originals
+    """Move the finished images to `folder`, at once or, to another disk, as copies that leave the originals
     until all are made; clears the waiting room.
     """
     if folder.exists():
         shutil.rmtree(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    shutil.move(work / PICTURES, folder)
+    shutil.move(work / IMAGES, folder)
     shutil.rmtree(work.parent)
 
 

@@ -1,4 +1,4 @@
-"""Stage encode_codes: every picture as codes of the two codebooks, which the priors learn (paper section 3.4)."""
+"""Stage encode_codes: every image as codes of the two codebooks, which the priors learn (paper section 3.4)."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +18,7 @@ HELD_OUT = "test"  # the split whose codebook use goes by the plain names
 
 
 def encode_codes(params: Params, run: Run, variant: str) -> None:
-    """Write every picture of the pre-training data set, all splits, as the top and bottom codes of VARIANT.
+    """Write every image of the pre-training data set, all splits, as the top and bottom codes of VARIANT.
 
     Codebook use is measured on each split: `perplexity_top`, `used_fraction_top`, `entropy_bits_top` and the
     same for `bottom` are those of the test split; `train_` and `validate_` in front name the others.
@@ -40,7 +40,7 @@ def encode_codes(params: Params, run: Run, variant: str) -> None:
 
 
 def encode(trained: Trained, store: Features, items: pl.DataFrame) -> tuple[np.ndarray, np.ndarray]:
-    """Codes of pictures given their reports: uint16 [n, 64] and [n, 256]."""
+    """Codes of images given their reports: uint16 [n, 64] and [n, 256]."""
     import torch
 
     ids, reports = items["image_id"].to_list(), items["report"].to_list()

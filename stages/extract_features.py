@@ -1,6 +1,6 @@
-"""extract_features: the frozen ViT runs once over every picture; training and evaluation read its tokens.
+"""extract_features: the frozen ViT runs once over every image; training and evaluation read its tokens.
 
-With `features.mode: online` no token is stored: the stage records which ViT is to look at which pictures.
+With `features.mode: online` no token is stored: the stage records which ViT is to look at which images.
 """
 
 from collections.abc import Iterator, Sequence
@@ -54,14 +54,14 @@ def extract_features(params: Params, run: LocalRun, dataset: str, shard: str) ->
     run.metrics({"images": len(rows)})
 
 
-def shard_rows(pictures: int, shards: Sequence[str], shard: str) -> range:
+def shard_rows(images: int, shards: Sequence[str], shard: str) -> range:
     """The rows of one shard. InputError for an unknown shard, or one that would be empty."""
     if shard not in shards:
         raise InputError(f"no shard {shard!r} in features.shards of params.yaml; it has {', '.join(shards)}")
     number = shards.index(shard)
-    rows = range(number * pictures // len(shards), (number + 1) * pictures // len(shards))
+    rows = range(number * images // len(shards), (number + 1) * images // len(shards))
     if not rows:
-        raise InputError(f"features.shards: {len(shards)} shards for {pictures} pictures; name fewer shards")
+        raise InputError(f"features.shards: {len(shards)} shards for {images} images; name fewer shards")
     return rows
 
 
@@ -74,7 +74,7 @@ def encode(
         yield look(model, store.read(batch), store.image_ids[batch.start : batch.stop])
         done, before = batch.stop - rows.start, start - rows.start
         if 10 * done // len(rows) > 10 * before // len(rows):
-            run.say(f"{done} of {len(rows)} pictures")
+            run.say(f"{done} of {len(rows)} images")
 
 
 if __name__ == "__main__":

@@ -41,13 +41,13 @@ def finetune(params: Params, run: Run, variant: str, dataset: str, percent: str)
     run.metrics({f"n_{split}": len(part) for split, part in items.items()})
     classes = (f"no_{labels[0]}", labels[0]) if len(labels) == 1 else labels
 
-    encoder = model.picture_encoder().to(model.device).eval()
+    encoder = model.image_encoder().to(model.device).eval()
     held = {name: encode(encoder, model, store, items[name].rows) for name in ("validate", "test")}
     tuned, probed, frames, best_steps = [], [], [], []
     for seed in p.seeds:
         chosen = nested_part(items["train"].target, int(percent), seed)
         parts = items | {"train": items["train"].take(chosen)}
-        run.say(f"seed {seed}: {len(chosen)} of {len(items['train'])} training pictures")
+        run.say(f"seed {seed}: {len(chosen)} of {len(items['train'])} training images")
         vectors = held | {"train": encode(encoder, model, store, parts["train"].rows)}
         probe, probe_scores = fit_linear_probe(vectors, parts, len(labels))
         scores, best_step = fit_classifier(params, run, model, store, parts, seed, probe)
@@ -77,7 +77,7 @@ def finetune(params: Params, run: Run, variant: str, dataset: str, percent: str)
 
 @dataclass(frozen=True)
 class Task:
-    """Labelled pictures of one split: ids, whose they are, rows in the store, class numbers int64 [n]."""
+    """Labelled images of one split: ids, whose they are, rows in the store, class numbers int64 [n]."""
 
     ids: list[str]
     patients: list[str]
@@ -98,10 +98,10 @@ class Task:
 
 
 def read_task(dataset: str, split: str, labels: Sequence[str], store: MappedRows, run: Run) -> Task:
-    """The pictures of a split that have a class: 0 or 1 in one label, or exactly one 1 among several.
+    """The images of a split that have a class: 0 or 1 in one label, or exactly one 1 among several.
 
     The others are counted in the metrics `SPLIT_without_class` and `SPLIT_without_picture`. Raises InputError
-    when a label column is missing or a class has no picture.
+    when a label column is missing or a class has no image.
     """
     path = Path("data/prepared") / dataset / f"{split}.parquet"
     table = read_table(path, PREPARED)
@@ -127,7 +127,7 @@ def read_task(dataset: str, split: str, labels: Sequence[str], store: MappedRows
     found = np.bincount(target[kept], minlength=max(2, len(labels)))
     if (found == 0).any():
         raise InputError(
-            f"{path}: classes of evaluate.finetune.{dataset} ({', '.join(labels)}) have {found.tolist()} pictures; "
+            f"{path}: classes of evaluate.finetune.{dataset} ({', '.join(labels)}) have {found.tolist()} images; "
             "each needs one in every split: look at data/prepared/*/summary.json, or choose other labels"
         )
     ids = table["image_id"].gather(kept).to_list()
@@ -164,14 +164,14 @@ def fit_linear_probe(
 
 
 def encode(network: "nn.Module", model: Trained, store: MappedRows, rows: np.ndarray) -> np.ndarray:
-    """What `network` makes of pictures, float32 [n, outputs]."""
+    """What `network` makes of images, float32 [n, outputs]."""
     import torch
 
     with torch.inference_mode():
         return np.concatenate(
             [
-                network(model.read_pictures(store, rows[part]).to(model.device)).float().cpu().numpy()
-                for part in batches(len(rows), BATCH, "look at pictures")
+                network(model.read_images(store, rows[part]).to(model.device)).float().cpu().numpy()
+                for part in batches(len(rows), BATCH, "look at images")
             ]
         )
 
@@ -197,18 +197,18 @@ def fit_classifier(
     from medunifier.training.loop import Recipe, state_folder, train
 
     p, training, held = params.finetune, parts["train"], parts["validate"]
-    net = Classifier(copy.deepcopy(model.picture_encoder()), probe.out_features)
+    net = Classifier(copy.deepcopy(model.image_encoder()), probe.out_features)
     if p.head_start == "probe":
         net.head.load_state_dict(probe.state_dict())
 
     def load(rows: np.ndarray) -> "dict[str, torch.Tensor]":
         return {
-            "pictures": model.read_pictures(store, training.rows[rows]),
+            "images": model.read_images(store, training.rows[rows]),
             "target": torch.from_numpy(training.target[rows]),
         }
 
     def loss(net, batch, generator):
-        return cross_entropy(net(batch["pictures"]), batch["target"]), {}
+        return cross_entropy(net(batch["images"]), batch["target"]), {}
 
     def validate(net: "nn.Module") -> dict[str, float]:
         logits = torch.from_numpy(encode(net, model, store, held.rows))
@@ -254,7 +254,7 @@ def fit_classifier(
 def predictions(
     test: Task, seed: int, classes: Sequence[str], tuned: np.ndarray, probed: np.ndarray
 ) -> pl.DataFrame:
-    """The test pictures with their class and both classifiers' probabilities."""
+    """The test images with their class and both classifiers' probabilities."""
     columns = {
         "image_id": test.ids,
         "patient_id": test.patients,
@@ -269,7 +269,7 @@ def predictions(
 def test_items(
     test: Task, seeds: Sequence[int], tuned: list[dict[str, np.ndarray]], probed: list[dict[str, np.ndarray]]
 ) -> Iterator[pl.DataFrame]:
-    """What each test picture scored, for comparisons of models."""
+    """What each test image scored, for comparisons of models."""
     for prefix, found in (("", tuned), ("probe_", probed)):
         for seed, parts in zip(seeds, found, strict=True):
             scores = parts["test"]

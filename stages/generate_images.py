@@ -1,4 +1,4 @@
-"""Stage generate_images: pictures out of nothing, out of test reports and out of prompts (paper section 4.2, Fig. 3)."""
+"""Stage generate_images: images out of nothing, out of test reports and out of prompts (paper section 4.2, Fig. 3)."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from medunifier.synthesis.png_metadata import write_png
 from medunifier.synthesis.prompts import read_prompts
 from medunifier.tracking import Run
 
-SHOWN_SAMPLES = 4  # pictures of each prompt that become PNGs
+SHOWN_SAMPLES = 4  # images of each prompt that become PNGs
 SETS = ("unconditional", "reports", "prompts", "strips")
 SEEDS = 2**63  # from 0 on: as many as a column of integers holds
 
 
 @dataclass(frozen=True)
 class Order:
-    """A picture to draw; the fields are columns of `DRAWN`."""
+    """A image to draw; the fields are columns of `DRAWN`."""
 
     seed: int
     prompt: str | None = None
@@ -43,16 +43,16 @@ class Order:
 
 
 def generate_images(params: Params, run: Run, variant: str) -> None:
-    """Draw pictures with the model VARIANT and its priors, in four sets under data/generated/VARIANT:
+    """Draw images with the model VARIANT and its priors, in four sets under data/generated/VARIANT:
 
     unconditional   without a text, as the paper does
-    reports         from reports of the test split, one picture each
-    prompts         from each prompt of the file generate.prompts, generate.samples pictures each
+    reports         from reports of the test split, one image each
+    prompts         from each prompt of the file generate.prompts, generate.samples images each
     strips          from the strips of that file: the same seed, one word of the prompt changes
 
     The last three need priors that were trained with prior.condition: text. A set is a store of pixels with a
-    table of prompts, seeds and codes; some of its pictures are PNGs, too, in the folder `shown`, and these say what
-    they were drawn from. `python -m stages.generate_images --verify FILE.png` draws such a picture again.
+    table of prompts, seeds and codes; some of its images are PNGs, too, in the folder `shown`, and these say what
+    they were drawn from. `python -m stages.generate_images --verify FILE.png` draws such a image again.
 
     By hand, with any trained model: `python -m stages.generate_images --prompt TEXT --samples 4 --out DIR`.
     """
@@ -64,7 +64,7 @@ def generate_images(params: Params, run: Run, variant: str) -> None:
         shutil.rmtree(root)
     shown = {"unconditional": settings.shown, "reports": settings.shown}
     for name, wanted in orders.items():
-        run.say(f"draw {len(wanted)} pictures: {name}")
+        run.say(f"draw {len(wanted)} images: {name}")
         if name == "prompts":
             pngs = [i for i in range(len(wanted)) if i % settings.samples < SHOWN_SAMPLES]
         else:
@@ -76,7 +76,7 @@ def generate_images(params: Params, run: Run, variant: str) -> None:
 
 
 def order_sets(params: Params, run: Run, generator: Generator) -> dict[str, list[Order]]:
-    """The pictures of each set, by its name; only the unconditional set where the priors take no text."""
+    """The images of each set, by its name; only the unconditional set where the priors take no text."""
     settings, seed = params.generate, params.seed
 
     def seeds(number: int, count: int) -> list[int]:
@@ -85,7 +85,7 @@ def order_sets(params: Params, run: Run, generator: Generator) -> dict[str, list
 
     orders = {"unconditional": [Order(s, row=i) for i, s in enumerate(seeds(0, settings.unconditional))]}
     if not generator.takes_text:
-        run.say("no pictures from texts: these priors take none (prior.condition: none)")
+        run.say("no images from texts: these priors take none (prior.condition: none)")
         return orders
     dataset = params.pretrain.dataset
     source = Path("data/prepared") / dataset / "test.parquet"
@@ -154,7 +154,7 @@ def sampling(settings: Generate) -> Settings:
 
 
 def by_hand(arguments: Sequence[str]) -> None:
-    """The command with options: draws pictures of a prompt, or verifies PNGs. InputError for what a user can mend."""
+    """The command with options: draws images of a prompt, or verifies PNGs. InputError for what a user can mend."""
     parser = argparse.ArgumentParser(
         prog="python -m stages.generate_images",
         usage="%(prog)s VARIANT | --prompt TEXT --out DIR [options] | --verify FILE.png ...",
@@ -163,15 +163,13 @@ def by_hand(arguments: Sequence[str]) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--prompt", metavar="TEXT", help="what the pictures show, in the words of a report")
+    what.add_argument("--prompt", metavar="TEXT", help="what the images show, in the words of a report")
     what.add_argument(
         "--verify", metavar="FILE.png", nargs="+", help="draw these again and compare the pixels"
     )
-    parser.add_argument("--samples", type=int, default=4, help="number of pictures (default: 4)")
+    parser.add_argument("--samples", type=int, default=4, help="number of images (default: 4)")
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder for the PNGs")
-    parser.add_argument(
-        "--seed", type=int, help="of the first picture; the others count on (default: `seed`)"
-    )
+    parser.add_argument("--seed", type=int, help="of the first image; the others count on (default: `seed`)")
     parser.add_argument("--guidance", type=float, help="how strongly the prompt counts; 1: as trained")
     parser.add_argument(
         "--temperature", type=float, help="below 1: more alike, above: more diverse; 0: likeliest"
@@ -189,9 +187,9 @@ def by_hand(arguments: Sequence[str]) -> None:
 
 
 def draw_prompt(options: argparse.Namespace, params: Params) -> None:
-    """Draws `options.samples` pictures of `options.prompt` into `options.out` and prints their paths."""
+    """Draws `options.samples` images of `options.prompt` into `options.out` and prints their paths."""
     if not options.prompt.strip():
-        raise InputError("--prompt: the prompt is empty; say what the picture shall show")
+        raise InputError("--prompt: the prompt is empty; say what the image shall show")
     variant = options.variant or next(iter(params.trained.tig), None)
     if variant not in params.trained.tig:
         raise InputError(
@@ -235,7 +233,7 @@ def verify(paths: Sequence[str]) -> None:
         different += pixels > 0
     if different:
         raise InputError(
-            f"{different} of {len(paths)} pictures are not what their fields say: edited, or drawn on other hardware"
+            f"{different} of {len(paths)} images are not what their fields say: edited, or drawn on other hardware"
         )
 
 

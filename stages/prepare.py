@@ -1,4 +1,4 @@
-"""prepare: a data set as distributed -> tables of pictures with their reports, split and accounted for."""
+"""prepare: a data set as distributed -> tables of images with their reports, split and accounted for."""
 
 import shutil
 from pathlib import Path
@@ -10,7 +10,7 @@ from medunifier.data.index_files import some
 from medunifier.data.layouts import RAW_IMAGES, find_layout
 from medunifier.data.preparation.benchmarks import ids_digest
 from medunifier.data.preparation.rejects import Selection
-from medunifier.data.preparation.rules import select_pictures, set_benchmark_aside
+from medunifier.data.preparation.rules import select_images, set_benchmark_aside
 from medunifier.data.preparation.splits import SPLITS, require_separate_patients
 from medunifier.runtime.errors import InputError
 from medunifier.runtime.files import atomic_path, write_json
@@ -21,11 +21,11 @@ from medunifier.tracking import LocalRun
 
 
 def prepare(params: Params, run: LocalRun, dataset: str) -> None:
-    """Filter pictures, cut their reports into sections, split by patient, set the benchmark aside.
+    """Filter images, cut their reports into sections, split by patient, set the benchmark aside.
 
     Writes data/prepared/DATASET: {train,validate,test,benchmark}.parquet, rejected.parquet with a reason for
-    every other row of the index, manifest.parquet (the kept pictures' files), summary.json (the counts); and
-    results/subsets/DATASET.csv: which picture is in which split and class, in the form of `index.lists`.
+    every other row of the index, manifest.parquet (the kept images' files), summary.json (the counts); and
+    results/subsets/DATASET.csv: which image is in which split and class, in the form of `index.lists`.
     """
     settings = settings_of(params, dataset)
     if not Path(settings.root).is_dir():
@@ -36,9 +36,9 @@ def prepare(params: Params, run: LocalRun, dataset: str) -> None:
 
     raw = layout.read_images(settings)
     RAW_IMAGES.check(raw.rows, f"read_images of {settings.layout}")
-    run.say(f"{len(raw.rows)} pictures in the index")
+    run.say(f"{len(raw.rows)} images in the index")
     selection = Selection(raw.rows)
-    reports = select_pictures(selection, settings, layout, params.seed)
+    reports = select_images(selection, settings, layout, params.seed)
     # A data set with nothing left is told so, not that its benchmark is too small.
     split_tables(selection, dataset)
     benchmark = set_benchmark_aside(selection, settings, params.seed)
@@ -81,7 +81,7 @@ def split_tables(selection: Selection, dataset: str) -> dict[str, pl.DataFrame]:
     tables = {split: selection.kept.filter(split=split) for split in SPLITS}
     if empty := [split for split, table in tables.items() if table.is_empty()]:
         raise InputError(
-            f"datasets.{dataset}: no picture is left for {', '.join(empty)}; kept: {len(selection.kept)}, "
+            f"datasets.{dataset}: no image is left for {', '.join(empty)}; kept: {len(selection.kept)}, "
             f"rejected: {selection.counts() or 'none'}. Check root, views, sections and split in params.yaml"
         )
     return tables
@@ -107,7 +107,7 @@ def account(
 ) -> dict[str, Any]:
     """The counts of summary.json. Raw rows are kept or rejected; RuntimeError (a bug) if the sums differ.
 
-    `separate`: the benchmark's pictures are in no other table, so they count as a part of what is kept.
+    `separate`: the benchmark's images are in no other table, so they count as a part of what is kept.
     """
     apart = {name: table for name, table in tables.items() if name != "benchmark" or separate}
     kept = {name: len(table) for name, table in apart.items()}

@@ -36,9 +36,9 @@ def pretrain(params: Params, run: Run, variant: str) -> None:
     weights = params.variants[variant].weights
     params = dataclasses.replace(params, seed=params.training_seed(variant))
     tokenizer = load_tokenizer("models/tokenizer")
-    pictures = weights["tig"] > 0
-    training = Pairs(params, tokenizer, "train", pictures)
-    validation = Pairs(params, tokenizer, "validate", pictures)
+    images = weights["tig"] > 0
+    training = Pairs(params, tokenizer, "train", images)
+    validation = Pairs(params, tokenizer, "validate", images)
     run.say(f"{len(training)} pairs to train on, {len(validation)} to validate on")
 
     torch.manual_seed(mix(params.seed, 0))
@@ -112,13 +112,13 @@ def pretrain(params: Params, run: Run, variant: str) -> None:
 
 
 class Pairs:
-    """One split of the pre-training data set as (features, report, picture): `load` reads, `see` completes.
+    """One split of the pre-training data set as (features, report, image): `load` reads, `see` completes.
 
-    Rows of the prepared table without a decoded picture or a report are left out. The same rows come without their
-    pictures where `pictures` is false: TIG alone asks for them.
+    Rows of the prepared table without a decoded image or a report are left out. The same rows come without their
+    images where `with_images` is false: TIG alone asks for them.
     """
 
-    def __init__(self, params: Params, tokenizer, split: str, pictures: bool = True):
+    def __init__(self, params: Params, tokenizer, split: str, with_images: bool = True):
         from medunifier.data.tokenizer import encode
 
         name = params.pretrain.dataset
@@ -132,10 +132,10 @@ class Pairs:
         ]
         if not usable:
             raise InputError(
-                f"data set {name}, split {split}: no picture with a report; pre-training needs both."
+                f"data set {name}, split {split}: no image with a report; pre-training needs both."
             )
         ids = self.image_ids = [image_id for image_id, _ in usable]
-        self.pictures, self.channels = pictures, params.model.image_channels
+        self.with_images, self.channels = with_images, params.model.image_channels
         self.online = isinstance(self.features, OnlineFeatures)
         self.augmentation = vars(params.pretrain.augment) if params.pretrain.augment else {}
         self.pad_id = tokenizer.pad_token_id
@@ -156,7 +156,7 @@ class Pairs:
         """Row numbers (k,) -> what `see` takes: tokens of the reports, pixels (k, H, W) as uint8, float16 features.
 
         Of pixels and features only those that are needed and stored: online features are made of the pixels. `rows`
-        go with these, to name a picture by.
+        go with these, to name a image by.
         """
         import torch
 
@@ -168,7 +168,7 @@ class Pairs:
             batch["rows"] = torch.from_numpy(rows)
         else:
             batch["features"] = torch.from_numpy(self.features.read(self.feature_rows[rows]))
-        if self.online or self.pictures:
+        if self.online or self.with_images:
             batch["pixels"] = torch.from_numpy(self.images.read(self.image_rows[rows]))
         return batch
 
@@ -180,10 +180,10 @@ class Pairs:
     ) -> "dict[str, torch.Tensor]":
         """What `load` gave, on the model's device -> what `MedUnifierModel.forward` takes.
 
-        With a generator the pictures are augmented where pretrain.augment says so, before the ViT and as TIG's target
+        With a generator the images are augmented where pretrain.augment says so, before the ViT and as TIG's target
         alike. All is computed in full precision, as stored features are, whatever the training's precision.
 
-        InputError names a picture whose tokens half precision cannot hold.
+        InputError names a image whose tokens half precision cannot hold.
         """
         import torch
 
@@ -200,7 +200,7 @@ class Pairs:
                 if self.online:
                     batch["features"] = model.see(pixels.expand(-1, 3, -1, -1))
                     check_representable(batch["features"], [self.image_ids[row] for row in rows.tolist()])
-            if self.pictures:
+            if self.with_images:
                 batch["images"] = pixels.expand(-1, self.channels, -1, -1)
         batch["features"] = batch["features"].float()
         return batch

@@ -1,4 +1,4 @@
-"""Stage retrieve: which reports belong to a picture, which pictures to a report (paper section 4.2, Table 2)."""
+"""Stage retrieve: which reports belong to a image, which images to a report (paper section 4.2, Table 2)."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -19,13 +19,13 @@ from medunifier.tracking import Run
 
 RANKED = 10  # candidates kept for each query in rankings.parquet
 EXAMPLES, FOUND = 6, 3  # queries of each direction in examples.md, candidates shown of each
-ASKS = {"i2t": "Picture {} asks for reports", "t2i": "The report of picture {} asks for pictures"}
+ASKS = {"i2t": "Image {} asks for reports", "t2i": "The report of image {} asks for images"}
 RANKINGS = Schema(
     "rankings",
     {
-        # i2t: a picture asks for reports | t2i: a report asks for pictures | itm_i2t, itm_t2i: ranked anew
+        # i2t: a image asks for reports | t2i: a report asks for images | itm_i2t, itm_t2i: ranked anew
         "direction": pl.String,
-        "query_id": pl.String,  # a report goes by the id of its picture
+        "query_id": pl.String,  # a report goes by the id of its image
         "ranked_ids": pl.List(pl.String),
         "relevant": pl.List(pl.Boolean),
         "scores": pl.List(pl.Float32),  # similarity; of those ranked anew, the first `rerank`, plus log odds
@@ -34,7 +34,7 @@ RANKINGS = Schema(
 
 
 def retrieve(params: Params, run: Run, variant: str, dataset: str) -> None:
-    """Rank the reports of DATASET for each of its pictures and the pictures for each report, by image-text
+    """Rank the reports of DATASET for each of its images and the images for each report, by image-text
     similarity, with the model VARIANT.
 
     Items are the data set's benchmark where it has one, otherwise its test split. For mAP@K a candidate is
@@ -82,7 +82,7 @@ def retrieve(params: Params, run: Run, variant: str, dataset: str) -> None:
     write_table(pl.concat(rankings), folder / "rankings.parquet", RANKINGS)
     chosen = seeded_rows(len(items), EXAMPLES, params.seed)
     shown = examples([ranking[chosen] for ranking in rankings], dict(zip(ids, reports, strict=True)))
-    title = f"What {variant} finds in {dataset}, each picture with its own report"
+    title = f"What {variant} finds in {dataset}, each image with its own report"
     write_examples(folder / "examples.md", title, shown)
     run.artifact(folder / "examples.md")
 
@@ -107,7 +107,7 @@ def examples(rankings: Sequence[pl.DataFrame], reports: Mapping[str, str]) -> li
     """What some queries found, to be read.
 
     Args:
-        rankings: rows of rankings.parquet, one direction after the other. reports: by the id of the picture.
+        rankings: rows of rankings.parquet, one direction after the other. reports: by the id of the image.
     """
     shown = []
     for query in pl.concat(rankings).iter_rows(named=True):

@@ -1,4 +1,4 @@
-"""Stage score_images: reconstructed and newly drawn pictures against real ones (paper Table 5, Fig. 3)."""
+"""Stage score_images: reconstructed and newly drawn images against real ones (paper Table 5, Fig. 3)."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -24,9 +24,9 @@ from medunifier.synthesis.png_metadata import MODEL_NAME, write_png
 from medunifier.tracking import Run
 
 RESAMPLES = 1000
-AVERAGED = 10_000  # training pictures in the mean image, drawn by the seed
-JUDGED = 20_000  # training pictures that the judge learns from, drawn by the seed
-SHOWN = 16  # pictures in the grid
+AVERAGED = 10_000  # training images in the mean image, drawn by the seed
+JUDGED = 20_000  # training images that the judge learns from, drawn by the seed
+SHOWN = 16  # images in the grid
 FIGURE = 8  # columns of figure 3
 SETS = ("unconditional", "reports", "prompts", "strips")
 SCORES = Schema(
@@ -36,7 +36,7 @@ SCORES = Schema(
 )
 GRID_FIELDS = {
     "synthetic": "in part",
-    "description": "Real pictures, and pictures that a model reconstructed or drew. Not for clinical use.",
+    "description": "Real images, and images that a model reconstructed or drew. Not for clinical use.",
     "model": MODEL_NAME,
 }
 VIT_NAMES = {"frechet": "fd_vit", "kernel": "kd_vit", "space": "vit"}
@@ -44,32 +44,32 @@ INCEPTION_NAMES = {"frechet": "fid", "kernel": "kid", "space": "inception"}
 
 
 def score_images(params: Params, run: Run, variant: str) -> None:
-    """Compare with real pictures what the model VARIANT makes of test pictures' codes, and what it has newly drawn.
+    """Compare with real images what the model VARIANT makes of test images' codes, and what it has newly drawn.
 
-    Reconstruction: PSNR (dB) and SSIM are means over test pictures, on grey values; `psnr_mean_image` is that of the
-    mean training picture as the answer for every one, `psnr_gain` what the codes add to it.
+    Reconstruction: PSNR (dB) and SSIM are means over test images, on grey values; `psnr_mean_image` is that of the
+    mean training image as the answer for every one, `psnr_gain` what the codes add to it.
 
-    Table 5: Frechet distances to training pictures of real validation pictures, of reconstructed test pictures, of
-    pictures drawn without a text, as the paper draws them, and of those drawn from test reports: `fd_vit_validation`,
+    Table 5: Frechet distances to training images of real validation images, of reconstructed test images, of
+    images drawn without a text, as the paper draws them, and of those drawn from test reports: `fd_vit_validation`,
     `fd_vit_reconstruction`, `fd_vit_synthetic`, `fd_vit_reports`, in the features of the frozen ViT; with Inception
     weights given, the same in Inception's as `fid_...`. All compared sets are of one size. Beside them `kd_vit_...` or
-    `kid_...` (kernel distance), `precision_...` and `recall_...`. The paper reconstructs training pictures; these here
+    `kid_...` (kernel distance), `precision_...` and `recall_...`. The paper reconstructs training images; these here
     are held out.
 
-    Drawn pictures, where the priors take a text: prompt fidelity by a judge that learnt from real pictures, and the
+    Drawn images, where the priors take a text: prompt fidelity by a judge that learnt from real images, and the
     judge's own quality (see medunifier/image_scoring/prompt_fidelity.py); retrieval of the text by the model itself; MS-SSIM between
-    samples of one prompt. For all of them the nearest training picture (medunifier/image_scoring/realism.py).
+    samples of one prompt. For all of them the nearest training image (medunifier/image_scoring/realism.py).
     """
     dataset, seed, size = params.pretrain.dataset, params.seed, params.score_images.max_images
     folder, store = Path("results/images") / variant, ImageStore(Path("data/images") / dataset)
     trained = load_trained(variant)
     train, validate, tested = (
-        coded_pictures(variant, dataset, split) for split in ("train", "validate", "test")
+        coded_images(variant, dataset, split) for split in ("train", "validate", "test")
     )
     test = tested[seeded_rows(len(tested), size, seed)]
     how = {"resamples": RESAMPLES, "seed": seed}
 
-    run.say(f"draw {len(test)} test pictures from their codes")
+    run.say(f"draw {len(test)} test images from their codes")
     averaged = train["image_id"][seeded_rows(len(train), AVERAGED, seed)]
     scores, redrawn = compare(trained, store, test, mean_image(stored(store, averaged)))
     columns = {"psnr_reconstruction": scores["psnr"], "ssim_reconstruction": scores["ssim"]}
@@ -91,19 +91,19 @@ def score_images(params: Params, run: Run, variant: str) -> None:
     write_figure(folder / "figure_3.png", trained, store, tested, drawn)
     run.artifact(folder / "figure_3.png")
 
-    run.say("compare sets of pictures in the frozen ViT's features")
+    run.say("compare sets of images in the frozen ViT's features")
     look = looker(params.vision, trained)
-    seen = {name: look(stored(pictures)) for name, (_, pictures) in drawn.items()}
-    # A Frechet distance falls with the number of pictures: the compared sets are of one size.
+    seen = {name: look(stored(images)) for name, (_, images) in drawn.items()}
+    # A Frechet distance falls with the number of images: the compared sets are of one size.
     compared = {"synthetic": "unconditional", "reports": "reports"}
     sizes = [len(drawn[name][0]) for name in compared.values() if name in drawn]
     n = min(len(test), len(validate), size or len(test), *sizes)
-    pictures = {
+    images = {
         "reference": stored(store, train["image_id"][seeded_rows(len(train), size, seed)]),
         "validation": stored(store, validate["image_id"][seeded_rows(len(validate), n, seed)]),
         "reconstruction": _parts(redrawn[seeded_rows(len(redrawn), n, seed)]),
     }
-    means = {name: look(batch).means for name, batch in pictures.items()}
+    means = {name: look(batch).means for name, batch in images.items()}
     means |= {name: seen[source].means[:n] for name, source in compared.items() if source in seen}
     run.metrics(realism.distances(VIT_NAMES, means, seed))
 
@@ -111,7 +111,7 @@ def score_images(params: Params, run: Run, variant: str) -> None:
     if weights is None:
         run.say("no FID: score_images.inception_weights names no file")
     else:
-        pictures = {
+        images = {
             "reference": stored(store, train["image_id"][seeded_rows(len(train), size, seed)]),
             "validation": stored(store, validate["image_id"][seeded_rows(len(validate), n, seed)]),
             "reconstruction": _parts(redrawn[seeded_rows(len(redrawn), n, seed)]),
@@ -121,12 +121,12 @@ def score_images(params: Params, run: Run, variant: str) -> None:
             if source in drawn
         }
         features = {
-            name: inception_features(batch, weights, str(trained.device)) for name, batch in pictures.items()
+            name: inception_features(batch, weights, str(trained.device)) for name, batch in images.items()
         }
         run.metrics(realism.distances(INCEPTION_NAMES, features, seed))
 
-    run.say("look for training pictures that were copied")
-    small = {name: _thumbnails(stored(pictures)) for name, (_, pictures) in drawn.items()}
+    run.say("look for training images that were copied")
+    small = {name: _thumbnails(stored(images)) for name, (_, images) in drawn.items()}
     small_train = _thumbnails(stored(store, train["image_id"]))
     sets = {"validation": (validate["image_id"].to_list(), _thumbnails(stored(store, validate["image_id"])))}
     sets["reconstruction"] = (test["image_id"].to_list(), thumbnails(redrawn))
@@ -136,14 +136,14 @@ def score_images(params: Params, run: Run, variant: str) -> None:
     run.metrics(metrics)
 
     if "prompts" in drawn:
-        run.say("judge what the pictures show")
+        run.say("judge what the images show")
         chosen = seeded_rows(len(train), JUDGED, seed)
         judge = fidelity.judge_of(train[chosen], small_train[chosen])
-        run.metrics(judge_pictures(judge, store, tested, drawn, small, how))
+        run.metrics(judge_images(judge, store, tested, drawn, small, how))
         run.metrics(find_texts(trained, drawn, seen, how))
-        table, pictures = drawn["prompts"]
+        table, images = drawn["prompts"]
         real = store.read(store.rows(validate["image_id"][seeded_rows(len(validate), len(table), seed)]))
-        run.metrics(realism.diversity(pictures.read(range(len(table))), table["row"].to_numpy(), real, how))
+        run.metrics(realism.diversity(images.read(range(len(table))), table["row"].to_numpy(), real, how))
 
 
 Drawn = dict[str, tuple[pl.DataFrame, ImageStore]]  # what generate_images has drawn, by the name of the set
@@ -155,7 +155,7 @@ def read_sets(root: Path) -> Drawn:
     return {name: read_drawn(root / name) for name in present}
 
 
-def judge_pictures(
+def judge_images(
     judge: fidelity.Judge,
     store: ImageStore,
     test: pl.DataFrame,
@@ -163,7 +163,7 @@ def judge_pictures(
     small: dict[str, np.ndarray],
     how: dict,
 ) -> fidelity.Metrics:
-    """Fidelity to prompts and to reports, and the judge's own quality on real test pictures."""
+    """Fidelity to prompts and to reports, and the judge's own quality on real test images."""
     asked = fidelity.read_prompts_asked(drawn["prompts"][0]["prompt"].to_list(), judge)
     judged = len(asked.rows) > 0
     metrics: fidelity.Metrics = {"prompts_judged": len(asked.rows), "prompts_drawn": len(drawn["prompts"][0])}
@@ -183,15 +183,15 @@ def judge_pictures(
 
 
 def find_texts(trained: Trained, drawn: Drawn, seen: dict[str, Seen], how: dict) -> fidelity.Metrics:
-    """Retrieval of what pictures were drawn from, by the model itself."""
+    """Retrieval of what images were drawn from, by the model itself."""
     metrics: fidelity.Metrics = {}
     for name, prefix in (("prompts", "prompt"), ("reports", "report")):
         metrics |= retrieval(prefix, seen[name], drawn[name][0]["prompt"].to_list(), trained, how)
     return metrics
 
 
-def coded_pictures(variant: str, dataset: str, split: str) -> pl.DataFrame:
-    """The pictures of a split that have codes: `top, bottom` and their prepared rows; InputError if fewer than 2."""
+def coded_images(variant: str, dataset: str, split: str) -> pl.DataFrame:
+    """The images of a split that have codes: `top, bottom` and their prepared rows; InputError if fewer than 2."""
     path = Path("data/codes") / variant / f"{split}.parquet"
     ids, top, bottom = read_codes(path)
     prepared = read_table(Path("data/prepared") / dataset / f"{split}.parquet", PREPARED)
@@ -200,32 +200,30 @@ def coded_pictures(variant: str, dataset: str, split: str) -> pl.DataFrame:
     unknown = table["patient_id"].null_count()
     if unknown:
         raise InputError(
-            f"{path}: {unknown} pictures are not in {dataset}'s table; run encode_codes@{variant} again"
+            f"{path}: {unknown} images are not in {dataset}'s table; run encode_codes@{variant} again"
         )
     if len(table) < 2:
-        raise InputError(
-            f"{path}: {len(table)} pictures, at least 2 are needed; give the split more patients"
-        )
+        raise InputError(f"{path}: {len(table)} images, at least 2 are needed; give the split more patients")
     return table
 
 
 def compare(
     trained: Trained, store: ImageStore, test: pl.DataFrame, mean: np.ndarray
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Scores [n] of pictures drawn from their codes, by the names of `SCORES`, and these pictures, uint8 [n, H, W].
+    """Scores [n] of images drawn from their codes, by the names of `SCORES`, and these images, uint8 [n, H, W].
 
     Args:
-        mean: the mean training picture, [H, W] in [0, 1].
+        mean: the mean training image, [H, W] in [0, 1].
     """
     rows = store.rows(test["image_id"])
     found: dict[str, list[np.ndarray]] = {"psnr": [], "ssim": [], "psnr_mean_image": []}
     kept = []
-    for part in batches(len(test), BATCH, "draw pictures"):
+    for part in batches(len(test), BATCH, "draw images"):
         drawn = decode(trained, test[part])
         real = store.read(rows[part]).astype(np.float32) / 255
         if real.shape != drawn.shape:
             raise InputError(
-                f"{store.folder}: pictures are {real.shape[1:]}, the model draws {drawn.shape[1:]}; "
+                f"{store.folder}: images are {real.shape[1:]}, the model draws {drawn.shape[1:]}; "
                 f"set images.size to {drawn.shape[1]}"
             )
         found["psnr"].append(psnr(drawn, real))
@@ -236,20 +234,18 @@ def compare(
 
 
 def decode(trained: Trained, coded: pl.DataFrame) -> np.ndarray:
-    """Pictures of the codes in the columns `top` and `bottom`, grey, float32 [n, H, W] in [0, 1]."""
+    """Images of the codes in the columns `top` and `bottom`, grey, float32 [n, H, W] in [0, 1]."""
     import torch
 
     levels = (coded[level].to_numpy().astype(np.int64) for level in ("top", "bottom"))
     with torch.inference_mode():
-        pictures = trained.model.decode_codes(
-            *(torch.from_numpy(codes).to(trained.device) for codes in levels)
-        )
-    return pictures.float().clamp(0, 1).mean(1).cpu().numpy()
+        images = trained.model.decode_codes(*(torch.from_numpy(codes).to(trained.device) for codes in levels))
+    return images.float().clamp(0, 1).mean(1).cpu().numpy()
 
 
 def write_figure(path: Path, trained: Trained, store: ImageStore, test: pl.DataFrame, drawn: Drawn) -> None:
-    """Figure 3 of the paper as a PNG, a picture to a column: real ones, their reconstructions, pictures drawn from
-    their reports (where the priors take a text), and pictures drawn without a text."""
+    """Figure 3 of the paper as a PNG, a image to a column: real ones, their reconstructions, images drawn from
+    their reports (where the priors take a text), and images drawn without a text."""
     sources = drawn["reports"][0]["source_id"] if "reports" in drawn else test["image_id"]
     columns = min(FIGURE, len(sources), len(drawn["unconditional"][0]))
     coded = (
@@ -264,28 +260,28 @@ def write_figure(path: Path, trained: Trained, store: ImageStore, test: pl.DataF
 
 
 def write_grid(path: Path, *lines: np.ndarray) -> None:
-    """A PNG of lines of pictures, uint8 [columns, H, W] each; shorter lines are white at their end."""
+    """A PNG of lines of images, uint8 [columns, H, W] each; shorter lines are white at their end."""
     columns = max(map(len, lines))
     rows = []
-    for pictures in lines:
-        row = np.full((columns, *pictures.shape[1:]), 255, np.uint8)
-        row[: len(pictures)] = pictures
+    for images in lines:
+        row = np.full((columns, *images.shape[1:]), 255, np.uint8)
+        row[: len(images)] = images
         rows.append(np.concatenate(row, axis=1))
     write_png(path, np.concatenate(rows), GRID_FIELDS)
 
 
 def _lines(real: np.ndarray, drawn: np.ndarray, per_row: int = 8) -> list[np.ndarray]:
-    """Rows of real pictures, below each the row of their reconstructions."""
+    """Rows of real images, below each the row of their reconstructions."""
     starts = range(0, len(real), per_row)
     return [side[start : start + per_row] for start in starts for side in (real, drawn)]
 
 
-def _parts(pictures: np.ndarray) -> Iterable[np.ndarray]:
-    return (pictures[part] for part in batches(len(pictures), BATCH, "drawn pictures"))
+def _parts(images: np.ndarray) -> Iterable[np.ndarray]:
+    return (images[part] for part in batches(len(images), BATCH, "drawn images"))
 
 
-def _thumbnails(pictures: Iterable[np.ndarray]) -> np.ndarray:
-    return np.concatenate([thumbnails(batch) for batch in pictures])
+def _thumbnails(images: Iterable[np.ndarray]) -> np.ndarray:
+    return np.concatenate([thumbnails(batch) for batch in images])
 
 
 if __name__ == "__main__":

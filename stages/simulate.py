@@ -12,7 +12,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from medunifier.phantom import chexpert_layout, covidx_layout, rsna_layout, siim_layout
-from medunifier.phantom.damage import damage, damage_pictures
+from medunifier.phantom.damage import damage, damage_images
 from medunifier.phantom.grid import sheet, study_tiles
 from medunifier.phantom.mimic_layout import MimicWriter
 from medunifier.phantom.stand_in_vit import write_vit
@@ -24,8 +24,8 @@ from medunifier.tracking import Run
 
 ROOT = Path("data/simulated")
 SHEET = "phantoms.png"  # below ROOT
-SHOWN = 10  # pictures on it
-POOL_FROM = 200  # pictures and patients; below, starting a pool takes longer than it saves
+SHOWN = 10  # images on it
+POOL_FROM = 200  # images and patients; below, starting a pool takes longer than it saves
 COPIES = {  # a key of simulate.copies -> what draws and writes the phantom in that layout
     "chexpert": chexpert_layout,
     "rsna": rsna_layout,
@@ -38,13 +38,13 @@ What `python -m stages.simulate` made, from the seed and `simulate` in params.ya
 vit/            a small untrained ViT (transformers format) that stands in for downloaded weights
 mimic-cxr-jpg/  radiographs and index files in the layout of MIMIC-CXR-JPG 2.0.0
 mimic-cxr/      their reports, in the layout of MIMIC-CXR 2.0.0
-truth.parquet   what each picture of the two shows: severity (0 to 3), side and zone of each finding
-phantoms.png    the first of these pictures at a glance
+truth.parquet   what each image of the two shows: severity (0 to 3), side and zone of each finding
+phantoms.png    the first of these images at a glance
 
 CheXpert-v1.0-small/, rsna-pneumonia/, siim-acr-pneumothorax/, covidx/
                 radiographs in the layouts of these data sets, other phantoms than the above. Boxes and run
-                lengths refer to pictures of 1024 x 1024 pixels, as in the originals. Some COVIDx pictures are
-                pictures of rsna-pneumonia, as in the originals.
+                lengths refer to images of 1024 x 1024 pixels, as in the originals. Some COVIDx images are
+                images of rsna-pneumonia, as in the originals.
 
 What simulate.patients or simulate.copies has at 0 is not made. A few files are broken or missing on purpose.
 """
@@ -54,7 +54,7 @@ def simulate(params: Params, run: Run) -> None:
     """Draw the phantom radiographs, write their reports, and seed the stand-in ViT.
 
     Reads nothing but parameters: seed, simulate. Writes data/simulated (see the README.md there). With
-    simulate.patients and all of simulate.copies 0 only the ViT is made. MLflow is given the first pictures of the
+    simulate.patients and all of simulate.copies 0 only the ViT is made. MLflow is given the first images of the
     MIMIC copy on one sheet; without patients there is none.
     """
     settings = params.simulate
@@ -65,19 +65,19 @@ def simulate(params: Params, run: Run) -> None:
     partial_root.mkdir(parents=True)
     (partial_root / "README.md").write_text(README, encoding="utf-8")
     write_vit(partial_root / "vit", settings.vit, params.seed)
-    copies = {name: images for name, images in vars(settings.copies).items() if images}
-    metrics = {"patients": settings.patients} | {f"images_{name}": images for name, images in copies.items()}
+    copies = {name: count for name, count in vars(settings.copies).items() if count}
+    metrics = {"patients": settings.patients} | {f"images_{name}": count for name, count in copies.items()}
     with drawing(settings.patients + sum(copies.values())) as mapped:
         if settings.patients:
             metrics |= write_mimic(mapped, partial_root, settings, params.seed)
-        for name, images in copies.items():
+        for name, count in copies.items():
             draw = partial(COPIES[name].draw, seed=params.seed, image_size=settings.image_size)
-            pictures = progress(mapped(draw, range(images)), images, f"phantom {name}", "picture")
+            images = progress(mapped(draw, range(count)), count, f"phantom {name}", "image")
             root = partial_root / COPIES[name].FOLDER
-            damage_pictures(COPIES[name].write(root, pictures, params.seed), params.seed)
+            damage_images(COPIES[name].write(root, images, params.seed), params.seed)
     run.metrics(metrics)
     run.say(", ".join(f"{metrics.get(name, 0)} {name}" for name in ("patients", "studies", "images")))
-    run.say(", ".join(f"{images} pictures as {name}" for name, images in copies.items()) or "no copies")
+    run.say(", ".join(f"{count} images as {name}" for name, count in copies.items()) or "no copies")
     os.replace(partial_root, ROOT)
     if settings.patients:
         run.artifact(ROOT / SHEET)

@@ -32,15 +32,15 @@ from medunifier.tracking import Run
 SAMPLES = 6  # written reports shown for each data set
 PAGE = Path("results/report/index.html")
 TABLES = Path("results/tables")
-OVERLAPS = Path("results/report/overlaps.csv")  # each evaluation picture that is somewhere in training
+OVERLAPS = Path("results/report/overlaps.csv")  # each evaluation image that is somewhere in training
 
 
 def summarize(params: Params, run: Run) -> None:
     """Write the paper's tables to results/tables, and results/report/index.html: pipeline, data counts, curves,
-    tables, pictures and sample reports; and results/report/overlaps.csv: evaluation pictures that are in training
+    tables, images and sample reports; and results/report/overlaps.csv: evaluation images that are in training
     somewhere, by content.
 
-    The page holds its style, figures and pictures in itself and opens without a network. It shows the data
+    The page holds its style, figures and images in itself and opens without a network. It shows the data
     sets, variants and evaluations that params.yaml enables, and is the same for the same results.
 
     The pipeline is drawn from dvc.yaml, which DVC refuses as a dependency; a new stage brings new metrics, and
@@ -86,14 +86,14 @@ def gather(params: Params) -> dict[str, Any]:
     drawn = [section for section in drawn if section is not None]
     phantoms = [name for name, dataset in params.datasets.items() if is_simulated(dataset.root)]
     pipeline = Pipeline()
-    families, picture = draw_families(pipeline)
+    families, image = draw_families(pipeline)
     costs = read_costs(Path("results/runs"), pipeline.stages)
     return {
         "preset": params.preset,
         "seed": params.seed,
         "title": "Radiographs and their reports, learnt together",
         "lead": f"What {'models' if len(variants) > 1 else 'a model'} pre-trained on {trained_on} can do with data "
-        "kept aside: find reports for pictures and pictures for reports, write reports, and draw pictures from codes.",
+        "kept aside: find reports for images and images for reports, write reports, and draw images from codes.",
         "sections": [
             ("pipeline", "Pipeline"),
             ("data", "Data"),
@@ -101,7 +101,7 @@ def gather(params: Params) -> dict[str, Any]:
             *([("retrieval", "Retrieval")] if retrieval else []),
             *([("reports", "Report writing")] if writing else []),
             ("images", "Images"),
-            *([("drawn", "Drawn pictures")] if drawn else []),
+            *([("drawn", "Drawn images")] if drawn else []),
             *([("costs", "Costs")] if costs else []),
             ("notes", "How to read this page"),
         ],
@@ -112,7 +112,7 @@ def gather(params: Params) -> dict[str, Any]:
             next(iter(scores.values())),
         ),
         "families": families,
-        "pipeline_picture": picture,
+        "pipeline_image": image,
         "datasets": list(data.values()),
         "models": [read_training(variant, params) for variant in variants],
         "retrieval": [
@@ -170,7 +170,7 @@ def is_simulated(path: str) -> bool:
 
 
 def draw_families(pipeline: Pipeline) -> tuple[list[Family], Any]:
-    """The stage families in dvc.yaml's order, with their matrix values, and the picture of what flows."""
+    """The stage families in dvc.yaml's order, with their matrix values, and the image of what flows."""
     from markupsafe import Markup
 
     values: dict[str, list[str]] = {}
@@ -197,7 +197,7 @@ def read_data(name: str, params: Params) -> dict[str, Any]:
     ):
         if whole != parts:
             raise InputError(
-                f"{stage}@{name}: {whole} pictures came in, {parts} are kept or rejected; run the stage again"
+                f"{stage}@{name}: {whole} images came in, {parts} are kept or rejected; run the stage again"
             )
     benchmark = params.datasets[name].benchmark
     separate = benchmark is None or benchmark.remove == "patients"
@@ -207,7 +207,7 @@ def read_data(name: str, params: Params) -> dict[str, Any]:
 
 
 def count_undecoded(name: str, split: str) -> int:
-    """How many pictures of a split could not be decoded."""
+    """How many images of a split could not be decoded."""
     from medunifier.storage.tables import read_table
 
     ids = read_table(Path("data/prepared") / name / f"{split}.parquet")["image_id"]
@@ -234,7 +234,7 @@ def read_training(variant: str, params: Params) -> dict[str, Any]:
 
 
 def read_samples(variant: str, dataset: str) -> list[dict[str, Any]]:
-    """Written reports beside their references and pictures, evenly spaced through the predictions."""
+    """Written reports beside their references and images, evenly spaced through the predictions."""
     from medunifier.storage.image_shards import ImageStore
     from medunifier.storage.tables import read_table
 
@@ -242,14 +242,14 @@ def read_samples(variant: str, dataset: str) -> list[dict[str, Any]]:
     number = min(SAMPLES, len(table))
     chosen = table[[(2 * i + 1) * len(table) // (2 * number) for i in range(number)]]
     store = ImageStore(Path("data/images") / dataset)
-    pictures = store.read(store.rows(chosen["image_id"].to_list()))
+    images = store.read(store.rows(chosen["image_id"].to_list()))
     samples = []
-    for sample, picture in zip(chosen.iter_rows(named=True), pictures, strict=True):
+    for sample, image in zip(chosen.iter_rows(named=True), images, strict=True):
         reference, prediction = mark_shared(sample["reference"], sample["prediction"])
         samples.append(
             {
                 "image_id": sample["image_id"],
-                "picture": jpeg_uri(picture),
+                "image": jpeg_uri(image),
                 "reference": reference,
                 "prediction": prediction,
             }
@@ -258,7 +258,7 @@ def read_samples(variant: str, dataset: str) -> list[dict[str, Any]]:
 
 
 def read_pairs(variant: str, size: int) -> list[tuple[str, str, str]]:
-    """(real picture, its reconstruction, PSNR) of the grid that score_images drew, pictures as data URIs."""
+    """(real image, its reconstruction, PSNR) of the grid that score_images drew, images as data URIs."""
     from medunifier.storage.tables import read_table
 
     folder = Path("results/images") / variant

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 def train_prior(params: Params, run: Run, variant: str, level: str) -> None:
-    """Learn the distribution of the codes that VARIANT gives the pictures of the pre-training data set.
+    """Learn the distribution of the codes that VARIANT gives the images of the pre-training data set.
 
     LEVEL is top or bottom; the bottom level is learnt given the top one, and both, with
     `prior.condition: text`, given the report. `bits_per_code` is the mean negative log2 probability of a
@@ -46,7 +46,7 @@ def train_prior(params: Params, run: Run, variant: str, level: str) -> None:
     texts = Texts(trained, p.condition_dropout) if p.condition == "text" else None
     training = Codes(params, variant, level, "train", texts)
     validation = Codes(params, variant, level, "validate", texts)
-    run.say(f"{len(training)} pictures to train on, {len(validation)} to validate on")
+    run.say(f"{len(training)} images to train on, {len(validation)} to validate on")
 
     torch.manual_seed(mix(params.seed, 0))
     prior = build_prior(params, level, trained)
@@ -81,8 +81,8 @@ def train_prior(params: Params, run: Run, variant: str, level: str) -> None:
     found = {"bits_per_code": bits(prior, validation, texts)}
     if texts:
         found["bits_per_code_without_text"] = bits(prior, validation, None)
-    for name, of_pictures in found.items():
-        values |= bootstrap_means(of_pictures[:, None], **resampling)[0].flat(name)
+    for name, of_images in found.items():
+        values |= bootstrap_means(of_images[:, None], **resampling)[0].flat(name)
     values["unigram_bits"] = entropy_bits(training.codes)
     run.metrics(values)
     save_prior(prior, params, variant, level, values)
@@ -110,7 +110,7 @@ class Texts:
         return {"input_ids": ids, "attention_mask": mask}
 
     def read(self, batch: dict[str, torch.Tensor], *, drop: bool = False) -> Text:
-        """What the prior takes; with `drop` a share of the pictures comes without its text, for guidance."""
+        """What the prior takes; with `drop` a share of the images comes without its text, for guidance."""
         import torch
 
         from medunifier.model.network import Text
@@ -138,7 +138,7 @@ class Codes:
         )
         if rows["patient_id"].null_count():
             raise InputError(
-                f"{source}: {rows['patient_id'].null_count()} pictures are not in data/prepared/{dataset}; "
+                f"{source}: {rows['patient_id'].null_count()} images are not in data/prepared/{dataset}; "
                 f"run encode_codes@{variant} again"
             )
         self.patients = rows["patient_id"].to_list()
@@ -181,7 +181,7 @@ def build_prior(params: Params, level: str, trained: Trained) -> Prior:
 
 
 def bits(prior: Prior, codes: Codes, texts: Texts | None) -> np.ndarray:
-    """Mean -log2 p of a picture's codes, for each picture [n], in evaluation mode; without `texts`, without them."""
+    """Mean -log2 p of a image's codes, for each image [n], in evaluation mode; without `texts`, without them."""
     import torch
     import torch.nn.functional as F
 
@@ -213,7 +213,7 @@ def save_prior(prior: Prior, params: Params, variant: str, level: str, values: d
         "---\nlibrary_name: transformers\ntags: [chest-x-ray, image-generation, medunifier]\n---",
         f"# Prior of the {level} codes of MedUnifier, variant `{variant}`",
         (
-            f"PixelSNAIL, trained on the codes of `{params.pretrain.dataset}` (seed {params.seed}): {sizes.steps} steps of {sizes.batch_size} pictures. Condition: {params.prior.condition}."
+            f"PixelSNAIL, trained on the codes of `{params.pretrain.dataset}` (seed {params.seed}): {sizes.steps} steps of {sizes.batch_size} images. Condition: {params.prior.condition}."
         ),
         "Research software: not a medical device, not for clinical use.",
         "| value | |\n|---|---|\n" + "\n".join(f"| {name} | {value:.6g} |" for name, value in values.items()),

@@ -1,4 +1,4 @@
-"""Stage write_reports: a report for each test picture, scored against the radiologist's (paper Table 4)."""
+"""Stage write_reports: a report for each test image, scored against the radiologist's (paper Table 4)."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -46,21 +46,21 @@ _COLUMNS = (
     "reference",
     "prediction",
     "constant",  # the best constant report
-    "nearest",  # the training report most similar to the picture
+    "nearest",  # the training report most similar to the image
 )
 PREDICTIONS = Schema("predictions", dict.fromkeys(_COLUMNS, pl.String), frozenset(_COLUMNS))
 
 
 def write_reports(params: Params, run: Run, variant: str, dataset: str) -> None:
-    """Write a report for each test picture of DATASET with the model VARIANT and score them.
+    """Write a report for each test image of DATASET with the model VARIANT and score them.
 
     Figures are times 100: BLEU-1 to 4, METEOR, ROUGE-L and CIDEr under the field's protocol (`bleu_1` ...) and the
     release's (`release_bleu_1` ...); in front of them `constant_` for the best constant report, which is chosen on
-    the training reports, and `nearest_` for the training report most similar to the picture. `bleu_4_gain` is what
+    the training reports, and `nearest_` for the training report most similar to the image. `bleu_4_gain` is what
     the model has over the constant report. Each has its interval.
 
     `findings_f1_micro` and `_macro` hold what a report tells, read by a rule (medunifier/metrics/mentions.py),
-    against the labels of its picture, which are the truth in a phantom. CheXbert, RadGraph and RadEval are asked
+    against the labels of its image, which are the truth in a phantom. CheXbert, RadGraph and RadEval are asked
     where they are installed; the log says how to get them where not. DVC does not see an installation: the stage
     must be forced to ask them.
 
@@ -103,7 +103,7 @@ def write_reports(params: Params, run: Run, variant: str, dataset: str) -> None:
         write_table(table, output / "predictions.parquet", PREDICTIONS)
         run.artifact(output / "predictions.parquet")
         chosen = table[seeded_rows(len(table), EXAMPLES, params.seed)]
-        title = f"What {variant} writes for test pictures of {dataset}"
+        title = f"What {variant} writes for test images of {dataset}"
         write_examples(output / "examples.md", title, examples(chosen))
         run.artifact(output / "examples.md")
 
@@ -129,7 +129,7 @@ def examples(predictions: pl.DataFrame) -> list[Example]:
     """Rows of predictions.parquet, to be read: the reference, and below it what the model wrote."""
     return [
         (
-            f"Picture {row['image_id']}, study {row['study_id']}",
+            f"Image {row['image_id']}, study {row['study_id']}",
             [("reference", row["reference"]), ("written", row["prediction"])],
         )
         for row in predictions.iter_rows(named=True)
@@ -159,7 +159,7 @@ def clinical(
 def generate(
     trained: Trained, store: Features, ids: Sequence[str], settings: WriteReports, seed: int
 ) -> list[str]:
-    """The model's report for each picture, in the order of `ids`, its words chosen as `settings` say."""
+    """The model's report for each image, in the order of `ids`, its words chosen as `settings` say."""
     import torch
 
     from medunifier.data.tokenizer import decode
@@ -177,7 +177,7 @@ def generate(
 def nearest_reports(
     trained: Trained, store: Features, ids: Sequence[str], reports: Sequence[str]
 ) -> list[str]:
-    """For each picture the one of `reports` that is most similar to it by image-text similarity."""
+    """For each image the one of `reports` that is most similar to it by image-text similarity."""
     best, _ = rank_texts(trained.embed_images(store, ids), trained.embed_texts(reports), 1)
     return [reports[number] for number in best[:, 0]]
 

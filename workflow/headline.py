@@ -16,9 +16,9 @@ from medunifier.runtime.params import Params, load_params
 LOSSES = {"itc": "contrastive", "itm": "matching", "itg": "report writing", "tig": "image generation"}
 FALLS_TO = 0.9  # a validation loss has fallen well if it is at most this part of its start
 TIMES_CHANCE = 2.5  # image-to-text mAP@1
-TIMES_CHANCE_DRAWN = 2.0  # prompt fidelity, and its interval above that of pictures drawn without a text
+TIMES_CHANCE_DRAWN = 2.0  # prompt fidelity, and its interval above that of images drawn without a text
 DECIBELS = 6.0  # of the reconstructions over the mean image
-# Matching loss of the best answer that looks at nothing: one pair in three matches (two negatives for each picture).
+# Matching loss of the best answer that looks at nothing: one pair in three matches (two negatives for each image).
 UNSEEN = math.log(3) - 2 / 3 * math.log(2)
 USED_CODES = 0.1  # perplexity, as a part of the codebook
 
@@ -57,7 +57,7 @@ def headline(params: Params, folder: Path = Path("results/metrics")) -> dict[str
             lines[name].append(_reports(_read(folder / f"write_reports@{name}-{data}.json")))
         if name in params.trained.tig:
             scores = _read(folder / f"score_images@{name}.json")
-            lines[name].append(_pictures(scores))
+            lines[name].append(_images(scores))
             if "prompt_fidelity" in scores:  # the priors take a text
                 lines[name].append(_fidelity(scores))
         if variant.tig > 0:
@@ -77,7 +77,7 @@ def _retrieval(metrics: Mapping[str, float]) -> Line:
     value, chance = _get(metrics, "i2t_map_at_1"), _get(metrics, "i2t_map_at_1_chance")
     good = value >= TIMES_CHANCE * chance
     return Line(
-        "report for a picture, mAP@1 (%)", value, f"chance (asked: {TIMES_CHANCE:g} times)", chance, good
+        "report for a image, mAP@1 (%)", value, f"chance (asked: {TIMES_CHANCE:g} times)", chance, good
     )
 
 
@@ -86,10 +86,10 @@ def _reports(metrics: Mapping[str, float]) -> Line:
     return Line("written reports, BLEU-4", value, "best constant report", constant, value > constant)
 
 
-def _pictures(metrics: Mapping[str, float]) -> Line:
+def _images(metrics: Mapping[str, float]) -> Line:
     value, mean = _get(metrics, "psnr_reconstruction"), _get(metrics, "psnr_mean_image")
     against = f"mean image (asked: +{DECIBELS:g})"
-    return Line("reconstructed pictures, PSNR (dB)", value, against, mean, value >= mean + DECIBELS)
+    return Line("reconstructed images, PSNR (dB)", value, against, mean, value >= mean + DECIBELS)
 
 
 def _fidelity(metrics: Mapping[str, float]) -> Line:

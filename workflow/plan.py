@@ -1,7 +1,7 @@
 """python -m workflow.plan --images 1e7 --gpus 64: what a pre-training of that size takes, before it is begun.
 
 Storage, read bandwidth, GPU hours and wall time per stage, for cached features (the frozen ViT runs once, its
-tokens are read again at every pass) and for online ones (it runs at every pass). Work per picture follows from
+tokens are read again at every pass) and for online ones (it runs at every pass). Work per image follows from
 the sizes in params.yaml or a preset; speed is measured (`--measured`, a file of benchmarks/results) where this
 repository could measure it, and assumed, in words, where not. docs/scale.md explains the rules.
 """
@@ -69,12 +69,12 @@ class Sizes:
 
     @property
     def tokens(self) -> int:
-        """Tokens of a picture, the class token included."""
+        """Tokens of a image, the class token included."""
         return (self.params["images"]["size"] // self.vit[3]) ** 2 + 1
 
     @property
     def vit_flops(self) -> float:
-        """Forward pass of the frozen ViT over one picture: 2 per weight and token, and the attention."""
+        """Forward pass of the frozen ViT over one image: 2 per weight and token, and the attention."""
         width, blocks, mlp, patch = self.vit
         weights = blocks * (4 * width**2 + 2 * width * mlp) + 3 * patch**2 * width
         return 2 * weights * self.tokens + blocks * 4 * self.tokens**2 * width
@@ -108,7 +108,7 @@ def stages(
     online: bool,
     machine: Machine,
 ) -> list[Work]:
-    """The work of each stage for `images` pictures of `pixels` source pixels, seen `passes` times in training."""
+    """The work of each stage for `images` images of `pixels` source pixels, seen `passes` times in training."""
     side = sizes.params["images"]["size"]
     raw = images * pixels * RAW_BYTES_PER_PIXEL
     decoded = images * side**2
@@ -171,7 +171,7 @@ def report(arguments: argparse.Namespace) -> str:
     )
     passes = arguments.passes
     lines = [
-        f"{images:,.0f} pictures, seen {passes:.3g} times; {machine.gpus} GPUs, {machine.cores} cores; sizes of {path}",
+        f"{images:,.0f} images, seen {passes:.3g} times; {machine.gpus} GPUs, {machine.cores} cores; sizes of {path}",
         "",
         "Assumed",
         (
@@ -181,8 +181,8 @@ def report(arguments: argparse.Namespace) -> str:
         ),
         f"  a core decodes {speeds['core_decoded_megapixels_per_s']:.2f} Mpixel/s, prepares "
         + f"{speeds['core_prepared_rows_per_s']:.0f} rows/s (measured: {source})",
-        f"  a source picture has {arguments.pixels / 1e6:.3g} Mpixel (--pixels), {RAW_BYTES_PER_PIXEL} bytes each",
-        f"  ViT {sizes.vit_flops / 1e9:.4g} GFLOP a picture, model {model['model']:.4g} GFLOP forward (counted), "
+        f"  a source image has {arguments.pixels / 1e6:.3g} Mpixel (--pixels), {RAW_BYTES_PER_PIXEL} bytes each",
+        f"  ViT {sizes.vit_flops / 1e9:.4g} GFLOP a image, model {model['model']:.4g} GFLOP forward (counted), "
         + f"{BACKWARD} times that in training; work divides evenly, storage keeps up, start-up is not counted",
     ]
     for online in (False, True):
@@ -206,7 +206,7 @@ def report(arguments: argparse.Namespace) -> str:
         stored = sizes.tokens * sizes.vit[0] * 2
         lines += [
             "",
-            f"Caching spends {stored / 1e6:.3g} MB of storage a picture to save {cheaper / 1e12:.3g} TFLOP a picture.",
+            f"Caching spends {stored / 1e6:.3g} MB of storage a image to save {cheaper / 1e12:.3g} TFLOP a image.",
         ]
     return "\n".join(lines)
 
@@ -217,14 +217,14 @@ def parser() -> argparse.ArgumentParser:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    found.add_argument("--images", type=float, required=True, help="pictures with a report, such as 1e7")
+    found.add_argument("--images", type=float, required=True, help="images with a report, such as 1e7")
     found.add_argument("--gpus", type=int, required=True, help="GPUs of all nodes; 0: the processor alone")
     found.add_argument("--cores", type=int, help="cores of all nodes; default: 8 for each GPU")
     found.add_argument("--preset", help="name of a preset; default: params.yaml")
-    found.add_argument("--passes", type=float, default=20, help="times that training sees a picture (20)")
+    found.add_argument("--passes", type=float, default=20, help="times that training sees a image (20)")
     found.add_argument("--gpu-tflops", type=float, default=200, help="TFLOP/s that a GPU sustains (200)")
     found.add_argument(
-        "--pixels", type=float, default=7.8e6, help="pixels of a source picture (7.8e6: MIMIC-CXR)"
+        "--pixels", type=float, default=7.8e6, help="pixels of a source image (7.8e6: MIMIC-CXR)"
     )
     found.add_argument(
         "--measured", type=Path, help="file of speeds; default: the newest in benchmarks/results"

@@ -1,4 +1,4 @@
-"""Picture files (JPEG, PNG, DICOM) -> grey uint8 squares of one size."""
+"""Image files (JPEG, PNG, DICOM) -> grey uint8 squares of one size."""
 
 import os
 import struct
@@ -24,18 +24,18 @@ _BROKEN = (
 
 
 class UnreadableImage(Exception):
-    """The file is there but holds no picture that can be decoded whole."""
+    """The file is there but holds no image that can be decoded whole."""
 
 
 def decode_image(path: str | Path, size: int, aspect: str) -> np.ndarray:
-    """The picture as uint8 [size, size], 0 black; antialiased.
+    """The image as uint8 [size, size], 0 black; antialiased.
 
-    `aspect` says what happens to a picture that is not square: `squash` it, `pad` it with black, or `crop`
+    `aspect` says what happens to a image that is not square: `squash` it, `pad` it with black, or `crop`
     its middle. Raises UnreadableImage for broken content, InputError for a file that cannot be opened at all.
     """
     try:
         is_dicom = Path(path).suffix.lower() in _DICOM_SUFFIXES
-        return square(_read_dicom(path) if is_dicom else _read_picture(path, size), size, aspect)
+        return square(_read_dicom(path) if is_dicom else _read_image(path, size), size, aspect)
     except _BROKEN as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise InputError(
@@ -47,8 +47,8 @@ def decode_image(path: str | Path, size: int, aspect: str) -> np.ndarray:
         raise UnreadableImage(f"{type(error).__name__}: {' '.join(str(error).split())}") from error
 
 
-def _read_picture(path: str | Path, size: int) -> Image.Image:
-    """A grey picture (mode L, or F with 0..255) of at least twice `size`, if the file has so many pixels."""
+def _read_image(path: str | Path, size: int) -> Image.Image:
+    """A grey image (mode L, or F with 0..255) of at least twice `size`, if the file has so many pixels."""
     with Image.open(path) as image:
         # A JPEG is decoded at 1/2, 1/4 or 1/8 where that leaves enough: much faster, and a proper average.
         image.draft("L", (2 * size, 2 * size))
@@ -57,12 +57,12 @@ def _read_picture(path: str | Path, size: int) -> Image.Image:
 
 
 def grey(image: Image.Image) -> Image.Image:
-    """A picture of any kind upright and in grey (mode L, or F with 0..255); ValueError if it has no stored range."""
+    """A image of any kind upright and in grey (mode L, or F with 0..255); ValueError if it has no stored range."""
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):  # 16 bits, stored range 0..65535; Pillow would cut them at 255
         return _grey(np.asarray(image, np.float32), 0, 65535)
     if image.mode == "F":
-        raise ValueError("a floating-point picture has no stored range")
+        raise ValueError("a floating-point image has no stored range")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "black"), image)
@@ -70,7 +70,7 @@ def grey(image: Image.Image) -> Image.Image:
 
 
 def _read_dicom(path: str | Path) -> Image.Image:
-    """A grey picture, mode F with 0..255: modality LUT, then VOI LUT or window, then MONOCHROME1 inverted.
+    """A grey image, mode F with 0..255: modality LUT, then VOI LUT or window, then MONOCHROME1 inverted.
 
     DICOM PS3.3 C.11.1, C.11.2, C.7.6.3.1.2. White is the top of the stored range, not the brightest pixel.
     """
@@ -103,7 +103,7 @@ def _shown(dataset: "pydicom.Dataset") -> Image.Image:
 def _stored_values(dataset: "pydicom.Dataset") -> np.ndarray:
     """The pixels as the file stores them. ValueError for a JPEG frame without its end.
 
-    8-bit lossy JPEG is left to Pillow: it notices a frame cut short, and gives the grey values that the pictures
+    8-bit lossy JPEG is left to Pillow: it notices a frame cut short, and gives the grey values that the images
     have in data sets that were made from such files. Other decoders round otherwise, here and there by 1.
     """
     from pydicom import uid
@@ -135,7 +135,7 @@ def _value_range(dataset: "pydicom.Dataset") -> tuple[float, float]:
 def _grey(values: np.ndarray, low: float, high: float) -> Image.Image:
     """Mode F, `low` as 0 and `high` as 255; `low` above `high` inverts.
 
-    8-bit values that fill their range stay so (mode L): a DICOM file gives the same picture as a PNG of it.
+    8-bit values that fill their range stay so (mode L): a DICOM file gives the same image as a PNG of it.
     """
     if values.dtype == np.uint8 and {low, high} == {0, 255}:
         return Image.fromarray(values if low == 0 else 255 - values)
@@ -143,7 +143,7 @@ def _grey(values: np.ndarray, low: float, high: float) -> Image.Image:
 
 
 def square(image: Image.Image, size: int, aspect: str) -> np.ndarray:
-    """A grey picture (see `grey`) as uint8 [size, size]; `aspect` as for `decode_image`."""
+    """A grey image (see `grey`) as uint8 [size, size]; `aspect` as for `decode_image`."""
     width, height = image.size
     target, box = (size, size), (0, 0, width, height)
     if aspect == "pad":

@@ -1,6 +1,6 @@
-"""Pictures that are the same after decoding, whatever file or data set they come in.
+"""Images that are the same after decoding, whatever file or data set they come in.
 
-COVIDx, for example, holds pictures of the RSNA challenge, there PNG and here DICOM. A picture that was resized or
+COVIDx, for example, holds images of the RSNA challenge, there PNG and here DICOM. A image that was resized or
 compressed again on its way is another one here: only equal grey values are found.
 """
 
@@ -18,34 +18,34 @@ TRAINING = "train"
 EVALUATION = ("test", "benchmark")
 
 
-def content_digests(image_ids: Iterable[str], pictures: Iterable[np.ndarray]) -> pl.DataFrame:
-    """CONTENTS rows: the SHA-256 of the grey values of each of `pictures`, uint8 [size, size]."""
-    digests = [hashlib.sha256(picture).hexdigest() for picture in pictures]
+def content_digests(image_ids: Iterable[str], images: Iterable[np.ndarray]) -> pl.DataFrame:
+    """CONTENTS rows: the SHA-256 of the grey values of each of `images`, uint8 [size, size]."""
+    digests = [hashlib.sha256(image).hexdigest() for image in images]
     return pl.DataFrame({"image_id": image_ids, "sha256": digests}, schema=dict(CONTENTS.columns))
 
 
 def find_overlaps(datasets: Iterable[str], prepared: Path, images: Path) -> pl.DataFrame:
-    """Each picture that is evaluated on somewhere and trained on somewhere.
+    """Each image that is evaluated on somewhere and trained on somewhere.
 
-    Columns: dataset, split and image_id of the evaluation picture; training_dataset and training_image_id.
-    `prepared` and `images` are the folders of the prepared tables and of the decoded pictures.
+    Columns: dataset, split and image_id of the evaluation image; training_dataset and training_image_id.
+    `prepared` and `images` are the folders of the prepared tables and of the decoded images.
     """
     parts = []
     for dataset in datasets:
-        digests = read_table(images / dataset / "contents.parquet", CONTENTS)
+        part = read_table(images / dataset / "contents.parquet", CONTENTS)
         for split in (TRAINING, *EVALUATION):
             path = prepared / dataset / f"{split}.parquet"
             if path.exists():
                 ids = read_table(path).select(
                     pl.lit(dataset).alias("dataset"), pl.lit(split).alias("split"), "image_id"
                 )
-                parts.append(ids.join(digests, on="image_id"))
-    pictures = pl.concat(parts)
-    training = pictures.filter(split=TRAINING).select(
+                parts.append(ids.join(part, on="image_id"))
+    digests = pl.concat(parts)
+    training = digests.filter(split=TRAINING).select(
         "sha256", training_dataset="dataset", training_image_id="image_id"
     )
-    found = pictures.filter(pl.col("split") != TRAINING).join(training, on="sha256")
-    # A benchmark that stays in its splits (`remove: none`) holds training pictures: the same, not copies.
+    found = digests.filter(pl.col("split") != TRAINING).join(training, on="sha256")
+    # A benchmark that stays in its splits (`remove: none`) holds training images: the same, not copies.
     same = (pl.col("dataset") == pl.col("training_dataset")) & (
         pl.col("image_id") == pl.col("training_image_id")
     )
@@ -53,6 +53,6 @@ def find_overlaps(datasets: Iterable[str], prepared: Path, images: Path) -> pl.D
 
 
 def count_overlaps(found: pl.DataFrame) -> pl.DataFrame:
-    """`pictures`: evaluation pictures that are also in training, by dataset, split and training_dataset."""
+    """`images`: evaluation images that are also in training, by dataset, split and training_dataset."""
     keys = ("dataset", "split", "training_dataset")
     return found.group_by(keys).agg(pl.col("image_id").n_unique().alias("pictures")).sort(keys)

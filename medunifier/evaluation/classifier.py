@@ -13,9 +13,9 @@ PENALTIES = (0.01, 0.1, 1.0, 10.0, 100.0)  # inverse L2 penalties among which th
 
 
 class QueryEncoder(nn.Module):
-    """The part of MedUnifier that sees pictures: the norm after the ViT, the queries, their blocks.
+    """The part of MedUnifier that sees images: the norm after the ViT, the queries, their blocks.
 
-    The queries attend to themselves and to the picture, never to text (uni-modal mask of Fig. 2).
+    The queries attend to themselves and to the image, never to text (uni-modal mask of Fig. 2).
     """
 
     def __init__(self, model: MedUnifierNetwork):
@@ -42,9 +42,9 @@ class Classifier(nn.Module):
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
-    def forward(self, pictures: torch.Tensor) -> torch.Tensor:
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
         """What the encoder reads, (B, ...) -> logits (B, outputs)."""
-        return self.head(self.encoder(pictures))
+        return self.head(self.encoder(images))
 
     def parameter_groups(self, rate: float, head_rate: float, weight_decay: float) -> list[dict[str, Any]]:
         """AdamW groups for `training.train` with `head_rate` as the recipe's learning rate.

@@ -1,4 +1,4 @@
-"""Other people's encoders behind one small interface: picture -> embedding(s), text -> embedding.
+"""Other people's encoders behind one small interface: image -> embedding(s), text -> embedding.
 
 A folder is recognised by what lies in it: a transformers CLIP, SigLIP or BLIP-2 (config.json with `model_type`), an
 open_clip model (open_clip_config.json), a timm backbone (config.json with `architecture`), or a torchvision backbone
@@ -27,8 +27,8 @@ class Encoder:
 
     Attributes:
         network: holds every weight. size: height = width in pixels of what it reads.
-        mean, std: by which its pictures are normalised.
-        embed_pictures: pixels (B, 3, size, size) -> (B, Q, P), L2-normalised; Q is 1 but for BLIP-2.
+        mean, std: by which its images are normalised.
+        embed_images: pixels (B, 3, size, size) -> (B, Q, P), L2-normalised; Q is 1 but for BLIP-2.
         embed_texts: texts -> (n, P), L2-normalised; None for a backbone.
         vectors: network, pixels -> (B, W), what a classifier's head reads; differentiable. The network is an argument,
             so that a copy can be trained.
@@ -39,11 +39,11 @@ class Encoder:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     vectors: Callable[[nn.Module, torch.Tensor], torch.Tensor]
-    embed_pictures: Callable[[torch.Tensor], torch.Tensor]
+    embed_images: Callable[[torch.Tensor], torch.Tensor]
     embed_texts: Callable[[Sequence[str]], torch.Tensor] | None
 
     def prepare(self, grey: torch.Tensor) -> torch.Tensor:
-        """Grey pictures uint8 (B, H, W) -> normalised pixels (B, 3, size, size)."""
+        """Grey images uint8 (B, H, W) -> normalised pixels (B, 3, size, size)."""
         pixels = grey[:, None].float() / 255
         if pixels.shape[-2:] != (self.size, self.size):
             pixels = F.interpolate(pixels, (self.size, self.size), mode="bicubic", antialias=True).clamp(0, 1)
@@ -74,7 +74,7 @@ def load_encoder(folder: str | Path) -> Encoder:
         if (folder / "open_clip_config.json").is_file():
             return _open_clip(folder)
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        if config.get("model_type") in ("clip", "siglip"):  # siglip2 reads patches of pictures of any shape
+        if config.get("model_type") in ("clip", "siglip"):  # siglip2 reads patches of images of any shape
             return _two_towers(folder, config["model_type"])
         if config.get("model_type") == "blip-2":
             return _blip_2(folder)
@@ -99,7 +99,7 @@ def _tensor(output: torch.Tensor | object) -> torch.Tensor:
     return output if isinstance(output, torch.Tensor) else output.pooler_output
 
 
-def _picture_settings(folder: Path, default: tuple) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def _image_settings(folder: Path, default: tuple) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and deviation of preprocessor_config.json, if there is one."""
     path = folder / "preprocessor_config.json"
     if not path.is_file():
@@ -129,7 +129,7 @@ def _two_towers(folder: Path, kind: str) -> Encoder:
     return Encoder(
         network,
         network.config.vision_config.image_size,
-        *_picture_settings(folder, CLIP if kind == "clip" else PLAIN),
+        *_image_settings(folder, CLIP if kind == "clip" else PLAIN),
         vectors,
         lambda pixels: _normalised(vectors(network, pixels))[:, None],
         embed_texts,
@@ -165,7 +165,7 @@ def _blip_2(folder: Path) -> Encoder:
     return Encoder(
         network,
         network.config.vision_config.image_size,
-        *_picture_settings(folder, CLIP),
+        *_image_settings(folder, CLIP),
         lambda network, pixels: queries(network, pixels).mean(1),
         lambda pixels: _normalised(network.vision_projection(queries(network, pixels))),
         embed_texts,

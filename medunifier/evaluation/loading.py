@@ -39,44 +39,44 @@ class Trained:
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
-        """Loaded when it is asked for: what looks at pictures alone does without, and without transformers."""
+        """Loaded when it is asked for: what looks at images alone does without, and without transformers."""
         from medunifier.data.tokenizer import load_tokenizer
 
         return load_tokenizer(self.folder)
 
-    def read_pictures(self, store: MappedRows, rows: np.ndarray) -> torch.Tensor:
-        """What `picture_encoder` reads of these rows of the store, on the CPU: ViT tokens, float32 [n, T, width]."""
+    def read_images(self, store: MappedRows, rows: np.ndarray) -> torch.Tensor:
+        """What `image_encoder` reads of these rows of the store, on the CPU: ViT tokens, float32 [n, T, width]."""
         import torch
 
         return torch.from_numpy(store.read(rows)).float()
 
-    def picture_encoder(self) -> nn.Module:
-        """The trainable image side, a module with `width` that maps what `read_pictures` gives to [n, width]."""
+    def image_encoder(self) -> nn.Module:
+        """The trainable image side, a module with `width` that maps what `read_images` gives to [n, width]."""
         from medunifier.evaluation.classifier import QueryEncoder
 
         return QueryEncoder(self.model)
 
     def match(self, store: MappedRows, ids: Sequence[str], texts: Sequence[str]) -> np.ndarray:
-        """Log odds that each text describes the picture beside it, by the ITM head (paper Eq. 14), float32 [n].
+        """Log odds that each text describes the image beside it, by the ITM head (paper Eq. 14), float32 [n].
 
-        Pairs go by picture, so that one that stands in many of them is read once for a batch, not once for a pair.
+        Pairs go by image, so that one that stands in many of them is read once for a batch, not once for a pair.
         """
         import torch
 
-        pictures = np.asarray(ids, dtype=object)
-        order = np.argsort(pictures, kind="stable")
+        images = np.asarray(ids, dtype=object)
+        order = np.argsort(images, kind="stable")
         found = np.empty(len(order), np.float32)
         with torch.inference_mode():
             for part in batches(len(order), BATCH, "match"):
                 pairs = order[part]
-                distinct, which = np.unique(pictures[pairs], return_inverse=True)
+                distinct, which = np.unique(images[pairs], return_inverse=True)
                 features = self.features(store, distinct)[torch.from_numpy(which)]
                 logits = self.model.match(features, *self.tokens([texts[pair] for pair in pairs]))
                 found[pairs] = (logits[:, 1] - logits[:, 0]).float().cpu().numpy()
         return found
 
     def features(self, store: Features, ids: Sequence[str]) -> torch.Tensor:
-        """The ViT tokens of pictures, float32 [n, n_tokens, width], on the model's device."""
+        """The ViT tokens of images, float32 [n, n_tokens, width], on the model's device."""
         import torch
 
         return torch.from_numpy(store.read(store.rows(ids))).to(self.device).float()
@@ -89,13 +89,13 @@ class Trained:
         return ids.to(self.device), mask.to(self.device)
 
     def embed_images(self, store: Features, ids: Sequence[str]) -> np.ndarray:
-        """ITC embeddings of pictures, float32 [n, queries, projection], L2-normalised."""
+        """ITC embeddings of images, float32 [n, queries, projection], L2-normalised."""
         import torch
 
         with torch.inference_mode():
             parts = [
                 self.model.encode_image(self.features(store, ids[part]))[1].float().cpu().numpy()
-                for part in batches(len(ids), BATCH, "embed pictures")
+                for part in batches(len(ids), BATCH, "embed images")
             ]
         return np.concatenate(parts)
 
@@ -171,36 +171,34 @@ def load_trained(variant: str, store: Features | None = None) -> Trained:
 
 @dataclass(frozen=True)
 class Other:
-    """Somebody else's encoder with the interface of `Trained`; it reads pictures instead of ViT tokens."""
+    """Somebody else's encoder with the interface of `Trained`; it reads images instead of ViT tokens."""
 
     name: str
     encoder: Encoder
     device: torch.device
     can_match: bool = False
 
-    def read_pictures(self, store: MappedRows, rows: np.ndarray) -> torch.Tensor:
+    def read_images(self, store: MappedRows, rows: np.ndarray) -> torch.Tensor:
         """Normalised pixels of these rows of an ImageStore, on the CPU: float32 [n, 3, size, size]."""
         import torch
 
         return self.encoder.prepare(torch.from_numpy(store.read(rows)))
 
-    def picture_encoder(self) -> nn.Module:
-        """As `Trained.picture_encoder`."""
+    def image_encoder(self) -> nn.Module:
+        """As `Trained.image_encoder`."""
         from medunifier.evaluation.external_encoders import Vectors
 
         return Vectors(self.encoder)
 
     def embed_images(self, store: MappedRows, ids: Sequence[str]) -> np.ndarray:
-        """Embeddings of pictures, float32 [n, Q, P], L2-normalised."""
+        """Embeddings of images, float32 [n, Q, P], L2-normalised."""
         import torch
 
         rows = store.rows(ids)
         with torch.inference_mode():
             parts = [
-                self.encoder.embed_pictures(self.read_pictures(store, rows[part]).to(self.device))
-                .cpu()
-                .numpy()
-                for part in batches(len(rows), BATCH, "embed pictures")
+                self.encoder.embed_images(self.read_images(store, rows[part]).to(self.device)).cpu().numpy()
+                for part in batches(len(rows), BATCH, "embed images")
             ]
         return np.concatenate(parts)
 
@@ -221,7 +219,7 @@ class Other:
 
 
 def load_model(params: Params, name: str, dataset: str) -> tuple[Trained | Other, MappedRows]:
-    """The model of `models/NAME`, a variant or one of `encoders`, and a data set's pictures in the form it reads."""
+    """The model of `models/NAME`, a variant or one of `encoders`, and a data set's images in the form it reads."""
     if name in params.encoders:
         import torch
 
@@ -248,9 +246,9 @@ def usable_items(
     present = [all(image_id in store for store in stores) for image_id in with_report["image_id"]]
     items = with_report.filter(pl.Series(present, dtype=pl.Boolean))
     without_report = len(table) - len(with_report)
-    without_picture = len(with_report) - len(items)
-    run.metrics({f"{prefix}n_without_report": without_report, f"{prefix}n_without_picture": without_picture})
-    left_out = f"{without_report} have no report, {without_picture} are not in {_names(stores)}"
+    without_image = len(with_report) - len(items)
+    run.metrics({f"{prefix}n_without_report": without_report, f"{prefix}n_without_picture": without_image})
+    left_out = f"{without_report} have no report, {without_image} are not in {_names(stores)}"
     if items.is_empty():
         raise InputError(
             f"{source}: none of its {len(table)} images can be used ({left_out}); look at "

@@ -53,7 +53,7 @@ class MedUnifierModel(MedUnifierNetwork, PreTrainedModel):
         """Starts the norm after the ViT so that each channel of these tokens has mean 0 and variance 1.
 
         A frozen ViT's channels differ in scale by orders of magnitude, and much of a token is the same in
-        every picture; what differs between pictures is then what attention sees first. features (B, T, vision width).
+        every image; what differs between images is then what attention sees first. features (B, T, vision width).
         """
         plain = F.layer_norm(features, self.vision_norm.normalized_shape).flatten(0, 1)
         scale = plain.std(0).clamp_min(1e-3)

@@ -1,4 +1,4 @@
-"""Pictures and texts as a MedUnifier takes them, in transformers' form.
+"""Images and texts as a MedUnifier takes them, in transformers' form.
 
 Importing this registers the model, too. The stages do without it: transformers' base classes of processors bring
 torchvision along, seconds of start-up that a stage reading stored features does not need.
@@ -17,14 +17,14 @@ from transformers.processing_utils import ProcessorMixin
 from medunifier.data.tokenizer import decode, tokenize
 from medunifier.huggingface.modeling_medunifier import MedUnifierConfig
 
-Picture = str | PathLike | Image.Image
+ImageInput = str | PathLike | Image.Image
 
 
 class MedUnifierImageProcessor(BaseImageProcessor):
     """Radiographs as stage decode_images decodes them: grey, square, values in [0, 1], three equal channels.
 
     Args:
-        size: pixels, height = width. aspect: `squash`, `pad` or `crop` for a picture that is not square.
+        size: pixels, height = width. aspect: `squash`, `pad` or `crop` for a image that is not square.
     """
 
     model_input_names: ClassVar = ["pixel_values"]
@@ -33,11 +33,11 @@ class MedUnifierImageProcessor(BaseImageProcessor):
         super().__init__(**kwargs)
         self.size, self.aspect = size, aspect
 
-    def __call__(self, images: Picture | Sequence[Picture], **_: Any) -> BatchFeature:
+    def __call__(self, images: ImageInput | Sequence[ImageInput], **_: Any) -> BatchFeature:
         """Files (JPEG, PNG, DICOM) or PIL images -> pixel_values (B, 3, size, size)."""
         from medunifier.data.image_decoding import decode_image, grey, square
 
-        if isinstance(images, Picture):
+        if isinstance(images, ImageInput):
             images = [images]
         decoded = [
             square(grey(image), self.size, self.aspect)
@@ -67,9 +67,9 @@ class MedUnifierProcessor(ProcessorMixin):
         self.max_text_tokens = max_text_tokens
 
     def __call__(
-        self, images: Picture | Sequence[Picture] | None = None, text: str | Sequence[str] | None = None
+        self, images: ImageInput | Sequence[ImageInput] | None = None, text: str | Sequence[str] | None = None
     ) -> BatchFeature:
-        """`pixel_values` of pictures and `input_ids`, `attention_mask` of texts, whichever are given."""
+        """`pixel_values` of images and `input_ids`, `attention_mask` of texts, whichever are given."""
         batch = BatchFeature() if images is None else self.image_processor(images)
         if text is not None:
             texts = [text] if isinstance(text, str) else list(text)

@@ -1,4 +1,4 @@
-"""What the frozen ViT and the trained model see in pictures that have no stored features."""
+"""What the frozen ViT and the trained model see in images that have no stored features."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -13,23 +13,23 @@ from medunifier.runtime.params import Vision
 
 @dataclass(frozen=True)
 class Seen:
-    """What there is to see in n pictures."""
+    """What there is to see in n images."""
 
     means: np.ndarray  # the ViT's patch tokens, averaged, float32 [n, width]
     embeddings: np.ndarray  # ITC embeddings by the trained model, float32 [n, queries, projection]
 
 
 def looker(vision: Vision, trained: Trained) -> Callable[[Iterable[np.ndarray]], Seen]:
-    """A function from uint8 picture batches [k, H, W] to what is seen in them."""
+    """A function from uint8 image batches [k, H, W] to what is seen in them."""
     import torch
 
     from medunifier.vision.frozen_encoder import load_vision
 
     vit = load_vision(vision.model, vision.revision, vision.skip_last_blocks).to(trained.device)
 
-    def look(pictures: Iterable[np.ndarray]) -> Seen:
+    def look(images: Iterable[np.ndarray]) -> Seen:
         means, embeddings = [], []
-        for batch in pictures:
+        for batch in images:
             grey = torch.from_numpy(batch).to(trained.device).float()[:, None] / 255
             with torch.inference_mode():
                 tokens = vit(grey.expand(-1, 3, -1, -1)).float()  # (k, 1 + patches, width)
@@ -41,11 +41,11 @@ def looker(vision: Vision, trained: Trained) -> Callable[[Iterable[np.ndarray]],
 
 
 def retrieval(name: str, seen: Seen, texts: list[str], trained: Trained, how: dict) -> dict[str, float | int]:
-    """`NAME_retrieval_recall_at_1`, in percent: how often the model itself finds the text that a picture was drawn from
+    """`NAME_retrieval_recall_at_1`, in percent: how often the model itself finds the text that a image was drawn from
     among all the texts here, with `_chance`.
 
     Args:
-        texts: what each picture was drawn from, n.
+        texts: what each image was drawn from, n.
     """
     distinct = list(dict.fromkeys(texts))
     best, _ = rank_texts(seen.embeddings, trained.embed_texts(distinct), 1)

@@ -1,7 +1,7 @@
-"""A judge of findings: one linear classifier for each, trained on real pictures, asked about drawn ones.
+"""A judge of findings: one linear classifier for each, trained on real images, asked about drawn ones.
 
-It looks at `thumbnails`, each brought to mean 0 and variance 1: coarse enough not to tell a smooth drawn picture from a
-sharp real one, fine enough for a phantom's findings. How good it is must be measured on real pictures and told
+It looks at `thumbnails`, each brought to mean 0 and variance 1: coarse enough not to tell a smooth drawn image from a
+sharp real one, fine enough for a phantom's findings. How good it is must be measured on real images and told
 beside whatever it says of drawn ones.
 """
 
@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-FEWEST = 10  # training pictures that a finding needs on either side, present and absent
-STRENGTH = 0.03  # inverse of the penalty on squared weights; of 0.003 to 0.3 the best on the demo's validation pictures
+FEWEST = 10  # training images that a finding needs on either side, present and absent
+STRENGTH = 0.03  # inverse of the penalty on squared weights; of 0.003 to 0.3 the best on the demo's validation images
 
 
 @dataclass(frozen=True)
@@ -23,8 +23,8 @@ class Judge:
     offsets: np.ndarray  # [C]
 
     def evidence(self, views: np.ndarray) -> np.ndarray:
-        """log p(view | finding) - log p(view | no finding), [n, C]: how much more likely the picture makes the
-        finding. How common a finding is in the training pictures does not enter."""
+        """log p(view | finding) - log p(view | no finding), [n, C]: how much more likely the image makes the
+        finding. How common a finding is in the training images does not enter."""
         return views @ self.weights + self.offsets
 
     def columns(self, names: Sequence[str]) -> list[int]:
@@ -39,12 +39,12 @@ def judge_views(thumbnails: np.ndarray) -> np.ndarray:
 
 
 def train_judge(views: np.ndarray, truth: np.ndarray, names: Sequence[str]) -> Judge:
-    """A judge trained on real pictures.
+    """A judge trained on real images.
 
     Args:
         views: `judge_views` of them, [n, D].
-        truth: int [n, findings]: 1 present, 0 absent, -1 unknown (such a picture does not train that finding).
-        names: of the findings; those with fewer than `FEWEST` pictures on either side are left out.
+        truth: int [n, findings]: 1 present, 0 absent, -1 unknown (such a image does not train that finding).
+        names: of the findings; those with fewer than `FEWEST` images on either side are left out.
     """
     from sklearn.linear_model import LogisticRegression
 

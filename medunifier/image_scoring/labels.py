@@ -1,4 +1,4 @@
-"""What real pictures show: labels, and sides read off the reports."""
+"""What real images show: labels, and sides read off the reports."""
 
 from collections.abc import Sequence
 
@@ -64,7 +64,7 @@ def on_side(finding: str, side: str) -> str:
 
 
 def single(truth: np.ndarray, names: Sequence[str], findings: Sequence[str]) -> np.ndarray:
-    """The number in `findings` of the one finding that each picture shows, int64 [n]; -1 if none, several or unknown.
+    """The number in `findings` of the one finding that each image shows, int64 [n]; -1 if none, several or unknown.
 
     Args:
         truth: [n, names].

@@ -1,4 +1,4 @@
-"""Do drawn pictures show what was asked for? A judge that learnt from real pictures says."""
+"""Do drawn images show what was asked for? A judge that learnt from real images says."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,10 +17,10 @@ Metrics = dict[str, float | int]
 
 @dataclass(frozen=True)
 class Asked:
-    """What prompts ask for. Pictures whose prompt does not name exactly one finding that the judge knows are out.
+    """What prompts ask for. Images whose prompt does not name exactly one finding that the judge knows are out.
 
     Attributes:
-        rows: numbers of the pictures that can be judged, [n].
+        rows: numbers of the images that can be judged, [n].
         findings: the findings asked for. finding: which of them, int64 [n].
         sides: 0 left, 1 right, -1 no single side asked or not known to the judge, int64 [n].
     """
@@ -49,7 +49,7 @@ def read_prompts_asked(prompts: Sequence[str], judge: Judge) -> Asked:
 
 
 def judge_of(train: pl.DataFrame, thumbnails: np.ndarray) -> Judge:
-    """A judge trained on real training pictures: findings, and findings by side.
+    """A judge trained on real training images: findings, and findings by side.
 
     Args:
         train: their rows of the prepared table. thumbnails: [n, D].
@@ -61,9 +61,9 @@ def judge_of(train: pl.DataFrame, thumbnails: np.ndarray) -> Judge:
 def judge_itself(
     judge: Judge, test: pl.DataFrame, thumbnails: np.ndarray, asked: Asked | None, how: dict
 ) -> Metrics:
-    """How good the judge is on real test pictures, in percent: the scale for what it says of drawn ones.
+    """How good the judge is on real test images, in percent: the scale for what it says of drawn ones.
 
-    `judge_auroc`: mean over findings, and of each finding. `judge_accuracy`: the very task of the prompts, on pictures
+    `judge_auroc`: mean over findings, and of each finding. `judge_accuracy`: the very task of the prompts, on images
     that show exactly one of the findings asked for. `judge_side_accuracy`: left or right of a finding that is there.
     """
     names, truth = truth_of(test)
@@ -93,18 +93,18 @@ def judge_itself(
 
 
 def prompt_fidelity(judge: Judge, asked: Asked, drawn: np.ndarray, without: np.ndarray, how: dict) -> Metrics:
-    """How often the judge says of a picture what its prompt asked for, in percent.
+    """How often the judge says of a image what its prompt asked for, in percent.
 
     prompt_fidelity           the finding, among those that any prompt asks for; also of each finding
     prompt_fidelity_side      left or right, of the finding that was asked for
     prompt_fidelity_both      finding and side together, among those asked for
 
     Each with `_chance` (what answers that know nothing of the prompts would get), `_unconditional` (the same prompts,
-    judged on pictures drawn without a text) and `_gain` over that, paired picture by picture.
+    judged on images drawn without a text) and `_gain` over that, paired image by image.
 
     Args:
-        drawn: thumbnails of the pictures of `asked.rows`, [n, D]. without: of unconditional pictures, [m, D].
-        how: `resamples` and `seed` of the bootstrap, which draws pictures.
+        drawn: thumbnails of the images of `asked.rows`, [n, D]. without: of unconditional images, [m, D].
+        how: `resamples` and `seed` of the bootstrap, which draws images.
     """
     partner = np.arange(len(drawn)) % len(without)
     evidence = judge.evidence(judge_views(drawn)), judge.evidence(judge_views(without))[partner]
@@ -138,9 +138,9 @@ def prompt_fidelity(judge: Judge, asked: Asked, drawn: np.ndarray, without: np.n
 def _compared(
     name: str, asked: np.ndarray, drawn: np.ndarray, without: np.ndarray, partner: np.ndarray, how: dict
 ) -> Metrics:
-    """Flat metrics of answers on pictures drawn from the prompts and on those drawn without."""
+    """Flat metrics of answers on images drawn from the prompts and on those drawn without."""
     hits = np.stack([drawn == asked, without == asked], axis=1).astype(float)
-    # an unconditional picture that stands beside several prompts is one piece of evidence
+    # an unconditional image that stands beside several prompts is one piece of evidence
     intervals = bootstrap_means(np.c_[hits, hits[:, 0] - hits[:, 1]], **how, clusters=partner.tolist())
     metrics: Metrics = {f"{name}_chance": 100 * chance(asked, drawn)}
     for suffix, interval in zip(("", "_unconditional", "_gain"), intervals, strict=True):
@@ -149,12 +149,12 @@ def _compared(
 
 
 def report_fidelity(judge: Judge, sources: pl.DataFrame, drawn: np.ndarray, how: dict) -> Metrics:
-    """`report_fidelity_auroc`, in percent: do pictures drawn from test reports show the findings of these reports?
+    """`report_fidelity_auroc`, in percent: do images drawn from test reports show the findings of these reports?
 
-    The mean over findings of the judge's AUROC, its evidence in the drawn pictures against the labels of the reports.
+    The mean over findings of the judge's AUROC, its evidence in the drawn images against the labels of the reports.
 
     Args:
-        sources: rows of the prepared table whose reports the pictures were drawn from. drawn: thumbnails, [n, D].
+        sources: rows of the prepared table whose reports the images were drawn from. drawn: thumbnails, [n, D].
     """
     names, truth = truth_of(sources)
     evidence = judge.evidence(judge_views(drawn))
@@ -166,7 +166,7 @@ def aurocs(
 ) -> Metrics:
     """`NAME`, the mean AUROC over findings (sides aside) with its interval, and `NAME_FINDING`, in percent.
 
-    Findings of which the pictures show less than two cases, or less than two without, are left out.
+    Findings of which the images show less than two cases, or less than two without, are left out.
     """
     findings = [
         f for f in findings_in(judge) if min((truth[:, names.index(f)] == v).sum() for v in (0, 1)) >= 2

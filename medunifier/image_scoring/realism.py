@@ -1,4 +1,4 @@
-"""How like real pictures drawn ones are, and how unlike each other: distances, coverage, diversity, memorisation."""
+"""How like real images drawn ones are, and how unlike each other: distances, coverage, diversity, memorisation."""
 
 from collections.abc import Callable, Iterable, Mapping
 
@@ -13,16 +13,16 @@ from medunifier.storage.image_shards import ImageStore
 from medunifier.storage.tables import Schema
 
 Metrics = dict[str, float | int]
-Pictures = Callable[[], Iterable[np.ndarray]]  # gives uint8 batches [k, H, W], anew at every call
-Features = Callable[[Iterable[np.ndarray]], np.ndarray]  # picture batches -> float [n, D]
+Images = Callable[[], Iterable[np.ndarray]]  # gives uint8 batches [k, H, W], anew at every call
+Features = Callable[[Iterable[np.ndarray]], np.ndarray]  # image batches -> float [n, D]
 
-LOW = 0.05  # the quantile of validation pictures' distances below which a picture is suspiciously near
+LOW = 0.05  # the quantile of validation images' distances below which a image is suspiciously near
 NEAREST = Schema(
-    "nearest training pictures",
+    "nearest training images",
     {
         "set": pl.String,  # validation, reconstruction, or a set of generate_images
         "image_id": pl.String,
-        "nearest_id": pl.String,  # the training picture
+        "nearest_id": pl.String,  # the training image
         "distance": pl.Float64,  # root mean square of grey values, 0 to 255, on a 32 x 32 grid
     },
     frozenset({"set", "image_id", "nearest_id", "distance"}),
@@ -34,7 +34,7 @@ def distances(names: Mapping[str, str], sets: Mapping[str, np.ndarray], seed: in
 
     Args:
         names: of the `frechet` and the `kernel` distance, and what follows `precision_` and `recall_` (`space`).
-        sets: features, [n, D], of the training pictures (`reference`) and of any others.
+        sets: features, [n, D], of the training images (`reference`) and of any others.
     Returns: `FRECHET_SET`, `KERNEL_SET`, `precision_SPACE_SET`, `recall_SPACE_SET`, and `FRECHET_SET_n`.
     """
     reference = sets["reference"]
@@ -54,7 +54,7 @@ def distances(names: Mapping[str, str], sets: Mapping[str, np.ndarray], seed: in
 
 def diversity(drawn: np.ndarray, rows: np.ndarray, real: np.ndarray, how: dict) -> Metrics:
     """MS-SSIM between samples of one prompt, each with the next (`ms_ssim_prompt`, intervals over prompts), and
-    between as many pairs of different real pictures (`ms_ssim_real`). 1: copies of each other.
+    between as many pairs of different real images (`ms_ssim_real`). 1: copies of each other.
 
     Args:
         drawn: uint8 [n, H, W]. rows: which prompt each is of, int [n], samples of a prompt in a row.
@@ -76,14 +76,14 @@ def diversity(drawn: np.ndarray, rows: np.ndarray, real: np.ndarray, how: dict) 
 def memorisation(
     sets: Mapping[str, tuple[list[str], np.ndarray]], train: tuple[list[str], np.ndarray]
 ) -> tuple[pl.DataFrame, Metrics]:
-    """The training picture nearest to each picture of `sets`, and whether drawn pictures are nearer than real ones.
+    """The training image nearest to each image of `sets`, and whether drawn images are nearer than real ones.
 
-    `nearest_SET`: the median distance to the nearest training picture, in grey values (0 to 255), on a 32 x 32 grid.
-    `nearest_SET_suspicious`: how many of the set, in percent, are nearer than all but 5 % of the validation pictures
-    are. About 5 is expected of new pictures; a model that copies has many more.
+    `nearest_SET`: the median distance to the nearest training image, in grey values (0 to 255), on a 32 x 32 grid.
+    `nearest_SET_suspicious`: how many of the set, in percent, are nearer than all but 5 % of the validation images
+    are. About 5 is expected of new images; a model that copies has many more.
 
     Args:
-        sets: name -> ids and thumbnails [n, D], `validation` among them. train: the same of the training pictures.
+        sets: name -> ids and thumbnails [n, D], `validation` among them. train: the same of the training images.
     Returns: a table by `NEAREST`, and the metrics.
     """
     ids, candidates = train
@@ -103,7 +103,7 @@ def memorisation(
 
 
 def stored(store: ImageStore, ids: Iterable[str] | None = None) -> Iterable[np.ndarray]:
-    """Stored pictures, all or those of `ids`, in uint8 batches [k, H, W]."""
+    """Stored images, all or those of `ids`, in uint8 batches [k, H, W]."""
     rows = np.arange(len(store)) if ids is None else store.rows(ids)
-    for part in batches(len(rows), BATCH, "read pictures"):
+    for part in batches(len(rows), BATCH, "read images"):
         yield store.read(rows[part])

@@ -1,11 +1,11 @@
-"""Sets of pictures against sets, in some space of features: precision, recall, kernel distance, nearest neighbours."""
+"""Sets of images against sets, in some space of features: precision, recall, kernel distance, nearest neighbours."""
 
 from collections.abc import Iterable
 
 import numpy as np
 
-NEIGHBOURS = 3  # the ball around a picture reaches to its third nearest neighbour (torch-fidelity's default)
-SUBSET = 1000  # pictures in each estimate of the kernel distance
+NEIGHBOURS = 3  # the ball around a image reaches to its third nearest neighbour (torch-fidelity's default)
+SUBSET = 1000  # images in each estimate of the kernel distance
 SUBSETS = 100  # estimates that are averaged
 
 

@@ -1,4 +1,4 @@
-"""Pictures against pictures: PSNR, SSIM, MS-SSIM, Frechet distance between sets of features, Inception features."""
+"""Images against images: PSNR, SSIM, MS-SSIM, Frechet distance between sets of features, Inception features."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -7,46 +7,46 @@ import numpy as np
 
 from medunifier.runtime.errors import InputError
 
-_LEAST_ERROR = 1e-10  # mean squared error below which pictures count as equal: PSNR stops at 100 dB
+_LEAST_ERROR = 1e-10  # mean squared error below which images count as equal: PSNR stops at 100 dB
 _SSIM = {"data_range": 1.0, "gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
 _SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # Wang et al. 2003, finest scale first
 
 
-def psnr(pictures: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """Peak signal-to-noise ratio in dB of each picture, at most 100.
+def psnr(images: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """Peak signal-to-noise ratio in dB of each image, at most 100.
 
     Args:
-        pictures: float [N, H, W] in [0, 1]. truth: same, or one [H, W] for all (or the other way round).
+        images: float [N, H, W] in [0, 1]. truth: same, or one [H, W] for all (or the other way round).
     """
-    difference = np.asarray(pictures, np.float64) - truth
+    difference = np.asarray(images, np.float64) - truth
     error = (difference**2).mean((-2, -1))
     return -10 * np.log10(np.maximum(error, _LEAST_ERROR))
 
 
-def ssim(pictures: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """Structural similarity of each picture, with the Gaussian window of Wang et al. 2004.
+def ssim(images: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """Structural similarity of each image, with the Gaussian window of Wang et al. 2004.
 
     Args:
-        pictures, truth: float [N, H, W] in [0, 1].
+        images, truth: float [N, H, W] in [0, 1].
     """
     from skimage.metrics import structural_similarity
 
-    return np.array([structural_similarity(a, b, **_SSIM) for a, b in zip(pictures, truth, strict=True)])
+    return np.array([structural_similarity(a, b, **_SSIM) for a, b in zip(images, truth, strict=True)])
 
 
-def ms_ssim(pictures: np.ndarray, others: np.ndarray) -> np.ndarray:
+def ms_ssim(images: np.ndarray, others: np.ndarray) -> np.ndarray:
     """Multi-scale structural similarity of each pair (Wang, Simoncelli and Bovik 2003, Eq. 7).
 
     Contrast and structure count at five scales, each half as fine as the one before (means of 2 x 2), luminance
     at the coarsest only. Negative terms count as 0. Between samples of one prompt it tells diversity (Odena et
-    al. 2017): 1 for copies, lower for pictures that differ.
+    al. 2017): 1 for copies, lower for images that differ.
 
     Args:
-        pictures, others: float [N, H, W] in [0, 1], H and W multiples of 16 and at least 176.
+        images, others: float [N, H, W] in [0, 1], H and W multiples of 16 and at least 176.
     """
     from skimage.metrics import structural_similarity
 
-    a, b = (np.asarray(side, np.float64) for side in (pictures, others))
+    a, b = (np.asarray(side, np.float64) for side in (images, others))
     product = np.ones(len(a))
     for scale, weight in enumerate(_SCALE_WEIGHTS, start=1):
         # a huge constant K1 turns the comparison of luminances into 1
@@ -58,33 +58,33 @@ def ms_ssim(pictures: np.ndarray, others: np.ndarray) -> np.ndarray:
     return product
 
 
-def _halved(pictures: np.ndarray) -> np.ndarray:
+def _halved(images: np.ndarray) -> np.ndarray:
     """Means of 2 x 2 pixels."""
-    n, height, width = pictures.shape
-    return pictures.reshape(n, height // 2, 2, width // 2, 2).mean((2, 4))
+    n, height, width = images.shape
+    return images.reshape(n, height // 2, 2, width // 2, 2).mean((2, 4))
 
 
-def thumbnails(pictures: np.ndarray, side: int = 32) -> np.ndarray:
+def thumbnails(images: np.ndarray, side: int = 32) -> np.ndarray:
     """Mean grey values of a `side` x `side` grid, float32 [k, side * side] in [0, 1], row by row.
 
     Args:
-        pictures: uint8 [k, H, W], H and W multiples of `side` (ValueError otherwise).
+        images: uint8 [k, H, W], H and W multiples of `side` (ValueError otherwise).
     """
-    k, height, width = pictures.shape
+    k, height, width = images.shape
     if height % side or width % side:
-        raise ValueError(f"pictures of {height} x {width} do not divide into {side} x {side} parts")
-    parts = pictures.reshape(k, side, height // side, side, width // side)
+        raise ValueError(f"images of {height} x {width} do not divide into {side} x {side} parts")
+    parts = images.reshape(k, side, height // side, side, width // side)
     return parts.mean((2, 4), dtype=np.float32).reshape(k, -1) / 255
 
 
 def mean_image(batches: Iterable[np.ndarray]) -> np.ndarray:
-    """The mean, float64 [H, W] in [0, 1], of uint8 pictures that come in batches [k, H, W]."""
+    """The mean, float64 [H, W] in [0, 1], of uint8 images that come in batches [k, H, W]."""
     total, count = 0.0, 0
     for batch in batches:
         total = total + batch.sum(0, dtype=np.float64)
         count += len(batch)
     if count == 0:
-        raise ValueError("no pictures to average")
+        raise ValueError("no images to average")
     return total / count / 255
 
 
@@ -117,7 +117,7 @@ def inception_features(
     """Features, float32 [N, D], of torch-fidelity's Inception v3, the network behind published FID figures.
 
     Args:
-        batches: uint8 grey pictures [k, H, W].
+        batches: uint8 grey images [k, H, W].
         weights: the file `weights-inception-2015-12-05-6726825d.pth` of torch-fidelity's releases.
         layer: "2048" for FID; "64", "192", "768" are lower ones.
     Raises: InputError if the file cannot be read or holds other weights.

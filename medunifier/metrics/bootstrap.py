@@ -47,7 +47,7 @@ def bootstrap(
 ) -> list[Interval]:
     """95 % percentile intervals (Efron 1979) of scores computed from summed statistics.
 
-    Items are drawn with replacement; with `clusters`, whole clusters are (a patient's pictures are no
+    Items are drawn with replacement; with `clusters`, whole clusters are (a patient's images are no
     independent evidence). The same seed, number of items and clusters give the same draws, so scores of two
     systems on the same items can be compared draw by draw.
 

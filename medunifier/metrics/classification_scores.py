@@ -17,7 +17,7 @@ class Judged:
 
     names: tuple[str, ...]
     seeds: tuple[Figures, ...]
-    chance: dict[str, float]  # what a classifier reaches that knows nothing of the pictures
+    chance: dict[str, float]  # what a classifier reaches that knows nothing of the images
     thresholds: dict[str, float]  # mean over seeds, a probability
     n: int
     sizes: dict[str, int]  # of figures that look at a part of the items, such as sensitivity: how many

@@ -32,7 +32,7 @@ class Norm2d(nn.GroupNorm):
 
     Stands in for the paper's BatchNorm (`decoder_norm: batch` brings that back): it is the same in
     training and evaluation, for any batch size, and for any split of a batch over processes. A group of one
-    channel would take its mean, and with it how bright the picture is there, out of each channel.
+    channel would take its mean, and with it how bright the image is there, out of each channel.
     """
 
     def __init__(self, channels: int):
@@ -90,7 +90,7 @@ class LatentAdapter(nn.Module):
         source: token width. width: C. tokens: (rows, columns) in which the tokens lie.
         grid: height and width of the map; the tokens' map is resized to it.
         ending: `unit_length` at each place, which bounds the quantiser's terms by 4 / C, so that they cannot
-            outweigh the pictures' squared error, a few hundredths at the start; `rectified`: a ReLU (release).
+            outweigh the images' squared error, a few hundredths at the start; `rectified`: a ReLU (release).
         blocks: number of residual blocks, each with weights of its own.
     """
 
@@ -136,7 +136,7 @@ class Enlarge(nn.ConvTranspose2d):
     """Transposed convolution to `times`, an even number, the height and width; its patches overlap by half.
 
     From 8 times on, one matrix product makes all patches, and their quarters are added where they lie: the shortcut's
-    16 times to three channels took 29 ms a step of 128 pictures the libraries' way on an H100, and takes 6 so. At 4
+    16 times to three channels took 29 ms a step of 128 images the libraries' way on an H100, and takes 6 so. At 4
     times there is nothing in it.
     """
 
@@ -175,11 +175,11 @@ class Up(nn.Module):
 
 
 class ImageDecoder(nn.Module):
-    """D of Eq. 22: latents of both levels -> picture.
+    """D of Eq. 22: latents of both levels -> image.
 
     Four doublings of 16 give 256, not 224, so a 3 x 3 convolution without padding comes first
     (16 -> 14, and 14 x 16 = 224), as in the authors' code. Its channels (2304, 4608, 4608, 2304) take 1690 GFLOP for a
-    picture. Fewer alone reconstruct worse, for all that a picture shows has to pass layers that are narrow where they
+    image. Fewer alone reconstruct worse, for all that a image shows has to pass layers that are narrow where they
     are high. Hence two linear ways out, for 36 GFLOP with (1536, 768, 768) (benchmarks/decoder.py):
 
     * the last two doublings are one transposed convolution of stride 4, where three numbers of channels are given;
@@ -201,9 +201,7 @@ class ImageDecoder(nn.Module):
         self.up = nn.Sequential(*(Up(a, b, norm) for a, b in itertools.pairwise(channels)))
         self.leave = Enlarge(channels[-1], image_channels, 16 >> len(self.up))
         self.shortcut = Enlarge(channels[0], image_channels, 16, bias=False) if shortcut else None
-        with (
-            torch.no_grad()
-        ):  # the first pictures are an even mid grey, not noise of many times their contrast
+        with torch.no_grad():  # the first images are an even mid grey, not noise of many times their contrast
             self.leave.weight.mul_(0.1)
             self.leave.bias.fill_(0.5)
             if shortcut:
@@ -293,6 +291,6 @@ class ImageGenerator(nn.Module):
         return top, bottom, up
 
     def decode(self, top: torch.Tensor, bottom: torch.Tensor) -> torch.Tensor:
-        """Codes (B, 8, 8) and (B, 16, 16) -> pictures (B, image channels, 224, 224) in [0, 1]."""
+        """Codes (B, 8, 8) and (B, 16, 16) -> images (B, image channels, 224, 224) in [0, 1]."""
         up = self.top_decoder(self.top_quantizer.lookup(top) * self.top_gain)
         return self.decoder(up, self.bottom_quantizer.lookup(bottom) * self.bottom_gain).clamp(0, 1)

@@ -135,13 +135,13 @@ class MedUnifierNetwork(nn.Module):
     def normalise_tokens(self, features: torch.Tensor) -> torch.Tensor:
         """The ViT's tokens (B, T, vision width), of mean 0 and variance 1 or what training made of that.
 
-        In full precision, since much of a token may be the same in every picture; only the outcome is rounded.
+        In full precision, since much of a token may be the same in every image; only the outcome is rounded.
         """
         return for_products(self.vision_norm(features.to(self.vision_norm.weight.dtype)))
 
     @torch.no_grad()
     def see(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """Pictures (B, 3, 224, 224) in [0, 1] -> the frozen ViT's tokens (B, 1 + patches, vision width), `features`.
+        """Images (B, 3, 224, 224) in [0, 1] -> the frozen ViT's tokens (B, 1 + patches, vision width), `features`.
 
         The ViT is loaded at the first call; tokens are rounded to half precision, as stored features are.
         Raises InputError when the ViT is not there, or is another than the one of the training.
@@ -228,7 +228,7 @@ class MedUnifierNetwork(nn.Module):
     def reconstruct(
         self, features: torch.Tensor, input_ids: torch.Tensor, attention_mask: torch.Tensor
     ) -> torch.Tensor:
-        """Pictures (B, image channels, 224, 224) in [0, 1] drawn from the codes of these (Eq. 22)."""
+        """Images (B, image channels, 224, 224) in [0, 1] drawn from the codes of these (Eq. 22)."""
         return self._generate(features, input_ids, attention_mask).images.clamp(0, 1)
 
     def encode_codes(
@@ -241,7 +241,7 @@ class MedUnifierNetwork(nn.Module):
         return top.codes.flatten(1), bottom.codes.flatten(1)
 
     def decode_codes(self, top: torch.Tensor, bottom: torch.Tensor) -> torch.Tensor:
-        """Codes (B, 64) and (B, 256) -> pictures (B, image channels, 224, 224) in [0, 1]."""
+        """Codes (B, 64) and (B, 256) -> images (B, image channels, 224, 224) in [0, 1]."""
         return self.image_generator.decode(
             top.unflatten(1, (8, 8)).long(), bottom.unflatten(1, (16, 16)).long()
         )

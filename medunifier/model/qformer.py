@@ -386,9 +386,9 @@ class QFormer(nn.Module):
         group = _bi_directional(words, attention_mask, n)
         x = self._embed(words.batch, [_tokens(input_ids, words)])
         for i, block in enumerate(self.blocks):
-            pictures, last = [(seen[i], times) for seen, times in images], i == len(self.blocks) - 1
+            seen_images, last = [(seen[i], times) for seen, times in images], i == len(self.blocks) - 1
             if texts is None:
-                x, _ = block(x, [group], (words.batch, n), pictures, last=last)
+                x, _ = block(x, [group], (words.batch, n), seen_images, last=last)
                 continue
             # the first block: no image was seen before its cross-attention; from there on, pairs
             x, _ = block.attention(x, [group], last=last)
@@ -399,7 +399,7 @@ class QFormer(nn.Module):
                 attention_mask = attention_mask[texts]
                 words = Packing.of(attention_mask)
                 group = _bi_directional(words, attention_mask, n)
-            x = block.finish(x, (len(texts), n), pictures)
+            x = block.finish(x, (len(texts), n), seen_images)
             if not last:
                 x = torch.cat([x, words.pack(grid)])
             texts = None

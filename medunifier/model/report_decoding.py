@@ -52,7 +52,7 @@ class NextWord:
         return logits
 
     def reorder(self, rows: torch.Tensor) -> None:
-        """Row i goes on from what row rows[i] has seen; both belong to one picture, whose queries are the same."""
+        """Row i goes on from what row rows[i] has seen; both belong to one image, whose queries are the same."""
         if self.memory is None:
             self.words = self.words[rows]
             return

@@ -1,7 +1,7 @@
 """The patient behind a phantom: what stays the same from study to study, and the outlines it gives.
 
 Outlines are in the body frame of `drawing`. Left and right are the patient's, as on any radiograph:
-the patient's right lung lies on the left of the picture.
+the patient's right lung lies on the left of the image.
 """
 
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ VOLUMES = {"low": 0.685, "normal": 0.735, "high": 0.785}  # y of the domes' top 
 
 @dataclass(frozen=True)
 class Anatomy:
-    """One patient. Lengths are fractions of the picture's side."""
+    """One patient. Lengths are fractions of the image's side."""
 
     half_width: float  # midline to the lateral wall of a lung
     volume: str  # a key of VOLUMES
@@ -130,7 +130,7 @@ def spine_line(anatomy: Anatomy, steps: int = 24) -> Points:
 
 
 def body_outline(anatomy: Anatomy) -> Points:
-    """Closed outline of neck, shoulders and trunk [n, 2]; it leaves the picture below."""
+    """Closed outline of neck, shoulders and trunk [n, 2]; it leaves the image below."""
     chest = anatomy.half_width + 0.075 + 0.045 * anatomy.fat
     half = [
         (0.105, -0.15),

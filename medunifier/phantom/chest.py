@@ -1,4 +1,4 @@
-"""A chest in the making: the maps that lesions alter before the picture is put together."""
+"""A chest in the making: the maps that lesions alter before the image is put together."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ VALID = 0.12  # share of the patients that are in valid.csv
 
 @dataclass(frozen=True)
 class Item:
-    """One picture on its way to disk."""
+    """One image on its way to disk."""
 
     jpg: bytes
     side: str  # Frontal or Lateral, as the index says
@@ -33,7 +33,7 @@ class Item:
 
 
 def draw(number: int, seed: int, image_size: int) -> Item:
-    """Picture `number`, of a patient of its own."""
+    """Image `number`, of a patient of its own."""
     key = (*b"chexpert", seed, number)
     rng = np.random.default_rng(key)
     kind, side = rng.random(2)
@@ -52,15 +52,15 @@ def draw(number: int, seed: int, image_size: int) -> Item:
 
 
 def write(root: Path, items: Iterable[Item], seed: int) -> list[Path]:
-    """Write all pictures and both index files below `root`; returns the pictures' paths.
+    """Write all images and both index files below `root`; returns the images' paths.
 
-    Every fifth patient has a second study, the next picture. Patient numbers follow from those of the pictures.
+    Every fifth patient has a second study, the next image. Patient numbers follow from those of the images.
     """
     rng = np.random.default_rng([*b"chexpert", seed])
     rows: dict[str, list[dict]] = {"train": [], "valid": []}
     paths, taken = [], set()
     for number, item in enumerate(items):
-        if number % 6 != 5:  # the sixth picture is the fifth patient's second study
+        if number % 6 != 5:  # the sixth image is the fifth patient's second study
             patient = int(digest_of((*b"chexpert", seed, number))[:8], 16) % 100_000
             while patient in taken:
                 patient = (patient + 1) % 100_000

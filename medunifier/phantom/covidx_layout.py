@@ -13,13 +13,13 @@ from medunifier.phantom.shots import digest_of, jpeg, name_of, png, take_shot
 FOLDER = "covidx"
 LIST = "labels/{}_COVIDx9A.txt"
 CLASSES = ("normal", "pneumonia", "COVID-19")
-TEST = 0.2  # share of the pictures in the test list
-RSNA_EVERY = 6  # of the pictures of normal and pneumonia patients, one in so many is the RSNA copy's
+TEST = 0.2  # share of the images in the test list
+RSNA_EVERY = 6  # of the images of normal and pneumonia patients, one in so many is the RSNA copy's
 
 
 @dataclass(frozen=True)
 class Item:
-    """One picture on its way to disk; `patient` is known for RSNA's."""
+    """One image on its way to disk; `patient` is known for RSNA's."""
 
     content: bytes
     suffix: str
@@ -29,13 +29,13 @@ class Item:
 
 
 def draw(number: int, seed: int, image_size: int) -> Item:
-    """Picture `number`. Those taken from RSNA are the pixels of its DICOM files, saved as PNG."""
+    """Image `number`. Those taken from RSNA are the pixels of its DICOM files, saved as PNG."""
     kind = CLASSES[number % 3]
     if number % 3 != 2 and number // 3 % RSNA_EVERY == 0:
-        picture = rsna_layout.draw(number, seed, image_size)
-        if picture.findings in ((), ("pneumonia",)):
-            kind = "pneumonia" if picture.findings else "normal"
-            return Item(png(pixels(picture.dcm)), ".png", kind, "rsna", picture.patient)
+        image = rsna_layout.draw(number, seed, image_size)
+        if image.findings in ((), ("pneumonia",)):
+            kind = "pneumonia" if image.findings else "normal"
+            return Item(png(pixels(image.dcm)), ".png", kind, "rsna", image.patient)
     key = (*b"covidx", seed, number)
     rng = np.random.default_rng(key)
     lobar = str(rng.choice(("consolidation", "pneumonia")))
@@ -48,7 +48,7 @@ def draw(number: int, seed: int, image_size: int) -> Item:
 
 
 def write(root: Path, items: Iterable[Item], seed: int) -> list[Path]:
-    """Write all pictures and both lists below `root`; returns the pictures' paths.
+    """Write all images and both lists below `root`; returns the images' paths.
 
     As in the real lists, a few rows have no source, and a few file names hold a space.
     """

@@ -16,9 +16,9 @@ def damage(images: Path, reports: Path, seed: int) -> Counter:
     Index files and checksums stay as they are, as after a broken download.
     """
     rng = np.random.default_rng([*b"damage", seed])
-    pictures, texts = sorted(images.glob("files/*/*/*/*.jpg")), sorted(reports.glob("files/*/*/*.txt"))
-    truncated, lost = _few(len(pictures), TRUNCATED), _few(len(pictures), LOST_IMAGES)
-    chosen = [pictures[index] for index in rng.choice(len(pictures), truncated + lost, replace=False)]
+    files, texts = sorted(images.glob("files/*/*/*/*.jpg")), sorted(reports.glob("files/*/*/*.txt"))
+    truncated, lost = _few(len(files), TRUNCATED), _few(len(files), LOST_IMAGES)
+    chosen = [files[index] for index in rng.choice(len(files), truncated + lost, replace=False)]
     for path in chosen[:truncated]:
         content = path.read_bytes()
         path.write_bytes(content[: int(len(content) * KEPT_BYTES)])
@@ -34,12 +34,12 @@ def damage(images: Path, reports: Path, seed: int) -> Counter:
     )
 
 
-def damage_pictures(pictures: list[Path], seed: int) -> None:
-    """Truncate one of many pictures and delete another, whatever their format."""
-    if len(pictures) < SPARED:
+def damage_images(images: list[Path], seed: int) -> None:
+    """Truncate one of many images and delete another, whatever their format."""
+    if len(images) < SPARED:
         return
     rng = np.random.default_rng([*b"pictures", seed])
-    cut, lost = (pictures[index] for index in rng.choice(len(pictures), 2, replace=False))
+    cut, lost = (images[index] for index in rng.choice(len(images), 2, replace=False))
     content = cut.read_bytes()
     cut.write_bytes(content[: int(len(content) * KEPT_BYTES)])
     lost.unlink()

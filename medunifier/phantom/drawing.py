@@ -1,6 +1,6 @@
-"""Pencil and brush of the phantom: outlines, soft masks and noise on a square picture.
+"""Pencil and brush of the phantom: outlines, soft masks and noise on a square image.
 
-Shapes are given in the *body frame*: x from 0 (patient's right, left edge of the picture) to 1,
+Shapes are given in the *body frame*: x from 0 (patient's right, left edge of the image) to 1,
 y from 0 (top) to 1. A `Frame` carries them to pixels; everything that comes back is a float32 map
 [size, size] in 0..1.
 """
@@ -85,7 +85,7 @@ def strokes(frame: Frame, lines: list[tuple[Points, float, float]], soft: float)
 
 
 def _sheet(frame: Frame) -> tuple[Image.Image, ImageDraw.ImageDraw]:
-    """Paper to draw on, finer than the picture, as the pen knows no half tones at an edge."""
+    """Paper to draw on, finer than the image, as the pen knows no half tones at an edge."""
     image = Image.new("L", (frame.size * FINER, frame.size * FINER))
     return image, ImageDraw.Draw(image)
 
@@ -93,7 +93,7 @@ def _sheet(frame: Frame) -> tuple[Image.Image, ImageDraw.ImageDraw]:
 def _soften(image: Image.Image, frame: Frame, soft: float) -> np.ndarray:
     """Gaussian blur by repeated [1 2 1] / 4, each of variance 1/2 pixel.
 
-    Broad blurs are made on a reduced picture: no eye can tell, and it is ten times faster.
+    Broad blurs are made on a reduced image: no eye can tell, and it is ten times faster.
     """
     radius, shrink = frame.length(soft), 1
     while radius / shrink > 1.2:

@@ -1,4 +1,4 @@
-"""The last step of every picture: exposure, grain, side marker, eight bits."""
+"""The last step of every image: exposure, grain, side marker, eight bits."""
 
 from functools import cache
 
@@ -10,14 +10,14 @@ from medunifier.phantom.drawing import enlarge
 FILM_DETAIL = 2  # the body is drawn this much coarser than the film: no shadow in it is sharper
 
 
-def expose(picture: np.ndarray, rng: np.random.Generator, size: int) -> np.ndarray:
+def expose(exposure: np.ndarray, rng: np.random.Generator, size: int) -> np.ndarray:
     """Grey values about 0..1 of a body, float32 [n, n], to a film, uint8 [size, size].
 
     Exposure is contrast, brightness and gamma within the range that a technician tolerates; grain is
     added on the film. Now and then a lead "L" marks the patient's left.
     """
     gamma, gain, offset = rng.uniform(0.88, 1.15), rng.uniform(0.93, 1.07), rng.uniform(-0.02, 0.03)
-    film = np.clip(picture * np.float32(gain) + np.float32(offset), 0.01, 1.1) ** np.float32(gamma)
+    film = np.clip(exposure * np.float32(gain) + np.float32(offset), 0.01, 1.1) ** np.float32(gamma)
     film = enlarge(film * np.float32(255), size)
     sheet = _grain_sheet(size)
     top, left = rng.integers(0, sheet.shape[0] - size, 2)

@@ -80,6 +80,6 @@ def draw_finding(rng: np.random.Generator, name: str) -> Finding:
 
 
 def draw_device(rng: np.random.Generator, portable: bool) -> str:
-    """A device in or on the patient; bedside pictures show more of them."""
+    """A device in or on the patient; bedside images show more of them."""
     chance = 0.35 if portable else 0.12
     return str(rng.choice(DEVICES[1:])) if rng.random() < chance else "none"

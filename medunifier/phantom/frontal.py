@@ -28,14 +28,14 @@ def draw_frontal(
     chest = ailing_chest(anatomy, findings, key, size)
     ratio = anatomy.heart_ratio + (0.02 if portable else 0.0)
     ratio += sum(HEART_GAIN[finding.severity] for finding in findings if finding.name == "cardiomegaly")
-    picture = _soft_parts(chest, ratio, np.random.default_rng([*key, 2]))
-    picture += _bones(chest, portable)
-    picture += _devices(chest.frame, anatomy, device)
-    return expose(picture, np.random.default_rng([*key, 3]), size)
+    image = _soft_parts(chest, ratio, np.random.default_rng([*key, 2]))
+    image += _bones(chest, portable)
+    image += _devices(chest.frame, anatomy, device)
+    return expose(image, np.random.default_rng([*key, 3]), size)
 
 
 def ailing_chest(anatomy: Anatomy, findings: tuple[Finding, ...], key: list[int], size: int) -> Chest:
-    """The lungs of a picture of `size` pixels with what ails them: where opacities and free air lie."""
+    """The lungs of a image of `size` pixels with what ails them: where opacities and free air lie."""
     pose = np.random.default_rng([*key, 0])
     frame = Frame(
         size // FILM_DETAIL,
@@ -72,17 +72,17 @@ def _soft_parts(chest: Chest, ratio: float, rng: np.random.Generator) -> np.ndar
     tissue = SOFT_TISSUE + (ABDOMEN - SOFT_TISSUE) * below + 0.04 * cloud(rng, frame.size, 5)
     tissue += (HEART - SOFT_TISSUE) * silhouette * (1 - below)
     tissue += 0.06 * bump(x, y, (MIDLINE, 0.5), (0.20, 1.2))
-    picture = tissue * (1 - air) + (LUNG + (FREE_AIR - LUNG) * chest.free_air) * air
+    image = tissue * (1 - air) + (LUNG + (FREE_AIR - LUNG) * chest.free_air) * air
     texture = 0.30 * chest.vessel_gain * _vessels(chest, rng) + 0.03 * cloud(rng, frame.size, 46)
-    picture += air * (1 - 0.85 * silhouette) * (1 - chest.free_air) * texture
-    picture += chest.lines * chest.lungs * (1 - 0.6 * heart)
+    image += air * (1 - 0.85 * silhouette) * (1 - chest.free_air) * texture
+    image += chest.lines * chest.lungs * (1 - 0.6 * heart)
     if anatomy.breasts:
-        picture += 0.07 * anatomy.breasts * fill(frame, [body.breast_outline(side) for side in SIDES], 0.010)
+        image += 0.07 * anatomy.breasts * fill(frame, [body.breast_outline(side) for side in SIDES], 0.010)
     if anatomy.gastric_bubble:
         radius = anatomy.gastric_bubble
         centre = (0.69, body.dome_top(anatomy, "left", chest.raised["left"]) + 0.035 + radius)
-        picture -= 0.28 * below * bump(x, y, centre, (1.3 * radius, 0.8 * radius))
-    return picture * trunk - 0.11 * _airway(frame, anatomy)
+        image -= 0.28 * below * bump(x, y, centre, (1.3 * radius, 0.8 * radius))
+    return image * trunk - 0.11 * _airway(frame, anatomy)
 
 
 def _vessels(chest: Chest, rng: np.random.Generator) -> np.ndarray:

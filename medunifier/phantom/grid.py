@@ -1,4 +1,4 @@
-"""Phantom radiographs side by side, with what they show below them: the picture that `simulate` leaves in MLflow, and
+"""Phantom radiographs side by side, with what they show below them: the image that `simulate` leaves in MLflow, and
 docs/phantom_grid.png, the phantom at a glance: `python -m medunifier.phantom.grid [PATH]`."""
 
 import io
@@ -44,22 +44,22 @@ def draw_grid(seed: int = 0) -> Image.Image:
 
 
 def study_tiles(studies: Iterable[Study]) -> list[tuple[str, Image.Image]]:
-    """Every picture of some studies, below it its view and findings: tiles for `sheet`."""
+    """Every image of some studies, below it its view and findings: tiles for `sheet`."""
     return [
-        (caption(study, picture.view), Image.open(io.BytesIO(picture.jpg)))
+        (caption(study, radiograph.view), Image.open(io.BytesIO(radiograph.jpg)))
         for study in studies
-        for picture in study.pictures
+        for radiograph in study.radiographs
     ]
 
 
 def caption(study: Study, view: str) -> str:
-    """The view of a picture and the names of what is to be seen; what does not fit under a tile is left out."""
+    """The view of a image and the names of what is to be seen; what does not fit under a tile is left out."""
     names = ", ".join(finding.name.replace("_", " ") for finding in study.facts.findings)
     return textwrap.shorten(f"{view or 'no view'}: {names or 'normal'}", CAPTION_LETTERS, placeholder=" …")
 
 
 def sheet(tiles: Sequence[tuple[str, Image.Image]]) -> Image.Image:
-    """Captions and square grey pictures of any size as one picture, COLUMNS to a row."""
+    """Captions and square grey images of any size as one radiograph, COLUMNS to a row."""
     rows = -(-len(tiles) // COLUMNS)
     whole = Image.new("L", (COLUMNS * TILE, rows * (TILE + CAPTION)), 255)
     pen, font = ImageDraw.Draw(whole), ImageFont.load_default(13)

@@ -41,9 +41,9 @@ def draw_lateral(anatomy: Anatomy, findings: tuple[Finding, ...], key: list[int]
     tissue = (
         TISSUE + (ABDOMEN - TISSUE) * below + HEART * heart * (1 - below) + 0.04 * cloud(rng, frame.size, 5)
     )
-    picture = tissue * (1 - air) + (LUNG + 0.12 * vessels + 0.02 * cloud(rng, frame.size, 40)) * air
+    image = tissue * (1 - air) + (LUNG + 0.12 * vessels + 0.02 * cloud(rng, frame.size, 40)) * air
     trunk = fill(frame, [_body(anatomy)], 0.010)
-    return expose(picture * trunk + _bones(frame, anatomy) * trunk, np.random.default_rng([*key, 3]), size)
+    return expose(image * trunk + _bones(frame, anatomy) * trunk, np.random.default_rng([*key, 3]), size)
 
 
 def _body(anatomy: Anatomy) -> Points:

@@ -1,4 +1,4 @@
-"""How each finding looks in a frontal picture: one function per finding, which alters a `Chest`.
+"""How each finding looks in a frontal image: one function per finding, which alters a `Chest`.
 
 The heart's size (cardiomegaly) is part of the body itself and is drawn in `frontal`.
 """

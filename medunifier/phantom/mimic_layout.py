@@ -1,6 +1,6 @@
 """Writes phantom studies as MIMIC-CXR-JPG 2.0.0 and MIMIC-CXR are distributed.
 
-Identifiers are hashes of what they name: a changed picture or report changes the index files, which are
+Identifiers are hashes of what they name: a changed image or report changes the index files, which are
 all that later stages watch. Layout after https://physionet.org/content/mimic-cxr-jpg/2.0.0/ and
 https://physionet.org/content/mimic-cxr/2.0.0/.
 """
@@ -18,7 +18,7 @@ import polars as pl
 
 from medunifier.phantom.findings import FINDINGS
 from medunifier.phantom.report_files import EXAMINATIONS
-from medunifier.phantom.studies import DECUBITUS, FRONTAL, Picture, Study
+from medunifier.phantom.studies import DECUBITUS, FRONTAL, Radiograph, Study
 
 METADATA = [
     "dicom_id",
@@ -86,7 +86,7 @@ class MimicWriter:
         self._checksums: dict[str, str] = {}  # path below the JPG root -> SHA-256
 
     def add_patient(self, studies: tuple[Study, ...]) -> None:
-        """Write all pictures and reports of the next patient."""
+        """Write all images and reports of the next patient."""
         subject, split = int(next(self._subjects)), str(next(self._splits))
         self.counts["patients"] += 1
         day = datetime.date(2110, 1, 1) + datetime.timedelta(days=int(self._rng.integers(0, 30_000)))
@@ -111,22 +111,22 @@ class MimicWriter:
         self.counts["studies_without_findings_section"] += study.report.findings is None
         self.counts["studies_without_impression_section"] += study.report.impression is None
         examination = EXAMINATIONS[study.facts.portable]
-        for number, picture in enumerate(study.pictures):
+        for number, radiograph in enumerate(study.radiographs):
             # not from the pixels, in whose last bit processors differ: the same seed gives the same names everywhere
             dicom_id = _dicom_id(f"{study_id} {number}")
-            self._write_picture(f"{folder}/s{study_id}/{dicom_id}.jpg", picture)
+            self._write_image(f"{folder}/s{study_id}/{dicom_id}.jpg", radiograph)
             row = {"dicom_id": dicom_id, **ids}
             self._split.append(row | {"split": split})
-            self._metadata.append(row | when | _about(picture.view, examination, self._image_size))
-            self._truth.append(_truth(study, picture, dicom_id, study_id, subject))
+            self._metadata.append(row | when | _about(radiograph.view, examination, self._image_size))
+            self._truth.append(_truth(study, radiograph, dicom_id, study_id, subject))
 
-    def _write_picture(self, name: str, picture: Picture) -> None:
+    def _write_image(self, name: str, radiograph: Radiograph) -> None:
         path = self.images / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(picture.jpg)
-        self._checksums[name] = hashlib.sha256(picture.jpg).hexdigest()
+        path.write_bytes(radiograph.jpg)
+        self._checksums[name] = hashlib.sha256(radiograph.jpg).hexdigest()
         self.counts["images"] += 1
-        self.counts["images_frontal"] += picture.view in FRONTAL
+        self.counts["images_frontal"] += radiograph.view in FRONTAL
 
     def _new_study_id(self, content: str) -> int:
         """A free number 5xxxxxxx that follows from the content."""
@@ -181,10 +181,15 @@ def _about(view: str, examination: str, image_size: int) -> dict[str, str | int]
 
 
 def _truth(
-    study: Study, picture: Picture, dicom_id: str, study_id: int, subject: int
+    study: Study, radiograph: Radiograph, dicom_id: str, study_id: int, subject: int
 ) -> dict[str, str | int | bool]:
-    """What the picture shows: per finding severity (0 absent, 1 to 3), side, zone, and whether the report is sure."""
-    row = {"image_id": dicom_id, "study_id": str(study_id), "patient_id": str(subject), "view": picture.view}
+    """What the image shows: per finding severity (0 absent, 1 to 3), side, zone, and whether the report is sure."""
+    row = {
+        "image_id": dicom_id,
+        "study_id": str(study_id),
+        "patient_id": str(subject),
+        "view": radiograph.view,
+    }
     present = {finding.name: finding for finding in study.facts.findings}
     for name in FINDINGS:
         finding = present.get(name)

@@ -1,7 +1,7 @@
 """Tells a phantom study: sentences of a limited vocabulary, each with the labels that a labeler reads off it.
 
 Every fact has one usual wording and one or two others; the order of facts is nearly always the same.
-So the report can be learned from the picture, and yet differs from picture to picture.
+So the report can be learned from the image, and yet differs from image to image.
 """
 
 from dataclasses import dataclass, field

@@ -12,13 +12,13 @@ from medunifier.phantom.shots import OTHERS, Shot, digest_of, name_of, take_shot
 
 FOLDER = "rsna-pneumonia"
 PNEUMONIA, NORMAL = 0.4, 0.3  # shares; the rest has another finding
-BOX_PIXELS = 1024  # side of the picture that boxes refer to, whatever the phantom's own size is
+BOX_PIXELS = 1024  # side of the image that boxes refer to, whatever the phantom's own size is
 OPAQUE = 0.35  # a box holds what is more opaque than this
 
 
 @dataclass(frozen=True)
 class Item:
-    """One picture on its way to disk; `boxes` are (x, y, width, height) in pixels of a 1024 x 1024 picture."""
+    """One image on its way to disk; `boxes` are (x, y, width, height) in pixels of a 1024 x 1024 image."""
 
     dcm: bytes
     patient: str
@@ -27,7 +27,7 @@ class Item:
 
 
 def draw(number: int, seed: int, image_size: int) -> Item:
-    """Picture `number`, of a patient of its own."""
+    """Image `number`, of a patient of its own."""
     key = (*b"rsna", seed, number)
     rng = np.random.default_rng(key)
     kind = rng.random()
@@ -52,7 +52,7 @@ def _boxes(shot: Shot) -> tuple[tuple[int, int, int, int], ...]:
 
 
 def write(root: Path, items: Iterable[Item], seed: int) -> list[Path]:
-    """Write all pictures and the list of labels below `root`; returns the pictures' paths."""
+    """Write all images and the list of labels below `root`; returns the images' paths."""
     folder = root / "stage_2_train_images"
     folder.mkdir(parents=True)
     lines, paths = ["patientId,x,y,width,height,Target"], []

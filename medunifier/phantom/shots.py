@@ -1,4 +1,4 @@
-"""Single phantom pictures for the data sets that have no reports: who is ill with what, and the film."""
+"""Single phantom images for the data sets that have no reports: who is ill with what, and the film."""
 
 import hashlib
 import io
@@ -20,7 +20,7 @@ OTHERS = ("atelectasis", "cardiomegaly", "consolidation", "edema", "pleural_effu
 
 @dataclass(frozen=True)
 class Shot:
-    """One picture: what is true, its view, its grey values (uint8 [size, size]), and what drew it."""
+    """One image: what is true, its view, its grey values (uint8 [size, size]), and what drew it."""
 
     facts: Facts
     view: str
@@ -46,7 +46,7 @@ class Shot:
 def take_shot(
     rng: np.random.Generator, key: tuple[int, ...], names: tuple[str, ...], size: int, view: str = ""
 ) -> Shot:
-    """A picture of a new patient with the findings `names`, each with certainty; `key` seeds the drawing."""
+    """A image of a new patient with the findings `names`, each with certainty; `key` seeds the drawing."""
     findings: tuple[Finding, ...] = tuple(replace(draw_finding(rng, name), certain=True) for name in names)
     portable = bool(rng.random() < PORTABLE)
     facts = Facts(draw_anatomy(rng), findings, draw_device(rng, portable), portable)
@@ -69,7 +69,7 @@ def png(film: np.ndarray) -> bytes:
 
 
 def digest_of(key: Iterable[int]) -> str:
-    """Hexadecimal digits that follow from what drew a picture. From its pixels they would not be the same everywhere:
+    """Hexadecimal digits that follow from what drew a image. From its pixels they would not be the same everywhere:
     processors differ in a float's last bit."""
     return hashlib.sha256(repr(tuple(key)).encode()).hexdigest()
 

@@ -11,12 +11,12 @@ from medunifier.phantom.shots import OTHERS, digest_of, name_of, take_shot
 
 FOLDER = "siim-acr-pneumothorax"
 PNEUMOTHORAX, NORMAL, INVERTED = 0.4, 0.3, 0.05  # shares; the rest has another finding
-MASK_PIXELS = 1024  # side of the picture that run lengths refer to, whatever the phantom's own size is
+MASK_PIXELS = 1024  # side of the image that run lengths refer to, whatever the phantom's own size is
 
 
 @dataclass(frozen=True)
 class Item:
-    """One picture on its way to disk; `masks` are run lengths, none without pneumothorax."""
+    """One image on its way to disk; `masks` are run lengths, none without pneumothorax."""
 
     dcm: bytes
     digest: str
@@ -24,7 +24,7 @@ class Item:
 
 
 def draw(number: int, seed: int, image_size: int) -> Item:
-    """Picture `number`, of a patient of its own."""
+    """Image `number`, of a patient of its own."""
     key = (*b"siim", seed, number)
     rng = np.random.default_rng(key)
     kind = rng.random()
@@ -53,7 +53,7 @@ def run_lengths(mask: np.ndarray) -> str:
 
 
 def write(root: Path, items: Iterable[Item], seed: int) -> list[Path]:
-    """Write all pictures and the list of masks below `root`; returns the pictures' paths."""
+    """Write all images and the list of masks below `root`; returns the images' paths."""
     root.mkdir(parents=True)
     lines, paths = ["ImageId, EncodedPixels"], []  # the space is the original's
     for item in items:

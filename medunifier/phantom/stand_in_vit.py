@@ -5,9 +5,9 @@ It is not trained, yet much can be read off its tokens, as off trained ones. The
 * a third tells what the patch looks like: the lowest functions of its discrete cosine transform, with the
   frequencies brought to similar strength;
 * a sixth tells where the patch lies;
-* the rest tells what is seen where: the hidden units of the perceptrons open in regions of the picture of their own
+* the rest tells what is seen where: the hidden units of the perceptrons open in regions of the image of their own
   and pass on how bright it is there (random features, Rahimi and Recht, NeurIPS 2007, of the place and the look).
-  So even the mean over a picture's tokens tells what it shows. Of the look alone, the mean keeps next to nothing.
+  So even the mean over a image's tokens tells what it shows. Of the look alone, the mean keeps next to nothing.
 
 Attention adds a little of what other patches show, and a rotation mixes all over the channels.
 """
@@ -144,7 +144,7 @@ def patch_functions(patch_size: int, count: int) -> np.ndarray:
 def place_code(side: int, width: int) -> np.ndarray:
     """A smooth code of the place of each patch, float64 [side * side, width], each of norm PLACE.
 
-    Sine and cosine of the row and of the column, of wavelengths from a quarter of the picture to twice its side.
+    Sine and cosine of the row and of the column, of wavelengths from a quarter of the image to twice its side.
     """
     rows, columns = np.divmod(np.arange(side * side), side)
     waves = 2 * np.pi / (side * np.geomspace(2.0, 0.25, width // 4))

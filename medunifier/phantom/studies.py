@@ -1,4 +1,4 @@
-"""One phantom patient from nothing: anatomy, studies, pictures and reports, as they go to disk."""
+"""One phantom patient from nothing: anatomy, studies, images and reports, as they go to disk."""
 
 import io
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ JPEG_QUALITY = 88
 
 
 @dataclass(frozen=True)
-class Picture:
+class Radiograph:
     """One radiograph: its view as in ViewPosition ("" where the original has none) and its JPG file."""
 
     view: str
@@ -32,11 +32,11 @@ class Picture:
 
 @dataclass(frozen=True)
 class Study:
-    """One visit: what is true, what the report says, and the pictures."""
+    """One visit: what is true, what the report says, and the images."""
 
     facts: Facts
     report: Report
-    pictures: tuple[Picture, ...]
+    radiographs: tuple[Radiograph, ...]
 
 
 def make_patient(seed: int, patient: int, image_size: int) -> tuple[Study, ...]:
@@ -52,20 +52,20 @@ def make_patient(seed: int, patient: int, image_size: int) -> tuple[Study, ...]:
         facts = Facts(anatomy, draw_findings(rng), draw_device(rng, portable), portable)
         report = write_report(facts, rng)
         views = _views(rng, portable)
-        pictures = tuple(
-            Picture(view, _jpg(draw_view(facts, view, [*base, number + 1, index + 1], image_size)))
+        radiographs = tuple(
+            Radiograph(view, _jpg(draw_view(facts, view, [*base, number + 1, index + 1], image_size)))
             for index, view in enumerate(views)
         )
-        studies.append(Study(facts, report, pictures))
+        studies.append(Study(facts, report, radiographs))
     return tuple(studies)
 
 
 def draw_view(facts: Facts, view: str, key: list[int], size: int) -> np.ndarray:
-    """One picture of a study: uint8 [size, size]. Oblique, axial and unnamed views are drawn as frontal."""
+    """One image of a study: uint8 [size, size]. Oblique, axial and unnamed views are drawn as frontal."""
     if view in LATERAL:
         return draw_lateral(facts.anatomy, facts.findings, key, size)
     film = draw_frontal(facts.anatomy, facts.findings, facts.device, facts.portable, key, size)
-    if view in DECUBITUS:  # lying on the left side: the patient's left, right in the picture, comes down
+    if view in DECUBITUS:  # lying on the left side: the patient's left, right in the image, comes down
         return np.rot90(film, -1 if view.endswith("LLD") else 1)
     return film
 

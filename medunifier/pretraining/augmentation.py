@@ -18,17 +18,17 @@ def augment(
     brightness: float = 0.0,
     contrast: float = 0.0,
 ) -> torch.Tensor:
-    """Each picture turned, moved, zoomed, brightened and spread by amounts of its own, uniform within the limits.
+    """Each image turned, moved, zoomed, brightened and spread by amounts of its own, uniform within the limits.
 
     Args:
-        pixels: (B, C, H, W) in [0, 1]; what comes in from outside the picture is black.
+        pixels: (B, C, H, W) in [0, 1]; what comes in from outside the image is black.
         generator: on the CPU, in the same state on all processes. Amounts are drawn for the whole batch of all
-            processes, each of which takes its own: how many there are does not change any picture.
+            processes, each of which takes its own: how many there are does not change any image.
         rotation: degrees, either way, about the centre.
         shift: either way, in each direction, as a part of the width or height.
         zoom: the size is multiplied by 1 - zoom to 1 + zoom.
         brightness: added, -brightness to brightness.
-        contrast: distances from the picture's mean are multiplied by 1 - contrast to 1 + contrast.
+        contrast: distances from the image's mean are multiplied by 1 - contrast to 1 + contrast.
     Returns:
         (B, C, H, W) in [0, 1].
     """

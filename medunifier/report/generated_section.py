@@ -1,4 +1,4 @@
-"""The page's section on newly drawn pictures: Table 5's rows, fidelity, figure 3, prompts, strips, nearest neighbours."""
+"""The page's section on newly drawn images: Table 5's rows, fidelity, figure 3, prompts, strips, nearest neighbours."""
 
 from __future__ import annotations
 
@@ -15,42 +15,42 @@ from medunifier.storage.image_shards import ImageStore
 from medunifier.storage.tables import read_table
 from medunifier.synthesis.generated_sets import TABLE, read_drawn
 
-SAMPLES = 4  # pictures shown of each prompt
-PAIRS = 6  # pictures shown beside the training picture that is nearest to them
+SAMPLES = 4  # images shown of each prompt
+PAIRS = 6  # images shown beside the training image that is nearest to them
 COMPARED = {
-    "validation": "real validation pictures",
-    "reconstruction": "test pictures, reconstructed",
+    "validation": "real validation images",
+    "reconstruction": "test images, reconstructed",
     "synthetic": "drawn without a text (as the paper)",
     "reports": "drawn from test reports",
 }
 SETS = {
-    "validation": "real validation pictures",
-    "reconstruction": "test pictures, reconstructed",
+    "validation": "real validation images",
+    "reconstruction": "test images, reconstructed",
     "unconditional": "drawn without a text",
     "reports": "drawn from test reports",
     "prompts": "drawn from prompts",
     "strips": "drawn from strips of prompts",
 }
-QUANTILES = (0.0, 0.05, 0.5, 0.95)  # of the distances to the nearest training picture
+QUANTILES = (0.0, 0.05, 0.5, 0.95)  # of the distances to the nearest training image
 
 
 class Nearest:
-    """The training picture nearest to each drawn one, as score_images found it.
+    """The training image nearest to each drawn one, as score_images found it.
 
     Args:
-        path: its nearest.parquet. store: the data set's pictures.
+        path: its nearest.parquet. store: the data set's images.
     """
 
     def __init__(self, path: Path, store: ImageStore):
         self.table, self.store = read_table(path), store
 
     def of(self, name: str, ids: Sequence[str]) -> list[tuple[str, str]]:
-        """(training picture, distance) of these pictures of a set, in their order."""
+        """(training image, distance) of these images of a set, in their order."""
         rows = pl.DataFrame({"image_id": ids}).join(
             self.table.filter(set=name), on="image_id", how="inner", maintain_order="left"
         )
-        pictures = halved(self.store.read(self.store.rows(rows["nearest_id"])))
-        return [(jpeg_uri(p, 75), f"{d:.1f}") for p, d in zip(pictures, rows["distance"], strict=True)]
+        images = halved(self.store.read(self.store.rows(rows["nearest_id"])))
+        return [(jpeg_uri(p, 75), f"{d:.1f}") for p, d in zip(images, rows["distance"], strict=True)]
 
 
 def drawn_section(variant: str, dataset: str, metrics: Metrics) -> dict[str, Any] | None:
@@ -77,7 +77,7 @@ def drawn_section(variant: str, dataset: str, metrics: Metrics) -> dict[str, Any
 
 
 def distance_rows(metrics: Metrics) -> list[tuple[str, int, list[float | None]]]:
-    """(set, pictures, [Frechet distance, kernel distance, precision, recall, FID, KID]) of each compared set."""
+    """(set, images, [Frechet distance, kernel distance, precision, recall, FID, KID]) of each compared set."""
     found = []
     for name, label in COMPARED.items():
         if f"fd_vit_{name}" in metrics:
@@ -88,7 +88,7 @@ def distance_rows(metrics: Metrics) -> list[tuple[str, int, list[float | None]]]
 
 
 def fidelity_rows(metrics: Metrics) -> list[tuple[Row, Row | None, float | None, Row | None]]:
-    """(drawn from prompts, the same prompts on unconditional pictures, chance, the judge on real pictures)."""
+    """(drawn from prompts, the same prompts on unconditional images, chance, the judge on real images)."""
     found = []
     for name, label, real in (
         ("prompt_fidelity", "the finding asked for", "judge_accuracy"),
@@ -106,7 +106,7 @@ def fidelity_rows(metrics: Metrics) -> list[tuple[Row, Row | None, float | None,
 
 
 def finding_rows(metrics: Metrics) -> list[tuple[str, Row, float | None]]:
-    """(finding, how often it was drawn when asked for, the judge's AUROC for it on real pictures)."""
+    """(finding, how often it was drawn when asked for, the judge's AUROC for it on real images)."""
     found = []
     for name in metrics:
         finding = name.removeprefix("judge_auroc_")
@@ -122,13 +122,13 @@ def diversity_rows(metrics: Metrics) -> list[Row]:
     return present(
         [
             row(metrics, "ms_ssim_prompt", "samples of one prompt", digits=3),
-            row(metrics, "ms_ssim_real", "different real pictures", digits=3),
+            row(metrics, "ms_ssim_real", "different real images", digits=3),
         ]
     )
 
 
 def nearest_rows(table: pl.DataFrame, metrics: Metrics) -> list[tuple[str, list[float], float | None]]:
-    """(set, `QUANTILES` of the distances to the nearest training picture, percent that are suspiciously near)."""
+    """(set, `QUANTILES` of the distances to the nearest training image, percent that are suspiciously near)."""
     found = []
     for name, label in SETS.items():
         distances = table.filter(set=name)["distance"].to_numpy()
@@ -139,7 +139,7 @@ def nearest_rows(table: pl.DataFrame, metrics: Metrics) -> list[tuple[str, list[
 
 
 def figure_lines(path: Path, root: Path, nearest: Nearest) -> list[tuple[str, list[str], list]]:
-    """(what it shows, pictures, `Nearest.of` drawn ones) of each line of figure 3."""
+    """(what it shows, images, `Nearest.of` drawn ones) of each line of figure 3."""
     from PIL import Image
 
     with Image.open(path) as image:
@@ -157,22 +157,22 @@ def figure_lines(path: Path, root: Path, nearest: Nearest) -> list[tuple[str, li
     found = []
     for (label, name), line in zip(shown.items(), lines, strict=True):
         ids = read_drawn(root / name)[0]["image_id"][: len(line)] if name else []
-        found.append((label, [jpeg_uri(picture) for picture in line], nearest.of(name, ids) if name else []))
+        found.append((label, [jpeg_uri(tile) for tile in line], nearest.of(name, ids) if name else []))
     return found
 
 
 def prompt_lines(folder: Path, nearest: Nearest) -> list[tuple[str, list[str], list]]:
-    """(prompt, pictures, `Nearest.of` them) of each prompt; nothing where the set was not drawn."""
+    """(prompt, images, `Nearest.of` them) of each prompt; nothing where the set was not drawn."""
     return [
-        (part["prompt"][0], [jpeg_uri(p) for p in pictures], nearest.of(folder.name, part["image_id"]))
-        for part, pictures in _rows(folder, SAMPLES)
+        (part["prompt"][0], [jpeg_uri(p) for p in images], nearest.of(folder.name, part["image_id"]))
+        for part, images in _rows(folder, SAMPLES)
     ]
 
 
 def strip_lines(folder: Path, nearest: Nearest) -> list[tuple[str, list[tuple[str, str]], list]]:
-    """(sentence with a blank, [(word, picture)], `Nearest.of` the pictures) of each strip."""
+    """(sentence with a blank, [(word, image)], `Nearest.of` the images) of each strip."""
     found = []
-    for part, pictures in _rows(folder):
+    for part, images in _rows(folder):
         split = [prompt.split() for prompt in part["prompt"]]
         start = _shared(split, 1)
         end = _shared([words[::-1] for words in split], start + 1)
@@ -180,13 +180,13 @@ def strip_lines(folder: Path, nearest: Nearest) -> list[tuple[str, list[tuple[st
         stop = "." * all(word.endswith(".") for word in words)
         sentence = " ".join([*split[0][:start], "…" + stop, *split[0][len(split[0]) - end :]])
         words = [word.removesuffix(stop) for word in words]
-        shown = [(word, jpeg_uri(picture)) for word, picture in zip(words, pictures, strict=True)]
+        shown = [(word, jpeg_uri(image)) for word, image in zip(words, images, strict=True)]
         found.append((sentence, shown, nearest.of(folder.name, part["image_id"])))
     return found
 
 
 def _rows(folder: Path, most: int | None = None) -> list[tuple[pl.DataFrame, np.ndarray]]:
-    """Rows of the table and pictures, half as fine as they are, by the column `row`; the first `most` of each."""
+    """Rows of the table and images, half as fine as they are, by the column `row`; the first `most` of each."""
     if not (folder / TABLE).is_file():
         return []
     table, store = read_drawn(folder)
@@ -194,10 +194,10 @@ def _rows(folder: Path, most: int | None = None) -> list[tuple[pl.DataFrame, np.
     return [(part, halved(store.read(store.rows(part["image_id"])))) for part in parts]
 
 
-def halved(pictures: np.ndarray) -> np.ndarray:
+def halved(images: np.ndarray) -> np.ndarray:
     """Means of 2 x 2 pixels, uint8 [n, H, W] -> [n, H // 2, W // 2]."""
-    n, height, width = pictures.shape
-    parts = pictures.reshape(n, height // 2, 2, width // 2, 2)
+    n, height, width = images.shape
+    parts = images.reshape(n, height // 2, 2, width // 2, 2)
     return parts.mean((2, 4), dtype=np.float32).round().astype(np.uint8)
 
 
@@ -210,7 +210,7 @@ def _shared(lists: Sequence[Sequence[str]], rest: int) -> int:
 
 
 def nearest_pairs(nearest: Nearest, root: Path) -> list[tuple[str, str, str]]:
-    """(drawn picture, the training picture nearest to it, distance) of the drawn pictures that are nearest of all."""
+    """(drawn image, the training image nearest to it, distance) of the drawn images that are nearest of all."""
     drawn_sets = [name for name in SETS if (root / name / TABLE).is_file()]
     table = nearest.table.filter(pl.col("set").is_in(drawn_sets))
     found = []

@@ -1,4 +1,4 @@
-"""Pictures and texts of the page: data URIs, pairs cut out of a grid, wording that two reports share."""
+"""Images and texts of the page: data URIs, pairs cut out of a grid, wording that two reports share."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SHARED_WORDS = 3  # a run of at least so many equal words is marked
 
 
 def jpeg_uri(pixels: np.ndarray, quality: int = 88) -> str:
-    """A grey picture, uint8 [H, W], as a data URI."""
+    """A grey image, uint8 [H, W], as a data URI."""
     from PIL import Image
 
     buffer = io.BytesIO()
@@ -26,8 +26,8 @@ def jpeg_uri(pixels: np.ndarray, quality: int = 88) -> str:
 
 
 def grid_pairs(path: Path, size: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """(real, reconstructed) pictures, uint8 [size, size], of a grid: rows of real ones, each above the row of
-    their reconstructions. Places left white in both are no pictures. InputError if the sizes do not fit."""
+    """(real, reconstructed) images, uint8 [size, size], of a grid: rows of real ones, each above the row of
+    their reconstructions. Places left white in both are no images. InputError if the sizes do not fit."""
     from PIL import Image
 
     with Image.open(path) as image:
@@ -35,7 +35,7 @@ def grid_pairs(path: Path, size: int) -> list[tuple[np.ndarray, np.ndarray]]:
     height, width = grid.shape
     if height % (2 * size) or width % size:
         raise InputError(
-            f"{path}: a grid of {width} x {height} pixels does not hold pairs of {size} x {size} pictures; "
+            f"{path}: a grid of {width} x {height} pixels does not hold pairs of {size} x {size} images; "
             "run score_images again"
         )
     tiles = grid.reshape(height // size, size, width // size, size).swapaxes(

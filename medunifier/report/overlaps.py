@@ -1,4 +1,4 @@
-"""The page's account of pictures that are in an evaluation set and in a training set."""
+"""The page's account of images that are in an evaluation set and in a training set."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ import polars as pl
 
 
 def overlap_section(counts: pl.DataFrame, datasets: int) -> dict[str, Any]:
-    """What page.html shows of `counts` (dataset, split, training_dataset, pictures)."""
+    """What page.html shows of `counts` (dataset, split, training_dataset, images)."""
     return {"rows": counts.to_dicts(), "datasets": datasets}
 
 
 def overlap_metrics(found: pl.DataFrame) -> dict[str, int]:
-    """Evaluation pictures that are in training: in all, in another data set's, and for each data set."""
+    """Evaluation images that are in training: in all, in another data set's, and for each data set."""
     other = found.filter(pl.col("dataset") != pl.col("training_dataset"))
-    metrics = {"overlap_pictures": _pictures(found), "overlap_pictures_across_datasets": _pictures(other)}
+    metrics = {"overlap_pictures": _images(found), "overlap_pictures_across_datasets": _images(other)}
     for (dataset,), part in found.group_by("dataset", maintain_order=True):
-        metrics[f"overlap_pictures_{dataset}"] = _pictures(part)
+        metrics[f"overlap_pictures_{dataset}"] = _images(part)
     return metrics
 
 
-def _pictures(found: pl.DataFrame) -> int:
+def _images(found: pl.DataFrame) -> int:
     return found.select("dataset", "image_id").n_unique()

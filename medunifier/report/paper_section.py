@@ -27,8 +27,8 @@ MEASURES = {
 
 REMARKS = {  # what a table's figures need to be read
     "4": f"Protocol report: {PROTOCOLS['']}. Protocol release: {PROTOCOLS['release_']}.",
-    "5": "A Fréchet distance has no interval: it is a property of whole sets, and biased where pictures are drawn "
-    "with replacement. n pictures are compared.",
+    "5": "A Fréchet distance has no interval: it is a property of whole sets, and biased where images are drawn "
+    "with replacement. n images are compared.",
 }
 
 

@@ -43,7 +43,7 @@ class Cell:
     """One figure of one method; the columns of the CSV files, in this order."""
 
     dataset: str  # the paper's name of the data set, or ours where the paper has none like it
-    setting: str  # part of the training data, objectives, kind of picture; empty where there is none
+    setting: str  # part of the training data, objectives, kind of image; empty where there is none
     metric: str
     method: str
     source: str  # paper | paper appendix | ours
@@ -73,7 +73,7 @@ def paper_tables(
     Args:
         read: the metrics of a stage that params.yaml enables; not asked about others.
         phantoms: names of the data sets that are synthetic.
-        zero_shot_items: the pictures that the prompt file has judged: `benchmark` or `test`.
+        zero_shot_items: the images that the prompt file has judged: `benchmark` or `test`.
     """
     means = seed_groups(params)
     source = Ours(with_means(params, means), reading_means(read, means), phantoms, zero_shot_items)
@@ -135,7 +135,7 @@ class Ours:
         if table in ("6", "A1"):
             yield from self.ablation(table, columns)
         elif table == "5":
-            yield from self.pictures()
+            yield from self.images()
         else:
             make = {"1": self.finetuned, "2": self.retrieved, "3": self.zero_shot, "4": self.written}[table]
             yield from make(columns)
@@ -153,7 +153,7 @@ class Ours:
         Args:
             columns: the paper's; they come first.
             measured: what is evaluated here, with the data set's own name.
-            comparable: our data sets whose pictures are chosen as the paper's are; others keep their own name.
+            comparable: our data sets whose images are chosen as the paper's are; others keep their own name.
         """
         found = {}
         for place in columns:
@@ -209,7 +209,7 @@ class Ours:
         )
 
     def absent(self, place: Place, benchmark: bool = False) -> Cell:
-        """The empty cell where no data set of ours can stand; `benchmark`: as the pictures must be one."""
+        """The empty cell where no data set of ours can stand; `benchmark`: as the images must be one."""
         dataset, metric, setting = place
         lack = "is judged by a benchmark" if benchmark else "in params.yaml"
         note = f"no data set of layout {LAYOUTS[dataset]} {lack}"
@@ -321,7 +321,7 @@ class Ours:
                                 enabled,
                             )
 
-    def pictures(self) -> Iterator[Cell]:
+    def images(self) -> Iterator[Cell]:
         """FID where Inception weights are given; the distance in the frozen ViT, a metric of its own, beside it."""
         name = self.params.pretrain.dataset
         dataset = "mimic_cxr" if name in self.datasets("mimic_cxr") else name
@@ -330,7 +330,7 @@ class Ours:
             for metric, label in (("fid", "fid"), ("fd_vit", "fd_vit")):
                 for setting in ("validation", "reconstruction", "synthetic"):
                     if setting == "validation" and model != self.params.trained.tig[0]:
-                        continue  # real pictures: the same whatever the model
+                        continue  # real images: the same whatever the model
                     method = "Validation set" if setting == "validation" else model
                     yield self.cell(
                         (dataset, label, setting), method, name, stage, f"{metric}_{setting}", True

@@ -29,7 +29,7 @@ def data_section(
     Args:
         meanings: what each reason of rejection means.
         separate: no patient of the benchmark is in another split, so that patients can be added up.
-        benchmark_undecoded: pictures of the benchmark that could not be decoded.
+        benchmark_undecoded: images of the benchmark that could not be decoded.
     """
     kept = prepared["kept"]
     rejects = [("prepare", *item) for item in prepared["rejected"].items()]
@@ -47,11 +47,11 @@ def data_section(
         "parts": [
             {
                 "name": split,
-                "pictures": pictures,
+                "images": images,
                 "studies": prepared["studies"][split],
                 "patients": prepared["patients"][split],
             }
-            for split, pictures in kept.items()
+            for split, images in kept.items()
         ],
         "studies": sum(prepared["studies"].values()) if separate else None,
         "patients": sum(prepared["patients"].values()) if separate else None,
@@ -66,11 +66,11 @@ def data_section(
             {
                 "stage": stage,
                 "reason": words(reason),
-                "pictures": pictures,
+                "images": images,
                 "meaning": with_code(meanings.get(reason, "")),
             }
-            for stage, reason, pictures in sorted(rejects, key=lambda reject: -reject[2])
-            if pictures
+            for stage, reason, images in sorted(rejects, key=lambda reject: -reject[2])
+            if images
         ],
     }
 
@@ -138,7 +138,7 @@ def retrieval_section(variant: str, dataset: str, metrics: Metrics, benchmark: b
     subset = "class-balanced benchmark" if benchmark else "test split"
     return {
         "heading": f"Variant {variant} on {dataset}",
-        "caption": f"{metrics['n_items']} pictures and their reports from the {subset} of {dataset} "
+        "caption": f"{metrics['n_items']} images and their reports from the {subset} of {dataset} "
         f"({metrics['n_classes']} classes, {metrics['n_reports']} different reports), ranked against each other by "
         "image-text similarity. For mAP a candidate is relevant if it is of the query’s class, for recall if it is "
         "the very report. “Release”: average precision as the authors’ release defines it, see the notes below.",
@@ -169,7 +169,7 @@ def writing_section(
         )
     return {
         "heading": f"Variant {variant} on {dataset}",
-        "caption": f"{written} reports written {_words_chosen(how)} for test pictures of {dataset} and scored against the "
+        "caption": f"{written} reports written {_words_chosen(how)} for test images of {dataset} and scored against the "
         f"references, n = {written} for every figure. The constant report is the one training report that scores "
         f"best for all; the nearest is that of the most similar training text.{margin}",
         "systems": list(tables.SYSTEMS.values()),
@@ -194,22 +194,20 @@ def images_section(
     codebook_size: int,
     pairs: Sequence[tuple[str, str, str]],
 ) -> dict[str, Any]:
-    """Reconstruction scores, codebook use and picture pairs (real, reconstructed, label) of one variant."""
+    """Reconstruction scores, codebook use and image pairs (real, reconstructed, label) of one variant."""
     compared, reference = (scores.get(f"fd_vit_{name}_n") for name in ("reconstruction", "reference"))
     sizes = (
-        f" Fréchet distances compare {compared} pictures with {reference} training pictures."
-        if compared
-        else ""
+        f" Fréchet distances compare {compared} images with {reference} training images." if compared else ""
     )
     return {
         "heading": f"Variant {variant} on {dataset}",
-        "caption": f"Test pictures of {dataset}, drawn from their codes and compared with themselves.{sizes}",
+        "caption": f"Test images of {dataset}, drawn from their codes and compared with themselves.{sizes}",
         "rows": tables.image_rows(scores),
         "codes": tables.code_rows(codes, codebook_size),
-        "codes_caption": f"How the test pictures of {dataset} use the {codebook_size} codes of each level. "
+        "codes_caption": f"How the test images of {dataset} use the {codebook_size} codes of each level. "
         "Perplexity is the number of equally frequent codes that would carry as much.",
         "pairs": pairs,
-        "pairs_caption": "Each real test picture stands above its reconstruction from 64 + 256 codes; the figure is "
+        "pairs_caption": "Each real test image stands above its reconstruction from 64 + 256 codes; the figure is "
         "its PSNR.",
     }
 
@@ -220,14 +218,14 @@ def facts(
     """The headline figures, each with its interval, n and what to hold it against."""
     found = [
         {
-            "name": f"Pictures of {data['name']}",
+            "name": f"Images of {data['name']}",
             "value": count(data["kept"]),
             "unit": "kept",
             "note": f"of {count(data['raw'])} in the index",
         }
     ]
     for metrics, name, label, unit, baseline, against in (
-        (retrieval, "i2t_map_at_1", "Picture to report, mAP@1", "%", "i2t_map_at_1_chance", "chance"),
+        (retrieval, "i2t_map_at_1", "Image to report, mAP@1", "%", "i2t_map_at_1_chance", "chance"),
         (
             writing,
             "bleu_4",
@@ -247,7 +245,7 @@ def facts(
         if row.baseline is not None:
             parts.append(f"{against} {decimals(row.baseline, 1)}")
         elif name == "psnr_gain":
-            parts.append("against the mean picture")
+            parts.append("against the mean image")
         found.append({"name": label, "value": decimals(row.value, 1), "unit": unit, "note": "; ".join(parts)})
     return found
 
@@ -276,14 +274,14 @@ def notes(
     )
     if phantoms:
         found.append(
-            f"{', '.join(phantoms)}: synthetic data. Procedural pictures with generated reports, made to exercise "
+            f"{', '.join(phantoms)}: synthetic data. Procedural images with generated reports, made to exercise "
             "the pipeline; nothing here says anything about patients, and the figures cannot be compared with "
             "published ones."
         )
     if seeded_encoder:
         found.append(
             "The frozen image encoder is a small ViT with random weights made from the seed. It stands in for "
-            "downloaded weights, which would see far more in a picture."
+            "downloaded weights, which would see far more in a image."
         )
     found.append(
         "Intervals are 95 % percentile bootstrap intervals over the test patients (of calibration errors, the same "
@@ -316,7 +314,7 @@ def notes(
         if fid
         else "There is no FID: it needs torch-fidelity’s Inception weights (score_images.inception_weights names no "
         "file). The Fréchet distance in the frozen ViT’s features is a distance of its own, not to be compared with "
-        "any FID; real validation pictures give it a scale."
+        "any FID; real validation images give it a scale."
     )
     found.append(f"Everything was computed with the parameters of configuration {preset} (params.yaml).")
     return found

@@ -62,8 +62,8 @@ def retrieval_groups(metrics: Metrics, ks: Sequence[int]) -> list[tuple[str, lis
     groups = []
     for matched, again in (("", ""), ("itm_", ", re-ranked by ITM")):
         for direction, heading in (
-            ("i2t", "A picture asks for reports"),
-            ("t2i", "A report asks for pictures"),
+            ("i2t", "A image asks for reports"),
+            ("t2i", "A report asks for images"),
         ):
             rows = [
                 row(metrics, name, label.format(k), baseline=f"{name}_chance")
@@ -120,7 +120,7 @@ def image_rows(metrics: Metrics) -> list[Row]:
             label,
             digits=2,
             baseline=f"{name}_validation",
-            against="real validation pictures",
+            against="real validation images",
         )
         for name, label in (("fd_vit", "Fréchet distance in the frozen ViT"), ("fid", "FID"))
     ]
@@ -133,9 +133,9 @@ def image_rows(metrics: Metrics) -> list[Row]:
                 unit="dB",
                 digits=2,
                 baseline="psnr_mean_image",
-                against="mean training picture",
+                against="mean training image",
             ),
-            row(metrics, "psnr_gain", "PSNR gain over the mean picture", unit="dB", digits=2),
+            row(metrics, "psnr_gain", "PSNR gain over the mean image", unit="dB", digits=2),
             row(metrics, "ssim_reconstruction", "SSIM", digits=3),
             *frechet,
         ]
@@ -160,7 +160,7 @@ def loss_rows(metrics: Metrics) -> list[tuple[str, str, float, float]]:
 
 
 def code_rows(metrics: Metrics, codebook_size: int) -> list[tuple[str, float, float, float]]:
-    """(level, perplexity, its share of the codebook, used share) of the test pictures' codes."""
+    """(level, perplexity, its share of the codebook, used share) of the test images' codes."""
     return [
         (
             f"{level}, {grid}",

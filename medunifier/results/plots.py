@@ -40,7 +40,7 @@ def reliability_svg(scores: np.ndarray, target: np.ndarray) -> str:
     x, y = np.array([b[0] for b in bins]), np.array([b[1] for b in bins])
     dots = "".join(
         f'<circle cx="{_x(a):.1f}" cy="{_y(b):.1f}" r="{2 + 8 * (n / len(target)) ** 0.5:.1f}" fill="{COLOURS[0]}" '
-        f'fill-opacity="0.6"><title>{n} pictures</title></circle>'
+        f'fill-opacity="0.6"><title>{n} images</title></circle>'
         for a, b, n in bins
     )
     return _plot(_line(x, y, 0) + dots, "predicted probability", "observed share", [])

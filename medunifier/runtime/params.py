@@ -415,7 +415,7 @@ def _cross_checks(params: Params) -> Iterator[str]:
             yield refused(path, name, "another name: this folder of models/ holds something else")
     for objective, names in vars(params.trained).items():
         able = [name for name, variant in params.variants.items() if getattr(variant, objective) > 0]
-        able += params.encoders if objective == "itc" else ()  # they embed pictures and texts, no more
+        able += params.encoders if objective == "itc" else ()  # they embed images and texts, no more
         for name in names:
             if name not in able:
                 allowed = (
@@ -442,7 +442,7 @@ def _cross_checks(params: Params) -> Iterator[str]:
         yield refused("pretrain.accumulate", pretrain.accumulate, allowed)
 
     if pretrain.augment is not None and params.features.mode != "online":
-        allowed = "null unless features.mode is online: stored features know nothing of a changed picture"
+        allowed = "null unless features.mode is online: stored features know nothing of a changed image"
         yield refused("pretrain.augment", vars(pretrain.augment), allowed)
     if params.write_reports.do_sample and params.write_reports.num_beams > 1:
         yield refused("write_reports.do_sample", True, "false with num_beams above 1")

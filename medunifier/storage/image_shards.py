@@ -1,4 +1,4 @@
-"""Decoded pictures on disk: uncompressed Arrow parts, memory-mapped, so that any row is one copy away."""
+"""Decoded images on disk: uncompressed Arrow parts, memory-mapped, so that any row is one copy away."""
 
 from collections.abc import Iterable, Sequence
 from itertools import islice
@@ -23,7 +23,7 @@ def part_path(folder: str | Path, number: int) -> Path:
 def write_part(path: str | Path, ids: Iterable[str], arrays: Iterable[np.ndarray], size: int) -> None:
     """Write one part, atomically: for each of `ids` one uint8 [size, size] of `arrays`, in the same order.
 
-    Raises ValueError when the two differ in number, or a picture in type or shape.
+    Raises ValueError when the two differ in number, or a image in type or shape.
     """
     pixel_type = pa.binary(size * size)
     schema = pa.schema(
@@ -37,10 +37,10 @@ def write_part(path: str | Path, ids: Iterable[str], arrays: Iterable[np.ndarray
         pa.ipc.new_file(sink, schema) as out,
     ):
         while batch := list(islice(pairs, _BATCH_ROWS)):
-            pixels = np.stack([picture for _, picture in batch])  # (k, size, size)
+            pixels = np.stack([image for _, image in batch])  # (k, size, size)
             if pixels.dtype != np.uint8 or pixels.shape[1:] != (size, size):
                 raise ValueError(
-                    f"{path}: picture is {pixels.dtype} {pixels.shape[1:]}, expected uint8 {(size, size)}"
+                    f"{path}: image is {pixels.dtype} {pixels.shape[1:]}, expected uint8 {(size, size)}"
                 )
             column = pa.FixedSizeBinaryArray.from_buffers(
                 pixel_type, len(batch), [None, pa.py_buffer(pixels)]
@@ -50,17 +50,17 @@ def write_part(path: str | Path, ids: Iterable[str], arrays: Iterable[np.ndarray
 
 
 def write_images(folder: str | Path, ids: Sequence[str], arrays: Iterable[np.ndarray], size: int) -> None:
-    """Write a whole store in parts of PART_ROWS pictures; arguments as for `write_part`."""
-    pictures = iter(arrays)
+    """Write a whole store in parts of PART_ROWS images; arguments as for `write_part`."""
+    images = iter(arrays)
     for number, start in enumerate(range(0, max(len(ids), 1), PART_ROWS)):
         part_ids = ids[start : start + PART_ROWS]
-        write_part(part_path(folder, number), part_ids, islice(pictures, len(part_ids)), size)
+        write_part(part_path(folder, number), part_ids, islice(images, len(part_ids)), size)
 
 
 class ImageStore(MappedRows):
-    """The pictures of a folder of parts: `read(rows)` gives uint8 [k, H, W].
+    """The images of a folder of parts: `read(rows)` gives uint8 [k, H, W].
 
-    Raises InputError when the folder holds no picture, a part is broken, sizes differ, or an id comes twice.
+    Raises InputError when the folder holds no image, a part is broken, sizes differ, or an id comes twice.
     `stage` is the stage that errors tell the user to run.
     """
 
@@ -73,9 +73,9 @@ class ImageStore(MappedRows):
                 ids += part_ids
                 batches.append(pixels)
         if not batches:
-            raise InputError(f"{folder}: no pictures in part-*.arrow; run {stage} first")
+            raise InputError(f"{folder}: no images in part-*.arrow; run {stage} first")
         if len(shapes := {batch.shape[1:] for batch in batches}) > 1:
-            raise InputError(f"{folder}: pictures of different sizes {sorted(shapes)}; run {stage} again")
+            raise InputError(f"{folder}: images of different sizes {sorted(shapes)}; run {stage} again")
         super().__init__(folder, ids, batches, stage)
         self.height, self.width = shapes.pop()
 

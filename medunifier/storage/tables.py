@@ -73,7 +73,7 @@ REJECTED = Schema(
     frozenset({"reason"}),
 )
 
-# The picture files behind the prepared tables: all that decoding needs to know.
+# The image files behind the prepared tables: all that decoding needs to know.
 MANIFEST = Schema(
     "manifest",
     {

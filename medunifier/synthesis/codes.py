@@ -1,4 +1,4 @@
-"""Pictures as codes of the two codebooks: one Parquet table for each split."""
+"""Images as codes of the two codebooks: one Parquet table for each split."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,7 +8,7 @@ import polars as pl
 
 from medunifier.storage.tables import Schema, read_table, write_table
 
-TOP, BOTTOM = 64, 256  # codes of a picture: 8 x 8 and 16 x 16, row by row
+TOP, BOTTOM = 64, 256  # codes of a image: 8 x 8 and 16 x 16, row by row
 CODES = Schema(
     "codes",
     {"image_id": pl.String, "top": pl.Array(pl.UInt16, TOP), "bottom": pl.Array(pl.UInt16, BOTTOM)},
@@ -17,7 +17,7 @@ CODES = Schema(
 
 
 def write_codes(path: str | Path, image_ids: Sequence[str], top: np.ndarray, bottom: np.ndarray) -> None:
-    """Write the codes of pictures, atomically.
+    """Write the codes of images, atomically.
 
     Args:
         top: integers [n, 64]. bottom: integers [n, 256]. Both in 0..65535.

@@ -1,4 +1,4 @@
-"""Drawn pictures on disk: what each was drawn from, beside a store of their pixels."""
+"""Drawn images on disk: what each was drawn from, beside a store of their pixels."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -12,12 +12,12 @@ from medunifier.synthesis.codes import BOTTOM, TOP
 
 TABLE = "pictures.parquet"
 DRAWN = Schema(
-    "drawn pictures",
+    "drawn images",
     {
         "image_id": pl.String,
         "prompt": pl.String,  # the text it was drawn from; null: none
         "seed": pl.Int64,
-        "source_id": pl.String,  # the real picture whose report is the prompt; null: none
+        "source_id": pl.String,  # the real image whose report is the prompt; null: none
         "row": pl.Int64,  # prompts of one row belong together: samples of one prompt, words of one strip
         "top": pl.Array(pl.UInt16, TOP),
         "bottom": pl.Array(pl.UInt16, BOTTOM),
@@ -33,6 +33,6 @@ def write_drawn(folder: str | Path, table: pl.DataFrame, pixels: Iterable[np.nda
 
 
 def read_drawn(folder: str | Path) -> tuple[pl.DataFrame, ImageStore]:
-    """A set's table and the store of its pictures; InputError if it is missing or broken."""
+    """A set's table and the store of its images; InputError if it is missing or broken."""
     table = read_table(Path(folder) / TABLE, DRAWN)
     return table, ImageStore(folder, stage="generate_images")

@@ -1,4 +1,4 @@
-"""Pictures out of nothing, or out of a text: both priors, the decoder, and the proof of where a picture comes from."""
+"""Images out of nothing, or out of a text: both priors, the decoder, and the proof of where a image comes from."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Drawn:
-    """New pictures and what they were decoded from."""
+    """New images and what they were decoded from."""
 
     pixels: np.ndarray  # uint8 [n, H, W]
     top: np.ndarray  # uint16 [n, 64]
@@ -57,7 +57,7 @@ class Generator:
     weights: Mapping[str, str]
 
     def draw(self, texts: Sequence[str] | None, seeds: Sequence[int], settings: Settings) -> Drawn:
-        """One picture for each seed, from the text beside it; without a text if `texts` is None.
+        """One image for each seed, from the text beside it; without a text if `texts` is None.
 
         The same seed, text and settings give the same pixels in a batch of any size: codes are drawn from random
         numbers of their own, and drawn and decoded in double precision, where the order of a sum reaches neither a
@@ -81,11 +81,11 @@ class Generator:
             guidance=1.0 if texts is None else settings.guidance,
         )
         with torch.inference_mode():
-            pictures = [
+            images = [
                 self.trained.model.decode_codes(t, b)
                 for t, b in zip(top.split(8), bottom.split(8), strict=True)
             ]
-        grey = torch.cat(pictures).mean(1).clamp(0, 1)  # (n, 224, 224)
+        grey = torch.cat(images).mean(1).clamp(0, 1)  # (n, 224, 224)
         return Drawn(
             (grey * 255).round().to(torch.uint8).cpu().numpy(),
             top.cpu().numpy().astype(np.uint16),
@@ -96,7 +96,7 @@ class Generator:
         """InputError, naming `where` it stands, if a prompt is empty or has more tokens than the model reads."""
         tokens = len(self.trained.tokenizer.encode(text, add_special_tokens=False))
         if not tokens:  # characters that are not to be seen are none
-            raise InputError(f"{where}: the prompt is empty; say what the picture shall show")
+            raise InputError(f"{where}: the prompt is empty; say what the image shall show")
         limit = self.trained.model.config.max_text_tokens - 2  # [CLS] and [SEP] frame it
         if tokens > limit:
             raise InputError(
@@ -174,10 +174,10 @@ def load_generator(variant: str) -> Generator:
 
 
 def draw_again(path: str | Path, generator: Generator | None = None) -> tuple[int, Generator]:
-    """Draws the picture of a PNG once more from what the file says; how many pixels differ from it, and the generator.
+    """Draws the image of a PNG once more from what the file says; how many pixels differ from it, and the generator.
 
     Args:
-        generator: one that earlier calls have loaded; another is loaded if the picture is of another variant.
+        generator: one that earlier calls have loaded; another is loaded if the image is of another variant.
     Raises: InputError if the file is no PNG, says not enough, or was drawn with other weights than those here.
     """
     pixels, fields = read_png(path)

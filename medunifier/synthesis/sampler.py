@@ -6,11 +6,11 @@ alone (see `medunifier.synthesis.pixelsnail`), so that
 * a position's share of the kernels `left` is one product over all residual blocks of the network at once;
 * attention keeps its keys and values, and the report's and the top codes' contributions are made at the start.
 
-Pictures do not disturb each other: each has its own random numbers, drawn from its own seed. What is left is how
+Images do not disturb each other: each has its own random numbers, drawn from its own seed. What is left is how
 matrix products round, which differs with the size of the batch. Priors in double precision (`Prior.double`) keep that
 below 1e-12 of a logit, too little to change a code; in float32 it is about 1e-5, and now and then it changes one.
 
-Shapes: B pictures, K codes, C channels, R residual blocks in the whole network.
+Shapes: B images, K codes, C channels, R residual blocks in the whole network.
 """
 
 from collections.abc import Sequence
@@ -51,7 +51,7 @@ class Sampler:
         top_p: float | None = None,
         guidance: float = 1.0,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Codes of new pictures: top (B, 64), bottom (B, 256), long; see `sample_codes`."""
+        """Codes of new images: top (B, 64), bottom (B, 256), long; see `sample_codes`."""
         count = len(seeds)
         if text is not None and len(text.states) != count:
             raise ValueError(f"{len(text.states)} texts for {count} seeds")
@@ -78,11 +78,11 @@ def sample_codes(
     top_p: float | None = None,
     guidance: float = 1.0,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Codes of `count` new pictures. For several batches make a `Sampler` once and call its `draw`.
+    """Codes of `count` new images. For several batches make a `Sampler` once and call its `draw`.
 
     Args:
-        condition: a report for each picture, of the same padded length in every batch; None: no text.
-        seeds: one for each picture. The same seed and text give the same picture in a batch of any size, if the
+        condition: a report for each image, of the same padded length in every batch; None: no text.
+        seeds: one for each image. The same seed and text give the same image in a batch of any size, if the
             priors are in double precision.
         temperature: divides the logits; 0 takes the likeliest code. top_k: codes kept, the likeliest.
         top_p: the likeliest codes kept whose probabilities sum to at least this.
@@ -92,7 +92,7 @@ def sample_codes(
     Raises: ValueError for priors, seeds or settings that do not fit.
     """
     if len(seeds) != count:
-        raise ValueError(f"{len(seeds)} seeds for {count} pictures")
+        raise ValueError(f"{len(seeds)} seeds for {count} images")
     return Sampler(top_prior, bottom_prior).draw(
         condition, seeds=seeds, temperature=temperature, top_k=top_k, top_p=top_p, guidance=guidance
     )
@@ -145,7 +145,7 @@ def _draw_level(
     count, guided = len(uniforms), guidance != 1
     if text is not None:
         text = Text(text.states.to(device, weights.prior.dtype), text.mask.to(device))
-    if guided:  # the same pictures once more, without the text, in the second half of the batch
+    if guided:  # the same images once more, without the text, in the second half of the batch
         text = Text(text.states.repeat(2, 1, 1), torch.cat([text.mask, torch.zeros_like(text.mask)]))
         top = None if top is None else top.repeat(2, 1)
     state = Incremental(weights, count * (1 + guided), top, text)
@@ -162,7 +162,7 @@ def _draw_level(
 
 
 def _uniforms(seed: int, number: int) -> torch.Tensor:
-    """A picture's random numbers, on every machine and device the same."""
+    """A image's random numbers, on every machine and device the same."""
     return torch.rand(number, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
@@ -204,7 +204,7 @@ class Rows:
     def __init__(self, weights: Convolutions, batch: int, grid: int):
         w, new = weights, weights.bias.new_zeros
         self.weights, self.grid, self.known = weights, grid, 0
-        width = grid + 2 * w.reach  # what lies outside the picture is 0
+        width = grid + 2 * w.reach  # what lies outside the image is 0
         self.past = new(w.number, batch, w.rows, width, w.channels)  # the rows above, the nearest last
         self.row = new(w.number, batch, width, w.channels)
         self.above = new(w.number, grid, batch, w.out)  # this row's share of the kernels `above`

@@ -74,7 +74,7 @@ class LocalRun:
         self.record(metrics=plain)
 
     def artifact(self, path: str | Path, folder: str = "") -> None:
-        """Records a file (picture, CSV) in `folder` of the run; InputError if it does not exist."""
+        """Records a file (image, CSV) in `folder` of the run; InputError if it does not exist."""
         if not Path(path).is_file():
             raise InputError(f"{path}: no such file to record as an artifact of {self.name}")
         self.record(artifact=Path(path), folder=folder)

@@ -60,7 +60,7 @@ def write_feature_shard(
 def write_online_shard(
     folder: str | Path, image_ids: Sequence[str], shape: tuple[int, int], manifest: dict[str, Any]
 ) -> None:
-    """Write a shard that holds no tokens: which pictures it stands for, and which ViT gives them (n_tokens, width)."""
+    """Write a shard that holds no tokens: which images it stands for, and which ViT gives them (n_tokens, width)."""
     folder = Path(folder)
     for name in ("manifest.json", "tokens.npy"):
         (folder / name).unlink(missing_ok=True)

@@ -34,18 +34,18 @@ class FrozenViT(nn.Module):
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         """pixels (B, 3, 224, 224) in [0, 1], not normalised (paper appendix 2) -> tokens (B, 1 + patches, width).
 
-        Raises InputError if the ViT takes no such pictures, or gives other tokens than [CLS] and a square of patches.
+        Raises InputError if the ViT takes no such images, or gives other tokens than [CLS] and a square of patches.
         """
         try:
             tokens = self._tokens(self.vit, pixels)
-        except ValueError as error:  # of the picture's size
+        except ValueError as error:  # of the image's size
             raise InputError(
-                f"vision.model: takes no pictures of {pixels.shape[-2]} x {pixels.shape[-1]} pixels: {error}"
+                f"vision.model: takes no images of {pixels.shape[-2]} x {pixels.shape[-1]} pixels: {error}"
             ) from error
         patches = tokens.shape[1] - 1
         if math.isqrt(max(patches, 0)) ** 2 != patches:
             raise InputError(
-                f"vision.model: gives {patches + 1} tokens for a picture; expected were [CLS] and a square of patches, "
+                f"vision.model: gives {patches + 1} tokens for a image; expected were [CLS] and a square of patches, "
                 "257 or 197, say. Choose a ViT with a class token and without registers"
             )
         return tokens

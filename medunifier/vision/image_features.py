@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
     from medunifier.vision.frozen_encoder import FrozenViT
 
-_BATCH = 32  # pictures that the ViT looks at together
+_BATCH = 32  # images that the ViT looks at together
 _HALF_MAX = float(np.finfo(np.float16).max)
 
 
 class OnlineFeatures(MappedRows):
-    """What a `FeatureStore` is to its users, without tokens on disk: `read(rows)` runs the ViT over the pictures.
+    """What a `FeatureStore` is to its users, without tokens on disk: `read(rows)` runs the ViT over the images.
 
     The tokens are rounded to half precision, so that they equal the stored ones.
 
@@ -33,8 +33,8 @@ class OnlineFeatures(MappedRows):
         about = self._about = next(iter(self.manifests.values()))
         self.n_tokens, self.width = about["n_tokens"], about["width"]
         self._vit: FrozenViT | None = None  # loaded when first needed
-        pictures = ImageStore(images)
-        super().__init__(Path(folder), pictures.image_ids, pictures.pieces, stage="decode_images")
+        store = ImageStore(images)
+        super().__init__(Path(folder), store.image_ids, store.pieces, stage="decode_images")
 
     def read(self, rows: Iterable[int] | np.ndarray) -> np.ndarray:
         """Tokens, float16 [k, n_tokens, width], of `rows`, in the order given."""
@@ -55,14 +55,14 @@ class OnlineFeatures(MappedRows):
         return found
 
 
-def look(vit: "FrozenViT", pictures: np.ndarray, image_ids: Sequence[str]) -> np.ndarray:
-    """The ViT's tokens, float16 [k, n_tokens, width], of grey pictures, uint8 [k, H, W].
+def look(vit: "FrozenViT", images: np.ndarray, image_ids: Sequence[str]) -> np.ndarray:
+    """The ViT's tokens, float16 [k, n_tokens, width], of grey images, uint8 [k, H, W].
 
     InputError as `check_representable`'s.
     """
     import torch
 
-    grey = torch.from_numpy(pictures).to(next(vit.parameters()).device)
+    grey = torch.from_numpy(images).to(next(vit.parameters()).device)
     with torch.inference_mode():
         tokens = vit(grey[:, None].expand(-1, 3, -1, -1).float() / 255)
         check_representable(tokens, image_ids)
@@ -70,7 +70,7 @@ def look(vit: "FrozenViT", pictures: np.ndarray, image_ids: Sequence[str]) -> np
 
 
 def check_representable(tokens: "torch.Tensor", image_ids: Sequence[str]) -> None:
-    """InputError naming the picture, by `image_ids`, whose tokens (k, ...) are no half-precision numbers."""
+    """InputError naming the image, by `image_ids`, whose tokens (k, ...) are no half-precision numbers."""
     representable = (tokens.abs() <= _HALF_MAX).flatten(1).all(1)  # False for NaN as well
     if not representable.all():
         raise InputError(

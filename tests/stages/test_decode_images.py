@@ -26,16 +26,16 @@ OUT = Path("data/images/phantom")
 
 @pytest.fixture
 def root(tmp_path, monkeypatch):
-    """Seven pictures of which two are no good, with their manifest, in a working directory of their own."""
+    """Seven images of which two are no good, with their manifest, in a working directory of their own."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MEDUNIFIER_STATE", raising=False)
     monkeypatch.setattr(stage, "PART_ROWS", 3)
     root = tmp_path / "raw"
     root.mkdir()
     for number in range(7):
-        (root / f"{number}.jpg").write_bytes(jpeg(f"picture {number}"))
+        (root / f"{number}.jpg").write_bytes(jpeg(f"image {number}"))
     (root / "2.jpg").write_bytes(jpeg("truncated")[:900])
-    (root / "5.jpg").write_bytes(b"no picture")
+    (root / "5.jpg").write_bytes(b"no image")
     rows = [
         {"image_id": f"i{n}", "study_id": f"s{n}", "image_path": f"{n}.jpg", "bytes": 9, "sha256": None}
         for n in range(7)
@@ -58,7 +58,7 @@ def content(folder=OUT):
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def test_pictures_are_decoded_and_broken_ones_rejected(root):
+def test_images_are_decoded_and_broken_ones_rejected(root):
     decode(root)
     store = ImageStore(OUT)
     assert store.image_ids == ["i0", "i1", "i3", "i4", "i6"]
@@ -85,12 +85,12 @@ def test_the_number_of_processes_changes_nothing(root, monkeypatch):
     assert content() == alone
 
 
-def interrupt_after(monkeypatch, pictures):
-    """Let decoding stop for good after so many pictures; returns the list of those that were tried."""
+def interrupt_after(monkeypatch, images):
+    """Let decoding stop for good after so many images; returns the list of those that were tried."""
     tried = []
 
     def decode_or_stop(path, size, aspect):
-        if len(tried) == pictures:
+        if len(tried) == images:
             raise KeyboardInterrupt
         tried.append(Path(path).name)
         return decode_image(path, size, aspect)
@@ -134,7 +134,7 @@ def test_all_parts_survive_an_interruption_after_the_last_one(root, monkeypatch,
     assert tried == [] and content() == whole
 
 
-def test_publishing_on_another_disk_keeps_the_pictures_until_all_are_copied(root, monkeypatch):
+def test_publishing_on_another_disk_keeps_the_images_until_all_are_copied(root, monkeypatch):
     decode(root)
     whole = content()
 
@@ -166,7 +166,7 @@ def test_contents_are_digests_of_the_grey_values(root):
 
 
 @pytest.mark.parametrize("change", ["settings", "pictures"])
-def test_parts_of_other_settings_or_pictures_are_not_taken(root, monkeypatch, change):
+def test_parts_of_other_settings_or_images_are_not_taken(root, monkeypatch, change):
     interrupt_after(monkeypatch, 4)
     with pytest.raises(KeyboardInterrupt):
         decode(root)
@@ -178,14 +178,14 @@ def test_parts_of_other_settings_or_pictures_are_not_taken(root, monkeypatch, ch
     assert len(tried) == 7
 
 
-def test_no_readable_picture_at_all_is_an_error(root):
+def test_no_readable_image_at_all_is_an_error(root):
     for path in root.iterdir():
         path.write_bytes(b"")
-    with pytest.raises(InputError, match="none of 7 pictures can be decoded: 0.jpg: UnidentifiedImageError"):
+    with pytest.raises(InputError, match="none of 7 images can be decoded: 0.jpg: UnidentifiedImageError"):
         decode(root)
 
 
-def test_a_picture_that_is_gone_is_an_error(root):
+def test_a_image_that_is_gone_is_an_error(root):
     (root / "3.jpg").unlink()
     with pytest.raises(InputError, match="3.jpg: No such file"):
         decode(root)

@@ -1,4 +1,4 @@
-"""The stage encode_codes and its table: what is written is what the model gives, picture by picture."""
+"""The stage encode_codes and its table: what is written is what the model gives, image by image."""
 
 import json
 

@@ -35,13 +35,13 @@ class Patches(torch.nn.Module):
 
 
 @pytest.fixture
-def pictures(tmp_path, monkeypatch):
-    """Seven decoded pictures in a working directory of their own, and the stand-in model."""
+def images(tmp_path, monkeypatch):
+    """Seven decoded images in a working directory of their own, and the stand-in model."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(vision, "load_vision", lambda *_: Patches())
-    pictures = np.random.default_rng(0).integers(0, 256, (7, SIZE, SIZE), dtype=np.uint8)
-    write_images("data/images/phantom", [f"i{n}" for n in range(7)], pictures, SIZE)
-    return pictures
+    images = np.random.default_rng(0).integers(0, 256, (7, SIZE, SIZE), dtype=np.uint8)
+    write_images("data/images/phantom", [f"i{n}" for n in range(7)], images, SIZE)
+    return images
 
 
 def extract(shard, *, shards=(0, 1, 2), batch_size=2):
@@ -51,21 +51,21 @@ def extract(shard, *, shards=(0, 1, 2), batch_size=2):
     extract_features(dataclasses.replace(params, features=features), run, "phantom", shard)
 
 
-def test_the_shards_together_hold_the_tokens_of_every_picture(pictures):
+def test_the_shards_together_hold_the_tokens_of_every_image(images):
     for shard in ("0", "1", "2"):
         extract(shard)
     store = FeatureStore("data/features/phantom")
     assert store.image_ids == [f"i{n}" for n in range(7)]
     assert (store.n_tokens, store.width) == (4, 8)
     weight, bias = (value.detach().numpy() for value in Patches().patches.parameters())
-    for picture, tokens in zip(pictures, store.read(range(7)), strict=True):
-        patch = picture[16:, :16] / 255  # the third of four
+    for image, tokens in zip(images, store.read(range(7)), strict=True):
+        patch = image[16:, :16] / 255  # the third of four
         np.testing.assert_allclose(tokens[2], (weight * patch).sum((1, 2, 3)) + bias, atol=2e-3)
     assert store.manifests["1"]["checksum"] == "of the weights"
     assert json.loads(Path("metrics/extract_features@phantom-1.json").read_text()) == {"images": 2}
 
 
-def test_the_same_input_gives_the_same_bytes(pictures):
+def test_the_same_input_gives_the_same_bytes(images):
     contents = []
     for _ in range(2):
         extract("1")
@@ -81,17 +81,17 @@ def test_shards_are_contiguous_and_even(total, shards):
     assert max(map(len, parts)) - min(map(len, parts)) <= 1
 
 
-def test_unknown_and_empty_shards_are_refused(pictures):
+def test_unknown_and_empty_shards_are_refused(images):
     with pytest.raises(InputError, match="no shard '5' in features.shards of params.yaml; it has 0, 1, 2"):
         extract("5")
-    with pytest.raises(InputError, match="3 shards for 2 pictures; name fewer shards"):
+    with pytest.raises(InputError, match="3 shards for 2 images; name fewer shards"):
         shard_rows(2, ["0", "1", "2"], "0")
 
 
 @pytest.mark.parametrize("factor", [1e9, float("nan"), float("-inf")])
-def test_tokens_beyond_half_precision_name_the_picture(pictures, monkeypatch, factor):
+def test_tokens_beyond_half_precision_name_the_image(images, monkeypatch, factor):
     def scale(pixels):
-        fourth = torch.from_numpy(pictures[3]) / 255
+        fourth = torch.from_numpy(images[3]) / 255
         is_fourth = (pixels[:, 0] - fourth).abs().amax((1, 2)) < 1e-6
         return torch.where(is_fourth, factor, 1.0)[:, None, None]
 

@@ -171,7 +171,7 @@ def test_parts_are_nested_stratified_and_seeded():
     assert not np.array_equal(parts[10], nested_part(target, 10, 4))
 
 
-def test_rows_without_class_or_picture_are_counted(params):
+def test_rows_without_class_or_image_are_counted(params):
     path = f"data/prepared/{DATASET}/test.parquet"
     table = pl.read_parquet(path)
     changed = table.with_columns(
@@ -191,5 +191,5 @@ def test_missing_labels_and_classes_are_input_errors(params):
         run_finetune(dataclasses.replace(params, evaluate=wrong))
     path = f"data/prepared/{DATASET}/validate.parquet"
     pl.read_parquet(path).with_columns(label_edema=pl.lit(0, pl.Int8)).write_parquet(path)
-    with pytest.raises(InputError, match=r"validate.parquet: classes .* have \[4, 0\] pictures"):
+    with pytest.raises(InputError, match=r"validate.parquet: classes .* have \[4, 0\] images"):
         run_finetune(params)

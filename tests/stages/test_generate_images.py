@@ -1,4 +1,4 @@
-"""The stage generate_images and the command by hand: sets, seeds, metadata, and the proof that a picture is redrawn."""
+"""The stage generate_images and the command by hand: sets, seeds, metadata, and the proof that a image is redrawn."""
 
 import dataclasses
 import json
@@ -130,21 +130,21 @@ def test_every_png_says_what_it_is(project):
         assert set(json.loads(fields["weights"])) == {"model", "prior_top", "prior_bottom"}
 
 
-def test_a_picture_is_drawn_again_from_its_fields(project, capsys):
-    """A picture of each set, drawn before in a batch, now alone, by the command."""
+def test_a_image_is_drawn_again_from_its_fields(project, capsys):
+    """A image of each set, drawn before in a batch, now alone, by the command."""
     paths = [str(max(Path(f"data/generated/{VARIANT}/{name}/shown").glob("*.png"))) for name in stage.SETS]
     by_hand(["--verify", *paths])
     assert capsys.readouterr().out.splitlines() == [f"{path}: the same pixels" for path in paths]
 
 
-def test_an_edited_picture_is_found_out(project, tmp_path):
+def test_an_edited_image_is_found_out(project, tmp_path):
     path = next(Path(f"data/generated/{VARIANT}/prompts/shown").glob("*.png"))
     pixels, fields = read_png(path)
     edited = pixels.copy()
     edited[:2, :3] += 1
     write_png(tmp_path / "pixels.png", edited, fields)
     assert draw_again(tmp_path / "pixels.png")[0] == 6
-    with pytest.raises(InputError, match="1 of 2 pictures are not what their fields say"):
+    with pytest.raises(InputError, match="1 of 2 images are not what their fields say"):
         by_hand(["--verify", str(path), str(tmp_path / "pixels.png")])
     write_png(tmp_path / "seed.png", pixels, fields | {"seed": "77"})
     assert draw_again(tmp_path / "seed.png")[0] > 0
@@ -283,7 +283,7 @@ def test_the_two_forms_of_the_command(project, monkeypatch, capsys):
     code, text = run("--prompt", "", "--out", "x")
     assert (
         code == 1
-        and text.err == "generate_images: --prompt: the prompt is empty; say what the picture shall show\n"
+        and text.err == "generate_images: --prompt: the prompt is empty; say what the image shall show\n"
     )
     code, text = run("--prompt", "edema")
     assert code == 2 and "--out is needed" in text.err

@@ -24,7 +24,7 @@ SPLITS = ("train", "validate", "test")
 
 @pytest.fixture
 def fake(tmp_path, monkeypatch):
-    """Three clean pictures, one for each split, and a working directory of their own."""
+    """Three clean images, one for each split, and a working directory of their own."""
     monkeypatch.chdir(tmp_path)
     fake = FakeMimic(tmp_path)
     for number, split in enumerate(SPLITS):
@@ -72,7 +72,7 @@ def reasons(tables):
     return dict(tables["rejected"].select("image_id", "reason").iter_rows())
 
 
-def test_clean_pictures_come_through_whole(fake):
+def test_clean_images_come_through_whole(fake):
     tables, summary = run(fake)
     assert tables["train"].drop("^label_.*$").to_dicts() == [{
         "image_id": "clean-train", "patient_id": "10000000", "study_id": "50000000",
@@ -95,7 +95,7 @@ def test_every_other_row_has_its_reason(fake):
     fake.add("not-in-split-file", "10000003", "50000003")
     fake.split.pop()
     missing = fake.add("file-is-gone", "10000003", "50000003")
-    del fake.pictures[missing]
+    del fake.images[missing]
     fake.add("no-report", "10000004", "50000004")
     del fake.reports[fake.report_path("10000004", "50000004")]
     fake.add("binary-report", "10000004", "50000005", report=b"\0\1")
@@ -270,7 +270,7 @@ def test_a_study_of_two_patients_is_told(fake):
 @pytest.mark.parametrize("views", [("LL",), ("AP",)])
 def test_nothing_left_is_told_with_the_reasons(fake, views):
     fake.add("lateral", "10000003", "50000003", view="LL")
-    with pytest.raises(InputError, match="no picture is left for .*validate, test; .*'other_view': "):
+    with pytest.raises(InputError, match="no image is left for .*validate, test; .*'other_view': "):
         run(fake, views=views, benchmark=benchmark())
 
 
@@ -281,7 +281,7 @@ def test_a_layout_without_a_split_of_its_own_is_told(fake, tmp_path):
         "patientid,finding,view,modality,folder,filename,clinical_notes\n1,COVID-19,PA,X-ray,images,a.png,Hazy.\n"
     )
     settings = covid_settings(tmp_path)
-    with pytest.raises(InputError, match="has no official split for 1 pictures; set `split: patient`"):
+    with pytest.raises(InputError, match="has no official split for 1 images; set `split: patient`"):
         run_settings(dataclasses.replace(settings, split="official"))
 
 

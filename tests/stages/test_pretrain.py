@@ -89,7 +89,7 @@ assert world_size() == 2, world_size()
 
 
 def without_dropout():
-    """`tiny` parameters of a training that does not draw for each picture."""
+    """`tiny` parameters of a training that does not draw for each image."""
     params = tiny(load_params(REPOSITORY / "params.yaml"), validate_every=6)
     return dataclasses.replace(params, model=dataclasses.replace(params.model, dropout=0.0))
 
@@ -119,7 +119,7 @@ def test_two_processes_train_as_one_does(project, monkeypatch):
         for name in set(row) - {"split"}:
             if row[name]:
                 # Once weights differ in their last bit, a latent that is as near to one code as to another goes to
-                # the one or the other: codes are counted otherwise, and of four validation pictures one shows.
+                # the one or the other: codes are counted otherwise, and of four validation images one shows.
                 trained = row["step"] != "0"
                 close = {"rel": 1e-5, "abs": 1e-5}
                 if trained and name.startswith("perplexity"):
@@ -175,7 +175,7 @@ def test_same_seed_same_weights_other_seed_others(project):
 
 
 def test_the_norm_behind_the_vit_starts_plain_or_on_data(project):
-    """The frozen tokens of the tiny project differ from picture to picture and are far from standardised."""
+    """The frozen tokens of the tiny project differ from image to image and are far from standardised."""
 
     def start(how):
         model = dataclasses.replace(project.model, vision_norm_start=how)
@@ -217,7 +217,7 @@ def test_pairs_leave_out_what_has_no_report_and_read_what_belongs_together(proje
             frame.filter(pl.col("image_id") == ids[row])["report"][0].lower()
         ]
         assert real.sum() == len(pairs.tokens[row])
-    bare = pretrain.Pairs(project, tokenizer, "train", pictures=False)
+    bare = pretrain.Pairs(project, tokenizer, "train", images=False)
     without = bare.see(None, bare.load(torch.tensor([5, 2]).numpy()))
     assert without.keys() == batch.keys() - {"images"}
     assert all(torch.equal(without[name], batch[name]) for name in without)
@@ -229,7 +229,7 @@ def test_a_data_set_without_reports_is_refused(project):
     pl.read_parquet(table).with_columns(report=pl.lit(None, pl.String)).write_parquet(table)
     with pytest.raises(InputError, match="train.parquet holds no reports"):
         train_tokenizer.train_tokenizer(project, LocalRun("train_tokenizer", "results/metrics"))
-    with pytest.raises(InputError, match="no picture with a report"):
+    with pytest.raises(InputError, match="no image with a report"):
         pretrain.pretrain(project, LocalRun("pretrain@full", "results/metrics"), "full")
 
 

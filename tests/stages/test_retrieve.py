@@ -53,7 +53,7 @@ def knowing(direction: np.ndarray):
     )
 
 
-def test_knowing_which_report_belongs_to_which_picture_scores_100(params, monkeypatch):
+def test_knowing_which_report_belongs_to_which_image_scores_100(params, monkeypatch):
     n = SPLITS["test"]
     classes = np.eye(2)[np.arange(n) % 2]
     own = 0.1 * np.eye(n)
@@ -140,7 +140,7 @@ def test_equal_reports_are_one_pair():
     assert metrics["recall_at_1_chance"] == pytest.approx(100 * (2 / 3 + 2 / 3 + 1 / 3) / 3)
 
 
-def test_items_without_report_or_picture_are_counted_not_scored(params, capsys):
+def test_items_without_report_or_image_are_counted_not_scored(params, capsys):
     table = pl.read_parquet(TEST)
     table = table.with_columns(
         report=pl.when(pl.col("image_id") == table["image_id"][0]).then(pl.lit(" ")).otherwise("report"),
@@ -268,10 +268,10 @@ def test_examples_to_be_read_are_what_the_rankings_hold(params):
     reports = dict(pl.read_parquet(TEST).select("image_id", "report").iter_rows())
     rankings = pl.read_parquet(f"{folder}/rankings.parquet")
     kinds = {
-        "i2t": ("Picture {} asks for reports", "own report"),
-        "t2i": ("The report of picture {} asks for pictures", "report"),
-        "itm_i2t": ("Picture {} asks for reports, re-ranked by ITM", "own report"),
-        "itm_t2i": ("The report of picture {} asks for pictures, re-ranked by ITM", "report"),
+        "i2t": ("Image {} asks for reports", "own report"),
+        "t2i": ("The report of image {} asks for images", "report"),
+        "itm_i2t": ("Image {} asks for reports, re-ranked by ITM", "own report"),
+        "itm_t2i": ("The report of image {} asks for images, re-ranked by ITM", "report"),
     }
     expected = {}
     for row in rankings.iter_rows(named=True):

@@ -1,4 +1,4 @@
-"""The stage score_images: known errors give known figures; the real model's pictures are those of its codes."""
+"""The stage score_images: known errors give known figures; the real model's images are those of its codes."""
 
 import dataclasses
 import json
@@ -20,7 +20,7 @@ from medunifier.synthesis.png_metadata import read_png
 from medunifier.tracking import LocalRun
 from stages import score_images as stage
 from stages.score_images import score_images, write_grid
-from tests.support.trained_project import DATASET, SPLITS, VARIANT, WIDTH, make_project, picture_of, report_of
+from tests.support.trained_project import DATASET, SPLITS, VARIANT, WIDTH, image_of, make_project, report_of
 
 VIT_WIDTH = WIDTH  # what the model reads
 N_DRAWN = {"unconditional": 6, "reports": 5, "prompts": 4, "strips": 2}
@@ -50,7 +50,7 @@ def params(tmp_path, monkeypatch):
 
 
 def write_set(name: str, size: int) -> None:
-    """Pictures as generate_images leaves them: those of the test pictures from 17 on, a little darker."""
+    """Images as generate_images leaves them: those of the test images from 17 on, a little darker."""
     source = [f"i{17 + i}" for i in range(size)] if name == "reports" else [None] * size
     prompts = {"unconditional": [None] * size, "reports": [report_of(17 + i) for i in range(size)]}
     prompts["strips"] = ["left edema", "right edema"]
@@ -66,8 +66,8 @@ def write_set(name: str, size: int) -> None:
         },
         schema=dict(DRAWN.columns),
     )
-    pictures = (picture_of(17 + i) - np.uint8(3) for i in range(size))
-    write_drawn(f"data/generated/{VARIANT}/{name}", table, pictures, 224)
+    images = (image_of(17 + i) - np.uint8(3) for i in range(size))
+    write_drawn(f"data/generated/{VARIANT}/{name}", table, images, 224)
 
 
 def run_score_images(params) -> dict[str, float]:
@@ -78,7 +78,7 @@ def run_score_images(params) -> dict[str, float]:
 
 @pytest.fixture
 def off_by_a_tenth(monkeypatch):
-    """A model whose pictures are the real ones, brighter by 0.1."""
+    """A model whose images are the real ones, brighter by 0.1."""
     import torch
 
     class Model:
@@ -90,7 +90,7 @@ def off_by_a_tenth(monkeypatch):
             )
 
         def decode_codes(self, top, bottom):
-            real = np.stack([picture_of(int(number)) for number in top[:, 0]]) / 255
+            real = np.stack([image_of(int(number)) for number in top[:, 0]]) / 255
             return torch.from_numpy(real + 0.1).float()[:, None].repeat(1, 3, 1, 1)
 
     def load(variant):
@@ -105,9 +105,9 @@ def test_a_known_error_gives_known_figures(params, off_by_a_tenth, capsys):
     assert metrics["psnr_reconstruction"] == pytest.approx(20, abs=1e-3)
     assert metrics["psnr_reconstruction_ci_low"] == pytest.approx(20, abs=1e-3)
     assert metrics["psnr_reconstruction_n"] == SPLITS["test"]
-    train = np.stack([picture_of(n) for n in range(SPLITS["train"])]) / 255
-    test = np.stack([picture_of(n) for n in range(16, 24)]) / 255
-    errors = [((picture - train.mean(0)) ** 2).mean() for picture in test]
+    train = np.stack([image_of(n) for n in range(SPLITS["train"])]) / 255
+    test = np.stack([image_of(n) for n in range(16, 24)]) / 255
+    errors = [((image - train.mean(0)) ** 2).mean() for image in test]
     assert metrics["psnr_mean_image"] == pytest.approx(np.mean([-10 * np.log10(error) for error in errors]))
     assert metrics["psnr_gain"] == pytest.approx(metrics["psnr_reconstruction"] - metrics["psnr_mean_image"])
     assert 0.5 < metrics["ssim_reconstruction"] < 1
@@ -117,8 +117,8 @@ def test_a_known_error_gives_known_figures(params, off_by_a_tenth, capsys):
     assert scores["ssim"].mean() == pytest.approx(metrics["ssim_reconstruction"])
     grid = np.array(Image.open(f"results/images/{VARIANT}/reconstructions.png"))
     assert grid.shape == (2 * 224, 8 * 224)
-    assert (grid[:224, :224] == picture_of(16)).all()
-    assert np.abs(grid[224:, :224].astype(int) - picture_of(16) - 25.5).max() <= 1
+    assert (grid[:224, :224] == image_of(16)).all()
+    assert np.abs(grid[224:, :224].astype(int) - image_of(16) - 25.5).max() <= 1
     assert not any(name.startswith("fid") for name in metrics)
     assert "no FID: score_images.inception_weights names no file" in capsys.readouterr().out
 
@@ -131,8 +131,8 @@ def test_frechet_distances_are_those_of_the_frozen_vits_features(params, off_by_
     vit = ViTModel.from_pretrained("vit", add_pooling_layer=False).eval()
 
     def features(numbers, shift=0.0):
-        pictures = np.stack([np.round(picture_of(n) + shift * 255) / 255 for n in numbers])
-        pixels = torch.from_numpy(pictures).float()[:, None].repeat(1, 3, 1, 1)
+        images = np.stack([np.round(image_of(n) + shift * 255) / 255 for n in numbers])
+        pixels = torch.from_numpy(images).float()[:, None].repeat(1, 3, 1, 1)
         with torch.no_grad():
             return vit(pixel_values=pixels).last_hidden_state[:, 1:].mean(1).numpy()
 
@@ -166,7 +166,7 @@ def test_the_real_model_draws_what_its_codes_say(params):
     top, bottom = torch.full((1, 64), number), ((number + torch.arange(256)) % 32)[None]
     with torch.no_grad():
         drawn = trained.model.decode_codes(top, bottom)[0, 0].numpy()
-    expected = -10 * np.log10(((drawn - picture_of(number) / 255) ** 2).mean())
+    expected = -10 * np.log10(((drawn - image_of(number) / 255) ** 2).mean())
     scores = pl.read_parquet(f"results/images/{VARIANT}/scores.parquet")
     assert scores.filter(image_id=f"i{number}")["psnr"].item() == pytest.approx(expected, abs=1e-3)
 
@@ -175,8 +175,8 @@ def test_fid_where_the_weights_are_given(params, off_by_a_tenth, monkeypatch):
     """Inception's part is tested in metrics/test_image.py; here: what it is given, and the names."""
     asked = []
 
-    def inception(pictures, weights, device):
-        batch = np.concatenate(list(pictures))
+    def inception(images, weights, device):
+        batch = np.concatenate(list(images))
         asked.append((batch.shape, batch.dtype, weights))
         return batch[:, ::56, 0].astype(np.float32)
 
@@ -188,22 +188,20 @@ def test_fid_where_the_weights_are_given(params, off_by_a_tenth, monkeypatch):
     assert asked == [((n, 224, 224), np.uint8, "weights.pth") for n in (12, 4, 4, 4, 4)]
 
 
-def test_missing_weights_codes_or_pictures_are_input_errors(params, off_by_a_tenth):
+def test_missing_weights_codes_or_images_are_input_errors(params, off_by_a_tenth):
     given = dataclasses.replace(params.score_images, inception_weights="nowhere.pth")
     with pytest.raises(InputError, match="nowhere.pth does not hold torch-fidelity's Inception weights"):
         run_score_images(dataclasses.replace(params, score_images=given))
     path = f"data/prepared/{DATASET}/test.parquet"
     table = pl.read_parquet(path)
     table[1:].write_parquet(path)
-    with pytest.raises(
-        InputError, match=r"1 pictures are not in phantom's table; run encode_codes@full again"
-    ):
+    with pytest.raises(InputError, match=r"1 images are not in phantom's table; run encode_codes@full again"):
         run_score_images(params)
     table.write_parquet(path)
     write_codes(
         f"data/codes/{VARIANT}/validate.parquet", ["i12"], np.zeros((1, 64), int), np.zeros((1, 256), int)
     )
-    with pytest.raises(InputError, match="validate.parquet: 1 pictures, at least 2 are needed"):
+    with pytest.raises(InputError, match="validate.parquet: 1 images, at least 2 are needed"):
         run_score_images(params)
 
 
@@ -218,11 +216,11 @@ def test_grid_pads_shorter_lines(tmp_path):
     assert (fields["synthetic"], fields["model"]) == ("in part", "MedUnifier")
 
 
-def test_drawn_pictures_are_scored(params, off_by_a_tenth):
+def test_drawn_images_are_scored(params, off_by_a_tenth):
     metrics = run_score_images(params)
     assert (
         metrics["prompts_drawn"] == 4 and metrics["prompts_judged"] == 0
-    )  # a judge of 12 pictures knows nothing
+    )  # a judge of 12 images knows nothing
     assert metrics["prompt_retrieval_recall_at_1_chance"] == 50
     assert metrics["report_retrieval_recall_at_1_n"] == 5
     assert 0.9 < metrics["ms_ssim_prompt"] <= 1 and metrics["ms_ssim_prompt_n"] == 2
@@ -230,17 +228,17 @@ def test_drawn_pictures_are_scored(params, off_by_a_tenth):
     assert nearest["set"].unique(maintain_order=True).to_list() == ["validation", "reconstruction", *N_DRAWN]
     drawn = nearest.filter(set="unconditional")
     assert drawn["nearest_id"].to_list() == ["i11"] * 6  # the brightest
-    expected = [picture_of(17 + i) - picture_of(11) - 3 for i in range(6)]
+    expected = [image_of(17 + i) - image_of(11) - 3 for i in range(6)]
     assert drawn["distance"].to_list() == pytest.approx([float(d.mean()) for d in expected], abs=0.2)
 
     figure = np.array(Image.open(f"results/images/{VARIANT}/figure_3.png"))
     assert figure.shape == (4 * 224, 5 * 224)
     for line, shift in enumerate((0, 25.5, -3, -3)):  # real, reconstructed, from reports, from nothing
         found = figure[line * 224 : (line + 1) * 224, 224:448].astype(float)
-        assert np.abs(found - picture_of(18) - shift).max() <= 1
+        assert np.abs(found - image_of(18) - shift).max() <= 1
 
 
-def test_the_judge_learns_from_training_pictures_and_looks_at_those_of_the_prompts(
+def test_the_judge_learns_from_training_images_and_looks_at_those_of_the_prompts(
     params, off_by_a_tenth, monkeypatch
 ):
     """The functions themselves are tested in scoring/test_fidelity.py; here: what they are given."""
@@ -261,14 +259,14 @@ def test_the_judge_learns_from_training_pictures_and_looks_at_those_of_the_promp
     metrics = run_score_images(params)
 
     def small(numbers, shift=0):
-        return thumbnails(np.stack([picture_of(n) - np.uint8(shift) for n in numbers]))
+        return thumbnails(np.stack([image_of(n) - np.uint8(shift) for n in numbers]))
 
-    train, pictures = given["judge_of"]
+    train, images = given["judge_of"]
     assert train["image_id"].to_list() == [f"i{n:02}" for n in range(12)]
-    assert (pictures == small(range(12))).all()
-    _, test, pictures, *_ = given["judge_itself"]
+    assert (images == small(range(12))).all()
+    _, test, images, *_ = given["judge_itself"]
     assert test["image_id"].to_list() == [f"i{n}" for n in range(16, 24)]
-    assert (pictures == small(range(16, 24))).all()
+    assert (images == small(range(16, 24))).all()
     _, asked, drawn, without, _ = given["prompt_fidelity"]
     assert asked.rows.tolist() == [0, 1, 2, 3] and (drawn == small(range(17, 21), 3)).all()
     assert (without == small(range(17, 23), 3)).all()

@@ -15,8 +15,8 @@ import stages.simulate
 from medunifier.data.image_decoding import UnreadableImage, decode_image
 from medunifier.data.layouts import find_layout
 from medunifier.data.preparation.rejects import Selection
-from medunifier.data.preparation.rules import select_pictures
-from medunifier.phantom.damage import damage_pictures
+from medunifier.data.preparation.rules import select_images
+from medunifier.phantom.damage import damage_images
 from medunifier.phantom.findings import Finding
 from medunifier.phantom.grid import CAPTION, caption
 from medunifier.phantom.stand_in_vit import PLACE, hidden_units, patch_functions, place_code, write_vit
@@ -67,10 +67,10 @@ def test_every_copy_is_the_same_again_and_a_little_damaged(tmp_path, monkeypatch
     run(0, copies=24)
     assert tree(ROOT) == first
     for name, module in COPIES.items():
-        pictures = [
+        images = [
             path for path in first if path.startswith(module.FOLDER) and path[-3:] not in ("csv", "txt")
         ]
-        assert len(pictures) == metrics[f"images_{name}"] - 1 == 23, "one is lost"
+        assert len(images) == metrics[f"images_{name}"] - 1 == 23, "one is lost"
     run(0, seed=1, copies=24)
     assert not {name for name in first if name.endswith(".dcm")} & set(tree(ROOT))
 
@@ -88,16 +88,16 @@ def test_names_in_the_copies_do_not_depend_on_pixels(tmp_path, name):
 
 @pytest.mark.parametrize("name", ["phantom-chexpert", "phantom-rsna", "phantom-siim", "phantom-covidx"])
 def test_every_copy_is_read_by_the_adapter_that_the_demo_names(tmp_path, monkeypatch, name):
-    """All rows are kept but those of the lost picture, and all kept pictures decode but the truncated one."""
+    """All rows are kept but those of the lost radiograph, and all kept images decode but the truncated one."""
     monkeypatch.chdir(tmp_path)
     cut = []
 
-    def damage_and_tell(pictures, seed):
-        whole = {path: path.stat().st_size for path in pictures}
-        damage_pictures(pictures, seed)
-        cut.extend(path.name for path in pictures if path.exists() and path.stat().st_size < whole[path])
+    def damage_and_tell(images, seed):
+        whole = {path: path.stat().st_size for path in images}
+        damage_images(images, seed)
+        cut.extend(path.name for path in images if path.exists() and path.stat().st_size < whole[path])
 
-    monkeypatch.setattr(stages.simulate, "damage_pictures", damage_and_tell)
+    monkeypatch.setattr(stages.simulate, "damage_images", damage_and_tell)
     run(0, copies=60)
     assert len(cut) == len(COPIES)
     params = load_params(REPO / "params.yaml")
@@ -106,7 +106,7 @@ def test_every_copy_is_read_by_the_adapter_that_the_demo_names(tmp_path, monkeyp
     raw = layout.read_images(settings)
     assert raw.rows["image_id"].n_unique() == len(raw.rows) == 60 and raw.rows["patient_id"].n_unique() > 30
     selection = Selection(raw.rows)
-    select_pictures(selection, settings, layout, seed=0)
+    select_images(selection, settings, layout, seed=0)
     rejected = selection.counts()
     assert rejected["missing_image"] == 1 and set(rejected) <= {"missing_image", "other_view", "test_patient"}
     labels = [column for column in selection.kept.columns if column.startswith("label_")]
@@ -114,11 +114,11 @@ def test_every_copy_is_read_by_the_adapter_that_the_demo_names(tmp_path, monkeyp
     broken = []
     for path in selection.kept["image_path"]:
         try:
-            picture = decode_image(Path(settings.root) / path, 224, "squash")
+            image = decode_image(Path(settings.root) / path, 224, "squash")
         except UnreadableImage:
             broken.append(Path(path).name)
         else:
-            assert picture.shape == (224, 224) and 20 < picture.mean() < 235 and picture.std() > 15
+            assert image.shape == (224, 224) and 20 < image.mean() < 235 and image.std() > 15
     kept = {Path(path).name for path in selection.kept["image_path"]}
     assert broken == [name for name in cut if name in kept] and len(broken) == 1
 
@@ -130,7 +130,7 @@ def test_without_patients_only_the_vit_is_made(tmp_path, monkeypatch):
     assert {path.name for path in ROOT.iterdir()} == {"vit", "README.md"}
 
 
-def test_the_sheet_in_mlflow_shows_the_first_pictures_written(tmp_path, monkeypatch):
+def test_the_sheet_in_mlflow_shows_the_first_images_written(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     noting = Noting("simulate", "metrics")
     run(8, report=noting)
@@ -139,9 +139,9 @@ def test_the_sheet_in_mlflow_shows_the_first_pictures_written(tmp_path, monkeypa
     assert found.size == (5 * 224, 2 * (224 + CAPTION))
     written = {path.read_bytes() for path in ROOT.rglob("*.jpg")}
     studies = [study for patient in make_patients(map, 0, 8, 48) for study in patient]
-    first = [(study, picture) for study in studies for picture in study.pictures][:10]
-    assert {picture.jpg for _, picture in first} <= written
-    films = [np.asarray(Image.open(io.BytesIO(picture.jpg)), float) for _, picture in first]
+    first = [(study, radiograph) for study in studies for radiograph in study.radiographs][:10]
+    assert {radiograph.jpg for _, radiograph in first} <= written
+    films = [np.asarray(Image.open(io.BytesIO(radiograph.jpg)), float) for _, radiograph in first]
     for number in range(10):
         left, top = number % 5 * 224, number // 5 * (224 + CAPTION)
         tile = np.asarray(found.crop((left, top, left + 224, top + 224)).resize((48, 48)), float)
@@ -197,7 +197,7 @@ def test_the_mean_token_tells_what_is_bright_where(tmp_path):
 
     write_vit(tmp_path, VIT, seed=3)
     vit = ViTModel.from_pretrained(tmp_path).eval()
-    bright = torch.rand(480, 4, 4, generator=torch.Generator().manual_seed(0))  # of 16 fields of a picture
+    bright = torch.rand(480, 4, 4, generator=torch.Generator().manual_seed(0))  # of 16 fields of a image
     pixels = torch.nn.functional.interpolate(bright[:, None], size=224, mode="nearest")
     with torch.no_grad():
         mean = torch.cat(
@@ -237,7 +237,7 @@ def test_place_codes_are_closest_to_their_neighbours():
     assert (steps == 1).all()
 
 
-def test_hidden_units_are_open_in_a_part_of_the_picture_each():
+def test_hidden_units_are_open_in_a_part_of_the_image_each():
     code = place_code(16, 32)
     weights, bias = hidden_units(code, 190, 3, np.random.default_rng(0))
     open_at = code @ weights[:, :32].T + bias > 0  # (places, units), of a patch that shows nothing

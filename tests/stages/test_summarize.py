@@ -84,15 +84,15 @@ def test_figures_stand_with_their_interval_n_and_chance(results):
     share = 100 * 101.5 / load_params().model.codebook_size
     assert "mAP@1 51.0 43.9 to 58.1 18.3 150" in text
     assert "BLEU-4 24.0 22.0 to 26.0 19.0 17.0 to 21.0 14.0 12.0 to 16.0" in text
-    assert "PSNR, dB 23.41 23.11 to 23.71 15.20 mean training picture 200" in text
+    assert "PSNR, dB 23.41 23.11 to 23.71 15.20 mean training image 200" in text
     assert f"top, 8 × 8 101.5 {share:.1f} % 41.0 %" in text
     assert "Image-text contrast (ITC) 3.500 1.200 34 %" in text
-    assert "150 pictures and their reports from the class-balanced benchmark of phantom" in text
+    assert "150 images and their reports from the class-balanced benchmark of phantom" in text
 
 
 def test_counts_reconcile_on_the_page(results):
     text = Reader(make(results)).text.replace("\N{NARROW NO-BREAK SPACE}", "")
-    assert "2480 pictures in the index = 1553 kept + 927 rejected" in text
+    assert "2480 images in the index = 1553 kept + 927 rejected" in text
     assert "1549 could be decoded and 4 could not" in text
     assert "other view 641 prepare the view is not among views" in text
     assert "unreadable image 4 decode_images" in text
@@ -105,14 +105,14 @@ def test_what_prepare_found_and_chose_stands_beside_the_counts(results):
     assert "benchmark sha256 of benchmark ." in text
 
 
-def test_benchmark_pictures_that_are_also_in_training_are_told(results):
+def test_benchmark_images_that_are_also_in_training_are_told(results):
     assert "also in training" not in Reader(make(results)).text
     note = {"notes": {"benchmark_images_in_training": 121}}
     edit(results / "data/prepared/phantom/summary.json", lambda summary: summary.update(note))
-    assert "( remove: none ): 121 of its 150 pictures are also in training" in Reader(make(results)).text
+    assert "( remove: none ): 121 of its 150 images are also in training" in Reader(make(results)).text
 
 
-def test_benchmark_pictures_that_could_not_be_decoded_are_told(results):
+def test_benchmark_images_that_could_not_be_decoded_are_told(results):
     assert "of these could not be decoded" not in Reader(make(results)).text
     ids = [f"image-{number:03d}" for number in (30, 31)] + ["broken-1", "broken-2"]
     write_splits(results, "phantom", {"benchmark": ids})
@@ -123,7 +123,7 @@ def test_benchmark_pictures_that_could_not_be_decoded_are_told(results):
 @pytest.mark.parametrize("path", ["data/prepared/phantom/summary.json", "data/images/phantom/summary.json"])
 def test_counts_that_do_not_add_up_are_refused(results, path):
     edit(results / path, lambda summary: summary["rejected"].update(extra=1))
-    with pytest.raises(InputError, match=r"@phantom: \d+ pictures came in, \d+ are kept or rejected"):
+    with pytest.raises(InputError, match=r"@phantom: \d+ images came in, \d+ are kept or rejected"):
         make(results)
 
 
@@ -147,10 +147,10 @@ def test_notes_say_what_the_data_are_and_what_is_absent(results):
     fid = {"fid_reconstruction": 61.25, "fid_validation": 8.5, "fid_reconstruction_n": 98}
     edit(results / "results/metrics/score_images@full.json", lambda metrics: metrics.update(fid))
     text = Reader(make(results)).text
-    assert "There is no FID" not in text and "FID 61.25 8.50 real validation pictures 98" in text
+    assert "There is no FID" not in text and "FID 61.25 8.50 real validation images 98" in text
 
 
-def test_reports_are_shown_as_text_beside_their_pictures(results):
+def test_reports_are_shown_as_text_beside_their_images(results):
     page = make(results)
     assert "bilateral &lt;small&gt; effusions" in page and "<small> effusions" not in page
     assert page.count('<article class="report">') == 6 and page.count("Radiograph image-") == 6
@@ -165,7 +165,7 @@ def test_the_page_tells_how_words_were_chosen(results, beams, drawn, told):
     text = (results / "params.yaml").read_text()
     text = re.sub(r"(  num_beams:) \d+", rf"\1 {beams}", text)
     (results / "params.yaml").write_text(re.sub(r"(  do_sample:) \w+", rf"\1 {drawn}", text))
-    assert f"reports written {told} for test pictures" in make(results)
+    assert f"reports written {told} for test images" in make(results)
 
 
 def test_the_papers_tables_stand_beside_ours(results):
@@ -230,7 +230,7 @@ def test_reranked_figures_stand_below_the_first_ranking(results):
     again = interval("itm_i2t_map_at_1", 53.5, 7.0, 150, 19.3)
     edit(results / "results/metrics/retrieve@full-phantom.json", lambda metrics: metrics.update(again))
     text = Reader(make(results)).text
-    assert "A picture asks for reports, re-ranked by ITM mAP@1 53.5 46.5 to 60.5 19.3 150" in text
+    assert "A image asks for reports, re-ranked by ITM mAP@1 53.5 46.5 to 60.5 19.3 150" in text
     assert "full, re-ranked by ITM, AP@K textbook phantom (phantom) 53.5 46.5 to 60.5" in text
 
 
@@ -255,7 +255,7 @@ def test_only_enabled_evaluations_are_shown(results):
     assert 'id="retrieval"' not in page and 'id="reports"' in page
 
 
-def test_drawn_pictures(results):
+def test_drawn_images(results):
     """Figures as the metrics say, figure 3, prompts, strips with the changing word, and the nearest pairs."""
     page = make(results)
     text = Reader(page).text
@@ -263,15 +263,15 @@ def test_drawn_pictures(results):
     assert "the finding asked for 71.4 62.4 to 80.4 13.0 5.0 to 21.0 14.3 84.3 79.3 to 89.3 56" in text
     assert "edema 62.5 32.5 to 92.5 8 99.1" in text and "samples of one prompt 0.412" in text
     assert (
-        "real validation pictures 10.0 10.2 12.0 13.8 " in text
+        "real validation images 10.0 10.2 12.0 13.8 " in text
         and "drawn from prompts 13.0 13.2 15.5 17.8 3.6" in text
     )
     drawn = page[page.index('id="drawn"') : page.index('id="paper"')]
-    shown = 2 * 3 + 6 + 3  # drawn pictures: two lines of figure 3, prompts, a strip
+    shown = 2 * 3 + 6 + 3  # drawn images: two lines of figure 3, prompts, a strip
     assert (
         drawn.count("<img") == 2 * 3 + shown + shown + 6 * 2
     )  # real ones of figure 3, nearest to all shown, pairs
-    near = re.findall(r"<summary>nearest training pictures</summary>(.*?)</details>", drawn)
+    near = re.findall(r"<summary>nearest training images</summary>(.*?)</details>", drawn)
     distances = [re.findall(r"<small>(\d+\.\d)</small>", part) for part in near]
     assert [" ".join(part) for part in distances] == [
         "12.0 13.0 14.0", "11.0 12.0 13.0",  # figure 3: from reports, without a text
@@ -282,7 +282,7 @@ def test_drawn_pictures(results):
     assert re.findall(r"<figcaption>(\d+\.\d)</figcaption>", drawn)[:3] == ["11.0", "12.0", "12.0"]
 
 
-def test_without_drawn_pictures_there_is_no_section(results):
+def test_without_drawn_images_there_is_no_section(results):
     shutil.rmtree(results / "data/generated")
     page = make(results)
-    assert 'id="drawn"' not in page and "Drawn pictures" not in Reader(page).text
+    assert 'id="drawn"' not in page and "Drawn images" not in Reader(page).text

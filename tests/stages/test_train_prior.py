@@ -42,7 +42,7 @@ def tiny(params, **changes):
 
 @pytest.fixture
 def params(tmp_path, monkeypatch):
-    """Codes that the report determines: all of a picture's are n for finding n, except a few at random."""
+    """Codes that the report determines: all of a image's are n for finding n, except a few at random."""
     monkeypatch.chdir(tmp_path)
     params = make_project(tmp_path)
     rng, start = np.random.default_rng(0), 0
@@ -160,9 +160,9 @@ def test_a_text_reads_the_same_alone_and_among_others(params):
     torch.testing.assert_close(together.states[:1, 0], cls)
 
 
-def test_codes_of_other_pictures_are_refused(params):
+def test_codes_of_other_images_are_refused(params):
     write_codes(
         f"data/codes/{VARIANT}/validate.parquet", ["new"], np.zeros((1, 64), int), np.zeros((1, 256), int)
     )
-    with pytest.raises(InputError, match="1 pictures are not in data/prepared/phantom"):
+    with pytest.raises(InputError, match="1 images are not in data/prepared/phantom"):
         run_stage(params, "top")

@@ -137,7 +137,7 @@ def test_items_give_the_metrics_and_their_clustered_intervals(params, monkeypatc
 
 
 def test_other_intervals_draw_patients(params, monkeypatch, shared_java):
-    """Two like pictures of each patient say as much as one."""
+    """Two like images of each patient say as much as one."""
     for split in SPLITS:
         path = f"data/prepared/{DATASET}/{split}.parquet"
         table = pl.read_parquet(path)
@@ -249,7 +249,7 @@ def test_a_seeded_sample_of_the_test_split(params, monkeypatch, shared_java):
 
 
 def test_examples_to_be_read_are_rows_of_the_predictions(params, monkeypatch, shared_java):
-    monkeypatch.setattr(stage, "load_trained", writes(lambda number: f"No edema, picture {number}."))
+    monkeypatch.setattr(stage, "load_trained", writes(lambda number: f"No edema, image {number}."))
     monkeypatch.setattr(stage, "EXAMPLES", 3)
 
     def shown(seed: int) -> list[str]:
@@ -257,12 +257,12 @@ def test_examples_to_be_read_are_rows_of_the_predictions(params, monkeypatch, sh
         write_reports(dataclasses.replace(params, seed=seed), run, VARIANT, DATASET)
         assert run.artifacts == [PREDICTIONS, PREDICTIONS.replace("predictions.parquet", "examples.md")]
         title, *examples = Path(run.artifacts[1]).read_text().strip().split("\n\n## ")
-        assert title == f"# What {VARIANT} writes for test pictures of {DATASET}" and len(examples) == 3
+        assert title == f"# What {VARIANT} writes for test images of {DATASET}" and len(examples) == 3
         return examples
 
     examples = shown(0)
     assert set(examples) <= {
-        f"Picture {row['image_id']}, study {row['study_id']}\n\n"
+        f"Image {row['image_id']}, study {row['study_id']}\n\n"
         f"**reference:** {row['reference']}\n\n**written:** {row['prediction']}"
         for row in pl.read_parquet(PREDICTIONS).iter_rows(named=True)
     }

@@ -186,7 +186,7 @@ def test_null_is_a_blank(params):
     assert of_class.to_list() == table.filter(label_edema=1)["image_id"].to_list()
 
 
-def test_a_class_whose_pictures_are_not_stored_is_told(params):
+def test_a_class_whose_images_are_not_stored_is_told(params):
     path = f"data/prepared/{DATASET}/test.parquet"
     table = pl.read_parquet(path)
     table.with_columns(

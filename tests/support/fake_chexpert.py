@@ -4,7 +4,7 @@ import csv
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.support.fake_files import picture_file, pixels, put, settings
+from tests.support.fake_files import image_file, pixels, put, settings
 
 LABELS = [
     "No Finding",
@@ -26,7 +26,7 @@ LABELS = [
 
 @dataclass
 class FakeChexpert:
-    """Rows of train.csv and valid.csv; `write` puts them and their pictures on disk."""
+    """Rows of train.csv and valid.csv; `write` puts them and their images on disk."""
 
     root: Path
     prefix: str = "CheXpert-v1.0-small/"
@@ -38,7 +38,7 @@ class FakeChexpert:
         self.rows[split].append(
             row | {label: labels.get(label.lower().replace(" ", "_"), "") for label in LABELS}
         )
-        return put(self.root / name, picture_file(pixels(name), "JPEG"))
+        return put(self.root / name, image_file(pixels(name), "JPEG"))
 
     def write(self) -> None:
         for split, rows in self.rows.items():

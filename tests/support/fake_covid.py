@@ -3,13 +3,13 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.support.fake_files import picture_file, pixels, put
+from tests.support.fake_files import image_file, pixels, put
 from tests.support.fake_mimic import write_csv
 
 
 @dataclass
 class FakeCovid:
-    """Rows of metadata.csv; pictures (JPEG or PNG, by their name) are written at once, the list by `write`."""
+    """Rows of metadata.csv; images (JPEG or PNG, by their name) are written at once, the list by `write`."""
 
     root: Path
     rows: list[dict] = field(default_factory=list)
@@ -22,7 +22,7 @@ class FakeCovid:
         }  # fmt: skip
         self.rows.append(row | changes)
         kind = "PNG" if file.endswith(".png") else "JPEG"
-        return put(self.root / self.rows[-1]["folder"] / file, picture_file(pixels(file, 300), kind))
+        return put(self.root / self.rows[-1]["folder"] / file, image_file(pixels(file, 300), kind))
 
     def write(self) -> None:
         write_csv(self.root / "metadata.csv", self.rows)

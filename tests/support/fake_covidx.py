@@ -3,19 +3,19 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.support.fake_files import picture_file, pixels, put, settings
+from tests.support.fake_files import image_file, pixels, put, settings
 
 
 @dataclass
 class FakeCovidx:
-    """Lines of the two lists; pictures are written at once, the lists by `write`."""
+    """Lines of the two lists; images are written at once, the lists by `write`."""
 
     root: Path
     lines: dict[str, list[str]] = field(default_factory=lambda: {"train": [], "test": []})
 
     def add(self, line: str, file: str, split: str = "train", content: bytes | None = None) -> Path:
         self.lines[split].append(line)
-        return put(self.root / split / file, content or picture_file(pixels(split + file), "PNG"))
+        return put(self.root / split / file, content or image_file(pixels(split + file), "PNG"))
 
     def write(self) -> None:
         for split, lines in self.lines.items():

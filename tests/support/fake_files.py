@@ -1,4 +1,4 @@
-"""What the fake copies of data sets share: settings, real picture bytes, real DICOM bytes."""
+"""What the fake copies of data sets share: settings, real image bytes, real DICOM bytes."""
 
 import io
 from pathlib import Path
@@ -31,13 +31,13 @@ def settings(layout: str, root: Path, images: str, *, labels_file=None, split_fi
 
 
 def pixels(seed: str, size: int = 32) -> np.ndarray:
-    """A smooth picture that differs from seed to seed: uint8 [size, size]."""
+    """A smooth image that differs from seed to seed: uint8 [size, size]."""
     random = np.random.default_rng(list(seed.encode()))
     coarse = Image.fromarray(random.integers(0, 256, (4, 4), dtype=np.uint8))
     return np.asarray(coarse.resize((size, size), Image.Resampling.BICUBIC))
 
 
-def picture_file(values: np.ndarray, kind: str) -> bytes:
+def image_file(values: np.ndarray, kind: str) -> bytes:
     """A JPEG or PNG file of `values`."""
     buffer = io.BytesIO()
     Image.fromarray(values).save(buffer, kind)

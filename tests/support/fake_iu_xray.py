@@ -5,7 +5,7 @@ import tarfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.support.fake_files import picture_file, pixels, put, settings
+from tests.support.fake_files import image_file, pixels, put, settings
 
 XML = """<?xml version="1.0" encoding="utf-8"?>
 <eCitation><uId id="CXR{uid}"/><MedlineCitation><Article><Abstract>
@@ -18,7 +18,7 @@ XML = """<?xml version="1.0" encoding="utf-8"?>
 
 @dataclass
 class FakeIuXray:
-    """Reports with their pictures; `write_xml` and `write_tables` put the index on disk in either form."""
+    """Reports with their images; `write_xml` and `write_tables` put the index on disk in either form."""
 
     root: Path
     reports: list[dict] = field(default_factory=list)
@@ -36,7 +36,7 @@ class FakeIuXray:
             uid = report["uid"]
             names = [f"CXR{uid}_{image}" for image in report["images"]]
             for name in names:
-                put(self.root / f"NLMCXR_png/{name}.png", picture_file(pixels(name), "PNG"))
+                put(self.root / f"NLMCXR_png/{name}.png", image_file(pixels(name), "PNG"))
             images = "".join(f'<parentImage id="{name}"/>' for name in names)
             mesh = "".join(f"<major>{heading}</major>" for heading in report["mesh"])
             put(folder / f"{uid}.xml", XML.format(**{**report, "images": images, "mesh": mesh}))
@@ -54,7 +54,7 @@ class FakeIuXray:
                 name = f"{report['uid']}_{image.removeprefix(str(report['uid']) + '_')}.dcm.png"
                 view = "Frontal" if image.endswith("1001") else "Lateral"
                 projections.append({"uid": report["uid"], "filename": name, "projection": view})
-                put(self.root / f"images/images_normalized/{name}", picture_file(pixels(name), "PNG"))
+                put(self.root / f"images/images_normalized/{name}", image_file(pixels(name), "PNG"))
         for name, rows in (("indiana_reports", reports), ("indiana_projections", projections)):
             with (self.root / f"{name}.csv").open("w", newline="") as file:
                 writer = csv.DictWriter(file, list(rows[0]))

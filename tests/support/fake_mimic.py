@@ -22,17 +22,17 @@ BOTH = HEAD + " FINDINGS:  The heart is\n normal.\n \n IMPRESSION:  No acute dis
 
 @dataclass
 class FakeMimic:
-    """Rows of the index files as lists of dicts; `write` puts them, the pictures and the reports on disk."""
+    """Rows of the index files as lists of dicts; `write` puts them, the images and the reports on disk."""
 
     folder: Path
     metadata: list[dict] = field(default_factory=list)
     split: list[dict] = field(default_factory=list)
     chexpert: list[dict] = field(default_factory=list)
     reports: dict[Path, bytes] = field(default_factory=dict)
-    pictures: dict[Path, bytes] = field(default_factory=dict)
+    images: dict[Path, bytes] = field(default_factory=dict)
 
     def add(self, dicom, patient, study, *, view="PA", split="train", report=BOTH, **labels) -> Path:
-        """One picture; a study's labels and report come with its first. Returns the picture's path."""
+        """One image; a study's labels and report come with its first. Returns the image's path."""
         ids = {"subject_id": patient, "study_id": study}
         self.metadata.append({"dicom_id": dicom, **ids, "ViewPosition": view, "Rows": 8, "Columns": 8})
         self.split.append({"dicom_id": dicom, "study_id": study, "subject_id": patient, "split": split})
@@ -42,7 +42,7 @@ class FakeMimic:
             text = report if isinstance(report, bytes) else report.encode()
             self.reports[self.report_path(patient, study)] = text
         path = self.root / f"files/p{patient[:2]}/p{patient}/s{study}/{dicom}.jpg"
-        self.pictures[path] = jpeg(dicom)
+        self.images[path] = jpeg(dicom)
         return path
 
     def report_path(self, patient, study) -> Path:
@@ -53,14 +53,14 @@ class FakeMimic:
         return self.folder / "mimic-cxr-jpg"
 
     def write(self) -> None:
-        for path, content in {**self.reports, **self.pictures}.items():
+        for path, content in {**self.reports, **self.images}.items():
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content)
         for name in ("metadata", "split", "chexpert"):
             write_csv(self.root / f"mimic-cxr-2.0.0-{name}.csv.gz", getattr(self, name))
         sums = (
             f"{hashlib.sha256(content).hexdigest()} {path.relative_to(self.root)}\n"
-            for path, content in self.pictures.items()
+            for path, content in self.images.items()
         )
         (self.root / "SHA256SUMS.txt").write_text("".join(sums))
 

@@ -3,14 +3,14 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.support.fake_files import dicom_file, picture_file, pixels, put, settings
+from tests.support.fake_files import dicom_file, image_file, pixels, put, settings
 
 BOX = "264.0,152.0,213.0,379.0"
 
 
 @dataclass
 class FakeRsna:
-    """Lines of stage_2_train_labels.csv; pictures are written at once, the list by `write`."""
+    """Lines of stage_2_train_labels.csv; images are written at once, the list by `write`."""
 
     root: Path
     lines: list[str] = field(default_factory=lambda: ["patientId,x,y,width,height,Target"])
@@ -18,7 +18,7 @@ class FakeRsna:
     def add(self, patient: str, boxes: int = 0, view: str | None = "PA") -> Path:
         self.lines += [f"{patient},{BOX},1"] * boxes or [f"{patient},,,,,0"]
         tags = {} if view is None else {"ViewPosition": view}
-        content = dicom_file(pixels(patient), picture_file(pixels(patient), "JPEG"), **tags)
+        content = dicom_file(pixels(patient), image_file(pixels(patient), "JPEG"), **tags)
         return put(self.root / f"stage_2_train_images/{patient}.dcm", content)
 
     def write(self) -> None:

@@ -3,12 +3,12 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.support.fake_files import dicom_file, picture_file, pixels, put, settings
+from tests.support.fake_files import dicom_file, image_file, pixels, put, settings
 
 
 @dataclass
 class FakeSiim:
-    """Rows of train-rle.csv; pictures are written at once, the list by `write`."""
+    """Rows of train-rle.csv; images are written at once, the list by `write`."""
 
     root: Path
     header: str = "ImageId, EncodedPixels"
@@ -17,7 +17,7 @@ class FakeSiim:
     def add(self, image: str, *masks: str, view: str = "PA") -> Path:
         self.rows += [(image, mask) for mask in masks or (" -1",)]
         path = self.root / f"dicom-images-train/study-{image}/series-{image}/{image}.dcm"
-        return put(path, dicom_file(pixels(image), picture_file(pixels(image), "JPEG"), ViewPosition=view))
+        return put(path, dicom_file(pixels(image), image_file(pixels(image), "JPEG"), ViewPosition=view))
 
     def write(self) -> None:
         put(self.root / "train-rle.csv", "\n".join([self.header, *map(",".join, self.rows)]) + "\n")

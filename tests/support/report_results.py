@@ -25,7 +25,7 @@ REFERENCES = [
 ]
 
 
-def picture(rng: np.random.Generator) -> np.ndarray:
+def image(rng: np.random.Generator) -> np.ndarray:
     """A soft grey shape, uint8 [224, 224]."""
     y, x = np.mgrid[-1 : 1 : SIZE * 1j, -1 : 1 : SIZE * 1j]
     lungs = sum(np.exp(-(((x - s * rng.uniform(0.35, 0.5)) / 0.3) ** 2 + (y / 0.6) ** 2)) for s in (-1, 1))
@@ -58,7 +58,7 @@ def write_results(folder: Path) -> Path:
     write_data(folder, rng)
     write_metrics(folder / "results/metrics", rng)
     write_curve(folder / "results/curves/pretrain@full.csv", rng)
-    write_pictures(folder / "results/images/full", rng)
+    write_reconstructions(folder / "results/images/full", rng)
     write_drawn_sets(folder, rng)
     return folder
 
@@ -83,9 +83,9 @@ def write_data(folder: Path, rng: np.random.Generator) -> None:
     for name in load_params(folder / "params.yaml").datasets.keys() - {"phantom"}:
         write_small_data(folder, name)
     ids = [f"image-{number:03d}" for number in range(40)]
-    pictures = [picture(rng) for _ in ids]
-    write_images(folder / "data/images/phantom", ids, pictures, SIZE)
-    content_digests(ids, pictures).write_parquet(folder / "data/images/phantom/contents.parquet")
+    images = [image(rng) for _ in ids]
+    write_images(folder / "data/images/phantom", ids, images, SIZE)
+    content_digests(ids, images).write_parquet(folder / "data/images/phantom/contents.parquet")
     write_splits(folder, "phantom", {"train": ids[:20], "test": ids[20:30], "benchmark": ids[30:]})
     table = pl.DataFrame(
         {
@@ -208,14 +208,14 @@ def write_curve(path: Path, rng: np.random.Generator) -> None:
         writer.writerows(rows)
 
 
-def write_pictures(folder: Path, rng: np.random.Generator) -> None:
+def write_reconstructions(folder: Path, rng: np.random.Generator) -> None:
     """The grid of 12 pairs, 8 to a row, and their scores."""
-    real = [picture(rng) for _ in range(12)]
+    real = [image(rng) for _ in range(12)]
     white = np.full((SIZE, SIZE), 255, np.uint8)
     rows = []
     for start in (0, 8):
-        for pictures in (real, [255 - p // 2 for p in real]):
-            rows.append(np.hstack((pictures[start : start + 8] + [white] * 8)[:8]))
+        for images in (real, [255 - p // 2 for p in real]):
+            rows.append(np.hstack((images[start : start + 8] + [white] * 8)[:8]))
     folder.mkdir(parents=True)
     Image.fromarray(np.vstack(rows)).save(folder / "reconstructions.png")
     pl.DataFrame({"image_id": [str(i) for i in range(20)], "psnr": np.linspace(20, 25, 20)}).write_parquet(
@@ -224,8 +224,8 @@ def write_pictures(folder: Path, rng: np.random.Generator) -> None:
 
 
 def write_drawn_sets(folder: Path, rng: np.random.Generator) -> None:
-    """Drawn pictures as generate_images leaves them, figure 3, and the nearest training pictures."""
-    root, small = folder / "data/generated/full", [picture(rng) for _ in range(6)]
+    """Drawn images as generate_images leaves them, figure 3, and the nearest training images."""
+    root, small = folder / "data/generated/full", [image(rng) for _ in range(6)]
     strip = [f"There is a {size} left effusion." for size in ("small", "moderate", "large")]
     for name, prompts, rows in (
         ("unconditional", [None] * 6, range(6)),

@@ -30,7 +30,7 @@ def report_of(number: int) -> str:
 
 
 def make_project(folder: Path) -> Params:
-    """Prepared tables, pictures, features, `models/full`; returns the shipped parameters."""
+    """Prepared tables, images, features, `models/full`; returns the shipped parameters."""
     import torch
 
     from medunifier.data.tokenizer import DECODE_TOKEN, train_wordpiece
@@ -63,7 +63,7 @@ def make_project(folder: Path) -> Params:
     features[:, 0, 0] = list(numbers)
     manifest = {"model": "none", "revision": None, "skip_last_blocks": 0, "checksum": ""}
     write_feature_shard(folder / f"data/features/{DATASET}/0", ids, [features], manifest)
-    write_images(folder / f"data/images/{DATASET}", ids, (picture_of(n) for n in numbers), 224)
+    write_images(folder / f"data/images/{DATASET}", ids, (image_of(n) for n in numbers), 224)
 
     tokenizer = train_wordpiece(table["report"], 512)
     tokenizer.save_pretrained(folder / "models" / VARIANT)
@@ -113,8 +113,8 @@ def make_priors(text: bool = True) -> None:
         Prior(config).save_pretrained(f"models/priors/{VARIANT}-{level}")
 
 
-def picture_of(number: int) -> np.ndarray:
-    """A smooth picture, uint8 [224, 224], brighter with the number; values between 40 and 170."""
+def image_of(number: int) -> np.ndarray:
+    """A smooth image, uint8 [224, 224], brighter with the number; values between 40 and 170."""
     ramp = np.linspace(0, 60, 224)
     return (40 + 3 * (number % 24) + ramp[:, None] / 2 + ramp[None] / 2).astype(np.uint8)
 

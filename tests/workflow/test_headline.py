@@ -80,7 +80,7 @@ def test_a_variant_without_an_objective_is_not_judged_by_it(params: Params, fold
     ("fidelity", "low", "good"), [(40.0, 28.0, True), (27.0, 28.0, False), (40.0, 19.0, False)]
 )
 def test_fidelity_to_prompts(params: Params, folder: Path, fidelity: float, low: float, good: bool) -> None:
-    """At least twice chance, and intervals apart from those of pictures drawn without a text."""
+    """At least twice chance, and intervals apart from those of images drawn without a text."""
     values = {"prompt_fidelity": fidelity, "prompt_fidelity_ci_low": low, "prompt_fidelity_chance": 14.0}
     values |= {"prompt_fidelity_unconditional_ci_high": 20.0}
     (folder / "score_images@full.json").write_text(json.dumps(METRICS["score_images@full"] | values))
@@ -88,7 +88,7 @@ def test_fidelity_to_prompts(params: Params, folder: Path, fidelity: float, low:
     assert line.what == "finding drawn as prompted (%)" and line.good is good
 
 
-def test_the_matching_loss_that_needs_no_picture() -> None:
+def test_the_matching_loss_that_needs_no_image() -> None:
     """The best constant chance of a match, one of three pairs being one."""
     losses = [-(math.log(p) + 2 * math.log(1 - p)) / 3 for p in (i / 3000 for i in range(1, 3000))]
     assert min(losses) == pytest.approx(UNSEEN)
@@ -104,7 +104,7 @@ def test_runs_are_kept_side_by_side(folder: Path, tmp_path_factory) -> None:
     (run / "results/metrics/retrieve@full-phantom.json").write_text(json.dumps(values))
     (found,) = learnt(run)
     assert (found["seed"], found["variant"]) == (7, "full")
-    assert found["figures"]["report for a picture, mAP@1 (%) | chance (asked: 2.5 times)"] == [
+    assert found["figures"]["report for a image, mAP@1 (%) | chance (asked: 2.5 times)"] == [
         51.0,
         20.0,
         True,

@@ -32,7 +32,7 @@ def planned(monkeypatch, capsys, words: str) -> dict[str, dict[str, list[float]]
     return found
 
 
-def test_ten_million_pictures_by_hand(monkeypatch, capsys):
+def test_ten_million_images_by_hand(monkeypatch, capsys):
     found = planned(monkeypatch, capsys, "--images 1e7 --gpus 64 --preset paper --passes 20 --gpu-tflops 100")
     cached, online = found["Cached"], found["Online"]
     assert cached["extract_features"][0] == pytest.approx(1e7 * 257 * 1408 * 2 / 1e12, abs=1e-3)

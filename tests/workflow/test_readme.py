@@ -35,8 +35,8 @@ def test_the_table_of_stages_is_dvc_yaml_s():
 def test_presets_and_figures_named_are_there():
     named = set(re.findall(r"^\| `([a-z-]+)`", README, flags=re.MULTILINE))
     assert {p.stem for p in (REPO / "workflow/presets").glob("*.yaml")} <= named
-    for picture in re.findall(r"!\[.*?\]\((.+?)\)", README):
-        assert (REPO / picture).is_file()
+    for image in re.findall(r"!\[.*?\]\((.+?)\)", README):
+        assert (REPO / image).is_file()
 
 
 def test_make_targets_named_are_there():
@@ -70,7 +70,7 @@ def test_the_data_set_shown_as_an_example_goes_through(tmp_path, monkeypatch):
         for number in range(40)
     ]  # fmt: skip
     for row in rows:
-        put(tmp_path / "hospital/pictures" / row["file"], jpeg(row["file"]))
+        put(tmp_path / "hospital/images" / row["file"], jpeg(row["file"]))
     rows += [rows[7], {**rows[0], "file": "side.jpg", "view": "LATERAL"}, {**rows[0], "file": "gone.jpg"}]
     rows[3] |= {"findings": "", "impression": ""}
     write_csv(tmp_path / "hospital/studies.csv", rows)

@@ -22,7 +22,7 @@ LAYOUTS = {
     "iu_xray": "medunifier.data.layouts.iu_xray",
 }
 
-# One row for each picture that the index lists, in its order. `split` is the data set's own (train, validate,
+# One row for each image that the index lists, in its order. `split` is the data set's own (train, validate,
 # test), `sha256` the checksum it lists; `reason` and `detail` are set where the layout rejects the row.
 RAW_IMAGES = Schema(
     "raw images",

@@ -1,4 +1,4 @@
-"""CheXpert v1.0, original or -small (Irvin et al. 2019): train.csv, valid.csv and the pictures they name.
+"""CheXpert v1.0, original or -small (Irvin et al. 2019): train.csv, valid.csv and the images they name.
 
 valid.csv, read by three radiologists, is the data set's test list; train.csv has no split of its own.
 """

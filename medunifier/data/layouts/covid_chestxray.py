@@ -1,6 +1,6 @@
 """covid-chestxray-dataset (Cohen et al. 2020): metadata.csv, images/. Clinical notes stand for the report.
 
-Each picture is its own study: the notes belong to a row, and rows of one patient and day may differ.
+Each image is its own study: the notes belong to a row, and rows of one patient and day may differ.
 """
 
 import re
@@ -53,7 +53,7 @@ def read_images(settings: Dataset) -> Raw:
 
 
 def read_reports(settings: Dataset, images: pl.DataFrame) -> Raw:
-    """The clinical notes of each picture, as findings; the data set has no impressions."""
+    """The clinical notes of each image, as findings; the data set has no impressions."""
     path = Path(settings.root) / settings.index.images
     index = read_index(path, ["filename", "clinical_notes"]).unique("filename", keep="first")
     notes = images.select("study_id").join(index, left_on="study_id", right_on="filename", how="left")

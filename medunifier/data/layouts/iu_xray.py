@@ -2,7 +2,7 @@
 
 XML:     index.images is NLMCXR_reports.tgz as downloaded, or the folder ecgen-radiology that it holds
 tabular: index.images is indiana_projections.csv, index.labels is indiana_reports.csv
-Pictures are PNGs anywhere below root, named as in either copy. A report is a patient's only one.
+Images are PNGs anywhere below root, named as in either copy. A report is a patient's only one.
 """
 
 import re
@@ -21,7 +21,7 @@ from medunifier.runtime.errors import InputError
 from medunifier.runtime.params import Dataset
 
 SOURCE = "https://openi.nlm.nih.gov/faq: NLMCXR_png.tgz and NLMCXR_reports.tgz (free, no account)"
-PICTURES = "NLMCXR_png"
+IMAGES = "NLMCXR_png"
 # The human indexers' headings -> our labels; a heading may carry a place (Opacity/lung/base/left).
 TERMS = {
     "label_no_finding": {"normal"},
@@ -48,19 +48,19 @@ class _Study:
 
 
 def read_images(settings: Dataset) -> Raw:
-    """Every picture of the index. XML tells no view; the data set has no split of its own."""
+    """Every image of the index. XML tells no view; the data set has no split of its own."""
     studies = _read_studies(settings)
     root = Path(settings.root)
     files = {image_id_of(name): path.relative_to(root) for name, path in find_files(root, ".png").items()}
     texts = dict.fromkeys(("image_id", "patient_id", "study_id", "image_path", "view"), pl.String)
     rows = [
-        (image_id, study_id, study_id, str(files.get(image_id, f"{PICTURES}/CXR{image_id}.png")), view)
+        (image_id, study_id, study_id, str(files.get(image_id, f"{IMAGES}/CXR{image_id}.png")), view)
         + heading_labels(study.headings)
         for study_id, study in studies.items()
         for image_id, view in study.images
     ]
     if not rows:
-        raise InputError(f"{root}/{settings.index.images}: no report names a picture")
+        raise InputError(f"{root}/{settings.index.images}: no report names a image")
     frame = pl.DataFrame(rows, {**texts, **dict.fromkeys(TERMS, pl.Int8)}, orient="row")
     notes = {
         "reports": len(studies),
@@ -79,7 +79,7 @@ def read_reports(settings: Dataset, images: pl.DataFrame) -> Raw:
 
 
 def image_id_of(name: str) -> str:
-    """1_IM-0001-3001 for a picture's name in either copy: CXR1_1_IM-0001-3001, CXR2_IM-0652-1001 (XML: a
+    """1_IM-0001-3001 for a image's name in either copy: CXR1_1_IM-0001-3001, CXR2_IM-0652-1001 (XML: a
     study's number may stand twice) or 1_IM-0001-3001.dcm.
     """
     return re.sub(r"^CXR(\d+)_(?:\1_)?", r"\1_", name).removesuffix(".dcm")

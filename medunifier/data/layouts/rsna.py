@@ -1,6 +1,6 @@
 """RSNA Pneumonia Detection Challenge, stage 2: stage_2_train_labels.csv, stage_2_train_images/PATIENT.dcm.
 
-The labels list a box a row, up to four for a patient; each patient has one picture.
+The labels list a box a row, up to four for a patient; each patient has one image.
 """
 
 from pathlib import Path

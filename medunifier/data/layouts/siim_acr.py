@@ -1,6 +1,6 @@
 """SIIM-ACR Pneumothorax Segmentation: train-rle.csv and dicom-images-train/STUDY/SERIES/IMAGE.dcm.
 
-The list has a mask a row, several for some pictures; what the task needs is whether there is one.
+The list has a mask a row, several for some images; what the task needs is whether there is one.
 """
 
 from pathlib import Path
@@ -15,14 +15,14 @@ from medunifier.runtime.params import Dataset
 
 SOURCE = "https://www.kaggle.com/c/siim-acr-pneumothorax-segmentation/data (free with a Kaggle account)"
 IMAGES = "dicom-images-train"
-PIXELS = 1024 * 1024  # of the pictures that the run lengths are about
+PIXELS = 1024 * 1024  # of the images that the run lengths are about
 NO_MASK = "-1"  # after stripping: the original has " -1", some copies "-1"
 
 read_reports = no_reports
 
 
 def read_images(settings: Dataset) -> Raw:
-    """One row for each picture, with `label_pneumothorax`; patients are not known, so each is its own."""
+    """One row for each image, with `label_pneumothorax`; patients are not known, so each is its own."""
     root = Path(settings.root)
     path = root / settings.index.images
     masks = read_index(path, ["ImageId", "EncodedPixels"], filled=["ImageId", "EncodedPixels"])
@@ -55,7 +55,7 @@ def read_images(settings: Dataset) -> Raw:
 
 
 def _check_run_lengths(masks: pl.DataFrame, path: Path) -> None:
-    """Pairs of numbers: the gap since the last run, and the run's length, down the columns of the picture."""
+    """Pairs of numbers: the gap since the last run, and the run's length, down the columns of the image."""
     runs = masks.filter(pl.col("EncodedPixels") != NO_MASK)
     words = pl.col("EncodedPixels").str.extract_all(r"\S+")
     numbers = words.list.eval(pl.element().cast(pl.Int64, strict=False))
@@ -63,7 +63,7 @@ def _check_run_lengths(masks: pl.DataFrame, path: Path) -> None:
         (numbers.list.len() % 2 == 0)
         & ~numbers.list.contains(None)
         & (numbers.list.min() >= 0)
-        & (numbers.list.sum() <= PIXELS)  # gaps and lengths together end inside the picture
+        & (numbers.list.sum() <= PIXELS)  # gaps and lengths together end inside the image
     )
     if wrong := runs.filter(~right.fill_null(False))["ImageId"].to_list():
         raise InputError(

@@ -8,14 +8,14 @@ import polars as pl
 from medunifier.data.image_decoding import UnreadableImage, decode_image
 from medunifier.data.layouts import RAW_IMAGES, find_layout
 from medunifier.data.preparation.rejects import Reason, Selection
-from medunifier.data.preparation.rules import select_pictures, set_benchmark_aside
+from medunifier.data.preparation.rules import select_images, set_benchmark_aside
 from medunifier.data.preparation.splits import SPLITS
 from medunifier.runtime.errors import InputError
 from medunifier.runtime.params import Dataset
 
 _SIMULATED = Path("data/simulated")  # where the stage simulate writes
 _FROM_SIMULATE = "The phantoms are drawn by the stage simulate: run `dvc repro simulate`"
-_TRIED = 12  # pictures decoded, evenly spaced: enough to see a wrong format or a broken download
+_TRIED = 12  # images decoded, evenly spaced: enough to see a wrong format or a broken download
 
 
 def check_dataset(name: str, settings: Dataset, seed: int) -> Iterator[str]:
@@ -44,9 +44,9 @@ def check_dataset(name: str, settings: Dataset, seed: int) -> Iterator[str]:
     raw = layout.read_images(settings)
     RAW_IMAGES.check(raw.rows, f"read_images of {settings.layout}")
     patients = raw.rows["patient_id"].n_unique()
-    yield f"  index    {len(raw.rows)} pictures of {patients} patients"
+    yield f"  index    {len(raw.rows)} images of {patients} patients"
     selection = Selection(raw.rows)
-    reports = select_pictures(selection, settings, layout, seed)
+    reports = select_images(selection, settings, layout, seed)
     told = {note: count for note, count in (raw.notes | reports.notes).items() if count}
     yield f"  notes    {_counts(told)}"
     yield f"  kept     {len(selection.kept)}: " + _counts(
@@ -55,7 +55,7 @@ def check_dataset(name: str, settings: Dataset, seed: int) -> Iterator[str]:
     yield from _rejects(selection)
     if empty := [split for split in SPLITS if selection.kept.filter(split=split).is_empty()]:
         raise InputError(
-            f"datasets.{name}: no picture is left for {', '.join(empty)}; check root, views, sections and split "
+            f"datasets.{name}: no image is left for {', '.join(empty)}; check root, views, sections and split "
             f"in params.yaml. {source}"
         )
     yield from _decoding(selection.kept, root)
@@ -89,7 +89,7 @@ def _rejects(selection: Selection) -> Iterator[str]:
 
 
 def _decoding(kept: pl.DataFrame, root: Path) -> Iterator[str]:
-    """What comes of a few pictures, decoded as `decode_images` will."""
+    """What comes of a few images, decoded as `decode_images` will."""
     paths = kept["image_path"].gather_every(max(1, len(kept) // _TRIED)).head(_TRIED).to_list()
     problems = []
     for path in paths:
@@ -97,5 +97,5 @@ def _decoding(kept: pl.DataFrame, root: Path) -> Iterator[str]:
             decode_image(root / path, 224, "squash")
         except UnreadableImage as problem:
             problems.append(f"{path}: {problem}")
-    yield f"  decoded  {len(paths) - len(problems)} of {len(paths)} pictures tried"
+    yield f"  decoded  {len(paths) - len(problems)} of {len(paths)} images tried"
     yield from (f"  broken   {problem}" for problem in problems)

@@ -23,8 +23,8 @@ class Reason(StrEnum):
     DUPLICATE_ID = "duplicate_id", "the index lists this image_id a second time; the first row is kept"
     OTHER_MODALITY = "other_modality", "not a radiograph (a CT slice, for example)"
     OTHER_VIEW = "other_view", "the view is not among `views`, or is blank"
-    MISSING_SPLIT = "missing_split", "the split file (the data set's or yours) does not list the picture"
-    MISSING_IMAGE = "missing_image", "the picture's file is not there"
+    MISSING_SPLIT = "missing_split", "the split file (the data set's or yours) does not list the image"
+    MISSING_IMAGE = "missing_image", "the image's file is not there"
     MISSING_REPORT = "missing_report", "the study's report file is not there"
     UNREADABLE_REPORT = "unreadable_report", "the report is no text in UTF-8 or Latin-1"
     MISSING_FINDINGS = "missing_findings", "there is an impression but no findings; `sections` asks for both"
@@ -38,7 +38,7 @@ class Reason(StrEnum):
     )
     TEST_PATIENT = "test_patient", "kept out of training: the patient is in the data set's own test list"
     BENCHMARK_PATIENT = "benchmark_patient", "kept out of training: the patient is in the benchmark"
-    UNREADABLE_IMAGE = "unreadable_image", "the picture's file is truncated, broken, or of an unknown kind"
+    UNREADABLE_IMAGE = "unreadable_image", "the image's file is truncated, broken, or of an unknown kind"
 
 
 class Selection:

@@ -1,4 +1,4 @@
-"""The rules that every data set goes through, in order: pictures, reports, texts, splits, benchmark."""
+"""The rules that every data set goes through, in order: images, reports, texts, splits, benchmark."""
 
 import os
 from pathlib import Path
@@ -23,16 +23,16 @@ FRONTAL = (
 _NO_DETAIL = pl.lit(None, pl.String)
 
 
-def select_pictures(selection: Selection, settings: Dataset, layout: Layout, seed: int) -> Raw:
+def select_images(selection: Selection, settings: Dataset, layout: Layout, seed: int) -> Raw:
     """All rules but the benchmark's, in order; returns what the layout read of the reports."""
-    keep_wanted_pictures(selection, settings)
+    keep_wanted_images(selection, settings)
     reports = add_reports(selection, settings, layout)
     keep_wanted_texts(selection, settings)
     assign_splits(selection, settings, seed)
     return reports
 
 
-def keep_wanted_pictures(selection: Selection, settings: Dataset) -> None:
+def keep_wanted_images(selection: Selection, settings: Dataset) -> None:
     """Reject repeated rows, what the layout rejects, unwanted views and missing files; adds `bytes`."""
     here = pl.format("listed before; here with patient {}, study {}", "patient_id", "study_id")
     selection.reject(~pl.col("image_id").is_first_distinct(), Reason.DUPLICATE_ID, here)
@@ -47,7 +47,7 @@ def keep_wanted_pictures(selection: Selection, settings: Dataset) -> None:
 
 
 def add_reports(selection: Selection, settings: Dataset, layout: Layout) -> Raw:
-    """Read the reports of the pictures still kept and join them on; reject pictures whose report is missing.
+    """Read the reports of the images still kept and join them on; reject images whose report is missing.
 
     Raises InputError when one study is listed under several patients: its report would be anyone's.
     """
@@ -63,7 +63,7 @@ def add_reports(selection: Selection, settings: Dataset, layout: Layout) -> Raw:
 
 
 def keep_wanted_texts(selection: Selection, settings: Dataset) -> None:
-    """Reject pictures whose report lacks what `sections` asks for; adds `report` in `section_order`."""
+    """Reject images whose report lacks what `sections` asks for; adds `report` in `section_order`."""
     no_findings, no_impression, no_body = (
         pl.col(name).is_null() for name in ("findings", "impression", "body")
     )
@@ -85,7 +85,7 @@ def keep_wanted_texts(selection: Selection, settings: Dataset) -> None:
 def assign_splits(selection: Selection, settings: Dataset, seed: int) -> None:
     """Keep the official `split`, take it from the user's list, or draw one by patient.
 
-    `two_step` draws only what the data set itself leaves open; pictures of patients in its own test list that
+    `two_step` draws only what the data set itself leaves open; images of patients in its own test list that
     are not listed there are rejected. Raises InputError for a layout without the official split asked for.
     """
     if settings.split == "patient":
@@ -95,7 +95,7 @@ def assign_splits(selection: Selection, settings: Dataset, seed: int) -> None:
         path = Path(settings.root) / settings.index.lists
         listed = read_splits(path, "image_id")
         if settings.benchmark and settings.benchmark.rule == "list" and settings.benchmark.remove != "none":
-            # Pictures that are listed for the benchmark alone are in training until they are set aside.
+            # Images that are listed for the benchmark alone are in training until they are set aside.
             apart = read_benchmark(path).join(listed, on="image_id", how="anti")
             listed = pl.concat([listed, apart.select("image_id", pl.lit("train").alias("split"))])
         _join_split(selection, listed, "image_id")
@@ -111,7 +111,7 @@ def assign_splits(selection: Selection, settings: Dataset, seed: int) -> None:
         _join_split(selection, pl.concat([drawn, official]), "patient_id")
     elif without := selection.kept["split"].null_count():
         raise InputError(
-            f"layout {settings.layout} has no official split for {without} pictures; set `split: patient` "
+            f"layout {settings.layout} has no official split for {without} images; set `split: patient` "
             "or `split: two_step` in params.yaml"
         )
 
@@ -122,7 +122,7 @@ def _join_split(selection: Selection, split: pl.DataFrame, key: str) -> None:
 
 
 def set_benchmark_aside(selection: Selection, settings: Dataset, seed: int) -> pl.DataFrame | None:
-    """Choose the benchmark, among frontal pictures unless the user lists it, and take its pictures out of the
+    """Choose the benchmark, among frontal images unless the user lists it, and take its images out of the
     splits, with `remove: patients` all of their patients'; with `remove: none` they stay in their splits as well.
     """
     benchmark = settings.benchmark
@@ -142,11 +142,11 @@ def set_benchmark_aside(selection: Selection, settings: Dataset, seed: int) -> p
     return chosen
 
 
-def _frontal(pictures: pl.DataFrame) -> pl.DataFrame:
+def _frontal(images: pl.DataFrame) -> pl.DataFrame:
     """The frontal ones, whatever `views` keeps; all of a data set that tells no views."""
-    if pictures["view"].null_count() == len(pictures):
-        return pictures
-    return pictures.filter(pl.col("view").is_in(FRONTAL))
+    if images["view"].null_count() == len(images):
+        return images
+    return images.filter(pl.col("view").is_in(FRONTAL))
 
 
 def _file_size(path: str) -> int | None:

@@ -23,14 +23,14 @@ from medunifier.data.dicom_headers import view_position
 from medunifier.data.image_decoding import UnreadableImage, decode_image
 from medunifier.runtime.errors import InputError
 from tests.support import jpeg_lossless
-from tests.support.fake_files import dicom_file, picture_file
+from tests.support.fake_files import dicom_file, image_file
 from tests.support.paths import SHARED
 
 SAMPLES = SHARED / "data" / "dicom-samples"
 
 
 def smooth(height, width):
-    """A smooth picture with values from 20 to 230."""
+    """A smooth image with values from 20 to 230."""
     y, x = np.mgrid[0:height, 0:width]
     wave = np.sin(x / width * 5) + np.cos(y / height * 4) + x / width
     return (20 + 210 * (wave - wave.min()) / np.ptp(wave)).astype(np.uint8)
@@ -67,7 +67,7 @@ def test_shrinking_averages(tmp_path, name):
     assert np.abs(small[:, 2:-2].astype(float) - 127.5).max() < 6
 
 
-def test_the_short_cut_for_large_jpegs_gives_the_same_picture(tmp_path):
+def test_the_short_cut_for_large_jpegs_gives_the_same_image(tmp_path):
     array = smooth(1000, 800)
     path = save(tmp_path / "a.jpg", array, quality=95)
     slow = np.asarray(Image.open(path).resize((64, 64), Image.Resampling.LANCZOS), float)
@@ -122,13 +122,13 @@ def test_colour_jpegs_and_their_orientation(tmp_path):
         Image.fromarray(grey).convert(mode).save(path, quality=98)
         assert np.abs(decode_image(path, 64, "squash").astype(int) - grey).max() <= 4, mode
     exif = Image.Exif()
-    exif[0x0112] = 6  # the picture is to be turned by 90 degrees clockwise
+    exif[0x0112] = 6  # the image is to be turned by 90 degrees clockwise
     path = save(tmp_path / "turned.jpg", grey, quality=98, exif=exif)
     assert np.abs(decode_image(path, 64, "squash").astype(int) - np.rot90(grey, -1)).max() <= 4
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])
-def test_a_truncated_picture_is_never_taken_for_a_whole_one(tmp_path, kind):
+def test_a_truncated_image_is_never_taken_for_a_whole_one(tmp_path, kind):
     buffer = io.BytesIO()
     array = smooth(200, 200) + np.random.default_rng(0).integers(0, 20, (200, 200), dtype=np.uint8)
     Image.fromarray(array).save(buffer, kind)
@@ -150,7 +150,7 @@ def test_a_truncated_picture_is_never_taken_for_a_whole_one(tmp_path, kind):
     "content", [b"", b"<html>404</html>", b"\xff\xd8\xff\xe0garbage", b"\x89PNG\r\n\x1a\n"]
 )
 @pytest.mark.parametrize("suffix", ["jpg", "png", "dcm"])
-def test_what_is_no_picture_is_refused(tmp_path, content, suffix):
+def test_what_is_no_image_is_refused(tmp_path, content, suffix):
     path = tmp_path / f"a.{suffix}"
     path.write_bytes(content)
     with pytest.raises(UnreadableImage):
@@ -158,7 +158,7 @@ def test_what_is_no_picture_is_refused(tmp_path, content, suffix):
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "dcm"])
-def test_a_file_that_is_gone_is_no_bad_picture(tmp_path, suffix):
+def test_a_file_that_is_gone_is_no_bad_image(tmp_path, suffix):
     with pytest.raises(InputError, match=f"gone.{suffix}: No such file.*run prepare again"):
         decode_image(tmp_path / f"gone.{suffix}", 8, "squash")
 
@@ -289,7 +289,7 @@ def test_dicom_decoders(compressed, plain):
 
 
 @pytest.mark.filterwarnings("ignore:End of file reached")
-def test_dicom_that_is_truncated_or_no_single_grey_picture(tmp_path):
+def test_dicom_that_is_truncated_or_no_single_grey_image(tmp_path):
     whole = dicom(tmp_path / "whole.dcm", STORED, syntax=JPEG2000Lossless).read_bytes()
     for length in (200, len(whole) // 2, len(whole) - 40):
         (tmp_path / "a.dcm").write_bytes(whole[:length])
@@ -302,9 +302,9 @@ def test_dicom_that_is_truncated_or_no_single_grey_picture(tmp_path):
 
 @pytest.mark.filterwarnings("ignore")  # pydicom warns of what it finds wrong before it gives up
 @pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEGBaseline8Bit])
-def test_dicom_cut_anywhere_in_its_header_has_no_view_or_its_own_and_no_picture(tmp_path, syntax):
+def test_dicom_cut_anywhere_in_its_header_has_no_view_or_its_own_and_no_image(tmp_path, syntax):
     values = noise(16, 16)
-    jpeg = picture_file(values, "JPEG") if syntax == JPEGBaseline8Bit else None
+    jpeg = image_file(values, "JPEG") if syntax == JPEGBaseline8Bit else None
     whole = dicom_file(values, jpeg, ViewPosition="AP", WindowCenter="128", WindowWidth="256")
     if syntax == ImplicitVRLittleEndian:
         dataset = pydicom.dcmread(io.BytesIO(whole))
@@ -336,7 +336,7 @@ def jpeg_frame(kind):
     if kind == "lossless":
         return JPEGLosslessSV1, jpeg_lossless.encode(STORED, 12), 12
     if kind == "baseline":
-        return JPEGBaseline8Bit, picture_file(noise(64, 64), "JPEG"), 8
+        return JPEGBaseline8Bit, image_file(noise(64, 64), "JPEG"), 8
     whole = pydicom.dcmread(get_testdata_file("MR_small_jpeg_ls_lossless.dcm"))
     return JPEGLSLossless, next(generate_frames(whole.PixelData, number_of_frames=1)), 16
 
@@ -365,7 +365,7 @@ def test_a_rescale_slope_without_its_intercept_is_not_applied(tmp_path):
 
 @pytest.mark.skipif(not SAMPLES.is_dir(), reason=f"the DICOM samples are not at {SAMPLES}")
 def test_a_real_jpeg_compressed_radiograph_and_its_relabelled_copy():
-    """The files differ in one byte, MONOCHROME2 or 1: what is inverted is the source, so the picture has to be."""
+    """The files differ in one byte, MONOCHROME2 or 1: what is inverted is the source, so the image has to be."""
     paths = SAMPLES / "siim_jpeg_baseline_monochrome2.dcm", SAMPLES / "siim_relabelled_monochrome1.dcm"
     contents = [path.read_bytes() for path in paths]
     assert [pair for pair in zip(*contents, strict=True) if pair[0] != pair[1]] == [(ord("2"), ord("1"))]

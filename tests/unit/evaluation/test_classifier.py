@@ -1,4 +1,4 @@
-"""Fine-tuning's parts: the encoder sees pictures alone, the probe is logistic regression."""
+"""Fine-tuning's parts: the encoder sees images alone, the probe is logistic regression."""
 
 import numpy as np
 import pytest

@@ -152,20 +152,20 @@ def test_training_changes_the_copy_and_not_the_original(params, kind):
     torch.manual_seed(0)
     (SAVERS | BACKBONES)[kind]("models/other")
     model, store = load_model(params, "other", DATASET)
-    pictures = model.read_pictures(store, np.arange(4))
-    net = Classifier(copy.deepcopy(model.picture_encoder()), 1).eval()
+    images = model.read_images(store, np.arange(4))
+    net = Classifier(copy.deepcopy(model.image_encoder()), 1).eval()
     original = {name: value.clone() for name, value in model.encoder.network.state_dict().items()}
     with torch.no_grad():
-        before = net.encoder(pictures)
+        before = net.encoder(images)
     torch.nn.init.ones_(net.head.weight)  # at zero it would pass no gradient on
-    cross_entropy(net(pictures), torch.tensor([0, 1, 0, 1])).backward()
+    cross_entropy(net(images), torch.tensor([0, 1, 0, 1])).backward()
     torch.optim.AdamW(net.parameter_groups(0.01, 0.01, 0.05), lr=0.01).step()
 
     trained = net.encoder.network.state_dict()
     assert any(not torch.equal(value, original[name]) for name, value in trained.items())
     with torch.no_grad():
-        assert not torch.allclose(net.encoder(pictures), before, atol=1e-3), "the vectors stay as they were"
-        assert torch.equal(model.picture_encoder()(pictures), before)
+        assert not torch.allclose(net.encoder(images), before, atol=1e-3), "the vectors stay as they were"
+        assert torch.equal(model.image_encoder()(images), before)
     kept = model.encoder.network.state_dict()
     assert all(torch.equal(value, original[name]) for name, value in kept.items())
 
@@ -190,7 +190,7 @@ def test_a_clip_folder_gives_the_embeddings_of_transformers(params):
         out = plain(
             input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"], pixel_values=pixels
         )
-        assert torch.allclose(encoder.embed_pictures(pixels)[:, 0], out.image_embeds, atol=1e-5)
+        assert torch.allclose(encoder.embed_images(pixels)[:, 0], out.image_embeds, atol=1e-5)
         assert torch.allclose(encoder.embed_texts(["edema"]), out.text_embeds, atol=1e-5)
 
 
@@ -209,7 +209,7 @@ def test_a_blip_2_folder_gives_the_similarity_of_transformers(params):
             attention_mask=tokens["attention_mask"],
             use_image_text_matching_head=False,
         )
-        mine = (encoder.embed_pictures(pixels)[0] @ encoder.embed_texts(["edema"])[0]).max()
+        mine = (encoder.embed_images(pixels)[0] @ encoder.embed_texts(["edema"])[0]).max()
     assert mine.item() == pytest.approx(out.logits_per_image.item(), abs=1e-5)
 
 
@@ -224,7 +224,7 @@ def test_a_siglip_folder_gives_the_embeddings_of_transformers(params):
     )
     with torch.no_grad():
         out = plain(**tokens, pixel_values=pixels)
-        assert torch.allclose(encoder.embed_pictures(pixels)[:, 0], out.image_embeds, atol=1e-5)
+        assert torch.allclose(encoder.embed_images(pixels)[:, 0], out.image_embeds, atol=1e-5)
         assert torch.allclose(encoder.embed_texts(texts), out.text_embeds, atol=1e-5)
 
 
@@ -238,7 +238,7 @@ def test_an_open_clip_folder_gives_the_embeddings_of_open_clip(params):
     with torch.no_grad():
         images, _, _ = plain(pixels)
         _, embedded, _ = plain(text=open_clip.get_tokenizer(name)(texts))
-        assert torch.allclose(encoder.embed_pictures(pixels)[:, 0], images, atol=1e-5)
+        assert torch.allclose(encoder.embed_images(pixels)[:, 0], images, atol=1e-5)
         assert torch.allclose(encoder.embed_texts(texts), embedded, atol=1e-5)
 
 
@@ -261,25 +261,25 @@ def test_a_backbone_folder_gives_what_its_library_s_head_reads(params, kind):
         assert torch.allclose(encoder.vectors(encoder.network, pixels), expected, atol=1e-5)
 
 
-def library_pixels(kind, own, pictures):
-    """The pixels that a library makes of pictures; with `own`, by a mean and deviation that the folder tells."""
+def library_pixels(kind, own, images):
+    """The pixels that a library makes of images; with `own`, by a mean and deviation that the folder tells."""
     if kind == "open_clip":
         import open_clip
 
         name = f"local-dir:{Path('models/other').absolute()}"
-        return torch.stack([open_clip.create_model_and_transforms(name)[2](p) for p in pictures])
+        return torch.stack([open_clip.create_model_and_transforms(name)[2](p) for p in images])
     if kind == "timm":
         import timm
 
         network = timm.create_model(f"local-dir:{Path('models/other').absolute()}")
-        settings = timm.data.resolve_model_data_config(network) | {"crop_pct": 1.0}  # the whole picture
-        return torch.stack([timm.data.create_transform(**settings)(p) for p in pictures])
+        settings = timm.data.resolve_model_data_config(network) | {"crop_pct": 1.0}  # the whole image
+        return torch.stack([timm.data.create_transform(**settings)(p) for p in images])
     if kind == "torchvision":
         from torchvision.transforms import InterpolationMode
         from torchvision.transforms._presets import ImageClassification
 
         whole = ImageClassification(crop_size=224, resize_size=224, interpolation=InterpolationMode.BICUBIC)
-        return torch.stack([whole(p) for p in pictures])
+        return torch.stack([whole(p) for p in images])
     from transformers import BlipImageProcessor, CLIPImageProcessor, SiglipImageProcessor
 
     processors = {"clip": CLIPImageProcessor, "blip_2": BlipImageProcessor, "siglip": SiglipImageProcessor}
@@ -290,16 +290,16 @@ def library_pixels(kind, own, pictures):
     if own:
         settings |= {"image_mean": [0.3, 0.4, 0.5], "image_std": [0.2, 0.3, 0.4]}
         processors[kind](**settings).save_pretrained("models/other")
-    return processors[kind](**settings)(pictures, return_tensors="pt")["pixel_values"]
+    return processors[kind](**settings)(images, return_tensors="pt")["pixel_values"]
 
 
 @pytest.mark.parametrize(
     ("kind", "own"), [*((kind, False) for kind in SAVERS | BACKBONES), ("clip", True), ("siglip", True)]
 )
-def test_pictures_are_prepared_as_their_library_does(params, kind, own):
+def test_images_are_prepared_as_their_library_does(params, kind, own):
     (SAVERS | BACKBONES)[kind]("models/other")
     grey = np.random.default_rng(0).integers(60, 196, (2, 224, 224)).astype(np.uint8)
-    expected = library_pixels(kind, own, [Image.fromarray(picture).convert("RGB") for picture in grey])
+    expected = library_pixels(kind, own, [Image.fromarray(image).convert("RGB") for image in grey])
     found = load_encoder("models/other").prepare(torch.from_numpy(grey))
     assert found.shape == expected.shape
     # the libraries round to whole grey values after they have resized

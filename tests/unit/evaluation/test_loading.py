@@ -34,11 +34,11 @@ def test_codes_and_reconstructions_are_made_in_evaluation_mode(store):
     inputs = trained.features(store, store.image_ids[:2]), *trained.tokens([report_of(0), report_of(1)])
     with torch.no_grad():
         codes, again = (trained.model.encode_codes(*inputs) for _ in range(2))
-        pictures = [trained.model.reconstruct(*inputs) for _ in range(2)]
+        images = [trained.model.reconstruct(*inputs) for _ in range(2)]
         drawn = trained.model.decode_codes(*codes)
     assert all(torch.equal(a, b) for a, b in zip(codes, again, strict=True))
-    assert torch.equal(*pictures)
-    torch.testing.assert_close(drawn, pictures[0], rtol=0, atol=1e-5)
+    assert torch.equal(*images)
+    torch.testing.assert_close(drawn, images[0], rtol=0, atol=1e-5)
     assert all(torch.equal(before[name], value) for name, value in trained.model.state_dict().items())
 
 
@@ -107,7 +107,7 @@ def test_weights_of_other_code_are_refused(store, change, complaint):
         load_trained(VARIANT)
 
 
-def test_matching_many_texts_reads_each_picture_once_for_a_batch(store):
+def test_matching_many_texts_reads_each_image_once_for_a_batch(store):
     trained = load_trained(VARIANT, store)
     rng = np.random.default_rng(0)
     ids = [store.image_ids[number] for number in rng.permutation(np.repeat([20, 3, 11, 7], 40))]

@@ -47,8 +47,8 @@ def test_codes_and_reconstruction_agree():
     model.eval()
     inputs = batch["features"], batch["input_ids"], batch["attention_mask"]
     with torch.no_grad():
-        pictures = model.decode_codes(*model.encode_codes(*inputs))
-        torch.testing.assert_close(pictures, model.reconstruct(*inputs), rtol=0, atol=1e-5)
+        images = model.decode_codes(*model.encode_codes(*inputs))
+        torch.testing.assert_close(images, model.reconstruct(*inputs), rtol=0, atol=1e-5)
 
 
 def test_total_is_equation_24_over_equation_23_with_its_weights():
@@ -61,12 +61,12 @@ def test_total_is_equation_24_over_equation_23_with_its_weights():
     weights = {"itc": 0.7, "itm": 0.0, "itg": 1.3, "tig": 0.8}
     with torch.no_grad():
         losses = model(**batch, weights=weights)
-        pictures = model._generate(batch["features"], batch["input_ids"], batch["attention_mask"]).images
+        images = model._generate(batch["features"], batch["input_ids"], batch["attention_mask"]).images
     distance = 0.0
     for z, codebook in seen[:2]:
         flat, codes = z.permute(0, 2, 3, 1).flatten(0, 2).double().numpy(), codebook.double().detach().numpy()
         distance += np.mean([((codes - row) ** 2).sum(1).min() for row in flat]) / z.shape[1]
-    error = ((pictures.double().numpy() - batch["images"].double().numpy()) ** 2).mean()
+    error = ((images.double().numpy() - batch["images"].double().numpy()) ** 2).mean()
     tig = error + 0.5 * distance + 0.3 * distance
     np.testing.assert_allclose(losses.parts["tig"].item(), tig, rtol=1e-5)
     expected = 0.7 * losses.parts["itc"].item() + 1.3 * losses.parts["itg"].item() + 0.8 * tig
@@ -74,7 +74,7 @@ def test_total_is_equation_24_over_equation_23_with_its_weights():
 
 
 def spread_case():
-    """`case` with weights and pictures that tell pairs and words well apart, in evaluation mode."""
+    """`case` with weights and images that tell pairs and words well apart, in evaluation mode."""
     model, batch = case()
     for part in (model.qformer, model.query_projection, model.text_projection, model.match_head):
         for weight in (p for p in part.parameters() if p.ndim > 1):
@@ -136,7 +136,7 @@ def test_itm_of_a_step_equals_a_slow_version():
 
 
 def test_itg_of_a_step_equals_a_slow_version():
-    """Each word of a report, [SEP] included, from [DEC], the words before it and the picture, one call for each."""
+    """Each word of a report, [SEP] included, from [DEC], the words before it and the image, one call for each."""
     model, batch = spread_case()
     losses = model(**batch, weights={"itg": 1.0})
     terms = []

@@ -55,7 +55,7 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_pictures_and_texts_are_those_of_the_stages(folder):
+def test_images_and_texts_are_those_of_the_stages(folder):
     processor = AutoProcessor.from_pretrained("models/full")
     assert type(processor) is MedUnifierProcessor
     batch = processor(images=["radiograph.jpg", Path("radiograph.jpg")], text=REPORTS[:2])

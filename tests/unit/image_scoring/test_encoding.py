@@ -1,4 +1,4 @@
-"""What is seen in pictures without stored features, and which text the model finds for them."""
+"""What is seen in images without stored features, and which text the model finds for them."""
 
 from types import SimpleNamespace
 
@@ -12,15 +12,15 @@ TEXTS = ["edema", "edema", "effusion", "clear", "clear"]
 
 
 def seen(directions: list[int]) -> Seen:
-    """Pictures one of whose two query embeddings points the way of the text of that number."""
+    """Images one of whose two query embeddings points the way of the text of that number."""
     embeddings = np.zeros((len(directions), 2, 4), np.float32)
     embeddings[:, 0, 3] = 1  # the way of no text
     embeddings[np.arange(len(directions)), 1, directions] = 1
     return Seen(np.zeros((len(directions), 1), np.float32), embeddings)
 
 
-def test_the_model_finds_the_texts_that_pictures_were_drawn_from():
-    """Each text counts once, however many pictures were drawn from it."""
+def test_the_model_finds_the_texts_that_images_were_drawn_from():
+    """Each text counts once, however many images were drawn from it."""
     asked = []
 
     def embed_texts(texts):

@@ -7,16 +7,16 @@ from medunifier.image_scoring.finding_classifier import FEWEST, chance, judge_vi
 
 
 def make(n: int, seed: int, shares=(0.1, 0.5)) -> tuple[np.ndarray, np.ndarray]:
-    """Pictures of 36 values with two findings, each a bright spot of its own."""
+    """Images of 36 values with two findings, each a bright spot of its own."""
     rng = np.random.default_rng(seed)
     truth = (rng.random((n, 2)) < shares).astype(int)
-    pictures = 0.5 + 0.05 * rng.normal(size=(n, 36))
-    pictures[:, 3] += 0.15 * truth[:, 0]
-    pictures[:, 30] += 0.15 * truth[:, 1]
-    return judge_views(pictures), truth
+    images = 0.5 + 0.05 * rng.normal(size=(n, 36))
+    images[:, 3] += 0.15 * truth[:, 0]
+    images[:, 30] += 0.15 * truth[:, 1]
+    return judge_views(images), truth
 
 
-def test_it_finds_what_is_there_in_new_pictures():
+def test_it_finds_what_is_there_in_new_images():
     judge = train_judge(*make(600, 0), ("rare", "common"))
     views, truth = make(400, 1)
     evidence = judge.evidence(views)
@@ -27,7 +27,7 @@ def test_it_finds_what_is_there_in_new_pictures():
 
 
 def test_evidence_does_not_count_how_common_a_finding_is():
-    """With equally strong signs, a picture that shows one finding is given to it, rare or common."""
+    """With equally strong signs, a image that shows one finding is given to it, rare or common."""
     judge = train_judge(*make(4000, 0), ("rare", "common"))
     views, truth = make(4000, 1)
     single = truth.sum(1) == 1
@@ -37,8 +37,8 @@ def test_evidence_does_not_count_how_common_a_finding_is():
 
 
 def test_exposure_does_not_count():
-    pictures = np.random.default_rng(0).random((4, 36))
-    assert judge_views(0.5 * pictures + 0.2) == pytest.approx(judge_views(pictures), abs=1e-4)
+    images = np.random.default_rng(0).random((4, 36))
+    assert judge_views(0.5 * images + 0.2) == pytest.approx(judge_views(images), abs=1e-4)
 
 
 def test_unknown_and_scarce_findings_are_left_out():

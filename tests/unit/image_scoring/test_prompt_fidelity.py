@@ -1,4 +1,4 @@
-"""Fidelity: pictures that show what was asked for score high, others at chance; the judge is told beside."""
+"""Fidelity: images that show what was asked for score high, others at chance; the judge is told beside."""
 
 import numpy as np
 import polars as pl
@@ -13,7 +13,7 @@ FINDINGS = ("edema", "pneumonia", "pneumothorax")
 SPOTS = {name: i for i, name in enumerate(f for f in FINDINGS)}
 
 
-def picture(rng, finding=None, side=None):
+def image(rng, finding=None, side=None):
     """A thumbnail of 4 x 8: column blocks tell the side, rows the finding."""
     pixels = 0.5 + 0.02 * rng.normal(size=(4, 8))
     if finding is not None:
@@ -25,7 +25,7 @@ def picture(rng, finding=None, side=None):
 def real(n, seed):
     """Prepared rows with labels and reports, and thumbnails that show them."""
     rng = np.random.default_rng(seed)
-    rows, pictures = [], []
+    rows, images = [], []
     for i in range(n):
         finding = (*FINDINGS, None)[i % 4]
         side = None if finding in (None, "edema") else ("left", "right", "both")[rng.integers(3)]
@@ -35,8 +35,8 @@ def real(n, seed):
         rows.append(
             {"image_id": f"i{i}", "report": report, "label_no_finding": int(finding is None)} | labels
         )
-        pictures.append(picture(rng, finding, side))
-    return pl.DataFrame(rows), np.array(pictures)
+        images.append(image(rng, finding, side))
+    return pl.DataFrame(rows), np.array(images)
 
 
 @pytest.fixture(scope="module")
@@ -79,11 +79,11 @@ def test_what_prompts_ask_for(judge):
     assert asked.finding.tolist() == [0, 1, 1, 2, 2] and asked.sides.tolist() == [-1, 0, 1, 0, 1]
 
 
-def test_pictures_that_show_what_was_asked_for(judge):
+def test_images_that_show_what_was_asked_for(judge):
     rng = np.random.default_rng(1)
     asked = fidelity.read_prompts_asked(PROMPTS, judge)
-    drawn = np.array([picture(rng, *shown) for shown in SHOWN])
-    without = np.array([picture(rng, *SHOWN[rng.integers(6)]) for _ in range(40)])
+    drawn = np.array([image(rng, *shown) for shown in SHOWN])
+    without = np.array([image(rng, *SHOWN[rng.integers(6)]) for _ in range(40)])
     found = fidelity.prompt_fidelity(judge, asked, drawn, without, HOW)
     for name, chance in (("", 1 / 3), ("_side", 1 / 2), ("_both", 2 / 36 * 4 + (2 / 6) ** 2 - 4 / 36)):
         assert found[f"prompt_fidelity{name}"] == pytest.approx(100, abs=3)
@@ -95,10 +95,10 @@ def test_pictures_that_show_what_was_asked_for(judge):
     assert found["prompt_fidelity_edema_n"] == 20 and found["prompt_fidelity_findings"] == 3
 
 
-def test_pictures_that_know_nothing_of_the_prompt_score_chance(judge):
+def test_images_that_know_nothing_of_the_prompt_score_chance(judge):
     rng = np.random.default_rng(2)
     asked = fidelity.read_prompts_asked(PROMPTS * 5, judge)
-    drawn = np.array([picture(rng, *SHOWN[rng.integers(6)]) for _ in PROMPTS * 5])
+    drawn = np.array([image(rng, *SHOWN[rng.integers(6)]) for _ in PROMPTS * 5])
     found = fidelity.prompt_fidelity(judge, asked, drawn, drawn[::-1], HOW)
     for name in ("prompt_fidelity", "prompt_fidelity_side", "prompt_fidelity_both"):
         assert found[f"{name}_ci_low"] < found[f"{name}_chance"] < found[f"{name}_ci_high"]
@@ -108,12 +108,12 @@ def test_pictures_that_know_nothing_of_the_prompt_score_chance(judge):
 def test_swapped_sides_are_found_out(judge):
     rng = np.random.default_rng(3)
     swap = {"left": "right", "right": "left", None: None}
-    drawn = np.array([picture(rng, finding, swap[side]) for finding, side in SHOWN])
+    drawn = np.array([image(rng, finding, swap[side]) for finding, side in SHOWN])
     found = fidelity.prompt_fidelity(judge, fidelity.read_prompts_asked(PROMPTS, judge), drawn, drawn, HOW)
     assert found["prompt_fidelity"] > 95 and found["prompt_fidelity_side"] < 5
 
 
-def test_the_judge_is_judged_on_real_pictures(judge):
+def test_the_judge_is_judged_on_real_images(judge):
     test, thumbnails = real(200, 5)
     how = HOW | {"clusters": [f"p{i // 2}" for i in range(200)]}
     found = fidelity.judge_itself(judge, test, thumbnails, fidelity.read_prompts_asked(PROMPTS, judge), how)

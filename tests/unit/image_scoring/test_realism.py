@@ -1,4 +1,4 @@
-"""Distances between sets, diversity, and copies of training pictures."""
+"""Distances between sets, diversity, and copies of training images."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ HOW = {"resamples": 100, "seed": 0}
 
 
 def blobs(n, seed):
-    """Smooth pictures, uint8 [n, 176, 176]."""
+    """Smooth images, uint8 [n, 176, 176]."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[-1:1:176j, -1:1:176j]
     centres = rng.uniform(-0.6, 0.6, (n, 2, 1, 1))

@@ -26,7 +26,7 @@ def test_precision_and_recall_of_clear_cases():
     assert precision_recall(real.copy(), real) == (1.0, 1.0)
     assert precision_recall(real + 100, real) == (0.0, 0.0)
     precision, recall = precision_recall(np.repeat(real[:1], 50, 0) + points(50, 1) * 1e-3, real)
-    assert precision == 1.0 and recall < 0.2  # one picture drawn again and again
+    assert precision == 1.0 and recall < 0.2  # one image drawn again and again
 
 
 def test_kernel_distance_by_its_definition():

@@ -1,4 +1,4 @@
-"""Picture scores against scikit-image, torch-fidelity, scipy's matrix square root and closed forms."""
+"""Image scores against scikit-image, torch-fidelity, scipy's matrix square root and closed forms."""
 
 import numpy as np
 import pytest
@@ -17,12 +17,12 @@ from medunifier.image_scoring.similarity import (
 from medunifier.runtime.errors import InputError
 
 
-def pictures(n: int, seed: int, side: int = 24) -> np.ndarray:
+def images(n: int, seed: int, side: int = 24) -> np.ndarray:
     return np.random.default_rng(seed).random((n, side, side)).astype(np.float32)
 
 
 def test_psnr_equals_scikit_image():
-    a, b = pictures(4, 0), pictures(4, 1)
+    a, b = images(4, 0), images(4, 1)
     expected = [peak_signal_noise_ratio(x, y, data_range=1.0) for x, y in zip(a, b, strict=True)]
     assert psnr(a, b) == pytest.approx(expected)
     assert psnr(a, b[0])[2] == pytest.approx(peak_signal_noise_ratio(a[2], b[0], data_range=1.0))
@@ -35,14 +35,14 @@ def test_psnr_of_a_known_error_and_of_a_copy():
 
 
 def test_ssim_bounds_and_order():
-    truth = pictures(3, 0)
+    truth = images(3, 0)
     assert ssim(truth, truth) == pytest.approx([1, 1, 1])
     noise = np.random.default_rng(1).normal(size=truth.shape).astype(np.float32)
     little, much = ssim(truth + 0.05 * noise, truth), ssim(truth + 0.5 * noise, truth)
     assert (much < little).all() and (little < 1).all()
 
 
-def test_ssim_of_flat_pictures_has_a_closed_form():
+def test_ssim_of_flat_images_has_a_closed_form():
     """Without variance only the comparison of means is left: (2ab + C1) / (a^2 + b^2 + C1), C1 = 0.01^2."""
     a, b = np.full((1, 16, 16), 0.4), np.full((1, 16, 16), 0.6)
     assert ssim(a, b)[0] == pytest.approx((2 * 0.24 + 1e-4) / (0.16 + 0.36 + 1e-4), rel=1e-6)
@@ -51,7 +51,7 @@ def test_ssim_of_flat_pictures_has_a_closed_form():
 def test_mean_image_over_batches():
     stored = np.random.default_rng(0).integers(0, 256, (7, 5, 6), dtype=np.uint8)
     assert mean_image([stored[:3], stored[3:]]) == pytest.approx(stored.mean(0) / 255)
-    with pytest.raises(ValueError, match="no pictures"):
+    with pytest.raises(ValueError, match="no images"):
         mean_image([])
 
 

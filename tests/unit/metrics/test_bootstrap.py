@@ -35,7 +35,7 @@ def test_ratio_of_sums_agrees_with_a_slow_loop():
 
 
 def test_clusters_widen_the_interval_as_theory_says():
-    """20 identical copies of each patient's picture carry the information of one."""
+    """20 identical copies of each patient's image carry the information of one."""
     patients = np.random.default_rng(0).normal(size=100)
     scores, clusters = np.repeat(patients, 20)[:, None], np.repeat(np.arange(100), 20)
     (blind,) = bootstrap_means(scores, resamples=2000, seed=0)

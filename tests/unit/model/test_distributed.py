@@ -15,7 +15,7 @@ WITH_NEGATIVES = {"itc": 1.0, "itm": 1.0, "itg": 0.0, "tig": 0.0}  # the objecti
 
 
 def batch_norm_case() -> tuple[MedUnifierModel, dict[str, torch.Tensor]]:
-    """`case` with batch normalisation, in double precision: pictures that are all but even magnify rounding."""
+    """`case` with batch normalisation, in double precision: images that are all but even magnify rounding."""
     model, batch = case(decoder_norm="batch")
     wide = {name: value.double() if value.is_floating_point() else value for name, value in batch.items()}
     return model.double(), wide

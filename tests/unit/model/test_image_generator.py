@@ -149,7 +149,7 @@ def test_the_last_transposed_convolution_does_what_the_doublings_leave(channels,
 
 @pytest.mark.parametrize("channels", [4, 8, 12, 16, 24, 48, 96, 384])
 def test_norm_keeps_what_channels_tell_of_brightness(channels):
-    """Each channel normalised alone would have mean 0, however bright the picture is there."""
+    """Each channel normalised alone would have mean 0, however bright the image is there."""
     torch.manual_seed(0)
     norm = Norm2d(channels)
     x = torch.randn(2, channels, 5, 5) + torch.arange(channels)[:, None, None]
@@ -191,7 +191,7 @@ def test_every_residual_block_has_weights_and_every_norm_statistics_of_its_own()
     assert norms and all(m.num_batches_tracked == 1 for m in norms)
 
 
-def test_first_loss_is_of_one_scale_with_the_pictures_unless_release():
+def test_first_loss_is_of_one_scale_with_the_images_unless_release():
     """Latents that end in a ReLU against codes near zero make a first loss that drowns the others."""
     inputs = torch.randn(4, 32, 12), torch.randn(4, 256, 10), torch.randn(4, 12)
 
@@ -205,7 +205,7 @@ def test_first_loss_is_of_one_scale_with_the_pictures_unless_release():
 
 @pytest.mark.parametrize("side", [14, 24])
 def test_patches_of_another_grid_are_resized_to_the_bottom_map(side):
-    """One patch token that differs moves latents where it lies in the picture, and nowhere else."""
+    """One patch token that differs moves latents where it lies in the image, and nowhere else."""
     torch.manual_seed(0)
     generator = make(patches=side**2, adapter_blocks=0).eval()
     patches = torch.randn(1, side**2, 22)

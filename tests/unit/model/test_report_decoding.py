@@ -16,7 +16,7 @@ from tests.unit.model.test_distributed import case
 class TransformersView(PreTrainedModel, GenerationMixin):
     """Our network as transformers knows language models: all words again at every step, no cache.
 
-    Row i of a batch is about picture i // beams.
+    Row i of a batch is about image i // beams.
     """
 
     config_class = PreTrainedConfig
@@ -25,12 +25,12 @@ class TransformersView(PreTrainedModel, GenerationMixin):
         c = model.config
         super().__init__(PreTrainedConfig(vocab_size=c.vocab_size, is_encoder_decoder=False))
         self.model = model
-        self.picture_count = len(features)
+        self.image_count = len(features)
         self.image = model.read_image(features)
         self.never = [c.pad_token_id, c.cls_token_id, c.decode_token_id]
 
     def forward(self, input_ids, **_):
-        rows = torch.arange(len(input_ids)) * self.picture_count // len(input_ids)
+        rows = torch.arange(len(input_ids)) * self.image_count // len(input_ids)
         _, queries = self.model.qformer.encode_queries(
             [None if kv is None else kv[rows] for kv in self.image]
         )
@@ -45,7 +45,7 @@ class TransformersView(PreTrainedModel, GenerationMixin):
 
 @pytest.fixture(params=[3, 7, 19, 37])
 def model_and_features(request):
-    """Random models that end their texts at different lengths, and pictures."""
+    """Random models that end their texts at different lengths, and images."""
     model, batch = case()
     torch.manual_seed(request.param)
     with torch.no_grad():
@@ -90,7 +90,7 @@ def test_the_cache_changes_no_word(model_and_features, how):
     assert torch.equal(one, other)
 
 
-def test_beams_of_a_picture_do_not_depend_on_the_others(model_and_features):
+def test_beams_of_a_image_do_not_depend_on_the_others(model_and_features):
     model, features = model_and_features
     together = model.generate(features, num_beams=3)
     for row in range(len(features)):

@@ -1,4 +1,4 @@
-"""The phantom's pictures show what the findings say, where they say it."""
+"""The phantom's images show what the findings say, where they say it."""
 
 from dataclasses import replace
 
@@ -24,7 +24,7 @@ def change(*findings: Finding, key: int = 0) -> np.ndarray:
 
 
 def share_on_right(difference: np.ndarray) -> float:
-    """Part of the change on the patient's right, which is the left half of the picture."""
+    """Part of the change on the patient's right, which is the left half of the image."""
     weight = np.abs(difference)
     return weight[:, : SIZE // 2].sum() / weight.sum()
 
@@ -60,7 +60,7 @@ def test_a_finding_shows_in_the_zone_it_names(name, side):
 
 
 @pytest.mark.parametrize("name", FINDINGS)
-def test_a_worse_finding_changes_more_of_the_picture(name):
+def test_a_worse_finding_changes_more_of_the_image(name):
     side = {"cardiomegaly": "none", "edema": "both"}.get(name, "right")
     changes = [change(Finding(name, side, "mid", severity)) for severity in (1, 2, 3)]
     # A collapsed lung also gets denser: of a pneumothorax only the free air counts.
@@ -77,10 +77,10 @@ def test_air_darkens_and_everything_else_brightens():
 
 
 def test_cardiomegaly_widens_the_heart():
-    def width(picture: np.ndarray) -> int:
+    def width(image: np.ndarray) -> int:
         """Bright pixels in the row of the heart's greatest width."""
         row = round((ANATOMY.dome - 0.03) * SIZE)
-        band = picture[row - 2 : row + 3, SIZE // 8 : -SIZE // 8].mean(axis=0)
+        band = image[row - 2 : row + 3, SIZE // 8 : -SIZE // 8].mean(axis=0)
         return int((band > 120).sum())
 
     widths = [width(film())] + [width(film(Finding("cardiomegaly", "none", "none", s))) for s in (1, 2, 3)]
@@ -88,9 +88,9 @@ def test_cardiomegaly_widens_the_heart():
 
 
 def test_a_normal_film_has_the_greys_of_a_radiograph():
-    picture = film()
-    middle, lung = picture[:, 76:84].mean(), picture[60:90, 30:55].mean()
-    abdomen, corner = picture[-12:, 50:110].mean(), picture[:6, :6].mean()
+    image = film()
+    middle, lung = image[:, 76:84].mean(), image[60:90, 30:55].mean()
+    abdomen, corner = image[-12:, 50:110].mean(), image[:6, :6].mean()
     assert corner < lung < abdomen < middle
     assert lung < 90 and middle > 170
 
@@ -126,10 +126,10 @@ def test_studies_hold_what_the_benchmark_needs():
         assert [f.name for f in study] == [name for name in FINDINGS if name in {f.name for f in study}]
 
 
-def test_a_linear_classifier_on_tiny_pictures_tells_the_benchmark_classes_apart():
+def test_a_linear_classifier_on_tiny_images_tells_the_benchmark_classes_apart():
     from sklearn.linear_model import LogisticRegression
 
-    pictures, classes = [], []
+    images, classes = [], []
     for number in range(320):
         rng = np.random.default_rng([2, number])
         anatomy = draw_anatomy(rng)
@@ -137,9 +137,9 @@ def test_a_linear_classifier_on_tiny_pictures_tells_the_benchmark_classes_apart(
         study = ()
         while [finding.name for finding in study] != [BENCHMARK[label]]:
             study = draw_findings(rng)
-        picture = draw_frontal(anatomy, study, "none", False, [2, number], 96).astype(float)
-        pictures.append(picture.reshape(24, 4, 24, 4).mean(axis=(1, 3)).ravel() / 64 - 2)
+        image = draw_frontal(anatomy, study, "none", False, [2, number], 96).astype(float)
+        images.append(image.reshape(24, 4, 24, 4).mean(axis=(1, 3)).ravel() / 64 - 2)
         classes.append(label)
-    model = LogisticRegression(C=0.01, max_iter=200).fit(pictures[:240], classes[:240])
-    accuracy = model.score(pictures[240:], classes[240:])
+    model = LogisticRegression(C=0.01, max_iter=200).fit(images[:240], classes[:240])
+    accuracy = model.score(images[240:], classes[240:])
     assert accuracy > 0.6, f"{accuracy:.2f}, chance is 0.20"

@@ -83,8 +83,8 @@ def test_files_lie_where_the_index_says_and_nowhere_else(intact):
         assert re.fullmatch(r"2[12]\d{6}", row["StudyDate"]) and re.fullmatch(
             r"\d{6}\.\d{3}", row["StudyTime"]
         )
-        picture = Image.open(jpg_path(intact, row))
-        assert picture.mode == "L" and picture.size == (int(row["Columns"]), int(row["Rows"])) == (SIZE, SIZE)
+        image = Image.open(jpg_path(intact, row))
+        assert image.mode == "L" and image.size == (int(row["Columns"]), int(row["Rows"])) == (SIZE, SIZE)
     reports = {
         intact.reports / "files" / f"p{r['subject_id'][:2]}" / f"p{r['subject_id']}" / f"s{r['study_id']}.txt"
         for r in table
@@ -120,7 +120,7 @@ def test_labels_on_disk_are_those_of_the_reports(intact):
         assert {k: float(v) for k, v in row.items() if v and not k.endswith("_id")} == study.report.labels
 
 
-def test_checksums_and_truth_cover_every_picture(intact):
+def test_checksums_and_truth_cover_every_image(intact):
     lines = (intact.images / "SHA256SUMS.txt").read_text().splitlines()
     listed = dict(reversed(line.split(maxsplit=1)) for line in lines)
     found = {
@@ -142,10 +142,10 @@ def test_index_files_carry_no_time_stamp(intact):
 
 def test_views_are_many_and_mostly_frontal():
     views = Counter(
-        picture.view
+        radiograph.view
         for number in range(300)
         for study in STUDIES[number % PATIENTS]
-        for picture in study.pictures
+        for radiograph in study.radiographs
     )
     assert views["PA"] > views["AP"] > 0 and views["LATERAL"] > 0 and views["LL"] > 0
     assert views["PA"] + views["AP"] > 0.7 * views.total()
@@ -169,8 +169,8 @@ def test_identifiers_follow_from_the_report_and_not_from_pixels(tmp_path):
 
     study = STUDIES[0][0]
     reworded = replace(study, report=replace(study.report, text=study.report.text + " Thank you.\n"))
-    picture = replace(study.pictures[0], jpg=study.pictures[0].jpg + b"\0")
-    repainted = replace(study, pictures=(picture, *study.pictures[1:]))
+    radiograph = replace(study.radiographs[0], jpg=study.radiographs[0].jpg + b"\0")
+    repainted = replace(study, radiographs=(radiograph, *study.radiographs[1:]))
     ids = []
     for name, version in (("a", study), ("b", reworded), ("c", repainted)):
         row = rows(write(tmp_path / name, [(version,)]), "metadata")

@@ -1,4 +1,4 @@
-"""Augmented pictures: against torchvision's own affine transformation, and alike on any number of processes."""
+"""Augmented images: against torchvision's own affine transformation, and alike on any number of processes."""
 
 import math
 
@@ -13,7 +13,7 @@ from medunifier.pretraining.augmentation import augment
 LIMITS = {"rotation": 20.0, "shift": 0.2, "zoom": 0.3, "brightness": 0.1, "contrast": 0.2}
 
 
-def pictures(count=3, channels=1, height=24, width=24):
+def random_batch(count=3, channels=1, height=24, width=24):
     """Noise that changes slowly from pixel to pixel, so that rounding of positions does not matter."""
     coarse = torch.rand((count, channels, 4, 4), generator=torch.Generator().manual_seed(0))
     return torch.nn.functional.interpolate(coarse, (height, width), mode="bicubic").clamp(0, 1)
@@ -25,31 +25,31 @@ def seeded():
 
 @pytest.mark.parametrize("shape", [(24, 24), (24, 64)])
 def test_moves_as_torchvision_does(shape):
-    images = pictures(height=shape[0], width=shape[1])
+    images = random_batch(height=shape[0], width=shape[1])
     found = augment(images, seeded(), rotation=20.0, shift=0.2, zoom=0.3)
     draws = torch.rand((3, 6), generator=seeded()) * 2 - 1
-    for picture, result, (turn, right, down, size, *_) in zip(images, found, draws.tolist(), strict=True):
+    for source, result, (turn, right, down, size, *_) in zip(images, found, draws.tolist(), strict=True):
         # torchvision turns and zooms about the centre, then moves, in pixels; ours moves first
         angle, scale = 20.0 * turn, 1 + 0.3 * size
         x, y = 0.2 * right * shape[1], 0.2 * down * shape[0]
         cos, sin = math.cos(math.radians(angle)), math.sin(math.radians(angle))
         moved = [scale * (cos * x - sin * y), scale * (sin * x + cos * y)]
-        expected = affine(picture, angle, moved, scale, [0.0, 0.0], interpolation=InterpolationMode.BILINEAR)
+        expected = affine(source, angle, moved, scale, [0.0, 0.0], interpolation=InterpolationMode.BILINEAR)
         torch.testing.assert_close(result, expected, atol=2e-4, rtol=0)
-        assert (result - picture).abs().mean() > 0.05
+        assert (result - source).abs().mean() > 0.05
 
 
 def test_without_limits_nothing_changes():
-    images = pictures(channels=3)
+    images = random_batch(channels=3)
     torch.testing.assert_close(augment(images, seeded()), images, atol=1e-6, rtol=0)
 
 
 def test_brightness_and_contrast_by_hand():
-    images = pictures() * 0.2 + 0.4  # far from black and white
+    images = random_batch() * 0.2 + 0.4  # far from black and white
     found = augment(images, seeded(), brightness=0.1, contrast=0.5)
     bright, spread = (torch.rand((3, 6), generator=seeded()) * 2 - 1).T[4:]
-    for picture, result, b, s in zip(images, found, bright, spread, strict=True):
-        expected = (picture - picture.mean()) * (1 + 0.5 * s) + picture.mean() + 0.1 * b
+    for source, result, b, s in zip(images, found, bright, spread, strict=True):
+        expected = (source - source.mean()) * (1 + 0.5 * s) + source.mean() + 0.1 * b
         torch.testing.assert_close(result, expected, atol=1e-5, rtol=0)
     assert augment(images, seeded(), brightness=1.0).max() <= 1
     assert augment(images, seeded(), brightness=1.0).min() >= 0
@@ -62,8 +62,8 @@ def test_left_stays_left():
     assert (moved[..., :12].mean((1, 2, 3)) > moved[..., 12:].mean((1, 2, 3))).all()
 
 
-def test_the_number_of_processes_changes_no_picture(monkeypatch):
-    images = pictures(count=6)
+def test_the_number_of_processes_changes_no_image(monkeypatch):
+    images = random_batch(count=6)
     whole = augment(images, seeded(), **LIMITS)
     monkeypatch.setattr(augmentation, "world_size", lambda: 3)
     for rank in range(3):

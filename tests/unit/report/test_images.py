@@ -22,12 +22,12 @@ def test_pairs_come_back_out_of_the_grid_that_score_images_draws(tmp_path):
         grid_pairs(tmp_path / "grid.png", 48)
 
 
-def test_picture_survives_as_a_data_uri():
-    picture = np.linspace(0, 255, 64 * 64).reshape(64, 64).astype(np.uint8)
-    kind, data = jpeg_uri(picture).split(",")
+def test_image_survives_as_a_data_uri():
+    image = np.linspace(0, 255, 64 * 64).reshape(64, 64).astype(np.uint8)
+    kind, data = jpeg_uri(image).split(",")
     assert kind == "data:image/jpeg;base64"
     back = np.asarray(Image.open(io.BytesIO(base64.b64decode(data))))
-    assert back.shape == (64, 64) and np.abs(back.astype(int) - picture).mean() < 2
+    assert back.shape == (64, 64) and np.abs(back.astype(int) - image).mean() < 2
 
 
 def test_shared_wording_is_marked_and_the_rest_is_not():

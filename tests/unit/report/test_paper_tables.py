@@ -113,16 +113,16 @@ def test_means_over_seeds_tell_how_many_and_their_spread(params, tmp_path):
 def test_a_distance_in_the_frozen_vit_never_stands_as_fid(params):
     """Table 5 has both under names of their own; without Inception's weights the cells of FID are empty."""
 
-    def pictures(**measured):
+    def images(**measured):
         tables = paper_tables(params, lambda stage: metrics_of(stage) | measured, PHANTOMS, "benchmark")
         return {(c.metric, c.setting): c.value for c in ours(tables["5"])}
 
     settings = ("validation", "reconstruction", "synthetic")
     vit = {f"fd_vit_{setting}": float(i) for i, setting in enumerate(settings)}
     expected = {("fd_vit", setting): float(i) for i, setting in enumerate(settings)}
-    assert pictures(**vit) == expected | {("fid", setting): None for setting in settings}
+    assert images(**vit) == expected | {("fid", setting): None for setting in settings}
     fid = {f"fid_{setting}": 10.0 + i for i, setting in enumerate(settings)}
-    assert pictures(**vit, **fid) == expected | {("fid", s): 10.0 + i for i, s in enumerate(settings)}
+    assert images(**vit, **fid) == expected | {("fid", s): 10.0 + i for i, s in enumerate(settings)}
 
 
 def test_what_the_matching_head_ranks_or_scores_again_has_rows_of_its_own(params):

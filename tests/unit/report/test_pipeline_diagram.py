@@ -23,8 +23,8 @@ def test_edges_that_follow_from_others_are_left_out():
 
 
 def test_every_family_has_a_box_below_those_it_reads_from():
-    families, picture = draw_families(Pipeline(REPO))
-    svg = ElementTree.fromstring(picture)
+    families, image = draw_families(Pipeline(REPO))
+    svg = ElementTree.fromstring(image)
     names = [text.text for text in svg.findall("text") if text.get("class") == "stage-name"]
     assert names == [family.name for family in families]
     boxes = {

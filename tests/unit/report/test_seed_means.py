@@ -40,7 +40,7 @@ def seeded(params):
 
 
 def measured(stage):
-    """As `metrics_of`, with a spread between the seeds of the evaluation, and pictures."""
+    """As `metrics_of`, with a spread between the seeds of the evaluation, and images."""
     found = metrics_of(stage)
     found |= {"accuracy_seed_sd": 2.4, "itm_accuracy": 3.0 if "full_1" in stage else 6.0}
     number = FULL.index(stage.split("@")[1].split("-")[0]) if "score_images" in stage else 0
@@ -111,15 +111,14 @@ def test_what_is_no_models_has_one_row_and_what_was_not_measured_no_mean(seeded)
         constant = [c for c in ours(tables["4"]) if "constant" in c.method and c.metric == "bleu_4"]
         assert len(constant) == 2  # protocols
         assert any(MEAN in c.method for c in tables["4"]) == (chosen is written)
-        pictures = {(c.method, c.metric, c.setting): c for c in ours(tables["5"])}
-        assert len(pictures) == len(ours(tables["5"]))
-        assert [m for m, metric, setting in pictures if setting == "validation"] == ["Validation set"] * 2
-        synthetic = pictures[MEAN, "fd_vit", "synthetic"]
+        images = {(c.method, c.metric, c.setting): c for c in ours(tables["5"])}
+        assert len(images) == len(ours(tables["5"]))
+        assert [m for m, metric, setting in images if setting == "validation"] == ["Validation set"] * 2
+        synthetic = images[MEAN, "fd_vit", "synthetic"]
         assert (synthetic.value, synthetic.seed_sd) == (2.0, 2.0)
-        assert (MEAN, "fid", "synthetic") not in pictures
+        assert (MEAN, "fid", "synthetic") not in images
         assert (
-            pictures["full_1", "fid", "synthetic"].note
-            == "score_images@full_1 does not measure fid_synthetic"
+            images["full_1", "fid", "synthetic"].note == "score_images@full_1 does not measure fid_synthetic"
         )
 
 

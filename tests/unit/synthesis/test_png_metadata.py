@@ -20,7 +20,7 @@ def test_pixels_and_fields_come_back(tmp_path):
 def test_other_files_are_refused(tmp_path):
     with pytest.raises(InputError, match="nowhere.png: not a readable PNG"):
         read_png(tmp_path / "nowhere.png")
-    (tmp_path / "text.png").write_text("no picture")
+    (tmp_path / "text.png").write_text("no image")
     with pytest.raises(InputError, match="text.png: not a readable PNG"):
         read_png(tmp_path / "text.png")
     write_png(tmp_path / "cut.png", np.zeros((99, 99), np.uint8), {"a": "b"})
@@ -35,6 +35,6 @@ def test_other_files_are_refused(tmp_path):
     }.items():
         image.save(tmp_path / "colour.png")
         with pytest.raises(
-            InputError, match=rf"colour.png: expected a picture of 8-bit grey \(L\), found {name}"
+            InputError, match=rf"colour.png: expected a image of 8-bit grey \(L\), found {name}"
         ):
             read_png(tmp_path / "colour.png")

@@ -126,7 +126,7 @@ def test_codes_are_drawn_as_often_as_their_probabilities_say():
 
 
 def test_uniforms_of_the_seeds_are_uniform():
-    """The first code of many pictures follows the network's first distribution."""
+    """The first code of many images follows the network's first distribution."""
     prior, bottom = (
         make_prior("top", attention=False, blocks=1),
         make_prior("bottom", attention=False, blocks=1),
@@ -152,7 +152,7 @@ def test_what_does_not_fit_is_refused():
         sample_codes(top, bottom, count=1, seeds=[0], guidance=2.0)
     with pytest.raises(ValueError, match="3 texts for 2 seeds"):
         sample_codes(top, bottom, make_text(3), count=2, seeds=[0, 1])
-    with pytest.raises(ValueError, match="2 seeds for 3 pictures"):
+    with pytest.raises(ValueError, match="2 seeds for 3 images"):
         sample_codes(top, bottom, count=3, seeds=[0, 1])
     with pytest.raises(ValueError, match="trained without text"):
         sample_codes(make_prior("top"), make_prior("bottom"), make_text(1), count=1, seeds=[0])

@@ -59,7 +59,7 @@ def test_sqlite_store_writes_what_mlflow_writes(project):
     """The direct way into SQLite and MLflow's client, fed alike, read back alike by MLflow's client."""
     direct, client = open_store(), ClientStore("sqlite:///mlflow.db")
     assert type(direct).__name__ == "SqliteStore"
-    (project / "picture.png").write_bytes(b"png")
+    (project / "image.png").write_bytes(b"png")
     seen = []
     for store in (direct, client):
         run_id = store.create("probe", {"mlflow.user": "u", "kind": type(store).__name__})
@@ -71,7 +71,7 @@ def test_sqlite_store_writes_what_mlflow_writes(project):
         ]
         store.log(run_id, points, {"betas": [0.9, 0.95], "none": None}, {"z": "y"})
         store.log(run_id, points[:2], {"betas": [0.9, 0.95]}, {"z": "y"})
-        store.add_artifact(run_id, project / "picture.png", "pictures")
+        store.add_artifact(run_id, project / "image.png", "pictures")
         store.set_status(run_id, "FINISHED")
         run = client.client.get_run(run_id)
         latest = client.client.get_metric_history(run_id, "loss")
@@ -197,7 +197,7 @@ def test_store_that_breaks_later_costs_nothing_but_a_warning(project, monkeypatc
     assert upload() == 1
     assert open_store().get(run_id).status == "FINISHED"
     assert history(run_id, "loss") == [(1, 3.0)] and history(run_id, "count") == [(0, 2.0)]
-    assert (project / "mlartifacts" / run_id / "artifacts/pictures/a.png").read_bytes() == b"1"
+    assert (project / "mlartifacts" / run_id / "artifacts/images/a.png").read_bytes() == b"1"
     assert upload() == 0 and Journal.all() == []
 
 

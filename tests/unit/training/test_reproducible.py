@@ -98,9 +98,9 @@ def test_no_training_step_needs_a_sum_without_a_fixed_order(name):
 
 
 def test_such_a_sum_would_be_seen():
-    picture = torch.randn(1, 1, 4, 8, requires_grad=True)
+    image = torch.randn(1, 1, 4, 8, requires_grad=True)
     with Called() as called:
-        F.interpolate(picture, size=(8, 8), mode="bilinear").cumsum(2).sum().backward()
+        F.interpolate(image, size=(8, 8), mode="bilinear").cumsum(2).sum().backward()
     assert called.names == {"aten::upsample_bilinear2d_backward", "aten::cumsum"}
 
 

@@ -180,7 +180,7 @@ def test_other_tokens_than_class_and_patches_are_refused(tmp_path, kind, changes
         vit(torch.rand(1, 3, 224, 224))
 
 
-def test_pictures_of_another_size_are_refused(tmp_path):
+def test_images_of_another_size_are_refused(tmp_path):
     vit = load_vision(save_vit("vit", tmp_path, image_size=384))
-    with pytest.raises(InputError, match="takes no pictures of 224 x 224"):
+    with pytest.raises(InputError, match="takes no images of 224 x 224"):
         vit(torch.rand(1, 3, 224, 224))

@@ -103,7 +103,7 @@ def training_pairs(params):
 
 
 def test_the_trainings_precision_does_not_reach_what_it_sees(project):
-    """Online features of a training in bf16 are those of the stored ones, augmented pictures those of any training."""
+    """Online features of a training in bf16 are those of the stored ones, augmented images those of any training."""
     extract(project, "online")
     augmented = dataclasses.replace(project.pretrain, augment=Augment(10.0, 0.1, 0.1, 0.2, 0.2))
     for params in (project, dataclasses.replace(project, pretrain=augmented)):
@@ -151,7 +151,7 @@ def test_a_vit_that_changed_meanwhile_is_refused(project):
 
 
 class TooBright(torch.nn.Module):
-    """Tokens beyond half precision where the picture's mean is above 90 of 255."""
+    """Tokens beyond half precision where the image's mean is above 90 of 255."""
 
     def __init__(self):
         super().__init__()
@@ -162,7 +162,7 @@ class TooBright(torch.nn.Module):
         return torch.where(high, 1e6, 1.0)[:, None, None].expand(-1, 257, 16)
 
 
-def test_a_picture_whose_tokens_half_precision_cannot_hold_is_named(project):
+def test_a_image_whose_tokens_half_precision_cannot_hold_is_named(project):
     extract(project, "online")
     features = open_features(DATASET)
     features._vit = TooBright()

@@ -37,7 +37,7 @@ def test_paths_are_resolved_against_the_root_whatever_folder_they_start_with(fak
     assert rows["study_id"][1] == "patient00001/study2"
 
 
-def test_views_tell_lateral_pictures_marked_frontal(fake):
+def test_views_tell_lateral_images_marked_frontal(fake):
     raw = read(fake)
     assert raw.rows["view"].to_list() == ["PA", "LATERAL", "LL", "AP", "PA"]
     assert raw.notes == {"images_lateral": 1, "images_frontal": 4}

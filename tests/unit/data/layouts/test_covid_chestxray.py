@@ -33,7 +33,7 @@ def row(**changes):
     }  # fmt: skip
 
 
-def test_rows_become_pictures_with_their_notes_as_findings(tmp_path):
+def test_rows_become_images_with_their_notes_as_findings(tmp_path):
     write_csv(tmp_path / "metadata.csv", [
         row(),
         row(filename="b.png", view="Axial", modality="CT", folder="volumes", finding="todo"),

@@ -60,7 +60,7 @@ def test_ids_texts_and_labels(fake):
     assert texts.rows()[2] == ("10", "There is an XXXX.", None, None, None, None)
 
 
-def test_reports_without_pictures_and_pictures_without_reports_are_counted(fake):
+def test_reports_without_images_and_pictures_without_reports_are_counted(fake):
     fake.add(4, ())
     fake.write_xml()
     (fake.root / "NLMCXR_png/CXR5_IM-1-1001.png").write_bytes(b"")
@@ -68,7 +68,7 @@ def test_reports_without_pictures_and_pictures_without_reports_are_counted(fake)
     assert raw.notes == {"reports": 4, "reports_without_image": 1, "pictures_without_report": 1}
 
 
-def test_pictures_that_are_not_there_have_the_name_to_look_for(fake):
+def test_images_that_are_not_there_have_the_name_to_look_for(fake):
     fake.write_xml()
     (fake.root / "NLMCXR_png/CXR2_IM-0652-1001.png").unlink()
     raw, _ = read(fake.settings())
@@ -104,7 +104,7 @@ def test_the_real_reports_in_xml_and_tables_give_the_same_rows():
     table, table_texts = of("indiana_projections.csv", "indiana_reports.csv")
     assert xml.notes["reports"] == 3955 and xml.notes["reports_without_image"] == 104
     assert xml_texts.equals(table_texts) and len(table_texts) == 3851
-    # The tabular copy leaves four pictures out.
+    # The tabular copy leaves four images out.
     lost = xml.rows.join(table.rows, on="image_id", how="anti")["image_id"].sort().to_list()
     assert lost == [
         "2084_IM-0715-1001-0002",

@@ -21,7 +21,7 @@ from tests.stages.test_prepare import REPO, covid_settings, run_settings
 from tests.support.fake_chexpert import FakeChexpert
 from tests.support.fake_covid import FakeCovid
 from tests.support.fake_covidx import FakeCovidx
-from tests.support.fake_files import picture_file, pixels, put
+from tests.support.fake_files import image_file, pixels, put
 from tests.support.fake_iu_xray import FakeIuXray
 from tests.support.fake_mimic import benchmark
 from tests.support.fake_rsna import FakeRsna
@@ -69,10 +69,10 @@ def test_a_zero_shot_set_of_the_whole_data_set_may_leave_its_patients_where_they
     in_training = set(table["image_id"]) & set(splits["train"]["image_id"])
     notes = json.loads((folder / "summary.json").read_text())["notes"]
     assert 0 < len(in_training) == notes["benchmark_images_in_training"] < len(table)
-    assert len(pl.read_parquet(folder / "manifest.parquet")) == 40, "a picture of both is decoded once"
+    assert len(pl.read_parquet(folder / "manifest.parquet")) == 40, "a image of both is decoded once"
     decode("rsna", params.datasets["rsna"])
     found = find_overlaps(["rsna"], Path("data/prepared"), Path("data/images"))
-    assert found.is_empty(), "a picture is no copy of itself"
+    assert found.is_empty(), "a image is no copy of itself"
 
 
 def test_benchmark_patients_leave_every_split(rsna):
@@ -114,7 +114,7 @@ def test_lists_that_cannot_be_used(rsna, text, message):
         run_settings(listed)
 
 
-def test_a_split_list_that_lacks_a_picture_rejects_it(rsna):
+def test_a_split_list_that_lacks_a_image_rejects_it(rsna):
     lines = [f"p{n:02},{('train', 'validate', 'test')[n % 3]}" for n in range(39)]
     put(rsna.root / "mine.csv", "\n".join(["image_id,split", *lines]))
     settings = rsna.settings(split="list")
@@ -124,7 +124,7 @@ def test_a_split_list_that_lacks_a_picture_rejects_it(rsna):
     assert tables["rejected"].row(0) == ("p39", "p39", "missing_split", "not in mine.csv")
 
 
-def test_siim_is_split_by_picture_so_that_rows_of_one_never_part(tmp_path, monkeypatch):
+def test_siim_is_split_by_image_so_that_rows_of_one_never_part(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     fake = FakeSiim(tmp_path / "siim")
     for number in range(20):
@@ -167,7 +167,7 @@ def test_a_benchmark_is_frontal_whatever_views_are_kept(tmp_path, monkeypatch):
         InputError, match=r"\(frontal ones, where views are known\): atelectasis 10, edema 10"
     ):
         run_settings(fake.settings(views=None, benchmark=benchmark(per_class=11)))
-    # A list of the user's own may name any picture.
+    # A list of the user's own may name any image.
     lateral = tables["train"].filter(view="LATERAL")["image_id"]
     classes = ["atelectasis" if int(name[13:18]) % 2 else "edema" for name in lateral]
     chosen = {
@@ -182,7 +182,7 @@ def test_a_benchmark_is_frontal_whatever_views_are_kept(tmp_path, monkeypatch):
     assert tables["benchmark"]["view"].to_list() == ["LATERAL", "LATERAL"]
 
 
-def test_patients_of_covidx_s_test_list_leave_training_and_rsna_s_pictures_are_found(rsna):
+def test_patients_of_covidx_s_test_list_leave_training_and_rsna_s_images_are_found(rsna):
     fake = FakeCovidx(rsna.root.parent / "covidx")
     for number in range(12):
         fake.add(f"{number} {number}.png normal rsna", f"{number}.png")
@@ -190,8 +190,8 @@ def test_patients_of_covidx_s_test_list_leave_training_and_rsna_s_pictures_are_f
 
     # COVIDx's PNGs have the grey values of RSNA's JPEG frames, as libjpeg decodes them.
     def shown(patient):
-        jpeg = picture_file(pixels(patient), "JPEG")
-        return picture_file(np.asarray(Image.open(io.BytesIO(jpeg))), "PNG")
+        jpeg = image_file(pixels(patient), "JPEG")
+        return image_file(np.asarray(Image.open(io.BytesIO(jpeg))), "PNG")
 
     tables, _ = run_settings(rsna.settings(), name="rsna")
     trained, tested = tables["train"]["image_id"][0], tables["test"]["image_id"][0]
@@ -209,7 +209,7 @@ def test_patients_of_covidx_s_test_list_leave_training_and_rsna_s_pictures_are_f
     assert ("covidx", "test", "copy.png", "rsna", trained) in found.rows()
 
 
-def test_a_file_name_in_both_of_covidx_s_lists_is_a_test_picture(tmp_path, monkeypatch):
+def test_a_file_name_in_both_of_covidx_s_lists_is_a_test_image(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     fake = FakeCovidx(tmp_path / "covidx")
     for number in range(10):
@@ -225,7 +225,7 @@ def test_a_file_name_in_both_of_covidx_s_lists_is_a_test_picture(tmp_path, monke
 
 
 @pytest.mark.parametrize("form", ["xml", "packed", "tables"])
-def test_iu_xray_goes_through_with_pictures_of_either_copy(tmp_path, monkeypatch, form):
+def test_iu_xray_goes_through_with_images_of_either_copy(tmp_path, monkeypatch, form):
     monkeypatch.chdir(tmp_path)
     fake = FakeIuXray(tmp_path / "iu")
     for number in range(1, 21):
@@ -292,10 +292,10 @@ def test_check_tells_what_is_there_and_what_would_be_rejected(rsna):
     text = "\n".join(check_dataset("rsna", rsna.settings(benchmark=benchmark(**PNEUMONIA, per_class=4)), 0))
     for words in (
         "found    stage_2_train_labels.csv (images, labels, split, checksums, lists)",
-        "40 pictures of 40 patients",
+        "40 images of 40 patients",
         "kept     39: train 27, validate 6, test 6",
-        "rejected 1 missing_image: the picture's file is not there; first p07",
-        "decoded  11 of 12 pictures tried",
+        "rejected 1 missing_image: the image's file is not there; first p07",
+        "decoded  11 of 12 images tried",
         "broken   stage_2_train_images/p00.dcm: ",
         "benchmark pneumonia 4, no_pneumonia 4",
         "nothing was written",

@@ -22,7 +22,7 @@ def read(fake):
     return raw
 
 
-def test_several_boxes_of_a_patient_are_one_picture(fake):
+def test_several_boxes_of_a_patient_are_one_image(fake):
     raw = read(fake)
     assert raw.rows["patient_id"].to_list() == ["aaa", "bbb", "ccc", "ddd"]
     assert raw.rows["label_pneumonia"].to_list() == [1, 0, 1, 0]

@@ -31,7 +31,7 @@ def test_both_spellings_of_header_and_of_no_pneumothorax(fake, nothing, header):
     assert read(fake).rows["label_pneumothorax"].to_list() == [1, 0, 0]
 
 
-def test_several_masks_of_a_picture_are_one_row(fake):
+def test_several_masks_of_a_image_are_one_row(fake):
     raw = read(fake)
     assert raw.rows["image_id"].to_list() == ["1.2.1", "1.2.2", "1.2.3"]
     assert raw.notes == {"mask_rows": 4, "images_with_pneumothorax": 1, "files_without_row": 0}
@@ -50,14 +50,14 @@ def test_nested_files_are_found(fake):
 
 
 @pytest.mark.parametrize("mask", ["12", "1 2 3", "5 x", "0 1048577", "1048570 7", "3 -2"])
-def test_run_lengths_that_leave_the_picture_or_are_none(fake, mask):
+def test_run_lengths_that_leave_the_image_or_are_none(fake, mask):
     fake.rows.append(("1.2.2", mask))
     with pytest.raises(InputError, match="train-rle.csv: EncodedPixels of 1 rows, first of image 1.2.2"):
         read(fake)
 
 
 def test_gaps_are_relative_so_that_the_last_pixel_can_be_reached(fake):
-    """Read as absolute positions, 1000 long runs that follow each other would not leave the picture either."""
+    """Read as absolute positions, 1000 long runs that follow each other would not leave the image either."""
     fake.rows[0] = ("1.2.1", " ".join(["48 1000"] * 1000))  # 1000 x 1048 = 1048000 of 1048576 pixels
     assert read(fake).rows["label_pneumothorax"][0] == 1
     fake.rows[0] = ("1.2.1", " ".join(["48 1000"] * 1001))
@@ -91,7 +91,7 @@ def test_the_phantom_s_run_lengths_give_its_mask_back(fake):
     assert run_lengths(corner).startswith("700 324 700 324")
 
 
-def test_a_picture_with_a_mask_and_without_one_is_told(fake):
+def test_a_image_with_a_mask_and_without_one_is_told(fake):
     fake.rows.append(("1.2.1", "-1"))
     with pytest.raises(InputError, match="images with a mask and with -1: 1.2.1"):
         read(fake)

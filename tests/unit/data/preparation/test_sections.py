@@ -108,7 +108,7 @@ def test_hand_made_rules_of_the_data_set():
     assert len(parse_report("z" * 1000, "56579911").body) == 218 - 59, (
         "the text stands between two characters"
     )
-    assert parse_report(text, "58235663") == Report(), "nothing about the picture"
+    assert parse_report(text, "58235663") == Report(), "nothing about the image"
     assert parse_report(HEAD + " FINDINGS: Odd.\n", "57936451") == Report("Odd."), "the rule does not apply"
 
 
