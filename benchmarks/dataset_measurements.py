@@ -133,7 +133,7 @@ def decode_images(folder: str, count: str) -> dict:
 
 
 def bare_decoding(folder: str, count: str, cores: str, margin: str) -> dict:
-    """libjpeg's scaled decoding and Pillow's resizing, nothing kept; from when every process is ready."""
+    """Libjpeg's scaled decoding and Pillow's resizing, nothing kept; from when every process is ready."""
     names = sorted(str(path) for path in Path(folder).iterdir())[: int(count)]
     context = multiprocessing.get_context("spawn")
     ready = context.Barrier(int(cores) + 1)

@@ -63,7 +63,7 @@ def measured(name: str, *arguments: object) -> dict:
 
 
 def table_figures(folder: Path) -> dict[str, float]:
-    """prepare and sections of each copy, medians; raises SystemExit where the sections differ from the plain way's."""
+    """Prepare and sections of each copy, medians; raises SystemExit where the sections differ from the plain way's."""
     figures = {}
     for name in PARTS:
         rounds = [table_round((folder / name).resolve()) for _ in range(ROUNDS)]

@@ -72,7 +72,8 @@ def run_stage(
 
 def leave() -> NoReturn:
     """End this process, which has done all it had to, without taking its modules apart: with torch and transformers
-    loaded that takes one to two seconds of each stage. What was to happen at the end (`atexit`) happens."""
+    loaded that takes one to two seconds of each stage. What was to happen at the end (`atexit`) happens.
+    """
     for thread in threading.enumerate():
         if thread is not threading.current_thread() and not thread.daemon:
             thread.join()

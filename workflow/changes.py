@@ -171,7 +171,8 @@ def _made_as(dependency, outs_trie) -> list:
 
 def _changes(stage) -> str:
     """What DVC finds changed about a stage, in words; the same questions as `dvc status`, but without its
-    file locks, so that it works while other stages run."""
+    file locks, so that it works while other stages run.
+    """
     if stage.frozen:
         return ""
     if not any(out.hash_info for out in stage.outs):  # no entry in dvc.lock

@@ -31,7 +31,8 @@ def before_run() -> None:
 
 def after_run(stages: dict[str, Stage]) -> None:
     """Let MLflow's parent run of this configuration know every stage that is up to date, also those whose
-    results came from the cache or from an earlier run. A store that fails now costs no finished run its success."""
+    results came from the cache or from an earlier run. A store that fails now costs no finished run its success.
+    """
     from medunifier.tracking import adopt
 
     try:

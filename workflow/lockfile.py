@@ -81,7 +81,8 @@ def _joined(head: str, entries: dict[str, str]) -> str:
 def mend(repo) -> None:
     """Put the last whole copy in place of a dvc.lock that was cut short: DVC rewrites the file in place, and may
     be killed at that moment. What the copy lacks, or what a cut between two lines took away unnoticed, comes
-    back from the run cache of `repo`, DVC's object for this folder."""
+    back from the run cache of `repo`, DVC's object for this folder.
+    """
     if LOCKFILE.exists() and WHOLE_COPY.exists() and not _is_whole(repo):
         print("dvc.lock was cut short while DVC wrote it; put back its last whole copy", file=sys.stderr)
         shutil.copyfile(WHOLE_COPY, LOCKFILE)

@@ -94,7 +94,8 @@ def clear_dvc_locks(reads: Sequence[str], writes: Sequence[str]) -> None:
 
 def end_orphans(stage: str, root: Path) -> None:
     """End processes of `stage` that outlived the DVC that started them: their results can no longer be taken
-    over. SIGTERM first, so that training saves a checkpoint; SIGKILL after `GRACE` seconds."""
+    over. SIGTERM first, so that training saves a checkpoint; SIGKILL after `GRACE` seconds.
+    """
     import psutil
 
     orphans = [process for process in psutil.process_iter() if _is_orphan(process, stage, root)]

@@ -141,7 +141,7 @@ class Forecast:
         try:
             transfer_run_cache(self.repo)
             return self.repo.cloud.get_remote_odb(None, "status")
-        except Exception as error:  # noqa: BLE001 each kind of storage has errors of its own
+        except Exception as error:
             print(f"DVC's remote cannot be asked: {error}")
             return None
 

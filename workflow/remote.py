@@ -21,7 +21,7 @@ def fetch_run_cache() -> None:
             try:
                 transfer_run_cache(repo)
                 name = repo.config["core"]["remote"]
-            except Exception as error:  # noqa: BLE001 each kind of storage has errors of its own
+            except Exception as error:
                 print(
                     f"DVC's remote `{repo.config['core']['remote']}` cannot be used ({error}); "
                     "what is only there will be computed anew",

@@ -83,7 +83,7 @@ def main() -> int:
     _handle_signals()
     try:
         outcome = run_stage(arguments.stage)
-    except Exception as error:  # noqa: BLE001 whatever it was, the user is to see the end of the log
+    except Exception as error:
         story = _explain(error)
         with contextlib.suppress(OSError):  # the disk of the log is full
             print(story, file=sys.stderr, flush=True)
@@ -129,7 +129,8 @@ def _set_environment(cpus: int) -> None:
 
 def _handle_signals() -> None:
     """SIGTERM (scancel, requeue) goes on to the stage, which saves and ends; DVC then tidies up. SIGUSR1, a
-    cluster's early warning, reaches every process of a job: it is for the stage alone."""
+    cluster's early warning, reaches every process of a job: it is for the stage alone.
+    """
     import psutil
 
     def pass_on(number, frame):

@@ -35,7 +35,8 @@ def parallel_map(workers: int, chunk: int = 16) -> Iterator[Callable[[Callable, 
 def shared_map(workers: int, function: Callable) -> Iterator[Callable[[Sequence], list]]:
     """Yield a function from items to `function` of each, in order, by this process and `workers - 1` others: for work
     that is done in seconds. The others start at once, which takes them a second; this process need not wait for them.
-    Raises InputError as `parallel_map` does."""
+    Raises InputError as `parallel_map` does.
+    """
     if workers == 1:
         yield lambda items: list(map(function, items))
         return

@@ -23,8 +23,9 @@ class Judge:
     offsets: np.ndarray  # [C]
 
     def evidence(self, views: np.ndarray) -> np.ndarray:
-        """log p(view | finding) - log p(view | no finding), [n, C]: how much more likely the image makes the
-        finding. How common a finding is in the training images does not enter."""
+        """Log p(view | finding) - log p(view | no finding), [n, C]: how much more likely the image makes the
+        finding. How common a finding is in the training images does not enter.
+        """
         return views @ self.weights + self.offsets
 
     def columns(self, names: Sequence[str]) -> list[int]:

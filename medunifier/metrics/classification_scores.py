@@ -33,7 +33,7 @@ class Judged:
         return {name: replace(interval, n=self.sizes.get(name, self.n)) for name, interval in found.items()}
 
     def score(self, counts: np.ndarray) -> np.ndarray:
-        """counts [..., n] -> figures [..., names], means over the seeds; for `bootstrap_counts`."""
+        """Counts [..., n] -> figures [..., names], means over the seeds; for `bootstrap_counts`."""
         return np.mean([[seed[name](counts) for name in self.names] for seed in self.seeds], axis=0).T
 
     def spread(self) -> dict[str, float]:

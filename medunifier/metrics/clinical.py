@@ -84,7 +84,7 @@ def optional_scores(references: Sequence[str], predictions: Sequence[str]) -> tu
             scores |= run(references, predictions)
         except ImportError:
             missing.append(f"{name} is left out: its package is not installed ({how})")
-        except Exception as error:  # noqa: BLE001  another project's package, its weights perhaps missing
+        except Exception as error:
             words = str(error).splitlines() or [type(error).__name__]
             missing.append(f"{name} is left out: {words[0][:200]} ({how})")
     return scores, missing

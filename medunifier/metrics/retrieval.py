@@ -58,7 +58,8 @@ def _rank(images: np.ndarray, texts: np.ndarray, k_texts: int, k_images: int) ->
 
 def _similarity(images: "torch.Tensor", texts: "torch.Tensor") -> np.ndarray:
     """(Q, n, P) and (P, m) -> [n, m]. Rounded, as the last bits of a matrix product depend on its shape and would
-    break ties."""
+    break ties.
+    """
     import torch
 
     best = images[0] @ texts

@@ -103,7 +103,7 @@ class LatentAdapter(nn.Module):
         self.residual = nn.Sequential(*(ResidualBlock(width) for _ in range(blocks)))
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        """tokens (B, rows * columns, source) -> latents z_e (B, C, grid, grid)."""
+        """Tokens (B, rows * columns, source) -> latents z_e (B, C, grid, grid)."""
         x = self.map(tokens).transpose(1, 2).unflatten(2, self.tokens)  # (B, C, rows, columns)
         return self.ending(self.residual(resize(x, self.grid, self.grid) + self.position))
 
@@ -208,7 +208,7 @@ class ImageDecoder(nn.Module):
                 self.shortcut.weight.mul_(0.1)
 
     def forward(self, top: torch.Tensor, bottom: torch.Tensor) -> torch.Tensor:
-        """top (B, C, 16, 16), already doubled, and bottom (B, C', 16, 16) -> (B, image channels, 224, 224)."""
+        """Top (B, C, 16, 16), already doubled, and bottom (B, C', 16, 16) -> (B, image channels, 224, 224)."""
         x = self.residual(self.enter(torch.cat([top, bottom], 1)))
         images = self.leave(self.up(x))
         return images if self.shortcut is None else images + self.shortcut(x)

@@ -34,7 +34,7 @@ class TextHead(nn.Module):
         self.bias = nn.Parameter(torch.zeros(vocab_size))
 
     def forward(self, x: torch.Tensor, words: torch.Tensor) -> torch.Tensor:
-        """x (..., W) and word embeddings (V, W) -> logits (..., V)."""
+        """X (..., W) and word embeddings (V, W) -> logits (..., V)."""
         x, bias = for_products(self.norm(F.gelu(self.dense(x)))), self.bias
         missing = -len(words) % 8
         if x.dtype.itemsize > 2 or not missing:
@@ -125,7 +125,7 @@ class MedUnifierNetwork(nn.Module):
 
     @property
     def temperature(self) -> torch.Tensor:
-        """tau of Eq. 10-11."""
+        """Tau of Eq. 10-11."""
         return self.log_temperature.exp()
 
     def read_image(self, features: torch.Tensor) -> list[torch.Tensor | None]:
@@ -204,6 +204,7 @@ class MedUnifierNetwork(nn.Module):
             max_new_tokens: [SEP] included; None: as long as the positions reach.
             use_cache: keep the keys and values of earlier words, so that a step computes one word; the words do
                 not depend on it.
+
         Raises:
             ValueError: `do_sample` with beams; `max_new_tokens` below 1.
         """

@@ -4,7 +4,7 @@ import torch
 
 
 def for_products(x: torch.Tensor) -> torch.Tensor:
-    """x in the precision that matrix products take: autocast's, where it is on; otherwise x itself.
+    """X in the precision that matrix products take: autocast's, where it is on; otherwise x itself.
 
     Autocast casts weights once in a step, but what they are multiplied with anew for each product. Values do not
     change by casting here, once for all products that read x; gradients are then summed in that precision.
@@ -14,7 +14,7 @@ def for_products(x: torch.Tensor) -> torch.Tensor:
 
 
 def for_residual_and_products(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """x for the residual, and x `for_products`.
+    """X for the residual, and x `for_products`.
 
     Their gradients are added as they are, in one operation; otherwise autograd would first cast one of them and write
     it out.

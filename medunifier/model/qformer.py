@@ -170,7 +170,7 @@ class CrossAttention(Attention):
         self.key_value = nn.Linear(vision_width, 2 * width)
 
     def forward(self, x: torch.Tensor, images: Sequence[tuple[torch.Tensor, int]]) -> torch.Tensor:
-        """x (B, Q, W) attends to groups of images by their `key_value` (k, T, 2 W). A group (k images, times) is looked
+        """X (B, Q, W) attends to groups of images by their `key_value` (k, T, 2 W). A group (k images, times) is looked
         at by the next times * k of B: image after image, then all of them again. No image's keys and values are copied.
         """
         x, y = for_residual_and_products(x)
@@ -416,6 +416,7 @@ class QFormer(nn.Module):
             seen: what `encode_queries` left behind, per block; or a `Memory` of it, which keeps the tokens, so that
                 the next call goes on behind them.
             packing: the tokens whose outputs are wanted, with all before them; None: all.
+
         Returns:
             outputs (B, L, W), or (R, W) if packed.
         """

@@ -75,7 +75,7 @@ class Quantizer(nn.Module):
         return F.embedding(codes, self.codebook).permute(0, 3, 1, 2)
 
     def perplexity(self) -> torch.Tensor:
-        """exp of the entropy of the average use: size when all codes are used alike, 1 when only one is."""
+        """Exp of the entropy of the average use: size when all codes are used alike, 1 when only one is."""
         share = self.usage / self.usage.sum()
         return torch.exp(-(share * share.clamp_min(1e-12).log()).sum())
 

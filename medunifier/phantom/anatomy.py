@@ -62,7 +62,7 @@ def place(side: str, points: list[tuple[float, float]]) -> Points:
 
 
 def dome_top(anatomy: Anatomy, side: str, raised: float = 0.0) -> float:
-    """y of the top of a hemidiaphragm; the left one lies a little lower, `raised` lifts it."""
+    """Y of the top of a hemidiaphragm; the left one lies a little lower, `raised` lifts it."""
     return anatomy.dome + (0.018 if side == "left" else 0.0) - raised
 
 

@@ -45,5 +45,5 @@ class Chest:
         self.opacity = 1 - (1 - self.opacity) * (1 - np.clip(opacity, 0, 1))
 
     def dome(self, side: str) -> float:
-        """y of the top of a hemidiaphragm."""
+        """Y of the top of a hemidiaphragm."""
         return body.dome_top(self.anatomy, side, self.raised[side])

@@ -46,7 +46,7 @@ def ailing_chest(anatomy: Anatomy, findings: tuple[Finding, ...], key: list[int]
     raised = dict.fromkeys(SIDES, 0.0)
     for finding in findings:
         if finding.name == "atelectasis":
-            raised |= {side: RAISED[finding.severity] for side in finding.sides()}
+            raised |= dict.fromkeys(finding.sides(), RAISED[finding.severity])
     chest = Chest.empty(anatomy, frame, raised)
     for finding in findings:
         if finding.name in LESIONS:

@@ -1,5 +1,6 @@
 """Phantom radiographs side by side, with what they show below them: the image that `simulate` leaves in MLflow, and
-docs/phantom_grid.png, the phantom at a glance: `python -m medunifier.phantom.grid [PATH]`."""
+docs/phantom_grid.png, the phantom at a glance: `python -m medunifier.phantom.grid [PATH]`.
+"""
 
 import io
 import sys

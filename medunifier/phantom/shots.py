@@ -70,7 +70,8 @@ def png(film: np.ndarray) -> bytes:
 
 def digest_of(key: Iterable[int]) -> str:
     """Hexadecimal digits that follow from what drew a image. From its pixels they would not be the same everywhere:
-    processors differ in a float's last bit."""
+    processors differ in a float's last bit.
+    """
     return hashlib.sha256(repr(tuple(key)).encode()).hexdigest()
 
 

@@ -29,6 +29,7 @@ def augment(
         zoom: the size is multiplied by 1 - zoom to 1 + zoom.
         brightness: added, -brightness to brightness.
         contrast: distances from the image's mean are multiplied by 1 - contrast to 1 + contrast.
+
     Returns:
         (B, C, H, W) in [0, 1].
     """

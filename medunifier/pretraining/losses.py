@@ -34,6 +34,7 @@ def contrastive(
         queries (n, Q, P), texts (n, P): L2-normalised, row i of one belongs to row i of the other.
         temperature: tau. smoothing: label smoothing (0: paper; 0.1: release).
         gather: own rows -> all rows that serve as candidates (N); the identity keeps to this process (release).
+
     Returns:
         the loss; cosines of own images with all texts (n, N); cosines of own texts with all images (n, N).
     """
@@ -60,6 +61,7 @@ def hard_negatives(
         cosines (n, N): own rows against all candidates.
         same (n, N): True where the candidate is no negative: the pair itself or one equal to it.
         generator: in the same state on every process, so that the draw does not depend on their number.
+
     Returns:
         (n,) indices into the global batch. A row whose candidates are all `same` gets the next row.
     """

@@ -33,7 +33,7 @@ def pretraining_losses(
 ) -> Losses:
     """See `MedUnifierModel.forward`, which this is. ITM alone computes ITC's similarities, to draw negatives by."""
     config = model.config
-    weights = {name: 1.0 for name in OBJECTIVES} if weights is None else weights
+    weights = dict.fromkeys(OBJECTIVES, 1.0) if weights is None else weights
     on = {name for name in OBJECTIVES if weights.get(name, 0.0) > 0}
     tokens = model.normalise_tokens(features)
     image = model.qformer.read_image(tokens)

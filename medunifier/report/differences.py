@@ -99,7 +99,7 @@ def compare(
         patients = seeds[0]["patient_id"].to_list()
 
         def score(counts: np.ndarray, seeds: Sequence[pl.DataFrame] = seeds) -> np.ndarray:
-            """counts [..., n] -> difference [..., 1], the mean over seeds."""
+            """Counts [..., n] -> difference [..., 1], the mean over seeds."""
             return np.mean([_difference(part, counts) for part in seeds], axis=0)[..., None]
 
         (interval,) = bootstrap_counts(

@@ -27,7 +27,8 @@ def jpeg_uri(pixels: np.ndarray, quality: int = 88) -> str:
 
 def grid_pairs(path: Path, size: int) -> list[tuple[np.ndarray, np.ndarray]]:
     """(real, reconstructed) images, uint8 [size, size], of a grid: rows of real ones, each above the row of
-    their reconstructions. Places left white in both are no images. InputError if the sizes do not fit."""
+    their reconstructions. Places left white in both are no images. InputError if the sizes do not fit.
+    """
     from PIL import Image
 
     with Image.open(path) as image:

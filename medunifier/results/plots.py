@@ -31,7 +31,8 @@ def roc_csv(curves: Curves) -> str:
 
 def reliability_svg(scores: np.ndarray, target: np.ndarray) -> str:
     """Share of right answers over predicted probability: of the positive class in a binary task, of the most
-    probable class otherwise. scores [n, C], target int64 [n]."""
+    probable class otherwise. scores [n, C], target int64 [n].
+    """
     if scores.shape[1] == 2:
         confidence, right = scores[:, 1], target == 1
     else:

@@ -177,7 +177,7 @@ class Variant:
 
     @property
     def weights(self) -> dict[str, float]:
-        """lambda of Eq. 24 by objective."""
+        """Lambda of Eq. 24 by objective."""
         return {"itc": self.itc, "itm": self.itm, "itg": self.itg, "tig": self.tig}
 
 
@@ -397,7 +397,7 @@ def _cross_checks(params: Params) -> Iterator[str]:
         fractions = dataset.split_fractions
         if abs(sum(fractions) - 1) > 1e-6:
             yield refused(f"datasets.{name}.split_fractions", fractions, "three parts that sum to 1")
-        if not fractions[0] or dataset.split == "patient" and not all(fractions):
+        if not fractions[0] or (dataset.split == "patient" and not all(fractions)):
             yield refused(f"datasets.{name}.split_fractions", fractions, "parts above 0")
 
     for name, variant in params.variants.items():
@@ -478,7 +478,8 @@ def _prior_checks(prior: Prior) -> Iterator[str]:
 
 def _watch_checks(params: Params) -> Iterator[str]:
     """A `watch` key is what DVC watches for a knob that takes a local path or a name on a hub: that path
-    itself or, as a hub cannot be watched, a file of code that the stage depends on anyway."""
+    itself or, as a hub cannot be watched, a file of code that the stage depends on anyway.
+    """
     vision, tokenizer, model, scores = params.vision, params.tokenizer, params.model, params.score_images
     hub = vision.model.startswith(("timm:", "hf:"))
     if hub and vision.revision is None:

@@ -28,7 +28,8 @@ def wait_for_all() -> None:
 @cache
 def slurm_job() -> dict[str, float | str]:
     """What Slurm says of the job around this process: nodes, cores and memory_mib on each, gpus in all, gpu_type,
-    queue_seconds from submission to start. Empty outside a job, or when Slurm does not answer."""
+    queue_seconds from submission to start. Empty outside a job, or when Slurm does not answer.
+    """
     number = os.environ.get("SLURM_JOB_ID")
     if not number:
         return {}

@@ -105,7 +105,7 @@ class ResidualBlock(nn.Module):
         self.condition = nn.Linear(condition, 2 * channels, bias=False) if condition else None
 
     def forward(self, x: torch.Tensor, condition: torch.Tensor | None = None) -> torch.Tensor:
-        """x (B, C, H, W), condition (B, H, W, condition channels), or (B, 1, 1, ...) -> (B, C, H, W)."""
+        """X (B, C, H, W), condition (B, H, W, condition channels), or (B, 1, 1, ...) -> (B, C, H, W)."""
         y = F.dropout(F.elu(self.enter(F.elu(x))), self.dropout, self.training)
         y = self.leave(y)
         if condition is not None:
@@ -147,7 +147,7 @@ class Attention(nn.Module):
     def forward(
         self, x: torch.Tensor, seen: KeysValues, mask: torch.Tensor | None = None, causal: bool = False
     ) -> torch.Tensor:
-        """x (B, M, query width) looks at `seen` where mask is true; causal: row i at entries <= i."""
+        """X (B, M, query width) looks at `seen` where mask is true; causal: row i at entries <= i."""
         y = F.scaled_dot_product_attention(self._split(self.query(x)), *seen, mask, is_causal=causal)
         return y.transpose(1, 2).flatten(2)  # (B, M, width)
 
@@ -189,7 +189,7 @@ class Block(nn.Module):
         text: KeysValues | None,
         text_mask: torch.Tensor | None,
     ) -> torch.Tensor:
-        """x (B, C, H, W), last (B, N, C), background (N, 2), condition as `ResidualBlock` -> (B, C, H, W)."""
+        """X (B, C, H, W), last (B, N, C), background (N, 2), condition as `ResidualBlock` -> (B, C, H, W)."""
         grid, before = x.shape[2:], x
         for residual in self.residual:
             x = residual(x, condition)
@@ -203,7 +203,8 @@ class Block(nn.Module):
         self, before: torch.Tensor, x: torch.Tensor, last: torch.Tensor, background: torch.Tensor
     ) -> KeysValues:
         """What this and later positions can attend to, (B, N, C) each: the block's input, its residual output,
-        and the code of the position before (at the start of a row no convolution sees that one)."""
+        and the code of the position before (at the start of a row no convolution sees that one).
+        """
         return self.attention.read(self.tells(torch.cat([before, x, last, background], -1)))
 
     def look(
@@ -322,7 +323,8 @@ class Prior(PreTrainedModel):
     def condition(self, top: torch.Tensor | None, text: Text | None) -> torch.Tensor | None:
         """What is the same for all positions of a map, or of a quarter of one: top codes (B, 64) and reports ->
         (B, 8, 8, C), or (B, 1, 1, C) on the top level; None where there is neither. Raises ValueError for too much
-        or too little."""
+        or too little.
+        """
         if (top is None) != (self.top_reader is None):
             raise ValueError(
                 f"the {self.config.level} level takes {'the' if top is None else 'no'} top codes"

@@ -145,6 +145,7 @@ def train(
         checkpoints: where to go on from, if it holds any, and where to leave checkpoints.
         groups: AdamW groups instead of `parameter_groups`; `rate_scale` multiplies the recipe's learning rate.
         blocks: see `medunifier.training.batch_order.permutation`.
+
     Raises:
         InputError: fewer items than a batch; a batch that does not divide over processes and micro-batches;
             fp16 without a graphics card; processes that do not see the same checkpoints.

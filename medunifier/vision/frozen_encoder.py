@@ -32,7 +32,7 @@ class FrozenViT(nn.Module):
 
     @torch.no_grad()
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        """pixels (B, 3, 224, 224) in [0, 1], not normalised (paper appendix 2) -> tokens (B, 1 + patches, width).
+        """Pixels (B, 3, 224, 224) in [0, 1], not normalised (paper appendix 2) -> tokens (B, 1 + patches, width).
 
         Raises InputError if the ViT takes no such images, or gives other tokens than [CLS] and a square of patches.
         """
@@ -59,6 +59,7 @@ def load_vision(model: str, revision: str | None = None, skip_last_blocks: int =
         revision: commit of a hub model.
         skip_last_blocks: blocks left out at the end. BLIP-2 takes ViT-g's tokens after 39 of 40 blocks
             and without the final norm, which belongs to the last block; both leave together here.
+
     Raises:
         InputError: the model is not there, or is no ViT with a class token.
     """

@@ -77,7 +77,7 @@ def toy(tmp_path_factory, slurm: Slurm) -> Toy:
 
 @pytest.fixture
 def training(toy: Toy, slurm: Slurm):
-    """snakemake on the cluster, with train@full waiting in a job: (the toy, snakemake, the job, its node)."""
+    """Snakemake on the cluster, with train@full waiting in a job: (the toy, snakemake, the job, its node)."""
     for name in ("go.txt", "node.txt", "saved.txt", "ran.txt"):
         (toy.folder / name).unlink(missing_ok=True)
     toy.edit("params.yaml", "full: {weight: ", "full: {weight: 1")  # 1, 11, 111 ...
@@ -111,7 +111,8 @@ def test_a_drained_node_finishes_its_job_and_gets_no_other(training, slurm: Slur
 
 def test_a_killed_slurmd_makes_nothing_twice(training, slurm: Slurm) -> None:
     """The controller takes the node for dead and starts the job elsewhere, though the stage still runs: the
-    second start waits for the first, and takes its results."""
+    second start waits for the first, and takes its results.
+    """
     toy, started, _, node = training
     slurm.kill_node(node)
     log = ".state/logs/train@full.log"
@@ -143,7 +144,8 @@ def test_the_warning_before_the_time_limit(toy: Toy, slurm: Slurm) -> None:
     """Two minutes of run time, a warning before their end: the stage saves, ends and is submitted again.
 
     Slurm looks every 30 s and then warns whatever would be due before it looks again: here 55 to 85 s after the
-    start. An earlier warning would come before a stage on a busy machine listens, and be ignored."""
+    start. An earlier warning would come before a stage on a busy machine listens, and be ignored.
+    """
     toy.write("workflow/site.yaml", TOY_SITE + "train: {runtime: 2, warning: 35, retries: 3}\n")
     (toy.folder / "go.txt").unlink(missing_ok=True)
     toy.edit("params.yaml", "full: {weight: ", "full: {weight: 1")

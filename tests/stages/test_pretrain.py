@@ -221,7 +221,7 @@ def test_pairs_leave_out_what_has_no_report_and_read_what_belongs_together(proje
     without = bare.see(None, bare.load(torch.tensor([5, 2]).numpy()))
     assert without.keys() == batch.keys() - {"images"}
     assert all(torch.equal(without[name], batch[name]) for name in without)
-    assert 0 <= batch["images"].min() and batch["images"].max() <= 1 and batch["images"].shape[1] == 1
+    assert batch["images"].min() >= 0 and batch["images"].max() <= 1 and batch["images"].shape[1] == 1
 
 
 def test_a_data_set_without_reports_is_refused(project):

@@ -1,5 +1,6 @@
 """The repository itself in a folder of its own, with parameters so small that its whole pipeline takes minutes on
-a cluster of two cores."""
+a cluster of two cores.
+"""
 
 import json
 import os
@@ -147,7 +148,7 @@ class Started:
         return self.text
 
     def kill(self) -> None:
-        """kill -9 of the command and of what it started on this machine, jobs apart."""
+        """Kill -9 of the command and of what it started on this machine, jobs apart."""
         os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
 

@@ -140,7 +140,7 @@ class Slurm:
         self.run("slurmd", "-D", "-N", node, key=node)
 
     def kill_node(self, node: str) -> None:
-        """kill -9 of the slurmd of a node: for the controller, the node is gone."""
+        """Kill -9 of the slurmd of a node: for the controller, the node is gone."""
         self.daemons[node].send_signal(signal.SIGKILL)
         self.daemons[node].wait()
 
@@ -154,7 +154,8 @@ class Slurm:
 
     def jobs(self, partition: str = "") -> list[dict[str, str]]:
         """Every job so far, oldest first: id, state, nodes, gres (per node), start, end, and what it is for
-        (Snakemake's comment); with `partition`, those sent there."""
+        (Snakemake's comment); with `partition`, those sent there.
+        """
         keys = ("id", "state", "nodes", "gres", "start", "end", "partition", "what")
         lines = ask("squeue", "-h", "-t", "all", "-S", "i", "-o", "%i|%T|%N|%b|%S|%e|%P|%k").splitlines()
         found = [dict(zip(keys, line.split("|"), strict=True)) for line in lines]

@@ -1,5 +1,6 @@
 """A pipeline in miniature with the real Snakefile and workflow/: every kind of stage that dvc.yaml has, as
-scripts that take no time. Each script notes its name in ran.txt, so that tests can count true runs."""
+scripts that take no time. Each script notes its name in ran.txt, so that tests can count true runs.
+"""
 
 import importlib
 import json
@@ -253,7 +254,8 @@ class Toy:
 
 class Started:
     """A running `snakemake` or `dvc`: forked from a server process that has imported both, which saves each
-    call some four seconds; otherwise as if typed into a shell, in a process group of its own."""
+    call some four seconds; otherwise as if typed into a shell, in a process group of its own.
+    """
 
     def __init__(self, toy: Toy, command: str) -> None:
         context = multiprocessing.get_context("forkserver")
@@ -277,7 +279,7 @@ class Started:
         return self.output.read_text(encoding="utf-8") if self.output.exists() else ""
 
     def kill(self, everything: bool) -> None:
-        """kill -9, of the main process alone or of everything that it started, too."""
+        """Kill -9, of the main process alone or of everything that it started, too."""
         (os.killpg if everything else os.kill)(self.process.pid, signal.SIGKILL)
         self.process.join(20)
 

@@ -224,7 +224,7 @@ def test_dicom_with_a_lossy_frame_is_what_pillow_decodes(tmp_path, syntax, kind,
 
 @pytest.mark.parametrize("name", ["CT_small", "MR_small", "693_J2KI", "JPEG2000", "JPGExtended", "image_dfl"])
 def test_dicom_of_other_makers_as_pydicom_shows_it(name):
-    """pydicom's own chain of LUTs, then its range to 8 bit, at full size."""
+    """Pydicom's own chain of LUTs, then its range to 8 bit, at full size."""
     path = get_testdata_file(f"{name}.dcm")
     dataset = pydicom.dcmread(path)
     values = apply_modality_lut(dataset.pixel_array, dataset)

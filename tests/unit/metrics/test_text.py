@@ -178,7 +178,8 @@ def test_perfect_copies_score_1_under_report():
 
 def test_perfect_copies_of_real_reports(findings):
     """The figures of reference/datasets.md: 100 under the first protocol, about 74.5 under the second, where
-    the release's tokenizer has put the copy in lower case."""
+    the release's tokenizer has put the copy in lower case.
+    """
     findings = findings[:1000]
     assert corpus_bleu(*report_protocol(findings, findings)) == pytest.approx([1, 1, 1, 1])
     lower = [text.lower() for text in findings]

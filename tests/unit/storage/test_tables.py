@@ -13,7 +13,7 @@ def prepared(**changes):
         "image_id": "i", "patient_id": "p", "study_id": "s", "image_path": "files/i.jpg",
         "view": None, "findings": None, "impression": None, "report": None,
     }  # fmt: skip
-    schema = {name: pl.String for name in row}
+    schema = dict.fromkeys(row, pl.String)
     return pl.DataFrame(
         [{**row, **changes}], schema={**schema, **{name: pl.Int8 for name in changes if "label" in name}}
     )

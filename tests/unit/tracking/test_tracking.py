@@ -211,7 +211,7 @@ def test_sending_twice_makes_no_doubles(project):
 
 
 def test_killed_stage_continues_its_run(project):
-    """kill -9 in the middle; the next execution continues the curve, though it reports some steps again."""
+    """Kill -9 in the middle; the next execution continues the curve, though it reports some steps again."""
     body = """
 import os, signal
 for step in range(1, 6):

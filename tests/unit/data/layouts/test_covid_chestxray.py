@@ -28,7 +28,7 @@ def settings(root):
 def row(**changes):
     return {
         "patientid": "2", "offset": "0", "finding": "Pneumonia/Viral/COVID-19", "view": "PA",
-        "modality": "X-ray", "folder": "images", "filename": "a.jpg", 
+        "modality": "X-ray", "folder": "images", "filename": "a.jpg",
         "clinical_notes": "Both lungs\n  are hazy.", **changes,
     }  # fmt: skip
 
