@@ -4,7 +4,7 @@ FOLDER is the project folder of a finished demo, whose phantom images and featur
 (TIG) alone, from the same start, for the same steps on the same images, once for each seed: a model whose decoder
 tapers as the preset `paper` has it, (1536, 768, 768) channels and the shortcut, and one with the release's (2304,
 4608, 4608, 2304), all channels divided by `--divide` (undivided, a step of the release's takes 90 s for each image on a core). Told are PSNR and
-SSIM of the reconstructed validation images, and the arithmetic of a image through each decoder. `--save` writes
+SSIM of the reconstructed validation images, and the arithmetic of an image through each decoder. `--save` writes
 benchmarks/results/decoder-DATE.json. The exit code is 1 if the tapered one is worse in the mean over seeds.
 """
 

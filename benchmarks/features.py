@@ -1,6 +1,6 @@
 """Reading cached features in shuffled order: `python -m benchmarks.features FOLDER [--images 3000] [--save]`.
 
-Writes synthetic features of the paper's shape (257 x 1408 float16, 723 kB a image) in four shards under FOLDER, then
+Writes synthetic features of the paper's shape (257 x 1408 float16, 723 kB an image) in four shards under FOLDER, then
 reads all of them into tensors of 32 images, by turns
 * in shuffled order, as training does: `FeatureStore.read` on memory-mapped shards;
 * shard after shard, shuffled inside (`pretrain.order: by_shard`);

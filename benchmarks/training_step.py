@@ -277,7 +277,7 @@ def memory() -> dict[str, float]:
 
 
 def summary(samples: dict[str, list[float]]) -> dict[str, float]:
-    """Medians; a image's step at the batch of the measurement and at the paper's; ratios."""
+    """Medians; an image's step at the batch of the measurement and at the paper's; ratios."""
     found = {name: statistics.median(values) for name, values in samples.items()}
     for b in (BATCH, PAPER_BATCH):
         release = sum(found[f"release_{part}"] for part in ("vit", "rest", "decoder"))

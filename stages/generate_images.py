@@ -34,7 +34,7 @@ SEEDS = 2**63  # from 0 on: as many as a column of integers holds
 
 @dataclass(frozen=True)
 class Order:
-    """A image to draw; the fields are columns of `DRAWN`."""
+    """An image to draw; the fields are columns of `DRAWN`."""
 
     seed: int
     prompt: str | None = None
@@ -52,7 +52,7 @@ def generate_images(params: Params, run: Run, variant: str) -> None:
 
     The last three need priors that were trained with prior.condition: text. A set is a store of pixels with a
     table of prompts, seeds and codes; some of its images are PNGs, too, in the folder `shown`, and these say what
-    they were drawn from. `python -m stages.generate_images --verify FILE.png` draws such a image again.
+    they were drawn from. `python -m stages.generate_images --verify FILE.png` draws such an image again.
 
     By hand, with any trained model: `python -m stages.generate_images --prompt TEXT --samples 4 --out DIR`.
     """

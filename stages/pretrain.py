@@ -156,7 +156,7 @@ class Pairs:
         """Row numbers (k,) -> what `see` takes: tokens of the reports, pixels (k, H, W) as uint8, float16 features.
 
         Of pixels and features only those that are needed and stored: online features are made of the pixels. `rows`
-        go with these, to name a image by.
+        go with these, to name an image by.
         """
         import torch
 
@@ -183,7 +183,7 @@ class Pairs:
         With a generator the images are augmented where pretrain.augment says so, before the ViT and as TIG's target
         alike. All is computed in full precision, as stored features are, whatever the training's precision.
 
-        InputError names a image whose tokens half precision cannot hold.
+        InputError names an image whose tokens half precision cannot hold.
         """
         import torch
 

@@ -1,4 +1,4 @@
-"""Stage retrieve: which reports belong to a image, which images to a report (paper section 4.2, Table 2)."""
+"""Stage retrieve: which reports belong to an image, which images to a report (paper section 4.2, Table 2)."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -23,7 +23,7 @@ ASKS = {"i2t": "Image {} asks for reports", "t2i": "The report of image {} asks 
 RANKINGS = Schema(
     "rankings",
     {
-        # i2t: a image asks for reports | t2i: a report asks for images | itm_i2t, itm_t2i: ranked anew
+        # i2t: an image asks for reports | t2i: a report asks for images | itm_i2t, itm_t2i: ranked anew
         "direction": pl.String,
         "query_id": pl.String,  # a report goes by the id of its image
         "ranked_ids": pl.List(pl.String),

@@ -244,7 +244,7 @@ def decode(trained: Trained, coded: pl.DataFrame) -> np.ndarray:
 
 
 def write_figure(path: Path, trained: Trained, store: ImageStore, test: pl.DataFrame, drawn: Drawn) -> None:
-    """Figure 3 of the paper as a PNG, a image to a column: real ones, their reconstructions, images drawn from
+    """Figure 3 of the paper as a PNG, an image to a column: real ones, their reconstructions, images drawn from
     their reports (where the priors take a text), and images drawn without a text.
     """
     sources = drawn["reports"][0]["source_id"] if "reports" in drawn else test["image_id"]

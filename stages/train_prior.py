@@ -181,7 +181,7 @@ def build_prior(params: Params, level: str, trained: Trained) -> Prior:
 
 
 def bits(prior: Prior, codes: Codes, texts: Texts | None) -> np.ndarray:
-    """Mean -log2 p of a image's codes, for each image [n], in evaluation mode; without `texts`, without them."""
+    """Mean -log2 p of an image's codes, for each image [n], in evaluation mode; without `texts`, without them."""
     import torch
     import torch.nn.functional as F
 

@@ -77,7 +77,7 @@ def _retrieval(metrics: Mapping[str, float]) -> Line:
     value, chance = _get(metrics, "i2t_map_at_1"), _get(metrics, "i2t_map_at_1_chance")
     good = value >= TIMES_CHANCE * chance
     return Line(
-        "report for a image, mAP@1 (%)", value, f"chance (asked: {TIMES_CHANCE:g} times)", chance, good
+        "report for an image, mAP@1 (%)", value, f"chance (asked: {TIMES_CHANCE:g} times)", chance, good
     )
 
 

@@ -69,7 +69,7 @@ class Sizes:
 
     @property
     def tokens(self) -> int:
-        """Tokens of a image, the class token included."""
+        """Tokens of an image, the class token included."""
         return (self.params["images"]["size"] // self.vit[3]) ** 2 + 1
 
     @property
@@ -182,7 +182,7 @@ def report(arguments: argparse.Namespace) -> str:
         f"  a core decodes {speeds['core_decoded_megapixels_per_s']:.2f} Mpixel/s, prepares "
         + f"{speeds['core_prepared_rows_per_s']:.0f} rows/s (measured: {source})",
         f"  a source image has {arguments.pixels / 1e6:.3g} Mpixel (--pixels), {RAW_BYTES_PER_PIXEL} bytes each",
-        f"  ViT {sizes.vit_flops / 1e9:.4g} GFLOP a image, model {model['model']:.4g} GFLOP forward (counted), "
+        f"  ViT {sizes.vit_flops / 1e9:.4g} GFLOP an image, model {model['model']:.4g} GFLOP forward (counted), "
         + f"{BACKWARD} times that in training; work divides evenly, storage keeps up, start-up is not counted",
     ]
     for online in (False, True):
@@ -206,7 +206,7 @@ def report(arguments: argparse.Namespace) -> str:
         stored = sizes.tokens * sizes.vit[0] * 2
         lines += [
             "",
-            f"Caching spends {stored / 1e6:.3g} MB of storage a image to save {cheaper / 1e12:.3g} TFLOP a image.",
+            f"Caching spends {stored / 1e6:.3g} MB of storage an image to save {cheaper / 1e12:.3g} TFLOP an image.",
         ]
     return "\n".join(lines)
 
@@ -221,7 +221,7 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--gpus", type=int, required=True, help="GPUs of all nodes; 0: the processor alone")
     found.add_argument("--cores", type=int, help="cores of all nodes; default: 8 for each GPU")
     found.add_argument("--preset", help="name of a preset; default: params.yaml")
-    found.add_argument("--passes", type=float, default=20, help="times that training sees a image (20)")
+    found.add_argument("--passes", type=float, default=20, help="times that training sees an image (20)")
     found.add_argument("--gpu-tflops", type=float, default=200, help="TFLOP/s that a GPU sustains (200)")
     found.add_argument(
         "--pixels", type=float, default=7.8e6, help="pixels of a source image (7.8e6: MIMIC-CXR)"

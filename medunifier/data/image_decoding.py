@@ -30,7 +30,7 @@ class UnreadableImage(Exception):
 def decode_image(path: str | Path, size: int, aspect: str) -> np.ndarray:
     """The image as uint8 [size, size], 0 black; antialiased.
 
-    `aspect` says what happens to a image that is not square: `squash` it, `pad` it with black, or `crop`
+    `aspect` says what happens to an image that is not square: `squash` it, `pad` it with black, or `crop`
     its middle. Raises UnreadableImage for broken content, InputError for a file that cannot be opened at all.
     """
     try:
@@ -57,7 +57,7 @@ def _read_image(path: str | Path, size: int) -> Image.Image:
 
 
 def grey(image: Image.Image) -> Image.Image:
-    """A image of any kind upright and in grey (mode L, or F with 0..255); ValueError if it has no stored range."""
+    """An image of any kind upright and in grey (mode L, or F with 0..255); ValueError if it has no stored range."""
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):  # 16 bits, stored range 0..65535; Pillow would cut them at 255
         return _grey(np.asarray(image, np.float32), 0, 65535)

@@ -1,6 +1,6 @@
 """Images that are the same after decoding, whatever file or data set they come in.
 
-COVIDx, for example, holds images of the RSNA challenge, there PNG and here DICOM. A image that was resized or
+COVIDx, for example, holds images of the RSNA challenge, there PNG and here DICOM. An image that was resized or
 compressed again on its way is another one here: only equal grey values are found.
 """
 

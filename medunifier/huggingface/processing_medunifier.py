@@ -24,7 +24,7 @@ class MedUnifierImageProcessor(BaseImageProcessor):
     """Radiographs as stage decode_images decodes them: grey, square, values in [0, 1], three equal channels.
 
     Args:
-        size: pixels, height = width. aspect: `squash`, `pad` or `crop` for a image that is not square.
+        size: pixels, height = width. aspect: `squash`, `pad` or `crop` for an image that is not square.
     """
 
     model_input_names: ClassVar = ["pixel_values"]

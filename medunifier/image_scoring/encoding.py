@@ -41,7 +41,7 @@ def looker(vision: Vision, trained: Trained) -> Callable[[Iterable[np.ndarray]],
 
 
 def retrieval(name: str, seen: Seen, texts: list[str], trained: Trained, how: dict) -> dict[str, float | int]:
-    """`NAME_retrieval_recall_at_1`, in percent: how often the model itself finds the text that a image was drawn from
+    """`NAME_retrieval_recall_at_1`, in percent: how often the model itself finds the text that an image was drawn from
     among all the texts here, with `_chance`.
 
     Args:

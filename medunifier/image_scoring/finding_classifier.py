@@ -44,7 +44,7 @@ def train_judge(views: np.ndarray, truth: np.ndarray, names: Sequence[str]) -> J
 
     Args:
         views: `judge_views` of them, [n, D].
-        truth: int [n, findings]: 1 present, 0 absent, -1 unknown (such a image does not train that finding).
+        truth: int [n, findings]: 1 present, 0 absent, -1 unknown (such an image does not train that finding).
         names: of the findings; those with fewer than `FEWEST` images on either side are left out.
     """
     from sklearn.linear_model import LogisticRegression

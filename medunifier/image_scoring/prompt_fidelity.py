@@ -93,7 +93,7 @@ def judge_itself(
 
 
 def prompt_fidelity(judge: Judge, asked: Asked, drawn: np.ndarray, without: np.ndarray, how: dict) -> Metrics:
-    """How often the judge says of a image what its prompt asked for, in percent.
+    """How often the judge says of an image what its prompt asked for, in percent.
 
     prompt_fidelity           the finding, among those that any prompt asks for; also of each finding
     prompt_fidelity_side      left or right, of the finding that was asked for

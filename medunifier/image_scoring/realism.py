@@ -16,7 +16,7 @@ Metrics = dict[str, float | int]
 Images = Callable[[], Iterable[np.ndarray]]  # gives uint8 batches [k, H, W], anew at every call
 Features = Callable[[Iterable[np.ndarray]], np.ndarray]  # image batches -> float [n, D]
 
-LOW = 0.05  # the quantile of validation images' distances below which a image is suspiciously near
+LOW = 0.05  # the quantile of validation images' distances below which an image is suspiciously near
 NEAREST = Schema(
     "nearest training images",
     {

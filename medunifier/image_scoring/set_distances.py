@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-NEIGHBOURS = 3  # the ball around a image reaches to its third nearest neighbour (torch-fidelity's default)
+NEIGHBOURS = 3  # the ball around an image reaches to its third nearest neighbour (torch-fidelity's default)
 SUBSET = 1000  # images in each estimate of the kernel distance
 SUBSETS = 100  # estimates that are averaged
 

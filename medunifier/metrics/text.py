@@ -113,7 +113,7 @@ def cider(references: Sequence[Sequence[str]], predictions: Sequence[str]) -> np
 
 def best_constant(reports: Sequence[str]) -> str:
     """The one of `reports` that scores the highest BLEU-4, under the protocol `report`, as the prediction for
-    every one of them: what a model that never looks at a image can reach.
+    every one of them: what a model that never looks at an image can reach.
 
     Exact, and linear in the number of reports: with one reference each, the matches of a candidate's k-th
     occurrence of an n-gram are the reports that have it at least k times. Of equals the most frequent wins,

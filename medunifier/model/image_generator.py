@@ -179,7 +179,7 @@ class ImageDecoder(nn.Module):
 
     Four doublings of 16 give 256, not 224, so a 3 x 3 convolution without padding comes first
     (16 -> 14, and 14 x 16 = 224), as in the authors' code. Its channels (2304, 4608, 4608, 2304) take 1690 GFLOP for a
-    image. Fewer alone reconstruct worse, for all that a image shows has to pass layers that are narrow where they
+    image. Fewer alone reconstruct worse, for all that an image shows has to pass layers that are narrow where they
     are high. Hence two linear ways out, for 36 GFLOP with (1536, 768, 768) (benchmarks/decoder.py):
 
     * the last two doublings are one transposed convolution of stride 4, where three numbers of channels are given;

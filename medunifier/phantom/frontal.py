@@ -35,7 +35,7 @@ def draw_frontal(
 
 
 def ailing_chest(anatomy: Anatomy, findings: tuple[Finding, ...], key: list[int], size: int) -> Chest:
-    """The lungs of a image of `size` pixels with what ails them: where opacities and free air lie."""
+    """The lungs of an image of `size` pixels with what ails them: where opacities and free air lie."""
     pose = np.random.default_rng([*key, 0])
     frame = Frame(
         size // FILM_DETAIL,

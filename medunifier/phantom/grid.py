@@ -54,7 +54,7 @@ def study_tiles(studies: Iterable[Study]) -> list[tuple[str, Image.Image]]:
 
 
 def caption(study: Study, view: str) -> str:
-    """The view of a image and the names of what is to be seen; what does not fit under a tile is left out."""
+    """The view of an image and the names of what is to be seen; what does not fit under a tile is left out."""
     names = ", ".join(finding.name.replace("_", " ") for finding in study.facts.findings)
     return textwrap.shorten(f"{view or 'no view'}: {names or 'normal'}", CAPTION_LETTERS, placeholder=" …")
 

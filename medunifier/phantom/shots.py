@@ -46,7 +46,7 @@ class Shot:
 def take_shot(
     rng: np.random.Generator, key: tuple[int, ...], names: tuple[str, ...], size: int, view: str = ""
 ) -> Shot:
-    """A image of a new patient with the findings `names`, each with certainty; `key` seeds the drawing."""
+    """An image of a new patient with the findings `names`, each with certainty; `key` seeds the drawing."""
     findings: tuple[Finding, ...] = tuple(replace(draw_finding(rng, name), certain=True) for name in names)
     portable = bool(rng.random() < PORTABLE)
     facts = Facts(draw_anatomy(rng), findings, draw_device(rng, portable), portable)
@@ -69,7 +69,7 @@ def png(film: np.ndarray) -> bytes:
 
 
 def digest_of(key: Iterable[int]) -> str:
-    """Hexadecimal digits that follow from what drew a image. From its pixels they would not be the same everywhere:
+    """Hexadecimal digits that follow from what drew an image. From its pixels they would not be the same everywhere:
     processors differ in a float's last bit.
     """
     return hashlib.sha256(repr(tuple(key)).encode()).hexdigest()

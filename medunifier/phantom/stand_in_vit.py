@@ -7,7 +7,7 @@ It is not trained, yet much can be read off its tokens, as off trained ones. The
 * a sixth tells where the patch lies;
 * the rest tells what is seen where: the hidden units of the perceptrons open in regions of the image of their own
   and pass on how bright it is there (random features, Rahimi and Recht, NeurIPS 2007, of the place and the look).
-  So even the mean over a image's tokens tells what it shows. Of the look alone, the mean keeps next to nothing.
+  So even the mean over an image's tokens tells what it shows. Of the look alone, the mean keeps next to nothing.
 
 Attention adds a little of what other patches show, and a rotation mixes all over the channels.
 """

@@ -1,4 +1,4 @@
-"""The pipeline as a image: stage families from top to bottom in the order in which data flows."""
+"""The pipeline as an image: stage families from top to bottom in the order in which data flows."""
 
 from __future__ import annotations
 

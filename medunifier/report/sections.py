@@ -281,7 +281,7 @@ def notes(
     if seeded_encoder:
         found.append(
             "The frozen image encoder is a small ViT with random weights made from the seed. It stands in for "
-            "downloaded weights, which would see far more in a image."
+            "downloaded weights, which would see far more in an image."
         )
     found.append(
         "Intervals are 95 % percentile bootstrap intervals over the test patients (of calibration errors, the same "

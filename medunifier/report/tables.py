@@ -62,7 +62,7 @@ def retrieval_groups(metrics: Metrics, ks: Sequence[int]) -> list[tuple[str, lis
     groups = []
     for matched, again in (("", ""), ("itm_", ", re-ranked by ITM")):
         for direction, heading in (
-            ("i2t", "A image asks for reports"),
+            ("i2t", "An image asks for reports"),
             ("t2i", "A report asks for images"),
         ):
             rows = [

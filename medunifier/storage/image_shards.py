@@ -23,7 +23,7 @@ def part_path(folder: str | Path, number: int) -> Path:
 def write_part(path: str | Path, ids: Iterable[str], arrays: Iterable[np.ndarray], size: int) -> None:
     """Write one part, atomically: for each of `ids` one uint8 [size, size] of `arrays`, in the same order.
 
-    Raises ValueError when the two differ in number, or a image in type or shape.
+    Raises ValueError when the two differ in number, or an image in type or shape.
     """
     pixel_type = pa.binary(size * size)
     schema = pa.schema(

@@ -8,7 +8,7 @@ import polars as pl
 
 from medunifier.storage.tables import Schema, read_table, write_table
 
-TOP, BOTTOM = 64, 256  # codes of a image: 8 x 8 and 16 x 16, row by row
+TOP, BOTTOM = 64, 256  # codes of an image: 8 x 8 and 16 x 16, row by row
 CODES = Schema(
     "codes",
     {"image_id": pl.String, "top": pl.Array(pl.UInt16, TOP), "bottom": pl.Array(pl.UInt16, BOTTOM)},

@@ -1,4 +1,4 @@
-"""Images out of nothing, or out of a text: both priors, the decoder, and the proof of where a image comes from."""
+"""Images out of nothing, or out of a text: both priors, the decoder, and the proof of where an image comes from."""
 
 from __future__ import annotations
 

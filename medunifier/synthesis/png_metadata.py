@@ -12,7 +12,7 @@ MODEL_NAME = "MedUnifier"  # the field `model`
 
 
 def write_png(path: str | Path, pixels: np.ndarray, fields: Mapping[str, str]) -> None:
-    """Write a image, uint8 [H, W], atomically, with text fields (UTF-8, PNG's iTXt) in it."""
+    """Write an image, uint8 [H, W], atomically, with text fields (UTF-8, PNG's iTXt) in it."""
     from PIL import Image
     from PIL.PngImagePlugin import PngInfo
 
@@ -24,7 +24,7 @@ def write_png(path: str | Path, pixels: np.ndarray, fields: Mapping[str, str]) -
 
 
 def read_png(path: str | Path) -> tuple[np.ndarray, dict[str, str]]:
-    """A image, uint8 [H, W], and its text fields. InputError if the file is not there or no grey PNG."""
+    """An image, uint8 [H, W], and its text fields. InputError if the file is not there or no grey PNG."""
     from PIL import Image
 
     try:
@@ -35,5 +35,5 @@ def read_png(path: str | Path) -> tuple[np.ndarray, dict[str, str]]:
     except (OSError, SyntaxError, ValueError) as error:
         raise InputError(f"{path}: not a readable PNG ({error})") from error
     if mode != "L":  # the values of a palette's image (P) are no grey values
-        raise InputError(f"{path}: expected a image of 8-bit grey (L), found {mode}")
+        raise InputError(f"{path}: expected an image of 8-bit grey (L), found {mode}")
     return pixels, fields

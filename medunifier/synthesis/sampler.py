@@ -162,7 +162,7 @@ def _draw_level(
 
 
 def _uniforms(seed: int, number: int) -> torch.Tensor:
-    """A image's random numbers, on every machine and device the same."""
+    """An image's random numbers, on every machine and device the same."""
     return torch.rand(number, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 

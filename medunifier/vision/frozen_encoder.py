@@ -45,7 +45,7 @@ class FrozenViT(nn.Module):
         patches = tokens.shape[1] - 1
         if math.isqrt(max(patches, 0)) ** 2 != patches:
             raise InputError(
-                f"vision.model: gives {patches + 1} tokens for a image; expected were [CLS] and a square of patches, "
+                f"vision.model: gives {patches + 1} tokens for an image; expected were [CLS] and a square of patches, "
                 "257 or 197, say. Choose a ViT with a class token and without registers"
             )
         return tokens

@@ -1,4 +1,4 @@
-"""The stage generate_images and the command by hand: sets, seeds, metadata, and the proof that a image is redrawn."""
+"""The stage generate_images and the command by hand: sets, seeds, metadata, and the proof that an image is redrawn."""
 
 import dataclasses
 import json
@@ -131,7 +131,7 @@ def test_every_png_says_what_it_is(project):
 
 
 def test_a_image_is_drawn_again_from_its_fields(project, capsys):
-    """A image of each set, drawn before in a batch, now alone, by the command."""
+    """An image of each set, drawn before in a batch, now alone, by the command."""
     paths = [str(max(Path(f"data/generated/{VARIANT}/{name}/shown").glob("*.png"))) for name in stage.SETS]
     by_hand(["--verify", *paths])
     assert capsys.readouterr().out.splitlines() == [f"{path}: the same pixels" for path in paths]

@@ -197,7 +197,7 @@ def test_the_mean_token_tells_what_is_bright_where(tmp_path):
 
     write_vit(tmp_path, VIT, seed=3)
     vit = ViTModel.from_pretrained(tmp_path).eval()
-    bright = torch.rand(480, 4, 4, generator=torch.Generator().manual_seed(0))  # of 16 fields of a image
+    bright = torch.rand(480, 4, 4, generator=torch.Generator().manual_seed(0))  # of 16 fields of an image
     pixels = torch.nn.functional.interpolate(bright[:, None], size=224, mode="nearest")
     with torch.no_grad():
         mean = torch.cat(

@@ -230,7 +230,7 @@ def test_reranked_figures_stand_below_the_first_ranking(results):
     again = interval("itm_i2t_map_at_1", 53.5, 7.0, 150, 19.3)
     edit(results / "results/metrics/retrieve@full-phantom.json", lambda metrics: metrics.update(again))
     text = Reader(make(results)).text
-    assert "A image asks for reports, re-ranked by ITM mAP@1 53.5 46.5 to 60.5 19.3 150" in text
+    assert "An image asks for reports, re-ranked by ITM mAP@1 53.5 46.5 to 60.5 19.3 150" in text
     assert "full, re-ranked by ITM, AP@K textbook phantom (phantom) 53.5 46.5 to 60.5" in text
 
 

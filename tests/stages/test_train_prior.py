@@ -42,7 +42,7 @@ def tiny(params, **changes):
 
 @pytest.fixture
 def params(tmp_path, monkeypatch):
-    """Codes that the report determines: all of a image's are n for finding n, except a few at random."""
+    """Codes that the report determines: all of an image's are n for finding n, except a few at random."""
     monkeypatch.chdir(tmp_path)
     params = make_project(tmp_path)
     rng, start = np.random.default_rng(0), 0

@@ -104,7 +104,7 @@ def test_runs_are_kept_side_by_side(folder: Path, tmp_path_factory) -> None:
     (run / "results/metrics/retrieve@full-phantom.json").write_text(json.dumps(values))
     (found,) = learnt(run)
     assert (found["seed"], found["variant"]) == (7, "full")
-    assert found["figures"]["report for a image, mAP@1 (%) | chance (asked: 2.5 times)"] == [
+    assert found["figures"]["report for an image, mAP@1 (%) | chance (asked: 2.5 times)"] == [
         51.0,
         20.0,
         True,

@@ -18,7 +18,7 @@ SOURCE = (
     "https://github.com/lindawangg/COVID-Net, docs/COVIDx.md, or Kaggle's covidx-cxr2 with a 3-class list"
 )
 LABELS = ("label_normal", "label_pneumonia", "label_covid_19")
-# Class -> values of LABELS. A image without COVID-19 is normal or not: a two-class list does not say.
+# Class -> values of LABELS. An image without COVID-19 is normal or not: a two-class list does not say.
 THREE_CLASSES = {"normal": (1, 0, 0), "pneumonia": (0, 1, 0), "COVID-19": (0, 0, 1)}
 TWO_CLASSES = {"negative": (None, None, 0), "positive": (None, None, 1)}
 _SOURCE_WORDS = 2  # at most: beyond, a word of the file name could pass for the class

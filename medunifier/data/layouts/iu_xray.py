@@ -60,7 +60,7 @@ def read_images(settings: Dataset) -> Raw:
         for image_id, view in study.images
     ]
     if not rows:
-        raise InputError(f"{root}/{settings.index.images}: no report names a image")
+        raise InputError(f"{root}/{settings.index.images}: no report names an image")
     frame = pl.DataFrame(rows, {**texts, **dict.fromkeys(TERMS, pl.Int8)}, orient="row")
     notes = {
         "reports": len(studies),
@@ -79,7 +79,7 @@ def read_reports(settings: Dataset, images: pl.DataFrame) -> Raw:
 
 
 def image_id_of(name: str) -> str:
-    """1_IM-0001-3001 for a image's name in either copy: CXR1_1_IM-0001-3001, CXR2_IM-0652-1001 (XML: a
+    """1_IM-0001-3001 for an image's name in either copy: CXR1_1_IM-0001-3001, CXR2_IM-0652-1001 (XML: a
     study's number may stand twice) or 1_IM-0001-3001.dcm.
     """
     return re.sub(r"^CXR(\d+)_(?:\1_)?", r"\1_", name).removesuffix(".dcm")

@@ -27,7 +27,7 @@ def test_it_finds_what_is_there_in_new_images():
 
 
 def test_evidence_does_not_count_how_common_a_finding_is():
-    """With equally strong signs, a image that shows one finding is given to it, rare or common."""
+    """With equally strong signs, an image that shows one finding is given to it, rare or common."""
     judge = train_judge(*make(4000, 0), ("rare", "common"))
     views, truth = make(4000, 1)
     single = truth.sum(1) == 1

@@ -35,6 +35,6 @@ def test_other_files_are_refused(tmp_path):
     }.items():
         image.save(tmp_path / "colour.png")
         with pytest.raises(
-            InputError, match=rf"colour.png: expected a image of 8-bit grey \(L\), found {name}"
+            InputError, match=rf"colour.png: expected an image of 8-bit grey \(L\), found {name}"
         ):
             read_png(tmp_path / "colour.png")

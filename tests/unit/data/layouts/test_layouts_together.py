@@ -69,10 +69,10 @@ def test_a_zero_shot_set_of_the_whole_data_set_may_leave_its_patients_where_they
     in_training = set(table["image_id"]) & set(splits["train"]["image_id"])
     notes = json.loads((folder / "summary.json").read_text())["notes"]
     assert 0 < len(in_training) == notes["benchmark_images_in_training"] < len(table)
-    assert len(pl.read_parquet(folder / "manifest.parquet")) == 40, "a image of both is decoded once"
+    assert len(pl.read_parquet(folder / "manifest.parquet")) == 40, "an image of both is decoded once"
     decode("rsna", params.datasets["rsna"])
     found = find_overlaps(["rsna"], Path("data/prepared"), Path("data/images"))
-    assert found.is_empty(), "a image is no copy of itself"
+    assert found.is_empty(), "an image is no copy of itself"
 
 
 def test_benchmark_patients_leave_every_split(rsna):
