@@ -47,7 +47,7 @@ def decode_images(params: Params, run: LocalRun, dataset: str) -> None:
         for number, part in list(enumerate(parts))[rank::processes]:
             if not part_path(work / IMAGES, number).exists():
                 decode_part(part, root, params.images, mapped, work, number)
-            run.say(f"part {number + 1} of {len(parts)}: {len(part)} images")
+            run.log(f"part {number + 1} of {len(parts)}: {len(part)} images")
     wait_for_all()
     if rank > 0:
         return
@@ -69,7 +69,7 @@ def decode_images(params: Params, run: LocalRun, dataset: str) -> None:
     write_json(work / IMAGES / "summary.json", summary)
     publish(work, Path("data/images") / dataset)
     run.metrics({name: summary[name] for name in ("pictures", "decoded")} | {"rejected": len(rejected)})
-    run.say(f"decoded {summary['decoded']} of {len(manifest)} images, rejected {len(rejected)}")
+    run.log(f"decoded {summary['decoded']} of {len(manifest)} images, rejected {len(rejected)}")
 
 
 def work_folder(manifest: pl.DataFrame, root: Path, settings: Images, stage: str) -> Path:

@@ -74,7 +74,7 @@ def encode(
         yield look(model, store.read(batch), store.image_ids[batch.start : batch.stop])
         done, before = batch.stop - rows.start, start - rows.start
         if 10 * done // len(rows) > 10 * before // len(rows):
-            run.say(f"{done} of {len(rows)} images")
+            run.log(f"{done} of {len(rows)} images")
 
 
 if __name__ == "__main__":

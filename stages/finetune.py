@@ -47,7 +47,7 @@ def finetune(params: Params, run: Run, variant: str, dataset: str, percent: str)
     for seed in p.seeds:
         chosen = nested_part(items["train"].target, int(percent), seed)
         parts = items | {"train": items["train"].take(chosen)}
-        run.say(f"seed {seed}: {len(chosen)} of {len(items['train'])} training images")
+        run.log(f"seed {seed}: {len(chosen)} of {len(items['train'])} training images")
         vectors = held | {"train": encode(encoder, model, store, parts["train"].rows)}
         probe, probe_scores = fit_linear_probe(vectors, parts, len(labels))
         scores, best_step = fit_classifier(params, run, model, store, parts, seed, probe)
@@ -242,7 +242,7 @@ def fit_classifier(
     run.metrics({f"best_step_seed_{seed}": best, f"val_loss_seed_{seed}": losses[best]})
     if best == 0:
         start = "the linear probe" if p.head_start == "probe" else "a head of zeros"
-        run.say(f"seed {seed}: no step lowers the validation loss: what counts as fine-tuned is {start}")
+        run.log(f"seed {seed}: no step lowers the validation loss: what counts as fine-tuned is {start}")
     net.eval()
     scores = {
         name: probabilities(torch.from_numpy(encode(net, model, store, parts[name].rows))).numpy()

@@ -64,7 +64,7 @@ def generate_images(params: Params, run: Run, variant: str) -> None:
         shutil.rmtree(root)
     shown = {"unconditional": settings.shown, "reports": settings.shown}
     for name, wanted in orders.items():
-        run.say(f"draw {len(wanted)} images: {name}")
+        run.log(f"draw {len(wanted)} images: {name}")
         if name == "prompts":
             pngs = [i for i in range(len(wanted)) if i % settings.samples < SHOWN_SAMPLES]
         else:
@@ -85,7 +85,7 @@ def order_sets(params: Params, run: Run, generator: Generator) -> dict[str, list
 
     orders = {"unconditional": [Order(s, row=i) for i, s in enumerate(seeds(0, settings.unconditional))]}
     if not generator.takes_text:
-        run.say("no images from texts: these priors take none (prior.condition: none)")
+        run.log("no images from texts: these priors take none (prior.condition: none)")
         return orders
     dataset = params.pretrain.dataset
     source = Path("data/prepared") / dataset / "test.parquet"

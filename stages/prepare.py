@@ -36,7 +36,7 @@ def prepare(params: Params, run: LocalRun, dataset: str) -> None:
 
     raw = layout.read_images(settings)
     RAW_IMAGES.check(raw.rows, f"read_images of {settings.layout}")
-    run.say(f"{len(raw.rows)} images in the index")
+    run.log(f"{len(raw.rows)} images in the index")
     selection = Selection(raw.rows)
     reports = select_images(selection, settings, layout, params.seed)
     # A data set with nothing left is told so, not that its benchmark is too small.
@@ -58,7 +58,7 @@ def prepare(params: Params, run: LocalRun, dataset: str) -> None:
     write_subsets(Path("results/subsets") / f"{dataset}.csv", tables)
     run.metrics(flat(summary))
     run.artifact(Path("data/prepared") / dataset / "summary.json")
-    run.say(f"kept {summary['kept']}, rejected {summary['rejected']}")
+    run.log(f"kept {summary['kept']}, rejected {summary['rejected']}")
 
 
 def settings_of(params: Params, dataset: str) -> Dataset:

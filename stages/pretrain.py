@@ -39,7 +39,7 @@ def pretrain(params: Params, run: Run, variant: str) -> None:
     images = weights["tig"] > 0
     training = Pairs(params, tokenizer, "train", images)
     validation = Pairs(params, tokenizer, "validate", images)
-    run.say(f"{len(training)} pairs to train on, {len(validation)} to validate on")
+    run.log(f"{len(training)} pairs to train on, {len(validation)} to validate on")
 
     torch.manual_seed(mix(params.seed, 0))
     model = build_model(params, tokenizer, training.features, run)
@@ -255,7 +255,7 @@ def build_model(params: Params, tokenizer, features: Features, run: Run) -> "Med
         from medunifier.pretraining.bert_checkpoint import load_bert
 
         report = load_bert(model.qformer, model.text_head, m.text_checkpoint)
-        run.say(
+        run.log(
             f"text side from {m.text_checkpoint}; unused there: {report.unused}; new here: {report.missing}"
         )
     return model

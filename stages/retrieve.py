@@ -56,7 +56,7 @@ def retrieve(params: Params, run: Run, variant: str, dataset: str) -> None:
     ks, patients = params.retrieve.ks, items["patient_id"].to_list()
     rerank = params.retrieve.rerank or 0
     if rerank and not trained.can_match:
-        run.say(f"no re-ranking: {variant} has no trained matching head")
+        run.log(f"no re-ranking: {variant} has no trained matching head")
         rerank = 0
     depth = max(RANKED, rerank, *ks)
     rankings, kept = [], []

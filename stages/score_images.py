@@ -69,7 +69,7 @@ def score_images(params: Params, run: Run, variant: str) -> None:
     test = tested[seeded_rows(len(tested), size, seed)]
     how = {"resamples": RESAMPLES, "seed": seed}
 
-    run.say(f"draw {len(test)} test images from their codes")
+    run.log(f"draw {len(test)} test images from their codes")
     averaged = train["image_id"][seeded_rows(len(train), AVERAGED, seed)]
     scores, redrawn = compare(trained, store, test, mean_image(stored(store, averaged)))
     columns = {"psnr_reconstruction": scores["psnr"], "ssim_reconstruction": scores["ssim"]}
@@ -91,7 +91,7 @@ def score_images(params: Params, run: Run, variant: str) -> None:
     write_figure(folder / "figure_3.png", trained, store, tested, drawn)
     run.artifact(folder / "figure_3.png")
 
-    run.say("compare sets of images in the frozen ViT's features")
+    run.log("compare sets of images in the frozen ViT's features")
     look = looker(params.vision, trained)
     seen = {name: look(stored(images)) for name, (_, images) in drawn.items()}
     # A Frechet distance falls with the number of images: the compared sets are of one size.
@@ -109,7 +109,7 @@ def score_images(params: Params, run: Run, variant: str) -> None:
 
     weights = params.score_images.inception_weights
     if weights is None:
-        run.say("no FID: score_images.inception_weights names no file")
+        run.log("no FID: score_images.inception_weights names no file")
     else:
         images = {
             "reference": stored(store, train["image_id"][seeded_rows(len(train), size, seed)]),
@@ -125,7 +125,7 @@ def score_images(params: Params, run: Run, variant: str) -> None:
         }
         run.metrics(realism.distances(INCEPTION_NAMES, features, seed))
 
-    run.say("look for training images that were copied")
+    run.log("look for training images that were copied")
     small = {name: _thumbnails(stored(images)) for name, (_, images) in drawn.items()}
     small_train = _thumbnails(stored(store, train["image_id"]))
     sets = {"validation": (validate["image_id"].to_list(), _thumbnails(stored(store, validate["image_id"])))}
@@ -136,7 +136,7 @@ def score_images(params: Params, run: Run, variant: str) -> None:
     run.metrics(metrics)
 
     if "prompts" in drawn:
-        run.say("judge what the images show")
+        run.log("judge what the images show")
         chosen = seeded_rows(len(train), JUDGED, seed)
         judge = fidelity.judge_of(train[chosen], small_train[chosen])
         run.metrics(judge_images(judge, store, tested, drawn, small, how))

@@ -76,8 +76,8 @@ def simulate(params: Params, run: Run) -> None:
             root = partial_root / COPIES[name].FOLDER
             damage_images(COPIES[name].write(root, images, params.seed), params.seed)
     run.metrics(metrics)
-    run.say(", ".join(f"{metrics.get(name, 0)} {name}" for name in ("patients", "studies", "images")))
-    run.say(", ".join(f"{count} images as {name}" for name, count in copies.items()) or "no copies")
+    run.log(", ".join(f"{metrics.get(name, 0)} {name}" for name in ("patients", "studies", "images")))
+    run.log(", ".join(f"{count} images as {name}" for name, count in copies.items()) or "no copies")
     os.replace(partial_root, ROOT)
     if settings.patients:
         run.artifact(ROOT / SHEET)

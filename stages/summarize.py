@@ -63,7 +63,7 @@ def summarize(params: Params, run: Run) -> None:
     run.artifact(OVERLAPS)
     run.metrics({"page_bytes": len(page.encode()), "sections": len(content["sections"])})
     run.metrics(overlap_metrics(found))
-    run.say(f"wrote {PAGE}, {len(page.encode()) / 1e6:.1f} MB")
+    run.log(f"wrote {PAGE}, {len(page.encode()) / 1e6:.1f} MB")
 
 
 def gather(params: Params) -> dict[str, Any]:

@@ -46,7 +46,7 @@ def train_prior(params: Params, run: Run, variant: str, level: str) -> None:
     texts = Texts(trained, p.condition_dropout) if p.condition == "text" else None
     training = Codes(params, variant, level, "train", texts)
     validation = Codes(params, variant, level, "validate", texts)
-    run.say(f"{len(training)} images to train on, {len(validation)} to validate on")
+    run.log(f"{len(training)} images to train on, {len(validation)} to validate on")
 
     torch.manual_seed(mix(params.seed, 0))
     prior = build_prior(params, level, trained)

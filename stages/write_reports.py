@@ -83,11 +83,11 @@ def write_reports(params: Params, run: Run, variant: str, dataset: str) -> None:
         trained = load_trained(variant, store)
 
         ids, references = test["image_id"].to_list(), test["report"].to_list()
-        run.say(f"write {len(ids)} reports")
+        run.log(f"write {len(ids)} reports")
         written = generate(trained, store, ids, params.write_reports, params.seed)
         known = training["report"][seeded_rows(len(training), CONSTANT_FROM, params.seed)].to_list()
         constant = best_constant(known)
-        run.say(f"best constant report of {len(known)} training reports: {constant}")
+        run.log(f"best constant report of {len(known)} training reports: {constant}")
         systems = {
             "": written,
             "constant_": [constant] * len(ids),
@@ -107,7 +107,7 @@ def write_reports(params: Params, run: Run, variant: str, dataset: str) -> None:
         write_examples(output / "examples.md", title, examples(chosen))
         run.artifact(output / "examples.md")
 
-        run.say("score them")
+        run.log("score them")
         measured = {
             (system, protocol): measure(*clean(references, predictions), scorer)
             for system, predictions in systems.items()
@@ -153,7 +153,7 @@ def clinical(
     scores, missing = optional_scores(references, systems[""])
     run.metrics({name: 100 * value for name, value in scores.items()})
     for line in missing:
-        run.say(f"{line}; once it is there: dvc repro --force --single-item {run.name}")
+        run.log(f"{line}; once it is there: dvc repro --force --single-item {run.name}")
 
 
 def generate(

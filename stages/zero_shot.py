@@ -42,7 +42,7 @@ def zero_shot(params: Params, run: Run, variant: str, dataset: str) -> None:
     drawn = {seed: [c.draw(p.prompts_per_class, seed) for c in classes] for seed in p.seeds}
     matching = p.itm and model.can_match
     if p.itm and not matching:
-        run.say(f"no re-scoring: {variant} has no trained matching head")
+        run.log(f"no re-scoring: {variant} has no trained matching head")
     found: dict[str, list[np.ndarray]] = {"": [], "itm_": []}
     for sentences in drawn.values():
         scores, best = class_scores(model, images, sentences, p.aggregation)

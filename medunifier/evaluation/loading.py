@@ -255,7 +255,7 @@ def usable_items(
             "data/prepared/*/summary.json and data/images/*/rejected.parquet, and loosen the filters in params.yaml"
         )
     if len(items) < len(table):
-        run.say(f"{source}: {len(items)} of {len(table)} images are used; {left_out}")
+        run.log(f"{source}: {len(items)} of {len(table)} images are used; {left_out}")
     return items
 
 

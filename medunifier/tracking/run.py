@@ -83,7 +83,7 @@ class LocalRun:
         """Records parameters besides those that dvc.yaml declares for the stage."""
         self.record(params=dict(values))
 
-    def say(self, text: str) -> None:
+    def log(self, text: str) -> None:
         """Prints one line of progress."""
         print(f"[{self.name}] {text}", flush=True)
 
@@ -106,7 +106,7 @@ class SilentRun(LocalRun):
     def metrics(self, values: Mapping[str, float]) -> None:
         finite(values, self.name)
 
-    def say(self, text: str) -> None:
+    def log(self, text: str) -> None:
         pass
 
     def finish(self) -> None:

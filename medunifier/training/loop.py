@@ -36,7 +36,7 @@ class Tracker(Protocol):
     """What the loop tells its run (see `medunifier.tracking.Run`)."""
 
     def curve(self, step: int, values: dict[str, float]) -> None: ...
-    def say(self, text: str) -> None: ...
+    def log(self, text: str) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -190,7 +190,7 @@ def train(
         optimizer.load_state_dict(state["optimizer"])
         history.rows, start = state["history"], state["step"]
         best, settled = Best(**state.get("best", {})), state["window"]
-        run.say(f"goes on from the checkpoint after step {start}")
+        run.log(f"goes on from the checkpoint after step {start}")
     model, optimizer = accelerator.prepare(plain, optimizer)
     if state is not None and accelerator.scaler is not None and state["scaler"]:
         accelerator.scaler.load_state_dict(state["scaler"])
@@ -224,7 +224,7 @@ def train(
             best.see(values[recipe.watch], step, plain)
         run.curve(step, {f"validate/{name}": value for name, value in values.items()})
         numbers = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
-        run.say(f"step {step} of {recipe.steps}, validation: {numbers}")
+        run.log(f"step {step} of {recipe.steps}, validation: {numbers}")
 
     plain.train()
     if start == 0:
@@ -248,7 +248,7 @@ def train(
     with stop, bar, deterministic_algorithms(recipe.strict):
         for step in range(start, recipe.steps):
             if recipe.patience is not None and control.largest(best.waited >= recipe.patience)[0]:
-                run.say(f"no better {recipe.watch} since step {best.step}: training ends at step {step}")
+                run.log(f"no better {recipe.watch} since step {best.step}: training ends at step {step}")
                 break
             rate = recipe.learning_rate_at(step)
             for group, scale in zip(optimizer.param_groups, rates, strict=True):
@@ -321,7 +321,7 @@ def train(
                 last_save = time.monotonic()
             if caught and done < recipe.steps:
                 name = signal.Signals(caught).name
-                run.say(f"stopped by {name} after step {done}; the same command goes on from there")
+                run.log(f"stopped by {name} after step {done}; the same command goes on from there")
                 raise SystemExit(128 + caught)
             if logging:
                 timed_from, timed_steps = time.monotonic(), 0

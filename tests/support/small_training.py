@@ -19,7 +19,7 @@ class Silent:
     def curve(self, step, values):
         self.curves.append((step, values))
 
-    def say(self, text):
+    def log(self, text):
         pass
 
 
@@ -85,7 +85,7 @@ def watched(folder, values, *, stop_after=None, **changes):
         return {"loss": values[step]}
 
     class Stopper(Silent):
-        def say(self, text):
+        def log(self, text):
             if stop_after is not None and text.startswith(f"step {stop_after} "):
                 os.kill(os.getpid(), signal.SIGTERM)
 

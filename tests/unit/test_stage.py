@@ -11,7 +11,7 @@ from tests.support.tracking_project import python, set_parameter, start, write_s
 
 
 def test_a_stage_leaves_its_metrics_and_its_run(project):
-    write_stage(project, "second", 'run.say(variant); run.metrics({"b": 2, "a": 0.5})', ("variant",))
+    write_stage(project, "second", 'run.log(variant); run.metrics({"b": 2, "a": 0.5})', ("variant",))
     done = python(project, "second.py", "full")
     assert (done.returncode, done.stdout, done.stderr) == (0, "[second@full] full\n", "")
     assert (project / "results/metrics/second@full.json").read_text() == '{\n  "a": 0.5,\n  "b": 2\n}\n'

@@ -418,7 +418,7 @@ def test_only_the_first_process_of_a_distributed_stage_reports(project, monkeypa
     with Run.open("first") as run:
         run.curve(1, {"loss": 1.0})
         run.metrics({"count": 1})
-        run.say("hello")
+        run.log("hello")
         run.finish()
     assert not (project / "results").exists() and not (project / ".state").exists()
     assert capsys.readouterr().out == ""
