@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 
 from medunifier.evaluation.loading import BATCH, Trained, batches, load_model
+from medunifier.metrics.bootstrap import BootstrapOptions
 from medunifier.metrics.classification_scores import Judged, judge_binary, judge_exclusive
 from medunifier.results.item_scores import item_rows, write_items
 from medunifier.runtime.errors import InputError
@@ -57,11 +58,7 @@ def finetune(params: Params, run: Run, variant: str, dataset: str, percent: str)
         frames.append(predictions(parts["test"], seed, classes, scores["test"], probe_scores["test"]))
     run.metrics({"n_train_used": len(chosen), "best_step": float(np.mean(best_steps))})
 
-    how = {
-        "resamples": p.bootstrap,
-        "seed": params.seed,
-        "clusters": items["test"].patients,
-    }
+    options = BootstrapOptions(p.bootstrap, params.seed, items["test"].patients)
     folder = Path("results/finetune") / f"{variant}-{dataset}-{percent}"
     write_table(pl.concat(frames), folder / "predictions.parquet", None)
     for prefix, found in (("", tuned), ("probe_", probed)):
@@ -70,7 +67,7 @@ def finetune(params: Params, run: Run, variant: str, dataset: str, percent: str)
             judged = judge_binary(test, items["test"].target, validate, items["validate"].target)
         else:
             judged = judge_exclusive(test, items["test"].target, labels)
-        run.metrics(flat(judged, how, prefix))
+        run.metrics(flat(judged, options, prefix))
     write_items(run.name, list(test_items(items["test"], p.seeds, tuned, probed)))
     draw(folder, run, labels, items["test"].target, tuned[0]["test"], probed[0]["test"])
 
@@ -281,10 +278,10 @@ def test_items(
                 yield item_rows(f"{prefix}accuracy", test.ids, test.patients, right, seed=seed)
 
 
-def flat(judged: Judged, how: dict, prefix: str) -> dict[str, float | int]:
+def flat(judged: Judged, options: BootstrapOptions, prefix: str) -> dict[str, float | int]:
     """Flat metrics with intervals, chance levels and the spread between seeds."""
     metrics: dict[str, float | int] = {}
-    for name, interval in judged.intervals(**how).items():
+    for name, interval in judged.intervals(options).items():
         metrics |= interval.flat(prefix + name, scale=100)
     metrics |= {f"{prefix}{name}_chance": 100 * value for name, value in judged.chance.items()}
     metrics |= {f"{prefix}{name}_seed_sd": 100 * value for name, value in judged.spread().items()}

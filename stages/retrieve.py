@@ -8,7 +8,7 @@ import polars as pl
 
 from medunifier.evaluation.loading import Trained, load_model, seeded_rows, usable_items
 from medunifier.metrics import retrieval
-from medunifier.metrics.bootstrap import bootstrap_means, numbered
+from medunifier.metrics.bootstrap import BootstrapOptions, bootstrap_means, numbered
 from medunifier.results.examples import Example, write_examples
 from medunifier.results.item_scores import item_rows, write_items
 from medunifier.runtime.params import Params
@@ -54,6 +54,7 @@ def retrieve(params: Params, run: Run, variant: str, dataset: str) -> None:
     run.metrics({"n_items": len(items), "n_classes": len(set(classes)), "n_reports": len(set(pairs))})
 
     ks, patients = params.retrieve.ks, items["patient_id"].to_list()
+    options = BootstrapOptions(params.retrieve.bootstrap, params.seed, patients)
     rerank = params.retrieve.rerank or 0
     if rerank and not trained.can_match:
         run.log(f"no re-ranking: {variant} has no trained matching head")
@@ -65,7 +66,7 @@ def retrieve(params: Params, run: Run, variant: str, dataset: str) -> None:
     def keep(direction: str, ranked: np.ndarray, scores: np.ndarray) -> None:
         """Judges a ranking: its metrics, what each query scored, and its first candidates."""
         of_queries, chances = query_scores(ranked, classes, pairs, ks)
-        metrics = flat(of_queries, chances, patients, params.retrieve.bootstrap, params.seed)
+        metrics = flat(of_queries, chances, options)
         run.metrics({f"{direction}_{name}": value for name, value in metrics.items()})
         for name, each in of_queries.items():
             kept.append(item_rows(f"{direction}_{name}", ids, patients, each))
@@ -164,17 +165,15 @@ def item_classes(items: pl.DataFrame) -> list[str]:
 def flat(
     scores: Mapping[str, np.ndarray],
     chances: Mapping[str, float],
-    patients: Sequence[str],
-    resamples: int,
-    seed: int,
+    options: BootstrapOptions,
 ) -> dict[str, float | int]:
     """Flat metrics of one direction, in percent: mAP@K in both definitions and Recall@K, with interval and chance.
 
     Args:
-        scores, chances: by `query_scores`. patients: whose item each query is; the bootstrap draws patients.
+        scores, chances: by `query_scores`.
     """
     matrix = np.stack(list(scores.values()), axis=1)
-    intervals = bootstrap_means(matrix, resamples=resamples, seed=seed, clusters=patients)
+    intervals = bootstrap_means(matrix, options)
     metrics: dict[str, float | int] = {}
     for name, interval in zip(scores, intervals, strict=True):
         metrics |= interval.flat(name, scale=100)

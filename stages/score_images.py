@@ -12,7 +12,7 @@ from medunifier.image_scoring import realism
 from medunifier.image_scoring.encoding import Seen, looker, retrieval
 from medunifier.image_scoring.realism import NEAREST, stored
 from medunifier.image_scoring.similarity import inception_features, mean_image, psnr, ssim, thumbnails
-from medunifier.metrics.bootstrap import bootstrap_means
+from medunifier.metrics.bootstrap import BootstrapOptions, bootstrap_means
 from medunifier.runtime.errors import InputError
 from medunifier.runtime.params import Params
 from medunifier.stage import run_stage
@@ -67,7 +67,7 @@ def score_images(params: Params, run: Run, variant: str) -> None:
         coded_images(variant, dataset, split) for split in ("train", "validate", "test")
     )
     test = tested[seeded_rows(len(tested), size, seed)]
-    how = {"resamples": RESAMPLES, "seed": seed}
+    options = BootstrapOptions(RESAMPLES, seed)
 
     run.log(f"draw {len(test)} test images from their codes")
     averaged = train["image_id"][seeded_rows(len(train), AVERAGED, seed)]
@@ -78,7 +78,7 @@ def score_images(params: Params, run: Run, variant: str) -> None:
         "psnr_gain": scores["psnr"] - scores["psnr_mean_image"],
     }
     intervals = bootstrap_means(
-        np.stack(list(columns.values()), axis=1), **how, clusters=test["patient_id"].to_list()
+        np.stack(list(columns.values()), axis=1), options.with_clusters(test["patient_id"].to_list())
     )
     for name, interval in zip(columns, intervals, strict=True):
         run.metrics(interval.flat(name))
@@ -139,11 +139,11 @@ def score_images(params: Params, run: Run, variant: str) -> None:
         run.log("judge what the images show")
         chosen = seeded_rows(len(train), JUDGED, seed)
         judge = fidelity.judge_of(train[chosen], small_train[chosen])
-        run.metrics(judge_images(judge, store, tested, drawn, small, how))
-        run.metrics(find_texts(trained, drawn, seen, how))
+        run.metrics(judge_images(judge, store, tested, drawn, small, options))
+        run.metrics(find_texts(trained, drawn, seen, options))
         table, images = drawn["prompts"]
         real = store.read(store.rows(validate["image_id"][seeded_rows(len(validate), len(table), seed)]))
-        run.metrics(realism.diversity(images.read(range(len(table))), table["row"].to_numpy(), real, how))
+        run.metrics(realism.diversity(images.read(range(len(table))), table["row"].to_numpy(), real, options))
 
 
 Drawn = dict[str, tuple[pl.DataFrame, ImageStore]]  # what generate_images has drawn, by the name of the set
@@ -161,32 +161,34 @@ def judge_images(
     test: pl.DataFrame,
     drawn: Drawn,
     small: dict[str, np.ndarray],
-    how: dict,
+    options: BootstrapOptions,
 ) -> fidelity.Metrics:
     """Fidelity to prompts and to reports, and the judge's own quality on real test images."""
     asked = fidelity.read_prompts_asked(drawn["prompts"][0]["prompt"].to_list(), judge)
     judged = len(asked.rows) > 0
     metrics: fidelity.Metrics = {"prompts_judged": len(asked.rows), "prompts_drawn": len(drawn["prompts"][0])}
-    clusters = {"clusters": test["patient_id"].to_list()}
+    patients = options.with_clusters(test["patient_id"].to_list())
     real = _thumbnails(stored(store, test["image_id"]))
-    metrics |= fidelity.judge_itself(judge, test, real, asked if judged else None, how | clusters)
+    metrics |= fidelity.judge_itself(judge, test, real, asked if judged else None, patients)
     if judged:
         metrics |= fidelity.prompt_fidelity(
-            judge, asked, small["prompts"][asked.rows], small["unconditional"], how
+            judge, asked, small["prompts"][asked.rows], small["unconditional"], options
         )
     sources = (
         drawn["reports"][0]
         .select(image_id="source_id")
         .join(test, on="image_id", how="left", maintain_order="left")
     )
-    return metrics | fidelity.report_fidelity(judge, sources, small["reports"], how)
+    return metrics | fidelity.report_fidelity(judge, sources, small["reports"], options)
 
 
-def find_texts(trained: Trained, drawn: Drawn, seen: dict[str, Seen], how: dict) -> fidelity.Metrics:
+def find_texts(
+    trained: Trained, drawn: Drawn, seen: dict[str, Seen], options: BootstrapOptions
+) -> fidelity.Metrics:
     """Retrieval of what images were drawn from, by the model itself."""
     metrics: fidelity.Metrics = {}
     for name, prefix in (("prompts", "prompt"), ("reports", "report")):
-        metrics |= retrieval(prefix, seen[name], drawn[name][0]["prompt"].to_list(), trained, how)
+        metrics |= retrieval(prefix, seen[name], drawn[name][0]["prompt"].to_list(), trained, options)
     return metrics
 
 

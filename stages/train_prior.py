@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 
 from medunifier.evaluation.loading import BATCH, Trained, load_trained
-from medunifier.metrics.bootstrap import bootstrap_means
+from medunifier.metrics.bootstrap import BootstrapOptions, bootstrap_means
 from medunifier.runtime.errors import InputError
 from medunifier.runtime.files import write_curves
 from medunifier.runtime.params import Params
@@ -76,13 +76,13 @@ def train_prior(params: Params, run: Run, variant: str, level: str) -> None:
         return  # results are written once
     prior.eval()
 
-    resampling = {"resamples": p.bootstrap, "seed": params.seed, "clusters": validation.patients}
+    resampling = BootstrapOptions(p.bootstrap, params.seed, validation.patients)
     values = {"train_pictures": len(training), "parameters": sum(x.numel() for x in prior.parameters())}
     found = {"bits_per_code": bits(prior, validation, texts)}
     if texts:
         found["bits_per_code_without_text"] = bits(prior, validation, None)
     for name, of_images in found.items():
-        values |= bootstrap_means(of_images[:, None], **resampling)[0].flat(name)
+        values |= bootstrap_means(of_images[:, None], resampling)[0].flat(name)
     values["unigram_bits"] = entropy_bits(training.codes)
     run.metrics(values)
     save_prior(prior, params, variant, level, values)

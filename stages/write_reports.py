@@ -7,9 +7,9 @@ import numpy as np
 import polars as pl
 
 from medunifier.evaluation.loading import Trained, batches, load_trained, seeded_rows, usable_items
-from medunifier.metrics.bootstrap import Interval, bootstrap, bootstrap_means
+from medunifier.metrics.bootstrap import BootstrapOptions, Interval, bootstrap, bootstrap_means
 from medunifier.metrics.clinical import finding_counts, finding_f1, optional_scores
-from medunifier.metrics.mentions import NAMES, findings_told
+from medunifier.metrics.mentions import NAMES, findings_mentioned
 from medunifier.metrics.meteor import Meteor, meteor
 from medunifier.metrics.retrieval import rank_texts
 from medunifier.metrics.text import (
@@ -114,15 +114,17 @@ def write_reports(params: Params, run: Run, variant: str, dataset: str) -> None:
             for protocol, clean in PROTOCOLS.items()
         }
     patients = test["patient_id"].to_list()
-    how = {"resamples": params.write_reports.bootstrap, "seed": params.seed, "clusters": patients}
+    options = BootstrapOptions(params.write_reports.bootstrap, params.seed, patients)
     metrics: dict[str, float | int] = {"n_written": len(ids)}
     for (system, protocol), found in measured.items():
         prefix = system + ("" if protocol == "report" else f"{protocol}_")
-        for name, interval in intervals_of(found, how).items():
+        for name, interval in intervals_of(found, options).items():
             metrics |= interval.flat(prefix + name, scale=100)
-    run.metrics(metrics | gain(measured["", "report"]["bleu"], measured["constant_", "report"]["bleu"], how))
+    run.metrics(
+        metrics | gain(measured["", "report"]["bleu"], measured["constant_", "report"]["bleu"], options)
+    )
     write_items(run.name, text_items(measured["", "report"], ids, patients))
-    clinical(run, test, references, systems, how)
+    clinical(run, test, references, systems, options)
 
 
 def examples(predictions: pl.DataFrame) -> list[Example]:
@@ -137,7 +139,11 @@ def examples(predictions: pl.DataFrame) -> list[Example]:
 
 
 def clinical(
-    run: Run, test: pl.DataFrame, references: Sequence[str], systems: Mapping[str, Sequence[str]], how: dict
+    run: Run,
+    test: pl.DataFrame,
+    references: Sequence[str],
+    systems: Mapping[str, Sequence[str]],
+    options: BootstrapOptions,
 ) -> None:
     """Findings told by each system against the labels, and the optional scorers on the model's reports."""
     findings = tuple(name for name in NAMES if LABEL_PREFIX + name in test.columns)
@@ -145,9 +151,9 @@ def clinical(
         truth = test.select(LABEL_PREFIX + name for name in findings).fill_null(0).to_numpy().astype(float)
         truth[truth < 0] = np.nan  # uncertain
         for system, predictions in systems.items():
-            told = [findings_told(text, findings) for text in predictions]
+            told = [findings_mentioned(text, findings) for text in predictions]
             matrix = np.array([[name in found for name in findings] for found in told])
-            intervals = bootstrap(finding_counts(matrix, truth), finding_f1, **how)
+            intervals = bootstrap(finding_counts(matrix, truth), finding_f1, options)
             for name, interval in zip(("micro", "macro"), intervals, strict=True):
                 run.metrics(interval.flat(f"{system}findings_f1_{name}", scale=100))
     scores, missing = optional_scores(references, systems[""])
@@ -194,16 +200,16 @@ def measure(
     }
 
 
-def intervals_of(found: Mapping[str, np.ndarray], how: dict) -> dict[str, Interval]:
+def intervals_of(found: Mapping[str, np.ndarray], options: BootstrapOptions) -> dict[str, Interval]:
     """BLEU-1 to 4, METEOR, ROUGE-L in [0, 1] and CIDEr in [0, 10], by name; `found` by `measure`."""
     *bleus, meteor_score = bootstrap(
         np.concatenate([found["bleu"], found["meteor"]], axis=1),
         lambda sums: np.concatenate(
             [bleu(sums[..., :BLEU_COUNTS]), meteor(sums[..., BLEU_COUNTS:])[..., None]], axis=-1
         ),
-        **how,
+        options,
     )
-    rouge, consensus = bootstrap_means(np.stack([found["rouge_l"], found["cider"]], axis=1), **how)
+    rouge, consensus = bootstrap_means(np.stack([found["rouge_l"], found["cider"]], axis=1), options)
     return {f"bleu_{n}": interval for n, interval in enumerate(bleus, 1)} | {
         "meteor": meteor_score,
         "rouge_l": rouge,
@@ -211,7 +217,7 @@ def intervals_of(found: Mapping[str, np.ndarray], how: dict) -> dict[str, Interv
     }
 
 
-def gain(model: np.ndarray, constant: np.ndarray, how: dict) -> dict[str, float | int]:
+def gain(model: np.ndarray, constant: np.ndarray, options: BootstrapOptions) -> dict[str, float | int]:
     """`bleu_4_gain`, in percent: BLEU-4 of the model less that of the constant report, drawn together.
 
     Args:
@@ -220,7 +226,7 @@ def gain(model: np.ndarray, constant: np.ndarray, how: dict) -> dict[str, float 
     (difference,) = bootstrap(
         np.concatenate([model, constant], axis=1),
         lambda sums: bleu(sums[..., :BLEU_COUNTS])[..., -1:] - bleu(sums[..., BLEU_COUNTS:])[..., -1:],
-        **how,
+        options,
     )
     return difference.flat("bleu_4_gain", scale=100)
 

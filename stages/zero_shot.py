@@ -10,6 +10,7 @@ import polars as pl
 
 from medunifier.evaluation.class_prompts import ClassPrompts, PromptFile, read_prompts
 from medunifier.evaluation.loading import Trained, load_model
+from medunifier.metrics.bootstrap import BootstrapOptions
 from medunifier.metrics.classification_scores import judge_exclusive
 from medunifier.results.item_scores import item_rows, write_items
 from medunifier.runtime.errors import InputError
@@ -65,9 +66,10 @@ def zero_shot(params: Params, run: Run, variant: str, dataset: str) -> None:
             for seed, scores in zip(p.seeds, seeds, strict=bool(seeds))
         ],
     )
+    options = BootstrapOptions(p.bootstrap, params.seed, patients)
     for prefix, scores in found.items():
         if scores:
-            run.metrics(flat(scores, target, classes, patients, params.seed, p.bootstrap, prefix))
+            run.metrics(flat(scores, target, classes, options, prefix))
 
 
 def read_items(
@@ -219,15 +221,13 @@ def flat(
     scores: list[np.ndarray],
     target: np.ndarray,
     classes: list[ClassPrompts],
-    patients: list[str],
-    seed: int,
-    resamples: int,
+    options: BootstrapOptions,
     prefix: str,
 ) -> dict[str, float | int]:
     """Flat metrics in percent, with intervals, chance levels and the spread between seeds."""
     judged = judge_exclusive(scores, target, [c.name for c in classes])
     judged = dataclasses.replace(judged, names=tuple(name for name in judged.names if name != "ece"))
-    intervals = judged.intervals(resamples=resamples, seed=seed, clusters=patients)
+    intervals = judged.intervals(options)
     metrics: dict[str, float | int] = {}
     for name, interval in intervals.items():
         metrics |= interval.flat(prefix + name, scale=100)

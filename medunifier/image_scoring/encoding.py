@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from medunifier.evaluation.loading import Trained
-from medunifier.metrics.bootstrap import bootstrap_means
+from medunifier.metrics.bootstrap import BootstrapOptions, bootstrap_means
 from medunifier.metrics.retrieval import chance_recall, rank_texts
 from medunifier.runtime.params import Vision
 
@@ -40,7 +40,9 @@ def looker(vision: Vision, trained: Trained) -> Callable[[Iterable[np.ndarray]],
     return look
 
 
-def retrieval(name: str, seen: Seen, texts: list[str], trained: Trained, how: dict) -> dict[str, float | int]:
+def retrieval(
+    name: str, seen: Seen, texts: list[str], trained: Trained, options: BootstrapOptions
+) -> dict[str, float | int]:
     """`NAME_retrieval_recall_at_1`, in percent: how often the model itself finds the text that an image was drawn from
     among all the texts here, with `_chance`.
 
@@ -50,6 +52,6 @@ def retrieval(name: str, seen: Seen, texts: list[str], trained: Trained, how: di
     distinct = list(dict.fromkeys(texts))
     best, _ = rank_texts(seen.embeddings, trained.embed_texts(distinct), 1)
     hits = np.array([distinct[row] == text for row, text in zip(best[:, 0], texts, strict=True)])
-    (interval,) = bootstrap_means(hits[:, None], **how)
+    (interval,) = bootstrap_means(hits[:, None], options)
     flat = interval.flat(f"{name}_retrieval_recall_at_1", scale=100)
     return flat | {f"{name}_retrieval_recall_at_1_chance": 100 * chance_recall(1, len(distinct), 1)}

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import polars as pl
 
-from medunifier.metrics.mentions import NAMES, findings_told
+from medunifier.metrics.mentions import NAMES, findings_mentioned
 from medunifier.storage.tables import LABEL_PREFIX
 
 NO_FINDINGS = ("no_finding", "support_devices")  # labels that name nothing a prompt asks for
@@ -22,14 +22,14 @@ def truth_of(table: pl.DataFrame) -> tuple[list[str], np.ndarray]:
     """Names and truth, int8 [n, 3 * findings], of each finding, of it on the left, and of it on the right.
 
     1 present, 0 absent, -1 unknown. A label of 1 is present, blank or 0 absent, -1 unknown; without labels a
-    finding is present if the report tells of it. The side is what the report says of it (`findings_told`); a
+    finding is present if the report tells of it. The side is what the report says of it (`findings_mentioned`); a
     finding that is present on a side that the report does not tell is unknown there.
 
     Args:
         table: a prepared table.
     """
     findings = findings_of(table)
-    told = [findings_told(report or "", findings) for report in table["report"]]
+    told = [findings_mentioned(report or "", findings) for report in table["report"]]
     names, columns = [], []
     for finding in findings:
         if LABEL_PREFIX + finding in table.columns:

@@ -8,9 +8,9 @@ import polars as pl
 
 from medunifier.image_scoring.finding_classifier import Judge, chance, judge_views, train_judge
 from medunifier.image_scoring.labels import SIDES, on_side, single, truth_of
-from medunifier.metrics.bootstrap import bootstrap_counts, bootstrap_means
+from medunifier.metrics.bootstrap import BootstrapOptions, bootstrap_counts, bootstrap_means
 from medunifier.metrics.classification import auroc
-from medunifier.metrics.mentions import findings_told
+from medunifier.metrics.mentions import findings_mentioned
 
 Metrics = dict[str, float | int]
 
@@ -32,9 +32,9 @@ class Asked:
 
 
 def read_prompts_asked(prompts: Sequence[str], judge: Judge) -> Asked:
-    """Findings and sides that the prompts name, by the rule of `findings_told`."""
+    """Findings and sides that the prompts name, by the rule of `findings_mentioned`."""
     known = tuple(findings_in(judge))
-    told = {prompt: findings_told(prompt, known) for prompt in dict.fromkeys(prompts)}
+    told = {prompt: findings_mentioned(prompt, known) for prompt in dict.fromkeys(prompts)}
     findings = tuple(f for f in known if any(list(t) == [f] for t in told.values()))
     rows, finding, sides = [], [], []
     for row, prompt in enumerate(prompts):
@@ -59,7 +59,7 @@ def judge_of(train: pl.DataFrame, thumbnails: np.ndarray) -> Judge:
 
 
 def judge_itself(
-    judge: Judge, test: pl.DataFrame, thumbnails: np.ndarray, asked: Asked | None, how: dict
+    judge: Judge, test: pl.DataFrame, thumbnails: np.ndarray, asked: Asked | None, options: BootstrapOptions
 ) -> Metrics:
     """How good the judge is on real test images, in percent: the scale for what it says of drawn ones.
 
@@ -68,14 +68,14 @@ def judge_itself(
     """
     names, truth = truth_of(test)
     evidence = judge.evidence(judge_views(thumbnails))
-    metrics = aurocs("judge_auroc", judge, evidence, names, truth, how)
+    metrics = aurocs("judge_auroc", judge, evidence, names, truth, options)
     if asked is None:
         return metrics
     shown = single(truth, names, asked.findings)
     seen = np.flatnonzero(shown >= 0)
     if len(seen):
         hits = evidence[seen][:, judge.columns(asked.findings)].argmax(1) == shown[seen]
-        (interval,) = bootstrap_means(hits[:, None], **_chosen(how, seen))
+        (interval,) = bootstrap_means(hits[:, None], options.take(seen))
         metrics |= interval.flat("judge_accuracy", scale=100)
     hits, rows = [], []
     for finding in asked.findings:
@@ -87,12 +87,14 @@ def judge_itself(
         hits += (said[one].argmax(1) == there[one].argmax(1)).tolist()
         rows += one.tolist()
     if hits:
-        (interval,) = bootstrap_means(np.array(hits)[:, None], **_chosen(how, np.array(rows)))
+        (interval,) = bootstrap_means(np.array(hits)[:, None], options.take(np.array(rows)))
         metrics |= interval.flat("judge_side_accuracy", scale=100)
     return metrics
 
 
-def prompt_fidelity(judge: Judge, asked: Asked, drawn: np.ndarray, without: np.ndarray, how: dict) -> Metrics:
+def prompt_fidelity(
+    judge: Judge, asked: Asked, drawn: np.ndarray, without: np.ndarray, options: BootstrapOptions
+) -> Metrics:
     """How often the judge says of an image what its prompt asked for, in percent.
 
     prompt_fidelity           the finding, among those that any prompt asks for; also of each finding
@@ -104,7 +106,7 @@ def prompt_fidelity(judge: Judge, asked: Asked, drawn: np.ndarray, without: np.n
 
     Args:
         drawn: thumbnails of the images of `asked.rows`, [n, D]. without: of unconditional images, [m, D].
-        how: `resamples` and `seed` of the bootstrap, which draws images.
+        options: of the bootstrap, without clusters: it draws images.
     """
     partner = np.arange(len(drawn)) % len(without)
     evidence = judge.evidence(judge_views(drawn)), judge.evidence(judge_views(without))[partner]
@@ -113,10 +115,10 @@ def prompt_fidelity(judge: Judge, asked: Asked, drawn: np.ndarray, without: np.n
     columns = judge.columns(asked.findings)
 
     answers = [side[:, columns].argmax(1) for side in evidence]
-    metrics |= _compared("prompt_fidelity", asked.finding, *answers, partner, how)
+    metrics |= _compared("prompt_fidelity", asked.finding, *answers, partner, options)
     for number, finding in enumerate(asked.findings):
         own = asked.finding == number
-        (interval,) = bootstrap_means((answers[0] == number)[own][:, None], **how)
+        (interval,) = bootstrap_means((answers[0] == number)[own][:, None], options)
         metrics |= interval.flat(f"prompt_fidelity_{finding}", scale=100)
     if len(sided):
         pairs = [
@@ -124,7 +126,7 @@ def prompt_fidelity(judge: Judge, asked: Asked, drawn: np.ndarray, without: np.n
             for number in asked.finding[sided]
         ]
         answers = [np.take_along_axis(side[sided], np.array(pairs), 1).argmax(1) for side in evidence]
-        metrics |= _compared("prompt_fidelity_side", asked.sides[sided], *answers, partner[sided], how)
+        metrics |= _compared("prompt_fidelity_side", asked.sides[sided], *answers, partner[sided], options)
     names = [
         on_side(asked.findings[number], SIDES[side]) if side >= 0 else asked.findings[number]
         for number, side in zip(asked.finding, asked.sides, strict=True)
@@ -132,23 +134,30 @@ def prompt_fidelity(judge: Judge, asked: Asked, drawn: np.ndarray, without: np.n
     classes = sorted(set(names))
     answers = [side[:, judge.columns(classes)].argmax(1) for side in evidence]
     wanted = np.array([classes.index(name) for name in names])
-    return metrics | _compared("prompt_fidelity_both", wanted, *answers, partner, how)
+    return metrics | _compared("prompt_fidelity_both", wanted, *answers, partner, options)
 
 
 def _compared(
-    name: str, asked: np.ndarray, drawn: np.ndarray, without: np.ndarray, partner: np.ndarray, how: dict
+    name: str,
+    asked: np.ndarray,
+    drawn: np.ndarray,
+    without: np.ndarray,
+    partner: np.ndarray,
+    options: BootstrapOptions,
 ) -> Metrics:
     """Flat metrics of answers on images drawn from the prompts and on those drawn without."""
     hits = np.stack([drawn == asked, without == asked], axis=1).astype(float)
     # an unconditional image that stands beside several prompts is one piece of evidence
-    intervals = bootstrap_means(np.c_[hits, hits[:, 0] - hits[:, 1]], **how, clusters=partner.tolist())
+    intervals = bootstrap_means(np.c_[hits, hits[:, 0] - hits[:, 1]], options.with_clusters(partner.tolist()))
     metrics: Metrics = {f"{name}_chance": 100 * chance(asked, drawn)}
     for suffix, interval in zip(("", "_unconditional", "_gain"), intervals, strict=True):
         metrics |= interval.flat(name + suffix, scale=100)
     return metrics
 
 
-def report_fidelity(judge: Judge, sources: pl.DataFrame, drawn: np.ndarray, how: dict) -> Metrics:
+def report_fidelity(
+    judge: Judge, sources: pl.DataFrame, drawn: np.ndarray, options: BootstrapOptions
+) -> Metrics:
     """`report_fidelity_auroc`, in percent: do images drawn from test reports show the findings of these reports?
 
     The mean over findings of the judge's AUROC, its evidence in the drawn images against the labels of the reports.
@@ -158,11 +167,16 @@ def report_fidelity(judge: Judge, sources: pl.DataFrame, drawn: np.ndarray, how:
     """
     names, truth = truth_of(sources)
     evidence = judge.evidence(judge_views(drawn))
-    return aurocs("report_fidelity_auroc", judge, evidence, names, truth, how)
+    return aurocs("report_fidelity_auroc", judge, evidence, names, truth, options)
 
 
 def aurocs(
-    name: str, judge: Judge, evidence: np.ndarray, names: Sequence[str], truth: np.ndarray, how: dict
+    name: str,
+    judge: Judge,
+    evidence: np.ndarray,
+    names: Sequence[str],
+    truth: np.ndarray,
+    options: BootstrapOptions,
 ) -> Metrics:
     """`NAME`, the mean AUROC over findings (sides aside) with its interval, and `NAME_FINDING`, in percent.
 
@@ -182,7 +196,7 @@ def aurocs(
         ]
         return np.stack([np.mean(each, axis=0), *each], axis=-1)
 
-    mean, *each = bootstrap_counts(score, len(evidence), **how)
+    mean, *each = bootstrap_counts(score, len(evidence), options)
     return mean.flat(name, scale=100) | {
         f"{name}_{finding}": 100 * interval.value for finding, interval in zip(findings, each, strict=True)
     }
@@ -191,9 +205,3 @@ def aurocs(
 def findings_in(judge: Judge) -> list[str]:
     """The findings that a judge knows, sides aside."""
     return [name for name in judge.names if not name.endswith(tuple(f"_{side}" for side in SIDES))]
-
-
-def _chosen(how: dict, rows: np.ndarray) -> dict:
-    """The bootstrap of some of the items."""
-    clusters = how.get("clusters")
-    return how | ({} if clusters is None else {"clusters": [clusters[row] for row in rows]})

@@ -8,7 +8,7 @@ import polars as pl
 from medunifier.evaluation.loading import BATCH, batches
 from medunifier.image_scoring.set_distances import kernel_distance, nearest, precision_recall
 from medunifier.image_scoring.similarity import frechet_distance, ms_ssim
-from medunifier.metrics.bootstrap import bootstrap_means
+from medunifier.metrics.bootstrap import BootstrapOptions, bootstrap_means
 from medunifier.storage.image_shards import ImageStore
 from medunifier.storage.tables import Schema
 
@@ -52,7 +52,7 @@ def distances(names: Mapping[str, str], sets: Mapping[str, np.ndarray], seed: in
     return metrics
 
 
-def diversity(drawn: np.ndarray, rows: np.ndarray, real: np.ndarray, how: dict) -> Metrics:
+def diversity(drawn: np.ndarray, rows: np.ndarray, real: np.ndarray, options: BootstrapOptions) -> Metrics:
     """MS-SSIM between samples of one prompt, each with the next (`ms_ssim_prompt`, intervals over prompts), and
     between as many pairs of different real images (`ms_ssim_real`). 1: copies of each other.
 
@@ -64,11 +64,11 @@ def diversity(drawn: np.ndarray, rows: np.ndarray, real: np.ndarray, how: dict) 
     if not len(pairs):
         return {}
     scores = ms_ssim(drawn[pairs] / 255, drawn[pairs + 1] / 255)
-    (interval,) = bootstrap_means(scores[:, None], **how, clusters=rows[pairs].tolist())
+    (interval,) = bootstrap_means(scores[:, None], options.with_clusters(rows[pairs].tolist()))
     metrics: Metrics = interval.flat("ms_ssim_prompt")
     if len(real) > 1:
         first = np.arange(min(len(pairs), len(real) - 1))
-        (interval,) = bootstrap_means(ms_ssim(real[first] / 255, real[first + 1] / 255)[:, None], **how)
+        (interval,) = bootstrap_means(ms_ssim(real[first] / 255, real[first + 1] / 255)[:, None], options)
         metrics |= interval.flat("ms_ssim_real")
     return metrics
 

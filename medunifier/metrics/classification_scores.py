@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from medunifier.metrics import classification as c
-from medunifier.metrics.bootstrap import Interval, bootstrap_counts
+from medunifier.metrics.bootstrap import BootstrapOptions, Interval, bootstrap_counts
 
 Figures = dict[str, Callable[[np.ndarray], np.ndarray]]  # name -> (counts [..., n] -> figures [...])
 
@@ -22,12 +22,12 @@ class Judged:
     n: int
     sizes: dict[str, int]  # of figures that look at a part of the items, such as sensitivity: how many
 
-    def intervals(self, **how) -> dict[str, Interval]:
-        """The means over seeds with their intervals, by name; `how` as for `bootstrap_counts`.
+    def intervals(self, options: BootstrapOptions) -> dict[str, Interval]:
+        """The means over seeds with their intervals, by name.
 
         All are percentile intervals but that of `ece`, which is mirrored (`Interval.mirrored`).
         """
-        found = dict(zip(self.names, bootstrap_counts(self.score, self.n, **how), strict=True))
+        found = dict(zip(self.names, bootstrap_counts(self.score, self.n, options), strict=True))
         if "ece" in found:
             found["ece"] = found["ece"].mirrored()
         return {name: replace(interval, n=self.sizes.get(name, self.n)) for name, interval in found.items()}

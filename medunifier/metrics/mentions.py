@@ -39,7 +39,7 @@ _NEGATION = re.compile(
 _END_OF_NEGATION = re.compile(r"\b(?:but|however|although|there (?:is|are)(?! no\b))\b")
 
 
-def findings_told(text: str, findings: tuple[str, ...]) -> dict[str, str | None]:
+def findings_mentioned(text: str, findings: tuple[str, ...]) -> dict[str, str | None]:
     """Finding -> its side (left | right | both | None where it is not said) for those of `findings` told in `text`.
 
     Args:

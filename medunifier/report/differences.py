@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from medunifier.metrics.bootstrap import bootstrap_counts
+from medunifier.metrics.bootstrap import BootstrapOptions, bootstrap_counts
 from medunifier.metrics.classification import auroc
 from medunifier.metrics.meteor import meteor
 from medunifier.metrics.text import ORDERS, bleu
@@ -102,9 +102,8 @@ def compare(
             """Counts [..., n] -> difference [..., 1], the mean over seeds."""
             return np.mean([_difference(part, counts) for part in seeds], axis=0)[..., None]
 
-        (interval,) = bootstrap_counts(
-            score, len(patients), resamples=RESAMPLES, seed=seed, clusters=patients
-        )
+        options = BootstrapOptions(RESAMPLES, seed, clusters=patients)
+        (interval,) = bootstrap_counts(score, len(patients), options)
         yield metric, (100 * interval.value, 100 * interval.low, 100 * interval.high, interval.n)
 
 

@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 
 from medunifier.evaluation.classifier import QueryEncoder
-from medunifier.metrics.bootstrap import bootstrap_counts
+from medunifier.metrics.bootstrap import BootstrapOptions, bootstrap_counts
 from medunifier.metrics.classification import auroc
 from medunifier.results.item_scores import read_items
 from medunifier.runtime.errors import InputError
@@ -126,7 +126,7 @@ def test_the_threshold_is_chosen_on_validation(params, monkeypatch):
 def test_intervals_draw_patients(params):
     metrics = run_finetune(params)
     items = read_items(f"finetune@{VARIANT}-{DATASET}-100")
-    how = {"resamples": params.finetune.bootstrap, "seed": params.seed}
+    options = BootstrapOptions(params.finetune.bootstrap, params.seed)
     for name in ("auroc", "probe_auroc"):
         rows = items.filter(metric=name)
         patients = rows["patient_id"].to_list()
@@ -136,11 +136,11 @@ def test_intervals_draw_patients(params):
         def score(counts, values=values, positive=positive):
             return auroc(values, positive, counts)[..., None]
 
-        (found,) = bootstrap_counts(score, 8, clusters=patients, **how)
+        (found,) = bootstrap_counts(score, 8, options.with_clusters(patients))
         assert found.flat(name, scale=100) == pytest.approx(
             {key: metrics[key] for key in (name, f"{name}_ci_low", f"{name}_ci_high", f"{name}_n")}
         )
-        (blind,) = bootstrap_counts(score, 8, **how)
+        (blind,) = bootstrap_counts(score, 8, options)
         assert (blind.low, blind.high) != pytest.approx((found.low, found.high))
 
 

@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 
 from medunifier.evaluation.loading import Trained, load_model, load_trained
-from medunifier.metrics.bootstrap import bootstrap_means
+from medunifier.metrics.bootstrap import BootstrapOptions, bootstrap_means
 from medunifier.results.item_scores import read_items
 from medunifier.runtime.errors import InputError
 from medunifier.storage.tables import PREPARED
@@ -134,7 +134,7 @@ def test_classes_of_a_data_set_without_benchmark():
 def test_equal_reports_are_one_pair():
     ranked = np.array([[1, 0, 2], [1, 0, 2], [2, 1, 0]])
     found = query_scores(ranked, np.arange(3), np.array([0, 0, 1]), [1])
-    metrics = flat(*found, ["p", "q", "r"], 10, 0)
+    metrics = flat(*found, BootstrapOptions(10, 0, ["p", "q", "r"]))
     assert metrics["recall_at_1"] == 100
     assert metrics["map_at_1"] == pytest.approx(200 / 3)
     assert metrics["recall_at_1_chance"] == pytest.approx(100 * (2 / 3 + 2 / 3 + 1 / 3) / 3)
@@ -297,14 +297,14 @@ def test_examples_to_be_read_are_what_the_rankings_hold(params):
 def test_intervals_draw_patients(params, rerank):
     chosen = dataclasses.replace(params.retrieve, rerank=rerank)
     metrics = run_retrieve(dataclasses.replace(params, retrieve=chosen))
-    how = {"resamples": params.retrieve.bootstrap, "seed": params.seed}
+    options = BootstrapOptions(params.retrieve.bootstrap, params.seed)
     name = "itm_i2t_map_at_5" if rerank else "i2t_map_at_5"
     rows = read_items(f"retrieve@{VARIANT}-{DATASET}").filter(metric=name)
     patients = pl.read_parquet(TEST)["patient_id"].to_list()
     assert len(set(patients)) == len(patients) / 2
-    (found,) = bootstrap_means(rows.select("value").to_numpy(), clusters=patients, **how)
+    (found,) = bootstrap_means(rows.select("value").to_numpy(), options.with_clusters(patients))
     assert found.flat(name, scale=100) == pytest.approx(
         {key: metrics[key] for key in (name, f"{name}_ci_low", f"{name}_ci_high", f"{name}_n")}
     )
-    (blind,) = bootstrap_means(rows.select("value").to_numpy(), **how)
+    (blind,) = bootstrap_means(rows.select("value").to_numpy(), options)
     assert blind.low != pytest.approx(found.low)

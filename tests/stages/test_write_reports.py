@@ -14,7 +14,7 @@ import torch
 
 from medunifier.data.tokenizer import decode
 from medunifier.evaluation.loading import load_trained
-from medunifier.metrics.bootstrap import bootstrap
+from medunifier.metrics.bootstrap import BootstrapOptions, bootstrap
 from medunifier.metrics.meteor import Meteor
 from medunifier.metrics.text import bleu, bleu_statistics, report_protocol
 from medunifier.report.differences import OF_SUMS
@@ -120,18 +120,18 @@ def test_items_give_the_metrics_and_their_clustered_intervals(params, monkeypatc
         "rouge_l",
         "cider",
     ]
-    how = {"resamples": params.write_reports.bootstrap, "seed": params.seed}
+    options = BootstrapOptions(params.write_reports.bootstrap, params.seed)
     for (metric,), rows in items.group_by("metric", maintain_order=True):
         if rows["statistics"].null_count():
             statistics, score = rows.select("value", one=1.0).to_numpy(), lambda s: s[..., :1] / s[..., 1:]
         else:
             statistics = np.array(rows["statistics"].to_list())
             score = lambda s, metric=metric: OF_SUMS[metric](s)[..., None]
-        (found,) = bootstrap(statistics, score, clusters=rows["patient_id"].to_list(), **how)
+        (found,) = bootstrap(statistics, score, options.with_clusters(rows["patient_id"].to_list()))
         assert found.flat(metric, scale=100) == pytest.approx(
             {name: metrics[name] for name in (metric, f"{metric}_ci_low", f"{metric}_ci_high", f"{metric}_n")}
         )
-        (blind,) = bootstrap(statistics, score, **how)
+        (blind,) = bootstrap(statistics, score, options)
         assert blind.low != pytest.approx(found.low)
         assert rows["value"].is_between(0, 10 if metric == "cider" else 1).all()
 

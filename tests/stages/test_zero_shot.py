@@ -10,7 +10,7 @@ import pytest
 
 from medunifier.evaluation.class_prompts import read_prompts
 from medunifier.evaluation.loading import load_model
-from medunifier.metrics.bootstrap import bootstrap_means
+from medunifier.metrics.bootstrap import BootstrapOptions, bootstrap_means
 from medunifier.results.item_scores import read_items
 from medunifier.runtime.errors import InputError
 from medunifier.tracking import LocalRun
@@ -95,12 +95,12 @@ def test_intervals_draw_patients(params):
         rows = rows.agg(pl.col("value").mean())  # over the seeds
         patients, values = rows["patient_id"].to_list(), rows.select("value").to_numpy()
         assert len(set(patients)) == 4 and len(patients) == 8
-        how = {"resamples": 50, "seed": params.seed}
-        (found,) = bootstrap_means(values, clusters=patients, **how)
+        options = BootstrapOptions(50, params.seed)
+        (found,) = bootstrap_means(values, options.with_clusters(patients))
         assert found.flat(name, scale=100) == pytest.approx(
             {key: metrics[key] for key in (name, f"{name}_ci_low", f"{name}_ci_high", f"{name}_n")}
         )
-        (blind,) = bootstrap_means(values, **how)
+        (blind,) = bootstrap_means(values, options)
         assert (blind.low, blind.high) != pytest.approx((found.low, found.high))
 
 

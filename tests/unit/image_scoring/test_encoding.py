@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from medunifier.image_scoring.encoding import Seen, retrieval
+from medunifier.metrics.bootstrap import BootstrapOptions
 
-HOW = {"resamples": 100, "seed": 0}
+OPTIONS = BootstrapOptions(100, 0)
 TEXTS = ["edema", "edema", "effusion", "clear", "clear"]
 
 
@@ -28,7 +29,7 @@ def test_the_model_finds_the_texts_that_images_were_drawn_from():
         return np.eye(3, 4, dtype=np.float32)
 
     trained = SimpleNamespace(embed_texts=embed_texts)
-    found = retrieval("prompt", seen([0, 1, 1, 0, 2]), TEXTS, trained, HOW)
+    found = retrieval("prompt", seen([0, 1, 1, 0, 2]), TEXTS, trained, OPTIONS)
     assert asked == ["edema", "effusion", "clear"]
     name = "prompt_retrieval_recall_at_1"
     assert found[name] == pytest.approx(60) and found[f"{name}_n"] == 5

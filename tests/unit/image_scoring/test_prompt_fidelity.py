@@ -7,8 +7,9 @@ import pytest
 from medunifier.image_scoring import prompt_fidelity as fidelity
 from medunifier.image_scoring.finding_classifier import Judge
 from medunifier.image_scoring.labels import findings_of, on_side, single, truth_of
+from medunifier.metrics.bootstrap import BootstrapOptions
 
-HOW = {"resamples": 300, "seed": 0}
+OPTIONS = BootstrapOptions(300, 0)
 FINDINGS = ("edema", "pneumonia", "pneumothorax")
 SPOTS = {name: i for i, name in enumerate(f for f in FINDINGS)}
 
@@ -46,7 +47,7 @@ def judge():
 
 PROMPTS = ["There is edema.", "There is left pneumonia.", "There is right pneumonia.", "Left pneumothorax.",
            "Right pneumothorax.", "Edema is present."] * 10  # fmt: skip
-SHOWN = [("edema", None), ("pneumonia", "left"), ("pneumonia", "right"), ("pneumothorax", "left"),
+SOPTIONSN = [("edema", None), ("pneumonia", "left"), ("pneumonia", "right"), ("pneumothorax", "left"),
          ("pneumothorax", "right"), ("edema", None)] * 10  # fmt: skip
 
 
@@ -82,9 +83,9 @@ def test_what_prompts_ask_for(judge):
 def test_images_that_show_what_was_asked_for(judge):
     rng = np.random.default_rng(1)
     asked = fidelity.read_prompts_asked(PROMPTS, judge)
-    drawn = np.array([image(rng, *shown) for shown in SHOWN])
-    without = np.array([image(rng, *SHOWN[rng.integers(6)]) for _ in range(40)])
-    found = fidelity.prompt_fidelity(judge, asked, drawn, without, HOW)
+    drawn = np.array([image(rng, *shown) for shown in SOPTIONSN])
+    without = np.array([image(rng, *SOPTIONSN[rng.integers(6)]) for _ in range(40)])
+    found = fidelity.prompt_fidelity(judge, asked, drawn, without, OPTIONS)
     for name, chance in (("", 1 / 3), ("_side", 1 / 2), ("_both", 2 / 36 * 4 + (2 / 6) ** 2 - 4 / 36)):
         assert found[f"prompt_fidelity{name}"] == pytest.approx(100, abs=3)
         assert found[f"prompt_fidelity{name}_chance"] == pytest.approx(100 * chance, abs=3)
@@ -98,8 +99,8 @@ def test_images_that_show_what_was_asked_for(judge):
 def test_images_that_know_nothing_of_the_prompt_score_chance(judge):
     rng = np.random.default_rng(2)
     asked = fidelity.read_prompts_asked(PROMPTS * 5, judge)
-    drawn = np.array([image(rng, *SHOWN[rng.integers(6)]) for _ in PROMPTS * 5])
-    found = fidelity.prompt_fidelity(judge, asked, drawn, drawn[::-1], HOW)
+    drawn = np.array([image(rng, *SOPTIONSN[rng.integers(6)]) for _ in PROMPTS * 5])
+    found = fidelity.prompt_fidelity(judge, asked, drawn, drawn[::-1], OPTIONS)
     for name in ("prompt_fidelity", "prompt_fidelity_side", "prompt_fidelity_both"):
         assert found[f"{name}_ci_low"] < found[f"{name}_chance"] < found[f"{name}_ci_high"]
         assert found[f"{name}_gain_ci_low"] < 0 < found[f"{name}_gain_ci_high"]
@@ -108,27 +109,31 @@ def test_images_that_know_nothing_of_the_prompt_score_chance(judge):
 def test_swapped_sides_are_found_out(judge):
     rng = np.random.default_rng(3)
     swap = {"left": "right", "right": "left", None: None}
-    drawn = np.array([image(rng, finding, swap[side]) for finding, side in SHOWN])
-    found = fidelity.prompt_fidelity(judge, fidelity.read_prompts_asked(PROMPTS, judge), drawn, drawn, HOW)
+    drawn = np.array([image(rng, finding, swap[side]) for finding, side in SOPTIONSN])
+    found = fidelity.prompt_fidelity(
+        judge, fidelity.read_prompts_asked(PROMPTS, judge), drawn, drawn, OPTIONS
+    )
     assert found["prompt_fidelity"] > 95 and found["prompt_fidelity_side"] < 5
 
 
 def test_the_judge_is_judged_on_real_images(judge):
     test, thumbnails = real(200, 5)
-    how = HOW | {"clusters": [f"p{i // 2}" for i in range(200)]}
-    found = fidelity.judge_itself(judge, test, thumbnails, fidelity.read_prompts_asked(PROMPTS, judge), how)
+    options = OPTIONS.with_clusters([f"p{i // 2}" for i in range(200)])
+    found = fidelity.judge_itself(
+        judge, test, thumbnails, fidelity.read_prompts_asked(PROMPTS, judge), options
+    )
     assert min(found[name] for name in ("judge_auroc", "judge_accuracy", "judge_side_accuracy")) > 95
     assert found["judge_auroc_n"] == 200 and found["judge_accuracy_n"] == 150
     noise = np.random.default_rng(0).random(thumbnails.shape)
-    blind = fidelity.judge_itself(judge, test, noise, None, how)
+    blind = fidelity.judge_itself(judge, test, noise, None, options)
     assert blind["judge_auroc_ci_low"] < 50 < blind["judge_auroc_ci_high"]
     assert "judge_accuracy" not in blind
 
 
 def test_report_fidelity(judge):
     sources, thumbnails = real(100, 7)
-    assert fidelity.report_fidelity(judge, sources, thumbnails, HOW)["report_fidelity_auroc"] > 95
-    shuffled = fidelity.report_fidelity(judge, sources, np.roll(thumbnails, 1, 0), HOW)
+    assert fidelity.report_fidelity(judge, sources, thumbnails, OPTIONS)["report_fidelity_auroc"] > 95
+    shuffled = fidelity.report_fidelity(judge, sources, np.roll(thumbnails, 1, 0), OPTIONS)
     assert shuffled["report_fidelity_auroc"] < 60
 
 
@@ -137,6 +142,6 @@ def test_a_judge_that_learnt_nothing_says_nothing():
     test, thumbnails = real(20, 0)
     asked = fidelity.read_prompts_asked(PROMPTS, nothing)
     assert len(asked.rows) == 0 and asked.findings == ()
-    assert fidelity.judge_itself(nothing, test, thumbnails, None, HOW) == {}
-    assert fidelity.report_fidelity(nothing, test, thumbnails, HOW) == {}
+    assert fidelity.judge_itself(nothing, test, thumbnails, None, OPTIONS) == {}
+    assert fidelity.report_fidelity(nothing, test, thumbnails, OPTIONS) == {}
     assert on_side("edema", "left") == "edema_left"

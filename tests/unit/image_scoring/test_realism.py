@@ -5,8 +5,9 @@ import pytest
 
 from medunifier.image_scoring.realism import NEAREST, distances, diversity, memorisation
 from medunifier.image_scoring.similarity import frechet_distance, ms_ssim, thumbnails
+from medunifier.metrics.bootstrap import BootstrapOptions
 
-HOW = {"resamples": 100, "seed": 0}
+OPTIONS = BootstrapOptions(100, 0)
 
 
 def blobs(n, seed):
@@ -36,11 +37,11 @@ def test_diversity_compares_samples_of_one_prompt_alone():
     drawn = blobs(6, 0)
     drawn[1] = drawn[0]
     rows = np.array([0, 0, 1, 1, 2, 2])
-    found = diversity(drawn, rows, blobs(5, 1), HOW)
+    found = diversity(drawn, rows, blobs(5, 1), OPTIONS)
     expected = ms_ssim(drawn[[0, 2, 4]] / 255, drawn[[1, 3, 5]] / 255)
     assert expected[0] == pytest.approx(1) and found["ms_ssim_prompt"] == pytest.approx(expected.mean())
     assert found["ms_ssim_prompt_n"] == found["ms_ssim_real_n"] == 3
-    assert diversity(drawn[:3], np.arange(3), drawn, HOW) == {}
+    assert diversity(drawn[:3], np.arange(3), drawn, OPTIONS) == {}
 
 
 def test_copies_are_found():

@@ -5,7 +5,7 @@ import pytest
 from sklearn import metrics as sk
 
 from medunifier.metrics import classification as c
-from medunifier.metrics.bootstrap import bootstrap_counts, bootstrap_means
+from medunifier.metrics.bootstrap import BootstrapOptions, bootstrap_counts, bootstrap_means
 
 
 def example(seed: int, n: int = 60) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -78,14 +78,14 @@ def test_a_missing_class_is_undefined_and_leaves_the_interval_defined():
     scores, positive = np.array([0.1, 0.2, 0.9]), np.array([False, False, True])
     assert np.isnan(c.auroc(scores, positive, np.array([1, 1, 0])))
     (interval,) = bootstrap_counts(
-        lambda counts: c.auroc(scores, positive, counts)[..., None], 3, resamples=50, seed=0
+        lambda counts: c.auroc(scores, positive, counts)[..., None], 3, BootstrapOptions(50, 0)
     )
     assert (interval.value, interval.low, interval.high, interval.n) == (1, 1, 1, 3)
 
 
 def test_both_bootstraps_draw_alike():
     values, patients = np.random.default_rng(0).random(12), [i // 3 for i in range(12)]
-    how = {"resamples": 200, "seed": 1, "clusters": patients}
-    (by_counts,) = bootstrap_counts(lambda counts: (counts @ values / counts.sum(-1))[..., None], 12, **how)
-    (by_sums,) = bootstrap_means(values[:, None], **how)
+    options = BootstrapOptions(200, 1, patients)
+    (by_counts,) = bootstrap_counts(lambda counts: (counts @ values / counts.sum(-1))[..., None], 12, options)
+    (by_sums,) = bootstrap_means(values[:, None], options)
     assert by_counts.low == pytest.approx(by_sums.low) and by_counts.high == pytest.approx(by_sums.high)

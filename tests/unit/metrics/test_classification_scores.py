@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from sklearn.metrics import recall_score
 
-from medunifier.metrics.bootstrap import bootstrap_counts
+from medunifier.metrics.bootstrap import BootstrapOptions, bootstrap_counts
 from medunifier.metrics.classification import calibration_error
 from medunifier.metrics.classification_scores import judge_binary, judge_exclusive
 
-HOW = {"resamples": 20, "seed": 0}
+OPTIONS = BootstrapOptions(20, 0)
 
 
 def test_binary_figures_count_the_items_they_look_at():
@@ -18,7 +18,7 @@ def test_binary_figures_count_the_items_they_look_at():
     judged = judge_binary(
         [np.stack([1 - scores, scores], 1)], target, [np.stack([1 - held, held], 1)], held_target
     )
-    found = judged.intervals(**HOW)
+    found = judged.intervals(OPTIONS)
     called = scores >= judged.thresholds["threshold"]
     assert found["sensitivity"].value == pytest.approx(recall_score(target, called))
     assert found["specificity"].value == pytest.approx(recall_score(target, called, pos_label=0))
@@ -28,7 +28,7 @@ def test_binary_figures_count_the_items_they_look_at():
 def test_a_class_s_figures_count_the_items_they_look_at():
     target = np.array([0] * 7 + [1] * 2 + [2] * 4)
     scores = np.random.default_rng(1).dirichlet(np.ones(3), 13)
-    found = judge_exclusive([scores], target, ["a", "b", "c"]).intervals(**HOW)
+    found = judge_exclusive([scores], target, ["a", "b", "c"]).intervals(OPTIONS)
     recalls = recall_score(target, scores.argmax(1), average=None)
     for name, recall, n in zip("abc", recalls, (7, 2, 4), strict=True):
         assert found[f"sensitivity_{name}"].value == pytest.approx(recall)
@@ -52,9 +52,9 @@ def test_the_interval_of_the_calibration_error_covers_the_truth_where_percentile
         scores, target = draw(300)
         both = np.stack([1 - scores, scores], 1)
         judged = judge_binary([both], target, [both], target)
-        how = {"resamples": 200, "seed": 0}
-        found = judged.intervals(**how)["ece"]
-        plain = bootstrap_counts(judged.score, judged.n, **how)[judged.names.index("ece")]
+        options = BootstrapOptions(200, 0)
+        found = judged.intervals(options)["ece"]
+        plain = bootstrap_counts(judged.score, judged.n, options)[judged.names.index("ece")]
         mirrored += found.low <= truth <= found.high
         percentile += plain.low <= truth <= plain.high
     assert mirrored >= 80

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from medunifier.metrics.mentions import findings_told
+from medunifier.metrics.mentions import findings_mentioned
 from medunifier.phantom.anatomy import draw_anatomy
 from medunifier.phantom.findings import FINDINGS, draw_findings
 from medunifier.phantom.reports import Facts, findings_section, impression_section
@@ -37,11 +37,11 @@ from medunifier.phantom.reports import Facts, findings_section, impression_secti
     ],
 )
 def test_hand_written_sentences(text, told):
-    assert findings_told(text, FINDINGS) == told
+    assert findings_mentioned(text, FINDINGS) == told
 
 
 def test_a_label_without_known_words_goes_by_its_name():
-    assert findings_told("COVID 19 in the left lung.", ("covid_19",)) == {"covid_19": "left"}
+    assert findings_mentioned("COVID 19 in the left lung.", ("covid_19",)) == {"covid_19": "left"}
 
 
 def test_the_phantoms_reports_tell_what_was_drawn():
@@ -50,7 +50,7 @@ def test_the_phantoms_reports_tell_what_was_drawn():
     for _ in range(400):
         facts = Facts(draw_anatomy(rng), draw_findings(rng), "none", portable=False)
         sentences = findings_section(facts, rng) + impression_section(facts, rng)
-        told = findings_told(" ".join(sentence.text for sentence in sentences), FINDINGS)
+        told = findings_mentioned(" ".join(sentence.text for sentence in sentences), FINDINGS)
         drawn = {f.name: None if f.side == "none" else f.side for f in facts.findings}
         assert told.keys() == drawn.keys()
         assert {k: v for k, v in told.items() if k != "edema"} == {

@@ -2,7 +2,7 @@
 
 import pytest
 
-from medunifier.metrics.mentions import findings_told
+from medunifier.metrics.mentions import findings_mentioned
 from medunifier.phantom.findings import FINDINGS
 from medunifier.runtime.errors import InputError
 from medunifier.synthesis.prompts import Prompts, Strip, read_prompts
@@ -12,7 +12,7 @@ SHIPPED = REPO / "workflow/prompts.yaml"
 
 
 def test_the_shipped_prompts_ask_for_each_finding_equally_often():
-    told = [findings_told(prompt, FINDINGS) for prompt in read_prompts(SHIPPED).prompts]
+    told = [findings_mentioned(prompt, FINDINGS) for prompt in read_prompts(SHIPPED).prompts]
     assert all(len(findings) == 1 for findings in told)
     asked = [(finding, side) for findings in told for finding, side in findings.items()]
     assert {finding: sum(f == finding for f, _ in asked) for finding in FINDINGS} == dict.fromkeys(
