@@ -56,7 +56,14 @@ def used_by(*files: Path) -> set[Path]:
         if file not in seen:
             seen.add(file)
             pending += imports(file)
-    return {file for file in seen if file.read_text(encoding="utf-8").strip() and not is_apart(file)}
+    return {file for file in seen if has_code(file) and not is_apart(file)}
+
+
+@cache
+def has_code(file: Path) -> bool:
+    """Whether `file` holds a statement besides its docstring."""
+    body = ast.parse(file.read_text(encoding="utf-8"), str(file)).body
+    return any(not (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)) for node in body)
 
 
 def is_apart(file: Path) -> bool:
@@ -80,7 +87,7 @@ def folded(used: set[Path], exact: bool) -> list[str]:
     names: list[str] = []
     for folder in {file.parent for file in used}:
         mine = {file for file in used if file.parent == folder}
-        there = {file for file in folder.glob("*.py") if file.read_text(encoding="utf-8").strip()}
+        there = {file for file in folder.glob("*.py") if has_code(file)}
         whole = not any(child.is_dir() and any(child.glob("*.py")) for child in folder.iterdir())
         if whole and len(mine) > 1 and len(mine) >= len(there) * (1.0 if exact else 0.5):
             names.append(str(folder))
