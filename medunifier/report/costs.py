@@ -1,4 +1,4 @@
-"""What each stage cost, from the records that the stages left (results/runs): the page's last table."""
+"""Costs of each stage, from the records that the stages left in results/runs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Cost:
-    """One stage's line."""
+    """Costs of one stage."""
 
     stage: str
     node: str
@@ -21,11 +21,11 @@ class Cost:
     gpu_hours: float
     cpu_efficiency: float  # 0 to 1
     peak_memory_mib: float
-    memory_efficiency: float | None  # peak over what was asked for
+    memory_efficiency: float | None  # peak over what was requested
 
 
 def read_costs(folder: Path, stages: Iterable[str]) -> list[Cost]:
-    """The lines of those of `stages` whose record in `folder` says what they cost, in the order of `stages`."""
+    """Return the costs of those of `stages` that have a record in `folder`, in the order of `stages`."""
     costs = []
     for stage in stages:
         path = folder / f"{stage}.json"

@@ -15,6 +15,7 @@ from medunifier.metrics.classification import auroc
 from medunifier.metrics.meteor import meteor
 from medunifier.metrics.text import ORDERS, bleu
 from medunifier.runtime.errors import InputError
+from medunifier.runtime.files import atomic_path
 from medunifier.runtime.params import Params
 
 RESAMPLES = 1000
@@ -26,7 +27,7 @@ OF_SUMS: dict[str, Callable[[np.ndarray], np.ndarray]] = {"meteor": meteor} | {
 
 @dataclass(frozen=True)
 class Difference:
-    """A metric of `model` less that of `reference`, in percentage points; columns of differences.csv."""
+    """A metric of `model` minus that of `reference`, in percentage points; columns of differences.csv."""
 
     evaluation: str  # family and data set, and the part of the training data
     metric: str
@@ -39,9 +40,10 @@ class Difference:
 
 
 def differences(params: Params, read: Callable[[str], pl.DataFrame]) -> list[Difference]:
-    """Every model against `full` (or the first, where there is no such) in each evaluation that both ran.
+    """Compare every model with `full` (or the first variant) in each evaluation that both ran.
 
     Args:
+        params: parameters of the pipeline.
         read: stage -> its item scores (`medunifier.results.item_scores`).
     """
     found = []
@@ -61,7 +63,7 @@ def differences(params: Params, read: Callable[[str], pl.DataFrame]) -> list[Dif
 
 
 def evaluations(params: Params) -> Iterator[tuple[str, dict[str, str]]]:
-    """(evaluation, model -> stage) of all that keep item scores."""
+    """Yield (evaluation, model -> stage) of all evaluations that keep item scores."""
     evaluate, trained = params.evaluate, params.trained
     for family, models in (
         ("retrieve", trained.itc),
@@ -79,9 +81,12 @@ def evaluations(params: Params) -> Iterator[tuple[str, dict[str, str]]]:
 def compare(
     model: pl.DataFrame, reference: pl.DataFrame, stage: str, seed: int
 ) -> Iterator[tuple[str, tuple[float, float, float, int]]]:
-    """(metric, (difference, low, high, items)) of the metrics that both have, in percentage points.
+    """Yield (metric, (difference, low, high, items)) of the metrics that both have, in percentage points.
 
-    Both systems get the same draws of patients. InputError if they were not judged on the same items.
+    Both systems get the same resamples of patients.
+
+    Raises:
+        InputError: they were not evaluated on the same items.
     """
     keys = ["metric", "seed", "item_id"]
     joined = model.join(reference, on=keys, how="inner", suffix="_reference", maintain_order="left")
@@ -120,9 +125,7 @@ def _difference(rows: pl.DataFrame, counts: np.ndarray) -> np.ndarray:
 
 
 def write_differences(found: Sequence[Difference], path: Path) -> None:
-    """differences.csv: a header, and a line for each comparison; figures to 4 decimals."""
-    from medunifier.runtime.files import atomic_path
-
+    """Write differences.csv: a line for each comparison, values rounded to 4 decimals."""
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(field.name for field in fields(Difference))

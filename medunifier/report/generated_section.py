@@ -1,4 +1,7 @@
-"""The page's section on newly drawn images: Table 5's rows, fidelity, figure 3, prompts, strips, nearest neighbours."""
+"""The page's section on generated images.
+
+Table 5's rows, prompt fidelity, Figure 3, prompts, strips of prompts and nearest training images.
+"""
 
 from __future__ import annotations
 
@@ -18,34 +21,35 @@ from medunifier.synthesis.generated_sets import TABLE, read_drawn
 SAMPLES = 4  # images shown of each prompt
 PAIRS = 6  # images shown beside the training image that is nearest to them
 COMPARED = {
-    "validation": "real validation images",
+    "validation": "validation images",
     "reconstruction": "test images, reconstructed",
-    "synthetic": "drawn without a text (as the paper)",
-    "reports": "drawn from test reports",
+    "synthetic": "generated without a text (as the paper)",
+    "reports": "generated from test reports",
 }
 SETS = {
-    "validation": "real validation images",
+    "validation": "validation images",
     "reconstruction": "test images, reconstructed",
-    "unconditional": "drawn without a text",
-    "reports": "drawn from test reports",
-    "prompts": "drawn from prompts",
-    "strips": "drawn from strips of prompts",
+    "unconditional": "generated without a text",
+    "reports": "generated from test reports",
+    "prompts": "generated from prompts",
+    "strips": "generated from strips of prompts",
 }
 QUANTILES = (0.0, 0.05, 0.5, 0.95)  # of the distances to the nearest training image
 
 
 class Nearest:
-    """The training image nearest to each drawn one, as score_images found it.
+    """The training image nearest to each generated one, as score_images found it.
 
     Args:
-        path: its nearest.parquet. store: the data set's images.
+        path: nearest.parquet of score_images.
+        store: the data set's images.
     """
 
     def __init__(self, path: Path, store: ImageStore):
         self.table, self.store = read_table(path), store
 
     def of(self, name: str, ids: Sequence[str]) -> list[tuple[str, str]]:
-        """(training image, distance) of these images of a set, in their order."""
+        """Return (training image, distance) of these images of a set, in their order."""
         rows = pl.DataFrame({"image_id": ids}).join(
             self.table.filter(set=name), on="image_id", how="inner", maintain_order="left"
         )
@@ -53,8 +57,8 @@ class Nearest:
         return [(jpeg_uri(p, 75), f"{d:.1f}") for p, d in zip(images, rows["distance"], strict=True)]
 
 
-def drawn_section(variant: str, dataset: str, metrics: Metrics) -> dict[str, Any] | None:
-    """What drawn.html shows of one variant; None where nothing has been drawn.
+def generated_section(variant: str, dataset: str, metrics: Metrics) -> dict[str, Any] | None:
+    """Return what generated.html shows of one variant, or None where no image has been generated.
 
     Reads data/generated/VARIANT, results/images/VARIANT and data/images/DATASET.
     """
@@ -77,7 +81,7 @@ def drawn_section(variant: str, dataset: str, metrics: Metrics) -> dict[str, Any
 
 
 def distance_rows(metrics: Metrics) -> list[tuple[str, int, list[float | None]]]:
-    """(set, images, [Frechet distance, kernel distance, precision, recall, FID, KID]) of each compared set."""
+    """Return (set, images, [Fréchet distance, kernel distance, precision, recall, FID, KID]) of each compared set."""
     found = []
     for name, label in COMPARED.items():
         if f"fd_vit_{name}" in metrics:
@@ -88,10 +92,10 @@ def distance_rows(metrics: Metrics) -> list[tuple[str, int, list[float | None]]]
 
 
 def fidelity_rows(metrics: Metrics) -> list[tuple[Row, Row | None, float | None, Row | None]]:
-    """(drawn from prompts, the same prompts on unconditional images, chance, the judge on real images)."""
+    """Return (value from prompts, the same on unconditional images, chance, the classifier on test images)."""
     found = []
     for name, label, real in (
-        ("prompt_fidelity", "the finding asked for", "judge_accuracy"),
+        ("prompt_fidelity", "the prompted finding", "judge_accuracy"),
         ("prompt_fidelity_side", "its side, left or right", "judge_side_accuracy"),
         ("prompt_fidelity_both", "finding and side", ""),
         ("report_fidelity_auroc", "findings of test reports, AUROC", "judge_auroc"),
@@ -106,7 +110,7 @@ def fidelity_rows(metrics: Metrics) -> list[tuple[Row, Row | None, float | None,
 
 
 def finding_rows(metrics: Metrics) -> list[tuple[str, Row, float | None]]:
-    """(finding, how often it was drawn when asked for, the judge's AUROC for it on real images)."""
+    """Return (finding, how often it is found when prompted, the classifier's AUROC for it on test images)."""
     found = []
     for name in metrics:
         finding = name.removeprefix("judge_auroc_")
@@ -119,16 +123,17 @@ def finding_rows(metrics: Metrics) -> list[tuple[str, Row, float | None]]:
 
 
 def diversity_rows(metrics: Metrics) -> list[Row]:
+    """Return MS-SSIM between samples of one prompt, and between different images of the data set."""
     return present(
         [
             row(metrics, "ms_ssim_prompt", "samples of one prompt", digits=3),
-            row(metrics, "ms_ssim_real", "different real images", digits=3),
+            row(metrics, "ms_ssim_real", "different images of the data set", digits=3),
         ]
     )
 
 
 def nearest_rows(table: pl.DataFrame, metrics: Metrics) -> list[tuple[str, list[float], float | None]]:
-    """(set, `QUANTILES` of the distances to the nearest training image, percent that are suspiciously near)."""
+    """Return (set, `QUANTILES` of the distances to the nearest training image, percent suspiciously near)."""
     found = []
     for name, label in SETS.items():
         distances = table.filter(set=name)["distance"].to_numpy()
@@ -139,7 +144,7 @@ def nearest_rows(table: pl.DataFrame, metrics: Metrics) -> list[tuple[str, list[
 
 
 def figure_lines(path: Path, root: Path, nearest: Nearest) -> list[tuple[str, list[str], list]]:
-    """(what it shows, images, `Nearest.of` drawn ones) of each line of figure 3."""
+    """Return (what it shows, images, `Nearest.of` generated ones) of each line of figure 3."""
     from PIL import Image
 
     with Image.open(path) as image:
@@ -147,30 +152,34 @@ def figure_lines(path: Path, root: Path, nearest: Nearest) -> list[tuple[str, li
     size = ImageStore(root / "unconditional").height
     lines = grid.reshape(grid.shape[0] // size, size, grid.shape[1] // size, size).swapaxes(1, 2)
     shown = {
-        "real": None,
+        "original": None,
         "reconstructed": None,
-        "drawn from their reports": "reports",
-        "drawn without a text": "unconditional",
+        "generated from their reports": "reports",
+        "generated without a text": "unconditional",
     }
     if len(lines) < len(shown):
-        del shown["drawn from their reports"]
+        del shown["generated from their reports"]
     found = []
     for (label, name), line in zip(shown.items(), lines, strict=True):
-        ids = read_drawn(root / name)[0]["image_id"][: len(line)] if name else []
+        ids = read_drawn(root / name)[0]["image_id"][: len(line)].to_list() if name else []
         found.append((label, [jpeg_uri(tile) for tile in line], nearest.of(name, ids) if name else []))
     return found
 
 
 def prompt_lines(folder: Path, nearest: Nearest) -> list[tuple[str, list[str], list]]:
-    """(prompt, images, `Nearest.of` them) of each prompt; nothing where the set was not drawn."""
+    """Return (prompt, images, `Nearest.of` them) of each prompt; nothing where the set was not generated."""
     return [
-        (part["prompt"][0], [jpeg_uri(p) for p in images], nearest.of(folder.name, part["image_id"]))
+        (
+            part["prompt"][0],
+            [jpeg_uri(p) for p in images],
+            nearest.of(folder.name, part["image_id"].to_list()),
+        )
         for part, images in _rows(folder, SAMPLES)
     ]
 
 
 def strip_lines(folder: Path, nearest: Nearest) -> list[tuple[str, list[tuple[str, str]], list]]:
-    """(sentence with a blank, [(word, image)], `Nearest.of` the images) of each strip."""
+    """Return (sentence with a blank, [(word, image)], `Nearest.of` the images) of each strip."""
     found = []
     for part, images in _rows(folder):
         split = [prompt.split() for prompt in part["prompt"]]
@@ -181,7 +190,7 @@ def strip_lines(folder: Path, nearest: Nearest) -> list[tuple[str, list[tuple[st
         sentence = " ".join([*split[0][:start], "…" + stop, *split[0][len(split[0]) - end :]])
         words = [word.removesuffix(stop) for word in words]
         shown = [(word, jpeg_uri(image)) for word, image in zip(words, images, strict=True)]
-        found.append((sentence, shown, nearest.of(folder.name, part["image_id"])))
+        found.append((sentence, shown, nearest.of(folder.name, part["image_id"].to_list())))
     return found
 
 
@@ -195,7 +204,7 @@ def _rows(folder: Path, most: int | None = None) -> list[tuple[pl.DataFrame, np.
 
 
 def halved(images: np.ndarray) -> np.ndarray:
-    """Means of 2 x 2 pixels, uint8 [n, H, W] -> [n, H // 2, W // 2]."""
+    """Return means of 2 x 2 pixels, uint8 [n, H, W] -> [n, H // 2, W // 2]."""
     n, height, width = images.shape
     parts = images.reshape(n, height // 2, 2, width // 2, 2)
     return parts.mean((2, 4), dtype=np.float32).round().astype(np.uint8)
@@ -210,13 +219,13 @@ def _shared(lists: Sequence[Sequence[str]], rest: int) -> int:
 
 
 def nearest_pairs(nearest: Nearest, root: Path) -> list[tuple[str, str, str]]:
-    """(drawn image, the training image nearest to it, distance) of the drawn images that are nearest of all."""
-    drawn_sets = [name for name in SETS if (root / name / TABLE).is_file()]
-    table = nearest.table.filter(pl.col("set").is_in(drawn_sets))
+    """Return (generated image, its nearest training image, distance) of the images nearest to training images."""
+    generated_sets = [name for name in SETS if (root / name / TABLE).is_file()]
+    table = nearest.table.filter(pl.col("set").is_in(generated_sets))
     found = []
     for line in table.sort("distance", "image_id")[:PAIRS].iter_rows(named=True):
-        drawn = ImageStore(root / line["set"], stage="generate_images")
-        (own,) = drawn.read(drawn.rows([line["image_id"]]))
+        generated = ImageStore(root / line["set"], stage="generate_images")
+        (own,) = generated.read(generated.rows([line["image_id"]]))
         (other,) = nearest.store.read(nearest.store.rows([line["nearest_id"]]))
         found.append((jpeg_uri(own), jpeg_uri(other), f"{line['distance']:.1f}"))
     return found

@@ -1,4 +1,4 @@
-"""Images and texts of the page: data URIs, pairs cut out of a grid, wording that two reports share."""
+"""Images and texts of the page: data URIs, pairs cut from a grid, wording that two reports share."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 from markupsafe import Markup, escape
+from PIL import Image
 
 from medunifier.runtime.errors import InputError
 
@@ -17,20 +18,20 @@ SHARED_WORDS = 3  # a run of at least so many equal words is marked
 
 
 def jpeg_uri(pixels: np.ndarray, quality: int = 88) -> str:
-    """A grey image, uint8 [H, W], as a data URI."""
-    from PIL import Image
-
+    """Return a grey image, uint8 [H, W], as a data URI."""
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, format="JPEG", quality=quality, optimize=True)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 def grid_pairs(path: Path, size: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """(real, reconstructed) images, uint8 [size, size], of a grid: rows of real ones, each above the row of
-    their reconstructions. Places left white in both are no images. InputError if the sizes do not fit.
-    """
-    from PIL import Image
+    """Return (original, reconstruction) pairs, uint8 [size, size], of a grid image.
 
+    Rows of originals stand above the rows of their reconstructions. Places that are white in both hold no image.
+
+    Raises:
+        InputError: the size of the grid is no multiple of the size of an image.
+    """
     with Image.open(path) as image:
         grid = np.asarray(image.convert("L"))
     height, width = grid.shape
@@ -39,19 +40,18 @@ def grid_pairs(path: Path, size: int) -> list[tuple[np.ndarray, np.ndarray]]:
             f"{path}: a grid of {width} x {height} pixels does not hold pairs of {size} x {size} images; "
             "run score_images again"
         )
-    tiles = grid.reshape(height // size, size, width // size, size).swapaxes(
-        1, 2
-    )  # (rows, columns, size, size)
+    # (rows, columns, size, size)
+    tiles = grid.reshape(height // size, size, width // size, size).swapaxes(1, 2)
     pairs = [
         (tiles[row, column], tiles[row + 1, column])
         for row in range(0, len(tiles), 2)
         for column in range(tiles.shape[1])
     ]
-    return [(real, drawn) for real, drawn in pairs if not ((real == 255).all() and (drawn == 255).all())]
+    return [pair for pair in pairs if not all((image == 255).all() for image in pair)]
 
 
 def mark_shared(reference: str, prediction: str) -> tuple[Markup, Markup]:
-    """Both reports as HTML, the longer runs of words that they share in <mark>; case and order as they are."""
+    """Return both reports as HTML with the longer runs of words that they share in <mark>."""
     words = reference.split(), prediction.split()
     keys = [[word.lower().strip(".,;:") for word in side] for side in words]
     matcher = difflib.SequenceMatcher(None, *keys, autojunk=False)
@@ -63,7 +63,7 @@ def mark_shared(reference: str, prediction: str) -> tuple[Markup, Markup]:
 
 
 def marked(words: list[str], runs: list[tuple[int, int]]) -> Iterator[Markup]:
-    """The words with each run (start, length) inside <mark>."""
+    """Yield the words as HTML, each run (start, length) inside <mark>."""
     position = 0
     for start, length in runs:
         yield from map(escape, words[position:start])

@@ -1,4 +1,4 @@
-"""The page's account of images that are in an evaluation set and in a training set."""
+"""Images that are both in an evaluation set and in a training set, as counts and as the page shows them."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import polars as pl
 
 
 def overlap_section(counts: pl.DataFrame, datasets: int) -> dict[str, Any]:
-    """What page.html shows of `counts` (dataset, split, training_dataset, images)."""
+    """Return what page.html shows of `counts` (dataset, split, training_dataset, pictures)."""
     return {"rows": counts.to_dicts(), "datasets": datasets}
 
 
 def overlap_metrics(found: pl.DataFrame) -> dict[str, int]:
-    """Evaluation images that are in training: in all, in another data set's, and for each data set."""
+    """Count evaluation images that are in training: in all, across data sets, and for each data set."""
     other = found.filter(pl.col("dataset") != pl.col("training_dataset"))
     metrics = {"overlap_pictures": _images(found), "overlap_pictures_across_datasets": _images(other)}
     for (dataset,), part in found.group_by("dataset", maintain_order=True):

@@ -1,4 +1,4 @@
-"""The page: one HTML file that holds its style and figures and asks for nothing else."""
+"""The page: one HTML file that holds its style and figures and loads nothing else."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jinja2
+from markupsafe import Markup
+
 FOLDER = Path(__file__).parent
 
 
 def render_page(content: Mapping[str, Any]) -> str:
-    """The whole HTML for what `stages.summarize` has gathered; the names in `content` are those of page.html."""
-    import jinja2
-    from markupsafe import Markup
-
+    """Return the HTML of the page; the names in `content` are the variables of page.html."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(FOLDER),
         autoescape=True,
@@ -27,14 +27,15 @@ def render_page(content: Mapping[str, Any]) -> str:
 
 
 def decimals(value: float, digits: int) -> str:
-    """A number with so many decimals and a true minus sign."""
+    """Return a number with so many decimals and a true minus sign."""
     return f"{value:.{digits}f}".replace("-", "\N{MINUS SIGN}")
 
 
 def count(value: float) -> str:
-    """A whole number, thousands parted by thin spaces."""
+    """Return a whole number, thousands separated by thin spaces."""
     return f"{int(value):,}".replace(",", "\N{NARROW NO-BREAK SPACE}")
 
 
 def percent(share: float, digits: int = 0) -> str:
+    """Return a share (0 to 1) in percent."""
     return f"{100 * share:.{digits}f} %"

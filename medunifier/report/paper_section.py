@@ -17,7 +17,7 @@ MEASURES = {
     "finetune_auroc": "fine-tuned AUROC",
     "finetune_accuracy": "fine-tuned accuracy",
     "fid": "FID",
-    "fd_vit": "Fréchet distance in the frozen ViT",
+    "fd_vit": "Fréchet distance in the frozen encoder’s features",
     "meteor": "METEOR",
     "rouge_l": "ROUGE-L",
     **{f"bleu_{n}": f"BLEU-{n}" for n in range(1, 5)},
@@ -25,7 +25,7 @@ MEASURES = {
     **{f"tir_map@{k}": f"text to image, mAP@{k}" for k in (1, 5, 10)},
 }
 
-REMARKS = {  # what a table's figures need to be read
+REMARKS = {  # what a table's values need to be read
     "4": f"Protocol report: {PROTOCOLS['']}. Protocol release: {PROTOCOLS['release_']}.",
     "5": "A Fréchet distance has no interval: it is a property of whole sets, and biased where images are drawn "
     "with replacement. n images are compared.",
@@ -33,12 +33,12 @@ REMARKS = {  # what a table's figures need to be read
 
 
 def paper_section(tables: Mapping[str, Sequence[Cell]]) -> list[dict[str, Any]]:
-    """Each table as page.html shows it: heading, columns, groups of rows, notes."""
+    """Return each table as page.html shows it: heading, columns, groups of rows, notes."""
     return [table_section(name, cells) for name, cells in tables.items()]
 
 
 def table_section(name: str, cells: Sequence[Cell]) -> dict[str, Any]:
-    """One table, methods down and cells of the paper across; objectives go down in the ablations."""
+    """Return one table: methods as rows (objectives in the ablations), columns as in the paper."""
     by_objective = name in ("6", "A1")
     columns = list(dict.fromkeys(_column(cell, by_objective) for cell in cells))
     notes = list(dict.fromkeys(cell.note for cell in cells if cell.value is not None and cell.note))
@@ -77,7 +77,7 @@ def _column(cell: Cell, by_objective: bool) -> tuple[str, str, str]:
 
 
 def _shown(cell: Cell | None, notes: Sequence[str]) -> dict[str, str] | None:
-    """Value, number of its note, interval and spread between seeds, n, and the reason of an empty cell; None where there is no cell."""
+    """Return the value, its note's number, interval and spread between seeds, or the reason of an empty cell."""
     if cell is None:
         return None
     if cell.value is None:
@@ -100,15 +100,13 @@ def _shown(cell: Cell | None, notes: Sequence[str]) -> dict[str, str] | None:
 def _chance(
     rows: Mapping[tuple[str, str], Mapping[tuple[str, ...], Cell]], columns: Sequence[tuple[str, ...]]
 ) -> list[dict[str, Any]]:
-    """What chance reaches, for each of our data sets; one row for each way in which a metric is defined."""
+    """Return rows of the chance level for each of our data sets, one for each definition of a metric."""
     found: dict[tuple[str, str, tuple[str, ...]], None] = {}
     for (label, data), cells in rows.items():
         definition = re.search("AP@K .*", label)
         name = f"chance, {definition[0]}" if definition else "chance"
-        values = tuple(
-            decimals(cells[column].chance, 1) if column in cells and cells[column].chance is not None else ""
-            for column in columns
-        )
+        levels = [cells[column].chance if column in cells else None for column in columns]
+        values = tuple("" if level is None else decimals(level, 1) for level in levels)
         if any(values):
             found.setdefault((name, data, values))
     return [

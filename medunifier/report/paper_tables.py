@@ -1,19 +1,19 @@
 """The paper's tables, the published rows beside ours: results/tables/table_1 ... 6, A1.
 
-`published_results.csv` holds every cell of the paper's Tables 1-6 and of appendix Table 1, as printed. Ours are
-read from the flat metrics of the stages. A cell of ours that was not measured stays empty and says why; none is
-ever filled in from elsewhere.
+`published_results.csv` holds every cell of the paper's Tables 1-6 and of appendix Table 1, as printed. Ours come from
+`our_cells`.
 """
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
 from pathlib import Path
 
+from medunifier.report.our_cells import Ours
 from medunifier.report.seed_means import ReadMetrics, reading_means, seed_groups, with_means
-from medunifier.runtime.params import Params, Variant
+from medunifier.report.table_cell import Cell, write_cells
+from medunifier.runtime.params import Params
 
 PUBLISHED = Path(__file__).with_name("published_results.csv")
 TITLES = {
@@ -25,55 +25,21 @@ TITLES = {
     "6": "Objectives of pre-training: image-to-text retrieval",
     "A1": "Objectives of pre-training and weight of TIG: classification",
 }
-LAYOUTS = {  # the paper's name of a data set -> the layout of ours that is read as it
-    "rsna": "rsna",
-    "siim": "siim_acr",
-    "covidx": "covidx",
-    "mimic_5x200": "mimic_cxr",
-    "chexpert_5x200": "chexpert",
-    "mimic_cxr_test": "mimic_cxr",
-    "mimic_cxr": "mimic_cxr",
-}
-AVERAGE_PRECISION = {"map": "AP@K textbook", "map_release": "AP@K release"}
-NOT_RUN = "not enabled in params.yaml"
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One figure of one method; the columns of the CSV files, in this order."""
-
-    dataset: str  # the paper's name of the data set, or ours where the paper has none like it
-    setting: str  # part of the training data, objectives, kind of image; empty where there is none
-    metric: str
-    method: str
-    source: str  # paper | paper appendix | ours
-    data: str  # the data set of ours that was measured; `(phantom)` behind synthetic ones
-    value: float | None
-    ci_low: float | None = None
-    ci_high: float | None = None
-    n: int | None = None
-    chance: float | None = None
-    note: str = ""  # why a value is missing, or what it is
-    # the value is a mean over so many seeds: of training where the method says `mean of`, else of the evaluation
-    seeds: int | None = None
-    seed_sd: float | None = None  # standard deviation between them
-
-
-Place = tuple[str, str, str]  # a column of a table: dataset, metric, setting
 
 
 def paper_tables(
     params: Params, read: ReadMetrics, phantoms: set[str], zero_shot_items: str
 ) -> dict[str, list[Cell]]:
-    """All tables by name: for every cell column of the paper the published rows, then ours.
+    """Return all tables by name: for every column of the paper the published rows, then ours.
 
     What is evaluated here and has no column in the paper follows under the name of our data set. Variants that
-    differ in nothing but the seed have a row each, and one for their mean where all of them were judged.
+    differ in nothing but the seed have a row each, and one for their mean where all of them were evaluated.
 
     Args:
+        params: parameters of the pipeline.
         read: the metrics of a stage that params.yaml enables; not asked about others.
         phantoms: names of the data sets that are synthetic.
-        zero_shot_items: the images that the prompt file has judged: `benchmark` or `test`.
+        zero_shot_items: images that the prompt file asks for: `benchmark` or `test`.
     """
     means = seed_groups(params)
     source = Ours(with_means(params, means), reading_means(read, means), phantoms, zero_shot_items)
@@ -102,301 +68,12 @@ def paper_tables(
 
 
 def published() -> list[dict[str, str]]:
-    """The rows of published_results.csv."""
+    """Return the rows of published_results.csv."""
     with PUBLISHED.open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
 
 
-def objectives_of(variant: Variant, weight: bool) -> str:
-    """A variant as the paper's ablations name it: `itc+itm`, with the weight of TIG behind it in Table A1.
-
-    A variant whose other weights are not 0 or 1 is none of the paper's: its weights are told in full.
-    """
-    weights = variant.weights
-    name = "+".join(objective for objective, value in weights.items() if value > 0)
-    plain = all(value in (0.0, 1.0) for objective, value in weights.items() if objective != "tig")
-    if not plain or (not weight and variant.tig not in (0.0, 1.0)):
-        return " ".join(f"{objective}={value:g}" for objective, value in weights.items())
-    every = all(weights.values())
-    return f"{name} ({variant.tig:.1f})" if weight and every else name
-
-
-class Ours:
-    """Our cells, one table after the other."""
-
-    def __init__(self, params: Params, read: ReadMetrics, phantoms: set[str], zero_shot_items: str):
-        self.params, self.read, self.phantoms = params, read, phantoms
-        self.benchmarks = {name for name, dataset in params.datasets.items() if dataset.benchmark is not None}
-        self.zero_shot_benchmarks = self.benchmarks if zero_shot_items == "benchmark" else set()
-
-    def cells(self, table: str, published: list[Cell]) -> Iterator[Cell]:
-        """Our rows of a table, in the order of the paper's columns."""
-        columns = list(dict.fromkeys((c.dataset, c.metric, c.setting) for c in published))
-        if table in ("6", "A1"):
-            yield from self.ablation(table, columns)
-        elif table == "5":
-            yield from self.images()
-        else:
-            make = {"1": self.finetuned, "2": self.retrieved, "3": self.zero_shot, "4": self.written}[table]
-            yield from make(columns)
-
-    def datasets(self, dataset: str) -> list[str]:
-        """Our data sets that are read as one of the paper's."""
-        layout = LAYOUTS[dataset]
-        return [name for name, d in self.params.datasets.items() if d.layout == layout]
-
-    def places(
-        self, columns: list[Place], measured: Iterable[Place], comparable: Collection[str]
-    ) -> list[tuple[Place, str]]:
-        """Every column with each data set of ours that stands in it; "" where there is none.
-
-        Args:
-            columns: the paper's; they come first.
-            measured: what is evaluated here, with the data set's own name.
-            comparable: our data sets whose images are chosen as the paper's are; others keep their own name.
-        """
-        found = {}
-        for place in columns:
-            names = [name for name in self.datasets(place[0]) if name in comparable]
-            found |= dict.fromkeys((place, name) for name in names or [""])
-        for name, metric, setting in measured:
-            layout = self.params.datasets[name].layout
-            papers = [place[0] for place in columns if LAYOUTS[place[0]] == layout and name in comparable]
-            own = f"{name}, ours" if name in LAYOUTS else name
-            found[((papers or [own])[0], metric, setting), name] = None
-        return list(found)
-
-    def measured(self, stage: str, enabled: bool) -> Mapping[str, float]:
-        """The metrics of a stage; none where it does not run."""
-        return (self.read(stage) if enabled else None) or {}
-
-    def cell(
-        self,
-        place: Place,
-        method: str,
-        ours: str,
-        stage: str,
-        metric: str,
-        enabled: bool,
-        *,
-        note: str = "",
-        chance: str | None = None,
-        seeds: int | None = None,
-    ) -> Cell:
-        """Metric `metric` of `stage` as a cell; empty, with the reason, if the stage does not run or lacks it."""
-        dataset, name, setting = place
-        data = f"{ours} (phantom)" if ours in self.phantoms else ours
-        found = self.measured(stage, enabled)
-        if metric not in found:
-            reason = f"{stage} is {NOT_RUN}" if not enabled else f"{stage} does not measure {metric}"
-            return Cell(dataset, setting, name, method, "ours", data, None, note=reason)
-        n = found.get(f"{metric}_n")
-        return Cell(
-            dataset,
-            setting,
-            name,
-            method,
-            "ours",
-            data,
-            found[metric],
-            found.get(f"{metric}_ci_low"),
-            found.get(f"{metric}_ci_high"),
-            None if n is None else int(n),
-            found.get(chance or f"{metric}_chance"),
-            note,
-            found.get(f"{metric}_seeds", seeds),
-            found.get(f"{metric}_seed_sd"),
-        )
-
-    def absent(self, place: Place, benchmark: bool = False) -> Cell:
-        """The empty cell where no data set of ours can stand; `benchmark`: as the images must be one."""
-        dataset, metric, setting = place
-        lack = "is judged by a benchmark" if benchmark else "in params.yaml"
-        note = f"no data set of layout {LAYOUTS[dataset]} {lack}"
-        return Cell(dataset, setting, metric, "MedUnifier", "ours", "", None, note=note)
-
-    def finetuned(self, columns: list[Place]) -> Iterator[Cell]:
-        evaluate = self.params.evaluate
-        measured = [
-            (name, "auroc" if len(labels) == 1 else "accuracy", f"{percent}%")
-            for name, labels in evaluate.finetune.items()
-            for percent in evaluate.finetune_percents
-        ]
-        for place, name in self.places(columns, measured, self.params.datasets):
-            if not name:
-                yield self.absent(place)
-                continue
-            _, metric, setting = place
-            percent = int(setting.rstrip("%"))
-            run = evaluate.finetune_models if name in evaluate.finetune else ()
-            for model in evaluate.finetune_models or self.params.variants:
-                enabled = model in run and percent in evaluate.finetune_percents
-                stage = f"finetune@{model}-{name}-{percent}"
-                for prefix, kind in (("", "fine-tuned"), ("probe_", "linear probe")):
-                    yield self.cell(
-                        place,
-                        f"{model}, {kind}",
-                        name,
-                        stage,
-                        prefix + metric,
-                        enabled,
-                        note="" if prefix else self.untrained(stage, enabled),
-                        chance=f"{metric}_chance",
-                        seeds=len(self.params.finetune.seeds),
-                    )
-
-    def untrained(self, stage: str, enabled: bool) -> str:
-        """The note of a fine-tuning whose best validation came before its first step."""
-        measured, seeds = self.measured(stage, enabled), self.params.finetune.seeds
-        start = {"probe": "the linear probe", "zero": "a head of zeros"}[self.params.finetune.head_start]
-        kept = sum(measured.get(f"best_step_seed_{seed}") == 0 for seed in seeds)
-        if not kept:
-            return ""
-        return f"early stopping kept step 0: {start}" + (
-            f" ({kept} of {len(seeds)} seeds)" if kept < len(seeds) else ""
-        )
-
-    def retrieved(self, columns: list[Place]) -> Iterator[Cell]:
-        evaluate = self.params.evaluate
-        metrics = dict.fromkeys(metric for _, metric, _ in columns)
-        measured = [(name, metric, "") for name in evaluate.retrieve for metric in metrics]
-        for place, name in self.places(columns, measured, self.benchmarks):
-            if not name:
-                yield self.absent(place, benchmark=True)
-                continue
-            direction = {"itr": "i2t", "tir": "t2i"}[place[1][:3]]
-            k = place[1].split("@")[1]
-            note = "" if name in self.benchmarks else "test split"
-            for model in self.params.trained.itc:
-                stage, enabled = f"retrieve@{model}-{name}", name in evaluate.retrieve
-                for matched, again in (("", ""), ("itm_", ", re-ranked by ITM")):
-                    for kind, definition in AVERAGE_PRECISION.items():
-                        metric = f"{matched}{direction}_{kind}_at_{k}"
-                        if not matched or metric in self.measured(stage, enabled):
-                            method = f"{model}{again}, {definition}"
-                            yield self.cell(place, method, name, stage, metric, enabled, note=note)
-
-    def zero_shot(self, columns: list[Place]) -> Iterator[Cell]:
-        evaluate = self.params.evaluate
-        measured = [(name, "accuracy", "") for name in evaluate.zero_shot]
-        for place, name in self.places(columns, measured, self.zero_shot_benchmarks):
-            if not name:
-                yield self.absent(place, benchmark=True)
-                continue
-            judged = name in self.zero_shot_benchmarks
-            note = "" if judged else f"test split, classes of {self.params.zero_shot.prompts}"
-            for model in self.params.trained.itc:
-                stage, enabled = f"zero_shot@{model}-{name}", name in evaluate.zero_shot
-                seeds = len(self.params.zero_shot.seeds)
-                yield self.cell(place, model, name, stage, "accuracy", enabled, note=note, seeds=seeds)
-                if "itm_accuracy" in self.measured(stage, enabled):
-                    method, metric = f"{model}, re-scored by ITM", "itm_accuracy"
-                    yield self.cell(place, method, name, stage, metric, enabled, note=note, seeds=seeds)
-
-    def written(self, columns: list[Place]) -> Iterator[Cell]:
-        """The model and its baselines under both protocols; other data sets with reports follow MIMIC's."""
-        evaluate = self.params.evaluate
-        measured = [*dict.fromkeys([*self.datasets("mimic_cxr_test"), *evaluate.write_reports])]
-        metrics = list(dict.fromkeys(metric for _, metric, _ in columns))
-        if not measured:
-            yield from (self.absent(place) for place in columns)
-        systems = {"": "{}", "nearest_": "nearest training report ({})", "constant_": "best constant report"}
-        models = self.params.trained.itg or ("MedUnifier",)
-        for name in measured:
-            dataset = "mimic_cxr_test" if name in self.datasets("mimic_cxr_test") else name
-            for model in models:
-                stage, enabled = f"write_reports@{model}-{name}", name in evaluate.write_reports
-                for protocol in ("", "release_"):
-                    for system, label in systems.items():
-                        if system == "constant_" and model != models[0]:
-                            continue  # the same whatever the model
-                        method = f"{label.format(model)}, protocol {protocol.rstrip('_') or 'report'}"
-                        for metric in metrics:
-                            yield self.cell(
-                                (dataset, metric, ""),
-                                method,
-                                name,
-                                stage,
-                                f"{system}{protocol}{metric}",
-                                enabled,
-                            )
-
-    def images(self) -> Iterator[Cell]:
-        """FID where Inception weights are given; the distance in the frozen ViT, a metric of its own, beside it."""
-        name = self.params.pretrain.dataset
-        dataset = "mimic_cxr" if name in self.datasets("mimic_cxr") else name
-        for model in self.params.trained.tig:
-            stage = f"score_images@{model}"
-            for metric, label in (("fid", "fid"), ("fd_vit", "fd_vit")):
-                for setting in ("validation", "reconstruction", "synthetic"):
-                    if setting == "validation" and model != self.params.trained.tig[0]:
-                        continue  # real images: the same whatever the model
-                    method = "Validation set" if setting == "validation" else model
-                    yield self.cell(
-                        (dataset, label, setting), method, name, stage, f"{metric}_{setting}", True
-                    )
-
-    def ablation(self, table: str, columns: list[Place]) -> Iterator[Cell]:
-        """One row for each variant of ours, and an empty one for each of the paper's that is not trained here."""
-        own: dict[str, list[str]] = {}
-        for name, weights in self.params.variants.items():
-            own.setdefault(objectives_of(weights, table == "A1"), []).append(name)
-        settings = list(dict.fromkeys([*(setting for _, _, setting in columns), *own]))
-        for setting in settings:
-            for dataset, metric in dict.fromkeys((d, m) for d, m, _ in columns):
-                place = (dataset, metric, setting)
-                if setting not in own:
-                    reason = "no variant with these objectives in params.yaml (preset ablation has them)"
-                    yield Cell(dataset, setting, metric, "MedUnifier", "ours", "", None, note=reason)
-                for variant in own.get(setting, ()):
-                    yield from self.ablated(place, variant)
-
-    def ablated(self, place: Place, variant: str) -> Iterator[Cell]:
-        """What one variant reaches in a column of Tables 6 and A1."""
-        params, evaluate = self.params, self.params.evaluate
-        dataset, metric, _ = place
-        names, embeds = self.datasets(dataset), variant in params.trained.itc
-        if metric.startswith("itr_map@"):
-            names = [name for name in names if name in self.benchmarks]
-            for name in names:
-                stage, enabled = f"retrieve@{variant}-{name}", embeds and name in evaluate.retrieve
-                for kind, definition in AVERAGE_PRECISION.items():
-                    found = f"i2t_{kind}_at_{metric.split('@')[1]}"
-                    yield self.cell(place, f"{variant}, {definition}", name, stage, found, enabled)
-        elif metric == "zero_shot_accuracy":
-            names = [name for name in names if name in self.zero_shot_benchmarks]
-            for name in names:
-                stage, enabled = f"zero_shot@{variant}-{name}", embeds and name in evaluate.zero_shot
-                seeds = len(params.zero_shot.seeds)
-                yield self.cell(place, variant, name, stage, "accuracy", enabled, seeds=seeds)
-        else:
-            for name in names:
-                stage, found = f"finetune@{variant}-{name}-100", metric.removeprefix("finetune_")
-                enabled = (
-                    variant in evaluate.finetune_models
-                    and name in evaluate.finetune
-                    and 100 in evaluate.finetune_percents
-                )
-                note, seeds = self.untrained(stage, enabled), len(params.finetune.seeds)
-                yield self.cell(place, variant, name, stage, found, enabled, note=note, seeds=seeds)
-        if not names:
-            yield self.absent(place, benchmark=not metric.startswith("finetune_"))
-
-
 def write_tables(tables: Mapping[str, list[Cell]], folder: Path) -> None:
-    """`table_NAME.csv` of each table: one line for each cell, columns as in `Cell`; figures to 4 decimals."""
-    from medunifier.runtime.files import atomic_path
-
-    names = [field.name for field in fields(Cell)]
+    """Write `table_NAME.csv` of each table into `folder`."""
     for name, cells in tables.items():
-        with (
-            atomic_path(folder / f"table_{name}.csv") as temporary,
-            temporary.open("w", encoding="utf-8", newline="") as file,
-        ):
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(names)
-            for cell in cells:
-                values = (getattr(cell, field) for field in names)
-                writer.writerow(
-                    [round(v, 4) if isinstance(v, float) else ("" if v is None else v) for v in values]
-                )
+        write_cells(folder / f"table_{name}.csv", cells)

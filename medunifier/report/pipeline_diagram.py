@@ -1,4 +1,4 @@
-"""The pipeline as an image: stage families from top to bottom in the order in which data flows."""
+"""The pipeline as an SVG diagram: stage families from top to bottom in the order in which data flows."""
 
 from __future__ import annotations
 
@@ -23,10 +23,15 @@ class Family:
     values: Sequence[str]
 
 
-def draw_pipeline(families: Sequence[Family], inputs: Mapping[str, Collection[str]]) -> str:
-    """An SVG of the families and of what flows between them; `inputs` names the families that each reads from.
+def pipeline_diagram(families: Sequence[Family], inputs: Mapping[str, Collection[str]]) -> str:
+    """Return an SVG of the families and of what flows between them.
 
-    A family stands one row below the lowest of those it reads from, or lower where that row is full. Edges that follow from others are left out.
+    A family stands one row below the lowest of those it reads from, or lower where that row is full. Edges that
+    follow from others are left out.
+
+    Args:
+        families: in the order of dvc.yaml.
+        inputs: family -> the families that it reads from.
     """
     inputs = direct(inputs)
     level: dict[str, int] = {}
@@ -81,19 +86,19 @@ def draw_pipeline(families: Sequence[Family], inputs: Mapping[str, Collection[st
 
 
 def summary(values: Sequence[str], most: int = 17) -> str:
-    """The matrix values, or their number where they do not fit into a box."""
+    """Return the matrix values, or their number where they do not fit into a box."""
     text = ", ".join(values)
     return text if len(text) <= most else f"{len(values)} stages"
 
 
 def direct(inputs: Mapping[str, Collection[str]]) -> dict[str, set[str]]:
-    """Without edges that follow from others: a -> c goes if a -> b -> c is there."""
+    """Return the edges without those that follow from others: a -> c goes if a -> b -> c is there."""
 
-    def behind(name: str) -> set[str]:
-        return set(inputs[name]).union(*(behind(source) for source in inputs[name]))
+    def upstream(name: str) -> set[str]:
+        return set(inputs[name]).union(*(upstream(source) for source in inputs[name]))
 
     return {
-        name: {s for s in sources if not any(s in behind(other) for other in sources if other != s)}
+        name: {s for s in sources if not any(s in upstream(other) for other in sources if other != s)}
         for name, sources in inputs.items()
     }
 
@@ -101,7 +106,7 @@ def direct(inputs: Mapping[str, Collection[str]]) -> dict[str, set[str]]:
 def place_in_rows(
     names: Sequence[str], level: Mapping[str, int], inputs: Mapping[str, Collection[str]]
 ) -> dict[str, float]:
-    """The x of each box: boxes of one row side by side, around the mean of their inputs."""
+    """Return the x of each box: boxes of one row side by side, around the mean of their inputs."""
     pitch = BOX_WIDTH + GAP_X
     centre: dict[str, float] = {}
     for row in range(max(level.values()) + 1):
@@ -115,4 +120,5 @@ def place_in_rows(
 
 
 def mean(values: Sequence[float]) -> float:
+    """Return the mean, 0 without values."""
     return sum(values) / len(values) if values else 0.0

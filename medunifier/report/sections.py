@@ -1,4 +1,4 @@
-"""The page's sections: what the files of the pipeline hold, in the words and numbers that page.html shows."""
+"""The page's sections: metrics and counts of the stages as the variables that page.html shows."""
 
 from __future__ import annotations
 
@@ -24,16 +24,22 @@ def data_section(
     separate: bool,
     benchmark_undecoded: int,
 ) -> dict[str, Any]:
-    """Counts of one data set, from the summaries of prepare and decode_images.
+    """Return the counts of one data set, from the summaries of prepare and decode_images.
 
     Args:
+        name: the data set.
+        prepared: summary.json of prepare.
+        decoded: summary.json of decode_images.
         meanings: what each reason of rejection means.
-        separate: no patient of the benchmark is in another split, so that patients can be added up.
+        separate: no patient of the benchmark is in another split, so that patients add up.
         benchmark_undecoded: images of the benchmark that could not be decoded.
     """
     kept = prepared["kept"]
-    rejects = [("prepare", *item) for item in prepared["rejected"].items()]
-    rejects += [("decode_images", *item) for item in decoded["rejected"].items()]
+    rejects: list[tuple[str, str, int]] = [
+        (stage, reason, images)
+        for stage, summary in (("prepare", prepared), ("decode_images", decoded))
+        for reason, images in summary["rejected"].items()
+    ]
     classes = prepared.get("benchmark", {}).get("classes", {})
     notes = dict(prepared["notes"])
     shared = notes.pop("benchmark_images_in_training", None)
@@ -78,9 +84,13 @@ def data_section(
 def training_section(
     variant: str, weights: Mapping[str, float], metrics: Metrics, curve: Curve, recipe: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Loss curves and validation losses of one variant.
+    """Return loss curves and validation losses of one variant.
 
     Args:
+        variant: its name.
+        weights: objective -> weight.
+        metrics: flat metrics of its pre-training.
+        curve: rows of results/curves.
         recipe: `dataset`, `steps`, `batch_size` and `learning_rate` of pretrain.
     """
     objectives = ", ".join(f"{key.upper()} × {weight:g}" for key, weight in weights.items() if weight)
@@ -99,7 +109,7 @@ def training_section(
 
 
 def charts(curve: Curve) -> list[tuple[str, str, Markup]]:
-    """(name, detail, SVG) of each chart; the SVG is empty where nothing was measured."""
+    """Return (name, detail, SVG) of each chart; the SVG is empty where nothing was measured."""
 
     def points(column: str, split: str) -> list[svg.Point]:
         return [
@@ -132,7 +142,7 @@ def charts(curve: Curve) -> list[tuple[str, str, Markup]]:
 
 
 def retrieval_section(variant: str, dataset: str, metrics: Metrics, benchmark: bool) -> dict[str, Any]:
-    """Retrieval figures of one variant on one data set."""
+    """Return the retrieval metrics of one variant on one data set."""
     ks = sorted({int(match[1]) for name in metrics if (match := re.fullmatch(r"i2t_map_at_(\d+)", name))})
     groups = tables.retrieval_groups(metrics, ks)
     subset = "class-balanced benchmark" if benchmark else "test split"
@@ -141,7 +151,7 @@ def retrieval_section(variant: str, dataset: str, metrics: Metrics, benchmark: b
         "caption": f"{metrics['n_items']} images and their reports from the {subset} of {dataset} "
         f"({metrics['n_classes']} classes, {metrics['n_reports']} different reports), ranked against each other by "
         "image-text similarity. For mAP a candidate is relevant if it is of the query’s class, for recall if it is "
-        "the very report. “Release”: average precision as the authors’ release defines it, see the notes below.",
+        "the very report. “Authors’”: average precision as the authors’ code defines it, see the notes below.",
         "groups": [
             (heading, [vars(row) | {"plot": interval_plot(row)} for row in rows]) for heading, rows in groups
         ],
@@ -149,41 +159,49 @@ def retrieval_section(variant: str, dataset: str, metrics: Metrics, benchmark: b
 
 
 def interval_plot(row: tables.Row) -> Markup:
-    """The row's interval and baseline on a line from 0 to 100 %; nothing without an interval."""
+    """Return the row's confidence interval and baseline on a line from 0 to 100 %; empty without an interval."""
     if row.low is None or row.high is None:
         return Markup()
     return Markup(svg.whisker(row.value, row.low, row.high, row.baseline, (0, 100)))
 
 
-def writing_section(
-    variant: str, dataset: str, metrics: Metrics, samples: Sequence[Mapping[str, Any]], how: WriteReports
+def reports_section(
+    variant: str, dataset: str, metrics: Metrics, samples: Sequence[Mapping[str, Any]], decoding: WriteReports
 ) -> dict[str, Any]:
-    """Scores and samples of the reports that one variant wrote, as `how` tells, for one data set."""
-    written = metrics["n_written"]
+    """Return scores and samples of the reports that one variant generated for one data set.
+
+    Args:
+        variant: its name.
+        dataset: the data set.
+        metrics: flat metrics of write_reports.
+        samples: generated reports beside their references.
+        decoding: how the tokens were chosen.
+    """
+    number = metrics["n_written"]
     gain = tables.row(metrics, "bleu_4_gain", "")
     margin = ""
-    if gain is not None and gain.low is not None:
+    if gain is not None and gain.low is not None and gain.high is not None:
         margin = (
-            f" The model’s BLEU-4 less that of the constant report is {decimals(gain.value, 1)} "
+            f" The model’s BLEU-4 minus that of the constant baseline is {decimals(gain.value, 1)} "
             f"({decimals(gain.low, 1)} to {decimals(gain.high, 1)})."
         )
     return {
         "heading": f"Variant {variant} on {dataset}",
-        "caption": f"{written} reports written {_words_chosen(how)} for test images of {dataset} and scored against the "
-        f"references, n = {written} for every figure. The constant report is the one training report that scores "
-        f"best for all; the nearest is that of the most similar training text.{margin}",
+        "caption": f"{number} reports generated {_decoding(decoding)} for test images of {dataset} and scored against the "
+        f"reference reports, n = {number} for every metric. The constant baseline is the one training report that "
+        f"scores best for all images; the nearest-neighbour baseline is the training report most similar to the image.{margin}",
         "systems": list(tables.SYSTEMS.values()),
-        "groups": tables.writing_groups(metrics),
+        "groups": tables.report_groups(metrics),
         "samples": samples,
-        "sampling": f"{len(samples)} of the {written} reports, evenly spaced through the table and not chosen by "
+        "sampling": f"{len(samples)} of the {number} reports, evenly spaced through the table and not chosen by "
         "quality. Wording of three words or more that both share is shaded.",
     }
 
 
-def _words_chosen(how: WriteReports) -> str:
-    if how.num_beams > 1:
-        return f"with {how.num_beams} beams"
-    return "by drawing each word" if how.do_sample else "greedily"
+def _decoding(decoding: WriteReports) -> str:
+    if decoding.num_beams > 1:
+        return f"with {decoding.num_beams} beams"
+    return "by sampling each token" if decoding.do_sample else "greedily"
 
 
 def images_section(
@@ -194,28 +212,27 @@ def images_section(
     codebook_size: int,
     pairs: Sequence[tuple[str, str, str]],
 ) -> dict[str, Any]:
-    """Reconstruction scores, codebook use and image pairs (real, reconstructed, label) of one variant."""
+    """Return reconstruction scores, codebook use and image pairs (original, reconstruction, label) of one variant."""
     compared, reference = (scores.get(f"fd_vit_{name}_n") for name in ("reconstruction", "reference"))
     sizes = (
         f" Fréchet distances compare {compared} images with {reference} training images." if compared else ""
     )
     return {
         "heading": f"Variant {variant} on {dataset}",
-        "caption": f"Test images of {dataset}, drawn from their codes and compared with themselves.{sizes}",
+        "caption": f"Test images of {dataset}, reconstructed from their codes and compared with the originals.{sizes}",
         "rows": tables.image_rows(scores),
         "codes": tables.code_rows(codes, codebook_size),
         "codes_caption": f"How the test images of {dataset} use the {codebook_size} codes of each level. "
         "Perplexity is the number of equally frequent codes that would carry as much.",
         "pairs": pairs,
-        "pairs_caption": "Each real test image stands above its reconstruction from 64 + 256 codes; the figure is "
-        "its PSNR.",
+        "pairs_caption": "Each test image stands above its reconstruction from 64 + 256 codes, with the PSNR.",
     }
 
 
 def facts(
-    data: Mapping[str, Any], retrieval: Metrics | None, writing: Metrics | None, scores: Metrics
+    data: Mapping[str, Any], retrieval: Metrics | None, reports: Metrics | None, images: Metrics | None
 ) -> list[dict[str, str]]:
-    """The headline figures, each with its interval, n and what to hold it against."""
+    """Return the headline values, each with its confidence interval, n and baseline."""
     found = [
         {
             "name": f"Images of {data['name']}",
@@ -227,14 +244,14 @@ def facts(
     for metrics, name, label, unit, baseline, against in (
         (retrieval, "i2t_map_at_1", "Image to report, mAP@1", "%", "i2t_map_at_1_chance", "chance"),
         (
-            writing,
+            reports,
             "bleu_4",
-            "Written reports, BLEU\N{NON-BREAKING HYPHEN}4",
+            "Generated reports, BLEU\N{NON-BREAKING HYPHEN}4",
             "%",
             "constant_bleu_4",
-            "constant report",
+            "constant baseline",
         ),
-        (scores, "psnr_gain", "Reconstruction, PSNR gain", "dB", "", ""),
+        (images, "psnr_gain", "Reconstruction, PSNR gain", "dB", "", ""),
     ):
         row = tables.row(metrics or {}, name, label, baseline=baseline, against=against)
         if row is None:
@@ -250,83 +267,13 @@ def facts(
     return found
 
 
-def notes(
-    preset: str,
-    phantoms: Sequence[str],
-    seeded_encoder: bool,
-    training_seeds: Sequence[int],
-    means: bool,
-    seeds: Mapping[str, int],
-    fid: bool,
-    retrieval: bool,
-    writing: bool,
-) -> list[str]:
-    """What a reader must know to take the figures for what they are.
-
-    Args:
-        training_seeds: those of the variants' pre-training, each once.
-        means: whether the tables have rows for means over trainings.
-        seeds: name of an evaluation -> over how many seeds its figures are means; 0 if it is not run.
-    """
-    found = []
-    with_seed = (
-        f"{'seed' if len(training_seeds) == 1 else 'one of the seeds'} {', '.join(map(str, training_seeds))}"
-    )
-    if phantoms:
-        found.append(
-            f"{', '.join(phantoms)}: synthetic data. Procedural images with generated reports, made to exercise "
-            "the pipeline; nothing here says anything about patients, and the figures cannot be compared with "
-            "published ones."
-        )
-    if seeded_encoder:
-        found.append(
-            "The frozen image encoder is a small ViT with random weights made from the seed. It stands in for "
-            "downloaded weights, which would see far more in an image."
-        )
-    found.append(
-        "Intervals are 95 % percentile bootstrap intervals over the test patients (of calibration errors, the same "
-        "mirrored at the value, since chance only ever adds to them). They tell how far another draw of "
-        f"patients could move a figure, not another training run: each variant was pre-trained once, with {with_seed}."
-    )
-    if means:
-        found.append(
-            "Rows of the paper’s tables named “mean of … seeds” are means over trainings that differ in nothing but the "
-            "seed. “sd” is the standard deviation between them: how far another training run could move a figure."
-        )
-    several = [f"{number} in {name}" for name, number in seeds.items() if number > 1]
-    if several:
-        found.append(
-            f"Some figures are means over seeds, {', '.join(several)}; each seed draws its own training part or its own "
-            "sentences. “sd” is the standard deviation between them."
-        )
-    if retrieval:
-        found.append(
-            "mAP@K divides the summed precisions by min(K, number of relevant candidates); the release’s definition "
-            "divides by the hits within K and is higher, for chance as well. Compare each only with its own chance."
-        )
-    if writing:
-        found.append(
-            "Word overlap is no clinical correctness: reports resemble each other, so a constant report scores well. "
-            "Read a model’s score as its distance from that baseline."
-        )
-    found.append(
-        "FID is given with torch-fidelity’s Inception weights."
-        if fid
-        else "There is no FID: it needs torch-fidelity’s Inception weights (score_images.inception_weights names no "
-        "file). The Fréchet distance in the frozen ViT’s features is a distance of its own, not to be compared with "
-        "any FID; real validation images give it a scale."
-    )
-    found.append(f"Everything was computed with the parameters of configuration {preset} (params.yaml).")
-    return found
-
-
 def words(name: str) -> str:
-    """`pleural_effusion` as it is read."""
+    """Return a snake_case name as words, such as "pleural effusion"."""
     return name.replace("_", " ")
 
 
 def with_code(text: str) -> Markup:
-    """Plain text in which `names` stand between backticks, as HTML."""
+    """Return plain text as HTML, with what stands between backticks as code."""
     parts = text.split("`")
     return Markup("").join(
         Markup("<code>{}</code>").format(part) if index % 2 else escape(part)

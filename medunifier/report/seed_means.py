@@ -13,7 +13,7 @@ Groups = Mapping[str, tuple[str, ...]]  # name of a mean -> its variants
 
 
 def seed_groups(params: Params) -> Groups:
-    """The variants of equal weights, one for each seed of pre-training, wherever there are at least two seeds."""
+    """Return the variants of equal weights, one for each seed of pre-training, where there are at least two seeds."""
     found: dict[tuple[float, ...], dict[int, str]] = {}
     for name, variant in params.variants.items():
         same = found.setdefault(tuple(variant.weights.values()), {})
@@ -23,7 +23,7 @@ def seed_groups(params: Params) -> Groups:
 
 
 def with_means(params: Params, groups: Groups) -> Params:
-    """`params` in which every mean is one more model, judged by the evaluations that judge all its variants."""
+    """Return `params` in which every mean is one more model, in the evaluations that all its variants are in."""
 
     def extended(models: tuple[str, ...]) -> tuple[str, ...]:
         return (*models, *(mean for mean, names in groups.items() if set(names) <= set(models)))
@@ -37,7 +37,7 @@ def with_means(params: Params, groups: Groups) -> Params:
 
 
 def reading_means(read: ReadMetrics, groups: Groups) -> ReadMetrics:
-    """`read` that knows the stages of a mean, too, under names such as `retrieve@full (mean of 3 seeds)-phantom`."""
+    """Return `read` extended by the stages of a mean, named such as `retrieve@full (mean of 3 seeds)-phantom`."""
 
     def read_any(stage: str) -> Mapping[str, float] | None:
         for mean, names in groups.items():
@@ -49,10 +49,9 @@ def reading_means(read: ReadMetrics, groups: Groups) -> ReadMetrics:
 
 
 def mean_metrics(trainings: list[Mapping[str, float]]) -> dict[str, float]:
-    """The means of what all trainings measured, with the standard deviation between them (`_seed_sd`) and their
-    number (`_seeds`).
+    """Return the means over trainings, with their standard deviation (`_seed_sd`) and number (`_seeds`).
 
-    There is no interval: those of single trainings say how far other patients could move a figure, and their mean
+    There is no interval: those of single trainings say how far other patients could move a value, and their mean
     would be no interval of the mean.
     """
     found: dict[str, float] = {}

@@ -1,4 +1,4 @@
-"""Small figures as SVG text. Colours and fonts come from the page's style sheet, by class."""
+"""Small charts as SVG text. Colours and fonts come from the page's style sheet, by class."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Line:
 
 
 def element(name: str, content: str = "", **attributes: object) -> str:
-    """One SVG element; `class_` stands for class and `_` in other names for `-`; numbers are shortened."""
+    """Return one SVG element; `class_` stands for class and `_` in other names for `-`; numbers are shortened."""
     text = "".join(
         f' {key.rstrip("_").replace("_", "-")}="{escape(number(value))}"' for key, value in attributes.items()
     )
@@ -34,14 +34,14 @@ def element(name: str, content: str = "", **attributes: object) -> str:
 
 
 def number(value: object) -> str:
-    """A coordinate with at most two decimals; other values as text."""
+    """Return a coordinate with at most two decimals; other values as text."""
     return f"{value:.2f}".rstrip("0").rstrip(".") if isinstance(value, float) else str(value)
 
 
 def line_chart(title: str, lines: Sequence[Line], x_label: str = "step") -> str:
-    """A chart of lines over a common x axis, with ticks at round numbers; logarithmic where values span decades.
+    """Return a chart of lines over a common x axis, logarithmic where values span decades.
 
-    Points that are not finite are left out. Returns nothing for lines without points.
+    Points that are not finite are left out. The text is empty for lines without points.
     """
     kept = [
         Line(line.label, thin([p for p in line.points if math.isfinite(p[1])]), line.style, line.dots)
@@ -84,14 +84,14 @@ def line_chart(title: str, lines: Sequence[Line], x_label: str = "step") -> str:
 
 
 def thin(points: Sequence[Point], most: int = MOST_POINTS) -> list[Point]:
-    """At most `most` points, each the mean of its neighbours, so that a noisy line keeps its level."""
+    """Return at most `most` points, each the mean of its neighbours, so that a noisy line keeps its level."""
     size = math.ceil(len(points) / most)
     groups = [points[i : i + size] for i in range(0, len(points), size or 1)]
     return [(sum(x for x, _ in g) / len(g), sum(y for _, y in g) / len(g)) for g in groups]
 
 
 def round_ticks(low: float, high: float, about: int = 4) -> list[float]:
-    """Round numbers (1, 2, 2.5 or 5 times a power of ten) that span [low, high] with about so many steps."""
+    """Return round numbers (1, 2, 2.5 or 5 times a power of ten) that span [low, high] with about so many steps."""
     if high <= low:
         low, high = (low - abs(low) * 0.1 - 1e-9, high + abs(high) * 0.1 + 1e-9)
     rough = (high - low) / about
@@ -102,12 +102,12 @@ def round_ticks(low: float, high: float, about: int = 4) -> list[float]:
 
 
 def decades(low: float, high: float) -> list[float]:
-    """The powers of ten around [low, high]."""
+    """Return the powers of ten around [low, high]."""
     return [10.0**e for e in range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)]
 
 
 def short(value: float) -> str:
-    """A tick's label: 0.25, 40, 2k, 1e-5."""
+    """Return a tick's label: 0.25, 40, 2k, 1e-5."""
     if value and (abs(value) < 1e-3 or abs(value) >= 1e6):
         mantissa, exponent = f"{value:.1e}".split("e")
         return f"{float(mantissa):g}e{int(exponent)}"
@@ -117,7 +117,7 @@ def short(value: float) -> str:
 
 
 def whisker(value: float, low: float, high: float, baseline: float | None, span: Point) -> str:
-    """A value with its interval on a line from span[0] to span[1], and a mark at the baseline."""
+    """Return a value with its interval on a line from span[0] to span[1], and a mark at the baseline."""
     width = 132
 
     def place(x: float) -> float:

@@ -10,7 +10,7 @@ Metrics = Mapping[str, float]
 
 @dataclass(frozen=True)
 class Row:
-    """One metric: its value with the 95 % interval, what it is to be held against, and over how many items."""
+    """One metric: its value with the 95 % interval, its baseline, and the number of items."""
 
     label: str
     value: float
@@ -20,7 +20,7 @@ class Row:
     high: float | None = None
     n: int | None = None
     baseline: float | None = None
-    against: str = ""  # what the baseline is
+    against: str = ""  # name of the baseline
 
 
 def row(
@@ -33,7 +33,17 @@ def row(
     baseline: str = "",
     against: str = "",
 ) -> Row | None:
-    """The row of metric `name`, with the interval, n and baseline that the metrics hold; None without it."""
+    """Return the row of metric `name` with its interval, n and baseline, or None where it was not measured.
+
+    Args:
+        metrics: flat metrics of a stage.
+        name: of the metric.
+        label: of the row.
+        digits: decimals.
+        unit: shown after the label.
+        baseline: name of the metric to compare with.
+        against: what the baseline is.
+    """
     if name not in metrics:
         return None
     n = metrics.get(f"{name}_n")
@@ -51,25 +61,26 @@ def row(
 
 
 def present(rows: Sequence[Row | None]) -> list[Row]:
+    """Return the rows that were measured."""
     return [found for found in rows if found is not None]
 
 
 def retrieval_groups(metrics: Metrics, ks: Sequence[int]) -> list[tuple[str, list[Row]]]:
-    """(heading, rows) for both directions of retrieval, each metric beside chance; in percent.
+    """Return (heading, rows) for both directions of retrieval, each metric beside chance; in percent.
 
     The first ranking comes before the one by the matching head, where that was measured.
     """
     groups = []
     for matched, again in (("", ""), ("itm_", ", re-ranked by ITM")):
         for direction, heading in (
-            ("i2t", "An image asks for reports"),
-            ("t2i", "A report asks for images"),
+            ("i2t", "Image to report"),
+            ("t2i", "Report to image"),
         ):
             rows = [
                 row(metrics, name, label.format(k), baseline=f"{name}_chance")
                 for kind, label in (
                     ("map", "mAP@{}"),
-                    ("map_release", "mAP@{}, release"),
+                    ("map_release", "mAP@{}, authors’"),
                     ("recall", "Recall@{}"),
                 )
                 for k in ks
@@ -80,25 +91,28 @@ def retrieval_groups(metrics: Metrics, ks: Sequence[int]) -> list[tuple[str, lis
 
 
 TEXT_METRICS = {
-    "bleu_1": "BLEU-1",
-    "bleu_2": "BLEU-2",
-    "bleu_3": "BLEU-3",
-    "bleu_4": "BLEU-4",
-    "meteor": "METEOR",
-    "rouge_l": "ROUGE-L",
-    "cider": "CIDEr",
-    "findings_f1_micro": "Findings told, micro F1",
-    "findings_f1_macro": "Findings told, macro F1",
+    "bleu_1": "BLEU-1, %",
+    "bleu_2": "BLEU-2, %",
+    "bleu_3": "BLEU-3, %",
+    "bleu_4": "BLEU-4, %",
+    "meteor": "METEOR, %",
+    "rouge_l": "ROUGE-L, %",
+    "cider": "CIDEr, no unit",
+    "findings_f1_micro": "Findings mentioned, micro F1, %",
+    "findings_f1_macro": "Findings mentioned, macro F1, %",
 }
-SYSTEMS = {"": "model", "nearest_": "nearest training report", "constant_": "best constant report"}
+SYSTEMS = {"": "model", "nearest_": "nearest-neighbour baseline", "constant_": "constant baseline"}
 PROTOCOLS = {
     "": "The field’s protocol: the whole report, lower-cased, is the one reference",
-    "release_": "The release’s protocol: each sentence of the reference is a reference of its own",
+    "release_": "The authors’ protocol: each sentence of the reference is a reference of its own",
 }
 
 
-def writing_groups(metrics: Metrics) -> list[tuple[str, list[tuple[str, list[Row | None]]]]]:
-    """(protocol, [(metric, its row for each of SYSTEMS)]) of the written reports; in percent."""
+def report_groups(metrics: Metrics) -> list[tuple[str, list[tuple[str, list[Row | None]]]]]:
+    """Return (protocol, [(metric, its row for each of SYSTEMS)]) of the generated reports.
+
+    All are in percent but CIDEr, whose scale has no upper end.
+    """
     groups = []
     for protocol, heading in PROTOCOLS.items():
         lines = [
@@ -112,7 +126,7 @@ def writing_groups(metrics: Metrics) -> list[tuple[str, list[tuple[str, list[Row
 
 
 def image_rows(metrics: Metrics) -> list[Row]:
-    """Reconstruction: each score beside the baseline that gives it a scale."""
+    """Return the reconstruction scores, each beside the baseline that gives it a scale."""
     frechet = [
         row(
             metrics,
@@ -120,9 +134,9 @@ def image_rows(metrics: Metrics) -> list[Row]:
             label,
             digits=2,
             baseline=f"{name}_validation",
-            against="real validation images",
+            against="validation images",
         )
-        for name, label in (("fd_vit", "Fréchet distance in the frozen ViT"), ("fid", "FID"))
+        for name, label in (("fd_vit", "Fréchet distance in the frozen encoder’s features"), ("fid", "FID"))
     ]
     return present(
         [
@@ -151,7 +165,7 @@ LOSSES = {
 
 
 def loss_rows(metrics: Metrics) -> list[tuple[str, str, float, float]]:
-    """(short name, name, first, last) of each validation loss."""
+    """Return (short name, name, first, last) of each validation loss."""
     return [
         (key, name, metrics[f"val_{key}_first"], metrics[f"val_{key}_last"])
         for key, name in LOSSES.items()
@@ -160,7 +174,7 @@ def loss_rows(metrics: Metrics) -> list[tuple[str, str, float, float]]:
 
 
 def code_rows(metrics: Metrics, codebook_size: int) -> list[tuple[str, float, float, float]]:
-    """(level, perplexity, its share of the codebook, used share) of the test images' codes."""
+    """Return (level, perplexity, its share of the codebook, share of codes in use) of the test images' codes."""
     return [
         (
             f"{level}, {grid}",

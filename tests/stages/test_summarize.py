@@ -79,11 +79,11 @@ def test_same_results_give_the_same_page(results):
     assert make(results) == make(results)
 
 
-def test_figures_stand_with_their_interval_n_and_chance(results):
+def test_values_stand_with_their_interval_n_and_chance(results):
     text = Reader(make(results)).text
     share = 100 * 101.5 / load_params().model.codebook_size
     assert "mAP@1 51.0 43.9 to 58.1 18.3 150" in text
-    assert "BLEU-4 24.0 22.0 to 26.0 19.0 17.0 to 21.0 14.0 12.0 to 16.0" in text
+    assert "BLEU-4, % 24.0 22.0 to 26.0 19.0 17.0 to 21.0 14.0 12.0 to 16.0" in text
     assert "PSNR, dB 23.41 23.11 to 23.71 15.20 mean training image 200" in text
     assert f"top, 8 × 8 101.5 {share:.1f} % 41.0 %" in text
     assert "Image-text contrast (ITC) 3.500 1.200 34 %" in text
@@ -105,14 +105,14 @@ def test_what_prepare_found_and_chose_stands_beside_the_counts(results):
     assert "benchmark sha256 of benchmark ." in text
 
 
-def test_benchmark_images_that_are_also_in_training_are_told(results):
+def test_benchmark_images_that_are_also_in_training_are_counted(results):
     assert "also in training" not in Reader(make(results)).text
     note = {"notes": {"benchmark_images_in_training": 121}}
     edit(results / "data/prepared/phantom/summary.json", lambda summary: summary.update(note))
     assert "( remove: none ): 121 of its 150 images are also in training" in Reader(make(results)).text
 
 
-def test_benchmark_images_that_could_not_be_decoded_are_told(results):
+def test_benchmark_images_that_could_not_be_decoded_are_counted(results):
     assert "of these could not be decoded" not in Reader(make(results)).text
     ids = [f"image-{number:03d}" for number in (30, 31)] + ["broken-1", "broken-2"]
     write_splits(results, "phantom", {"benchmark": ids})
@@ -128,7 +128,7 @@ def test_counts_that_do_not_add_up_are_refused(results, path):
 
 
 @pytest.mark.parametrize(
-    "path, stage",
+    ("path", "stage"),
     [
         ("results/metrics/retrieve@full-phantom.json", "retrieve@full-phantom"),
         ("results/curves/pretrain@full.csv", "pretrain@full"),
@@ -147,7 +147,7 @@ def test_notes_say_what_the_data_are_and_what_is_absent(results):
     fid = {"fid_reconstruction": 61.25, "fid_validation": 8.5, "fid_reconstruction_n": 98}
     edit(results / "results/metrics/score_images@full.json", lambda metrics: metrics.update(fid))
     text = Reader(make(results)).text
-    assert "There is no FID" not in text and "FID 61.25 8.50 real validation images 98" in text
+    assert "There is no FID" not in text and "FID 61.25 8.50 validation images 98" in text
 
 
 def test_reports_are_shown_as_text_beside_their_images(results):
@@ -158,14 +158,14 @@ def test_reports_are_shown_as_text_beside_their_images(results):
 
 
 @pytest.mark.parametrize(
-    ("beams", "drawn", "told"),
-    [(5, "false", "with 5 beams"), (1, "true", "by drawing each word"), (1, "false", "greedily")],
+    ("beams", "sampled", "shown"),
+    [(5, "false", "with 5 beams"), (1, "true", "by sampling each token"), (1, "false", "greedily")],
 )
-def test_the_page_tells_how_words_were_chosen(results, beams, drawn, told):
+def test_the_page_says_how_tokens_were_chosen(results, beams, sampled, shown):
     text = (results / "params.yaml").read_text()
     text = re.sub(r"(  num_beams:) \d+", rf"\1 {beams}", text)
-    (results / "params.yaml").write_text(re.sub(r"(  do_sample:) \w+", rf"\1 {drawn}", text))
-    assert f"reports written {told} for test images" in make(results)
+    (results / "params.yaml").write_text(re.sub(r"(  do_sample:) \w+", rf"\1 {sampled}", text))
+    assert f"reports generated {shown} for test images" in make(results)
 
 
 def test_the_papers_tables_stand_beside_ours(results):
@@ -175,7 +175,7 @@ def test_the_papers_tables_stand_beside_ours(results):
     assert (results / "results/tables/table_A1.csv").is_file()
 
 
-def test_the_page_marks_what_is_judged_on_a_test_split(results):
+def test_the_page_marks_what_is_evaluated_on_a_test_split(results):
     prompts = results / "workflow/zero_shot_prompts.yaml"
     prompts.write_text(prompts.read_text().replace("items: benchmark", "items: test"))
     text = Reader(make(results)).text
@@ -225,12 +225,12 @@ def test_the_page_says_where_fine_tuning_kept_the_linear_probe(results):
     assert "full, fine-tuned phantom-rsna (phantom) 60.2 1 55.2 to 65.2 62.0 57.0 to 67.0" in text
 
 
-def test_reranked_figures_stand_below_the_first_ranking(results):
+def test_reranked_values_stand_below_the_first_ranking(results):
     assert "re-ranked by ITM" not in Reader(make(results)).text
     again = interval("itm_i2t_map_at_1", 53.5, 7.0, 150, 19.3)
     edit(results / "results/metrics/retrieve@full-phantom.json", lambda metrics: metrics.update(again))
     text = Reader(make(results)).text
-    assert "An image asks for reports, re-ranked by ITM mAP@1 53.5 46.5 to 60.5 19.3 150" in text
+    assert "Image to report, re-ranked by ITM mAP@1 53.5 46.5 to 60.5 19.3 150" in text
     assert "full, re-ranked by ITM, AP@K textbook phantom (phantom) 53.5 46.5 to 60.5" in text
 
 
@@ -240,7 +240,7 @@ def test_frechet_distances_say_why_they_have_no_interval(results):
     assert "full phantom (phantom) 4.1 n = 98 1.5 n = 98" in text
 
 
-def test_both_protocols_of_written_reports_are_explained_at_table_4(results):
+def test_both_protocols_of_generated_reports_are_explained_at_table_4(results):
     text = Reader(make(results)).text
     table = text[text.index("Table 4: Report generation") : text.index("Table 5:")]
     for protocol, told in (("report", "is the one reference"), ("release", "is a reference of its own")):
@@ -255,34 +255,54 @@ def test_only_enabled_evaluations_are_shown(results):
     assert 'id="retrieval"' not in page and 'id="reports"' in page
 
 
-def test_drawn_images(results):
+def test_generated_images(results):
     """Figures as the metrics say, figure 3, prompts, strips with the changing word, and the nearest pairs."""
     page = make(results)
     text = Reader(page).text
-    assert "drawn without a text (as the paper) 1.50 1.500" in text
-    assert "the finding asked for 71.4 62.4 to 80.4 13.0 5.0 to 21.0 14.3 84.3 79.3 to 89.3 56" in text
+    assert "generated without a text (as the paper) 1.50 1.500" in text
+    assert "the prompted finding 71.4 62.4 to 80.4 13.0 5.0 to 21.0 14.3 84.3 79.3 to 89.3 56" in text
     assert "edema 62.5 32.5 to 92.5 8 99.1" in text and "samples of one prompt 0.412" in text
     assert (
-        "real validation images 10.0 10.2 12.0 13.8 " in text
-        and "drawn from prompts 13.0 13.2 15.5 17.8 3.6" in text
+        "validation images 10.0 10.2 12.0 13.8 " in text
+        and "generated from prompts 13.0 13.2 15.5 17.8 3.6" in text
     )
-    drawn = page[page.index('id="drawn"') : page.index('id="paper"')]
-    shown = 2 * 3 + 6 + 3  # drawn images: two lines of figure 3, prompts, a strip
+    section = page[page.index('id="generated"') : page.index('id="paper"')]
+    shown = 2 * 3 + 6 + 3  # generated images: two lines of figure 3, prompts, a strip
     assert (
-        drawn.count("<img") == 2 * 3 + shown + shown + 6 * 2
-    )  # real ones of figure 3, nearest to all shown, pairs
-    near = re.findall(r"<summary>nearest training images</summary>(.*?)</details>", drawn)
+        section.count("<img") == 2 * 3 + shown + shown + 6 * 2
+    )  # originals of figure 3, nearest to all shown, pairs
+    near = re.findall(r"<summary>nearest training images</summary>(.*?)</details>", section)
     distances = [re.findall(r"<small>(\d+\.\d)</small>", part) for part in near]
     assert [" ".join(part) for part in distances] == [
         "12.0 13.0 14.0", "11.0 12.0 13.0",  # figure 3: from reports, without a text
         "13.0 14.0 15.0", "16.0 17.0 18.0", "14.0 15.0 16.0",  # two prompts, a strip
     ]  # fmt: skip
-    assert "There is &lt;edema&gt;." in drawn and "There is a … left effusion." in drawn
-    assert [f"<small>{size}</small>" in drawn for size in ("small", "moderate", "large")] == [True] * 3
-    assert re.findall(r"<figcaption>(\d+\.\d)</figcaption>", drawn)[:3] == ["11.0", "12.0", "12.0"]
+    assert "There is &lt;edema&gt;." in section and "There is a … left effusion." in section
+    assert [f"<small>{size}</small>" in section for size in ("small", "moderate", "large")] == [True] * 3
+    assert re.findall(r"<figcaption>(\d+\.\d)</figcaption>", section)[:3] == ["11.0", "12.0", "12.0"]
 
 
-def test_without_drawn_images_there_is_no_section(results):
+def test_without_generated_images_there_is_no_section(results):
     shutil.rmtree(results / "data/generated")
     page = make(results)
-    assert 'id="drawn"' not in page and "Drawn images" not in Reader(page).text
+    assert 'id="generated"' not in page and "Generated images" not in Reader(page).text
+
+
+def test_the_first_line_says_that_data_are_synthetic(results):
+    reader = Reader(make(results))
+    first = next(words.strip() for words in reader.words if words.strip())
+    assert first.startswith("Synthetic data: every image and report on this page is a computer-made phantom")
+    assert not re.search(r"\breal\b", reader.text)  # of a phantom nothing is real
+    params = results / "params.yaml"
+    text = params.read_text()
+    assert "root: data/simulated/rsna" in text
+    params.write_text(re.sub(r"root: data/simulated/rsna\S*", "root: raw/rsna", text))
+    first = next(words.strip() for words in Reader(make(results)).words if words.strip())
+    assert first.startswith("Synthetic data: phantom") and "phantom-rsna" not in first
+
+
+def test_cider_is_no_percentage(results):
+    metrics = results / "results/metrics/write_reports@full-phantom.json"
+    edit(metrics, lambda found: found.update(cider=1.25))
+    text = Reader(make(results)).text
+    assert "CIDEr, no unit 1.2" in text and "metric, in % model" not in text

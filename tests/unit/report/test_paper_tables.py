@@ -6,8 +6,9 @@ import re
 
 import pytest
 
+from medunifier.report.our_cells import objectives_of
 from medunifier.report.paper_section import paper_section
-from medunifier.report.paper_tables import TITLES, objectives_of, paper_tables, published, write_tables
+from medunifier.report.paper_tables import TITLES, paper_tables, published, write_tables
 from medunifier.runtime.params import Variant, load_params
 from tests.support.paths import REPO
 

@@ -4,9 +4,9 @@ from xml.etree import ElementTree
 import networkx
 import numpy as np
 
-from medunifier.report.pipeline_diagram import BOX_HEIGHT, BOX_WIDTH, Family, direct, draw_pipeline
+from medunifier.report.content import stage_families
+from medunifier.report.pipeline_diagram import BOX_HEIGHT, BOX_WIDTH, Family, direct, pipeline_diagram
 from medunifier.runtime.dvc_pipeline import Pipeline
-from stages.summarize import draw_families
 from tests.support.report_results import REPO
 
 
@@ -23,7 +23,7 @@ def test_edges_that_follow_from_others_are_left_out():
 
 
 def test_every_family_has_a_box_below_those_it_reads_from():
-    families, image = draw_families(Pipeline(REPO))
+    families, image = stage_families(Pipeline(REPO))
     svg = ElementTree.fromstring(image)
     names = [text.text for text in svg.findall("text") if text.get("class") == "stage-name"]
     assert names == [family.name for family in families]
@@ -44,6 +44,6 @@ def test_many_stages_of_a_family_are_told_apart_from_one():
         Family("use", "", ["one"]),
         Family("use_all", "", [f"value-{i}" for i in range(9)]),
     ]
-    svg = draw_pipeline(families, {"make": set(), "use": {"make"}, "use_all": {"make", "use"}})
+    svg = pipeline_diagram(families, {"make": set(), "use": {"make"}, "use_all": {"make", "use"}})
     assert "9 stages" in svg and ">one<" in svg
     assert svg.count('class="flow"') == 2

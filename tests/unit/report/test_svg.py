@@ -16,7 +16,7 @@ def places(line):
 
 
 @pytest.mark.parametrize(
-    "low, high", [(0, 1), (0.3, 0.9), (-4, 7), (1234, 98765), (0, 0.00031), (2.0, 2.0), (0, 0)]
+    ("low", "high"), [(0, 1), (0.3, 0.9), (-4, 7), (1234, 98765), (0, 0.00031), (2.0, 2.0), (0, 0)]
 )
 def test_ticks_are_round_few_and_span_the_values(low, high):
     ticks = svg.round_ticks(low, high)
@@ -72,7 +72,7 @@ def test_whisker_orders_its_marks():
 
 
 @pytest.mark.parametrize(
-    "value, text",
+    ("value", "text"),
     [
         (0, "0"),
         (0.25, "0.25"),
