@@ -38,8 +38,9 @@ def train_prior(params: Params, run: Run, variant: str, level: str) -> None:
 
     from medunifier.model.distributed import rank
     from medunifier.training.batch_order import mix
-    from medunifier.training.checkpoints import Checkpoints
-    from medunifier.training.loop import Recipe, state_folder, train
+    from medunifier.training.checkpoints import Checkpoints, state_folder
+    from medunifier.training.loop import Trainer
+    from medunifier.training.recipe import Recipe
 
     p, sizes = params.prior, getattr(params.prior, level)
     trained = load_trained(variant)
@@ -56,22 +57,16 @@ def train_prior(params: Params, run: Run, variant: str, level: str) -> None:
         logits = model(batch["codes"], batch.get("top"), text)
         return torch.nn.functional.cross_entropy(logits.flatten(0, 1).float(), batch["codes"].flatten()), {}
 
-    history = train(
+    history = Trainer(
         prior,
-        Recipe(
-            steps=sizes.steps,
-            batch_size=sizes.batch_size,
-            learning_rate=sizes.learning_rate,
-            seed=params.seed,
-            **vars(p.training),
-        ),
+        Recipe.from_params(p.training, sizes, seed=params.seed),
         items=len(training),
         load=training.load,
         loss=loss,
         validate=lambda model: {"bits_per_code": float(bits(model, validation, texts).mean())},
-        run=run,
+        tracker=run,
         checkpoints=Checkpoints(state_folder(run.name, run.signature)),
-    )
+    ).run()
     if rank() > 0:
         return  # results are written once
     prior.eval()
