@@ -23,7 +23,7 @@ from medunifier.tracking import Run
 if TYPE_CHECKING:
     import torch
 
-    from medunifier.model.network import Text
+    from medunifier.model.text import Text
     from medunifier.synthesis.pixelsnail import Prior
 
 
@@ -108,7 +108,7 @@ class Texts:
         """What the prior takes; with `drop` a share of the images comes without its text, for guidance."""
         import torch
 
-        from medunifier.model.network import Text
+        from medunifier.model.text import Text
 
         ids, mask = batch["input_ids"], batch["attention_mask"]
         with torch.no_grad():

@@ -27,7 +27,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 
-from medunifier.model.network import Text
+from medunifier.model.text import Text
 
 GRIDS = {"top": 8, "bottom": 16}  # height = width of the levels' maps
 COORDINATES = 2  # channels of `background`

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 
-from medunifier.model.network import Text
+from medunifier.model.text import Text
 from medunifier.synthesis.pixelsnail import CausalConv, KeysValues, Prior
 
 

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from medunifier.model.network import Text
+from medunifier.model.text import Text
 from medunifier.synthesis.pixelsnail import GRIDS, Prior, PriorConfig
 
 CODES, TEXT_WIDTH = 20, 12

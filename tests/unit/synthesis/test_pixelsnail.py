@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from medunifier.model.network import Text
+from medunifier.model.text import Text
 from medunifier.runtime.params import load_params
 from medunifier.synthesis.pixelsnail import CausalConv, Prior, PriorConfig
 from tests.support.paths import REPO

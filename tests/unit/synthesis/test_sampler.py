@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy.stats import chisquare
 
-from medunifier.model.network import Text
+from medunifier.model.text import Text
 from medunifier.synthesis.sampler import Incremental, Sampler, Weights, choose, sample_codes
 from tests.support.priors import CODES, inputs, make_prior, make_text
 
