@@ -28,8 +28,7 @@ from medunifier.runtime.params import Params, load_params
 from medunifier.tracking import LocalRun
 from medunifier.training.batch_order import mix
 from medunifier.training.checkpoints import Checkpoints
-from medunifier.training.loop import Trainer
-from medunifier.training.recipe import Recipe
+from medunifier.training.loop import Recipe, train
 from medunifier.training.throughput import flop_counter
 from stages.pretrain import Pairs, build_model
 
@@ -73,16 +72,16 @@ def trained(params: Params, decoder: dict[str, Any], steps: int, seed: int) -> d
             final_learning_rate=p.final_learning_rate,
             validate_every=steps,
         )
-        Trainer(
+        train(
             model,
             recipe,
             items=len(pairs),
             load=pairs.load,
             loss=loss,
             validate=lambda _: {},
-            tracker=run,
+            run=run,
             checkpoints=Checkpoints(Path(temporary) / "state"),
-        ).run()
+        )
     model.eval()
     made, real = [], []
     with torch.no_grad():

@@ -23,8 +23,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from medunifier.evaluation.external_encoders import Encoder
-    from medunifier.model.network import MedUnifierNetwork
-    from medunifier.model.text import Text
+    from medunifier.model.network import MedUnifierNetwork, Text
 
 BATCH = 64  # items; results do not depend on it
 
@@ -119,7 +118,7 @@ class Trained:
         import torch
         import torch.nn.functional as F
 
-        from medunifier.model.text import Text
+        from medunifier.model.network import Text
 
         states, masks = [], []
         with torch.inference_mode():
@@ -147,10 +146,10 @@ def load_trained(variant: str, store: Features | None = None) -> Trained:
     import torch
     from safetensors import SafetensorError
 
-    from medunifier.huggingface.network_loading import load_network
+    from medunifier.model.network import MedUnifierNetwork
 
     try:
-        model = load_network(folder)
+        model = MedUnifierNetwork.load(folder)
     except (OSError, SafetensorError) as error:
         raise InputError(f"{folder}: not a whole model ({error}); run pretrain@{variant} again") from error
     if store is not None and store.width != model.config.vision_width:

@@ -1,1 +1,0 @@
-"""The training loop and its parts: recipe, optimizer, batch order, checkpoints, throughput, interruption."""

@@ -9,8 +9,7 @@ import pytest
 import torch
 
 from medunifier.training.checkpoints import Checkpoints
-from medunifier.training.history import DivergedError
-from medunifier.training.loop import Trainer
+from medunifier.training.loop import DivergedError, train
 from tests.support.small_training import Net, Silent, data, fit, loss, recipe, watched
 
 
@@ -173,13 +172,13 @@ def test_a_validation_value_that_is_not_finite_names_step_value_and_checkpoint(t
         DivergedError,
         match=r"validation itc is nan at step 8\. Last good checkpoint: .*step-00000006\.pt",
     ):
-        Trainer(
+        train(
             Net(),
             recipe(),
             items=10,
             load=data,
             loss=loss,
             validate=lambda model: {"itc": next(values)},
-            tracker=Silent(),
+            run=Silent(),
             checkpoints=Checkpoints(tmp_path),
-        ).run()
+        )
