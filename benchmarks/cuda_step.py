@@ -28,7 +28,7 @@ from torch.utils._pytree import tree_leaves
 from benchmarks import records
 from benchmarks.training_step import LENGTHS, batch, config
 from medunifier.huggingface.modeling_medunifier import MedUnifierModel
-from medunifier.training.loop import deterministic_algorithms, parameter_groups
+from medunifier.training.optimizer import deterministic_algorithms, parameter_groups
 from medunifier.training.throughput import flop_counter, peak_flops, peak_memory
 
 REPETITIONS, STEPS = 5, 4

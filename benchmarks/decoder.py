@@ -28,7 +28,8 @@ from medunifier.runtime.params import Params, load_params
 from medunifier.tracking import LocalRun
 from medunifier.training.batch_order import mix
 from medunifier.training.checkpoints import Checkpoints
-from medunifier.training.loop import Recipe, train
+from medunifier.training.loop import Trainer
+from medunifier.training.recipe import Recipe
 from medunifier.training.throughput import flop_counter
 from stages.pretrain import Pairs, build_model
 
@@ -72,16 +73,16 @@ def trained(params: Params, decoder: dict[str, Any], steps: int, seed: int) -> d
             final_learning_rate=p.final_learning_rate,
             validate_every=steps,
         )
-        train(
+        Trainer(
             model,
             recipe,
             items=len(pairs),
             load=pairs.load,
             loss=loss,
             validate=lambda _: {},
-            run=run,
+            tracker=run,
             checkpoints=Checkpoints(Path(temporary) / "state"),
-        )
+        ).run()
     model.eval()
     made, real = [], []
     with torch.no_grad():

@@ -37,7 +37,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from medunifier.huggingface.modeling_medunifier import MedUnifierConfig, MedUnifierModel
 from medunifier.model.image_generator import ImageDecoder
 from medunifier.runtime.dvc_pipeline import read_yaml
-from medunifier.vision.frozen_encoder import FrozenViT, _drop_last_blocks
+from medunifier.vision.frozen_encoder import FrozenViT, drop_last_blocks
 
 REPO = Path(__file__).resolve().parents[1]
 RESULTS = REPO / "benchmarks" / "results"
@@ -112,7 +112,7 @@ def vit_g() -> FrozenViT:
 
     with torch.device("meta"):
         vit = timm.create_model("eva_giant_patch14_clip_224", pretrained=False, num_classes=0)
-    _drop_last_blocks(vit, 1)
+    drop_last_blocks(vit, 1)
     vit.to_empty(device="cpu")
     for p in vit.parameters():
         p.data.uniform_(-0.02, 0.02)

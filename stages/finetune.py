@@ -190,8 +190,9 @@ def fit_classifier(
     import torch
 
     from medunifier.evaluation.classifier import Classifier, QueryEncoder, cross_entropy, probabilities
-    from medunifier.training.checkpoints import Checkpoints
-    from medunifier.training.loop import Recipe, state_folder, train
+    from medunifier.training.checkpoints import Checkpoints, state_folder
+    from medunifier.training.loop import Trainer
+    from medunifier.training.recipe import Recipe
 
     p, training, held = params.finetune, parts["train"], parts["validate"]
     net = Classifier(copy.deepcopy(model.image_encoder()), probe.out_features)
@@ -211,29 +212,24 @@ def fit_classifier(
         logits = torch.from_numpy(encode(net, model, store, held.rows))
         return {"loss": cross_entropy(logits, torch.from_numpy(held.target)).item()}
 
-    history = train(
+    history = Trainer(
         net,
-        Recipe(
-            steps=p.steps,
+        Recipe.from_params(
+            p,
             batch_size=min(p.batch_size, len(training)),
             learning_rate=p.head_learning_rate,
             seed=seed,
-            precision=p.precision,
-            warmup_fraction=p.warmup_fraction,
-            weight_decay=p.weight_decay,
-            validate_every=p.validate_every,
             checkpoint_every=p.validate_every,
-            patience=p.patience,
             strict=isinstance(net.encoder, QueryEncoder),
         ),
         items=len(training),
         load=load,
         loss=loss,
         validate=validate,
-        run=run,
+        tracker=run,
         checkpoints=Checkpoints(state_folder(run.name, run.signature) / f"seed-{seed}"),
         groups=net.parameter_groups(p.learning_rate, p.head_learning_rate, p.weight_decay),
-    )
+    ).run()
     losses = {row["step"]: row["loss"] for row in history.rows if row["split"] == "validate"}
     best = min(losses, key=losses.get)
     run.metrics({f"best_step_seed_{seed}": best, f"val_loss_seed_{seed}": losses[best]})

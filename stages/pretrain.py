@@ -29,8 +29,9 @@ def pretrain(params: Params, run: Run, variant: str) -> None:
     from medunifier.data.tokenizer import load_tokenizer
     from medunifier.model.distributed import rank
     from medunifier.training.batch_order import mix
-    from medunifier.training.checkpoints import Checkpoints
-    from medunifier.training.loop import Recipe, state_folder, train
+    from medunifier.training.checkpoints import Checkpoints, state_folder
+    from medunifier.training.loop import Trainer
+    from medunifier.training.recipe import Recipe
 
     p = params.pretrain
     weights = params.variants[variant].weights
@@ -62,34 +63,17 @@ def pretrain(params: Params, run: Run, variant: str) -> None:
     def validate(model: "MedUnifierModel") -> dict[str, float]:
         return validation_losses(model, validation, p.batch_size, weights, params.seed)
 
-    history = train(
+    history = Trainer(
         model,
-        Recipe(
-            steps=p.steps,
-            batch_size=p.batch_size,
-            learning_rate=p.learning_rate,
-            seed=params.seed,
-            accumulate=p.accumulate,
-            precision=p.precision,
-            warmup_fraction=p.warmup_fraction,
-            warmup_start=p.warmup_start,
-            final_learning_rate=p.final_learning_rate,
-            betas=p.betas,
-            weight_decay=p.weight_decay,
-            decay_all=p.decay_all,
-            clip_norm=p.clip_norm,
-            validate_every=p.validate_every,
-            checkpoint_every=p.checkpoint_every,
-            checkpoint_minutes=p.checkpoint_minutes,
-        ),
+        Recipe.from_params(p, seed=params.seed),
         items=len(training),
         load=training.load,
         loss=loss,
         validate=validate,
-        run=run,
+        tracker=run,
         checkpoints=Checkpoints(state_folder(run.name, run.signature)),
         blocks=training.shards() if p.order == "by_shard" else None,
-    )
+    ).run()
 
     if rank() > 0:
         return  # results are written once
@@ -198,7 +182,7 @@ class Pairs:
                 if generator is not None and self.augmentation:
                     pixels = augment(pixels, generator, **self.augmentation)
                 if self.online:
-                    batch["features"] = model.see(pixels.expand(-1, 3, -1, -1))
+                    batch["features"] = model.extract_features(pixels.expand(-1, 3, -1, -1))
                     check_representable(batch["features"], [self.image_ids[row] for row in rows.tolist()])
             if self.with_images:
                 batch["images"] = pixels.expand(-1, self.channels, -1, -1)

@@ -1,25 +1,32 @@
-"""Asks DVC which stages have changed, and writes it down for Snakemake: a plan file and one stamp per stage.
+"""Ask DVC which stages have changed, and record it for Snakemake: a plan file and one stamp per stage.
 
 A stamp that exists means: DVC has nothing to do for this stage. The main snakemake process calls `make_plan`
 when it starts; the jobs that it dispatches read the file instead, which spares them a second of DVC.
 """
 
+from __future__ import annotations
+
 import json
 import os
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from medunifier.runtime.errors import InputError, disk_full_message
 from medunifier.runtime.params import load_params
 from workflow import lockfile, locks
 from workflow.files import write_atomically
 
+if TYPE_CHECKING:  # DVC takes a second to import, which the jobs that only read the plan are spared
+    from dvc.repo import Repo
+    from dvc.stage import PipelineStage
+
 STATE = Path(".state")
 STAMPS = STATE / "stamps"
 PLAN_FILE = STATE / "plan.json"
 MISSING_INPUTS = (
     "No stage makes that. Put it there, or correct the path in params.yaml: for a data set that is `root` or `index`, "
-    "and `python -m stages.prepare --check DATASET` tells what it finds there."
+    "and `python -m stages.prepare --check DATASET` reports what it finds there."
 )
 UP_TO_DATE = 946684800  # mtime of every stamp that holds (2000-01-01): none is newer than another
 
@@ -37,15 +44,17 @@ class Stage:
 
     @property
     def message(self) -> str:
-        """One sentence on what the stage does, and why it runs."""
+        """Return one sentence on what the stage does, and why it runs."""
         return f"{self.name}: {self.description} ({self.reason})"
 
 
 def make_plan() -> dict[str, Stage]:
-    """Every stage by name, in the order of dvc.yaml; brings plan file and stamps up to date.
+    """Return every stage by name, in the order of dvc.yaml; bring plan file and stamps up to date.
 
-    While another snakemake runs here, its plan is returned and nothing is touched. Raises InputError if
-    params.yaml breaks its schema, if DVC cannot read dvc.yaml or an input is missing, or if the disk is full.
+    While another snakemake runs here, its plan is returned and nothing is touched.
+
+    Raises:
+        InputError: params.yaml breaks a rule, DVC cannot read dvc.yaml, an input is missing, or the disk is full.
     """
     load_params()
     try:
@@ -64,34 +73,35 @@ def make_plan() -> dict[str, Stage]:
 
 
 def read_plan() -> dict[str, Stage]:
-    """The stages as the main process wrote them down."""
+    """Return the stages as the main process recorded them."""
     entries = json.loads(PLAN_FILE.read_text(encoding="utf-8"))
     return {entry["name"]: Stage(**entry | {"upstream": tuple(entry["upstream"])}) for entry in entries}
 
 
 def families(stages: dict[str, Stage]) -> dict[str, bool]:
-    """The stage families in order, and whether their stages carry an item (FAMILY@ITEM)."""
+    """Return the stage families in order, and whether their stages carry an item (FAMILY@ITEM)."""
     return {stage.family: "@" in stage.name for stage in stages.values()}
 
 
 def priorities(stages: dict[str, Stage]) -> dict[str, int]:
-    """Which stages go first: those with the longest chain of stages behind them; among equals, those listed first."""
-    behind = dict.fromkeys(stages, 0)
-    for name in reversed(stages):  # dvc.yaml lists a stage behind those that it reads from
+    """Return priorities: stages with the longest chain of stages after them first; among equals, those listed first."""
+    after = dict.fromkeys(stages, 0)
+    for name in reversed(stages):  # dvc.yaml lists a stage after those that it reads from
         for before in stages[name].upstream:
-            behind[before] = max(behind[before], 1 + behind[name])
-    return {name: (behind[name] + 1) * len(stages) - i for i, name in enumerate(stages, 1)}
+            after[before] = max(after[before], 1 + after[name])
+    return {name: (after[name] + 1) * len(stages) - i for i, name in enumerate(stages, 1)}
 
 
 def stamp(name: str) -> str:
-    """The stamp file of a stage."""
+    """Return the stamp file of a stage."""
     return str(STAMPS / name)
 
 
 def ask_dvc() -> dict[str, Stage]:
-    """Every stage by name, as DVC judges it now.
+    """Return every stage by name, with what DVC finds changed now.
 
-    Raises InputError if DVC cannot read the pipeline, or if something that no stage makes is not there.
+    Raises:
+        InputError: DVC cannot read the pipeline, or an input that no stage makes is missing.
     """
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
@@ -100,8 +110,8 @@ def ask_dvc() -> dict[str, Stage]:
         repo = Repo(_wait_for_lock=True)
         with repo.lock:
             lockfile.mend(repo)
-            lockfile.canonicalise([stage.name for stage in repo.index.stages if stage.cmd])
-            stages = [stage for stage in repo.index.stages if stage.cmd]  # the others are plain .dvc files
+            stages = named_stages(repo)
+            lockfile.canonicalise(list(stages))
             if missing := missing_inputs(repo):
                 lines = [
                     f"{path}: not there, but {', '.join(readers)} reads it"
@@ -109,18 +119,29 @@ def ask_dvc() -> dict[str, Stage]:
                 ]
                 raise InputError("\n".join([*lines, MISSING_INPUTS]))
             found = {
-                stage.name: Stage(
-                    name=stage.name,
-                    family=stage.name.partition("@")[0],
+                name: Stage(
+                    name=name,
+                    family=name.partition("@")[0],
                     description=stage.short_description() or "",
                     upstream=_upstream(stage, repo.index.outs_trie),
                     changed=_changes(stage),
                 )
-                for stage in stages
+                for name, stage in stages.items()
             }
     except DvcException as error:
         raise InputError(f"DVC cannot read the pipeline: {error}") from error
     return _with_reasons(found)
+
+
+def named_stages(repo: Repo) -> dict[str, PipelineStage]:
+    """Return the stages of dvc.yaml by name; DVC counts plain .dvc files among its stages, too."""
+    from dvc.stage import PipelineStage
+
+    return {
+        str(stage.name): stage
+        for stage in repo.index.stages
+        if isinstance(stage, PipelineStage) and stage.cmd
+    }
 
 
 def _with_reasons(stages: dict[str, Stage]) -> dict[str, Stage]:
@@ -139,7 +160,7 @@ def _with_reasons(stages: dict[str, Stage]) -> dict[str, Stage]:
 
 
 def missing_inputs(repo) -> dict[str, list[str]]:
-    """What stages read, no stage makes and is not there: path -> names of the stages.
+    """Return inputs that no stage makes and that are missing: path -> names of the stages that read them.
 
     DVC itself would fail at the stage, perhaps hours later, and name the file alone.
     """
@@ -170,8 +191,9 @@ def _made_as(dependency, outs_trie) -> list:
 
 
 def _changes(stage) -> str:
-    """What DVC finds changed about a stage, in words; the same questions as `dvc status`, but without its
-    file locks, so that it works while other stages run.
+    """Return what DVC finds changed about a stage, in words.
+
+    The same questions as `dvc status`, but without its file locks, so that it works while other stages run.
     """
     if stage.frozen:
         return ""

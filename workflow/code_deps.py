@@ -18,7 +18,7 @@ DVC_YAML = Path("dvc.yaml")
 CODE = ("stages", "medunifier")  # the folders whose files are code dependencies
 # How a stage starts, reads parameters (DVC knows their values), writes files atomically and records itself.
 APART = ("medunifier/__init__.py", "medunifier/stage.py", "medunifier/runtime", "medunifier/tracking")
-# These train, decode or encode whole data sets: they run again only for files that they really import.
+# These train, decode or encode whole data sets: they run again only for files that they import.
 DEAR = ("decode_images", "extract_features", "pretrain", "train_prior", "finetune", "generate_images")
 LAYOUTS = "medunifier/data/layouts"  # the registry there imports by name the layout that a data set asks for
 CHOSEN_LAYOUT = LAYOUTS + "/${item.layout}.py"
@@ -67,6 +67,7 @@ def has_code(file: Path) -> bool:
 
 
 def is_apart(file: Path) -> bool:
+    """Return whether no result depends on `file`."""
     return any(str(file) == name or str(file).startswith(name + "/") for name in APART)
 
 
@@ -111,6 +112,7 @@ def rewritten(text: str) -> str:
 
 
 def main() -> None:
+    """Write or check the code dependencies."""
     parser = argparse.ArgumentParser(prog="python -m workflow.code_deps", description=__doc__)
     choice = parser.add_mutually_exclusive_group(required=True)
     choice.add_argument("--write", action="store_true", help="bring dvc.yaml up to date")

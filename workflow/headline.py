@@ -1,6 +1,6 @@
-"""Print what a run is judged by: `python -m workflow.headline`, beside chance and what is asked for.
+"""python -m workflow.headline: the headline metrics of a run, beside chance, baselines and targets.
 
-Reads results/metrics/*.json for the parameters of the day. What has not been measured is said, not hidden.
+Reads results/metrics/*.json for the present parameters. What has not been measured is said, not hidden.
 """
 
 import json
@@ -13,37 +13,43 @@ from pathlib import Path
 from medunifier.runtime.errors import InputError
 from medunifier.runtime.params import Params, load_params
 
-LOSSES = {"itc": "contrastive", "itm": "matching", "itg": "report writing", "tig": "image generation"}
+LOSSES = {"itc": "contrastive", "itm": "matching", "itg": "report generation", "tig": "image generation"}
 FALLS_TO = 0.9  # a validation loss has fallen well if it is at most this part of its start
 TIMES_CHANCE = 2.5  # image-to-text mAP@1
-TIMES_CHANCE_DRAWN = 2.0  # prompt fidelity, and its interval above that of images drawn without a text
+# prompt fidelity; its confidence interval must also lie above that of images generated without a text
+TIMES_CHANCE_PROMPTED = 2.0
 DECIBELS = 6.0  # of the reconstructions over the mean image
-# Matching loss of the best answer that looks at nothing: one pair in three matches (two negatives for each image).
-UNSEEN = math.log(3) - 2 / 3 * math.log(2)
+# Matching loss of the best constant answer: one pair in three matches (two negatives for each image).
+CONSTANT_ANSWER = math.log(3) - 2 / 3 * math.log(2)
 USED_CODES = 0.1  # perplexity, as a part of the codebook
 
 
 @dataclass(frozen=True)
 class Line:
-    """One figure with what it is held against; NaN where it is not there."""
+    """One metric beside its reference; NaN where it was not measured."""
 
     what: str
     value: float
-    against: str  # what `reference` is
+    against: str  # name of the reference
     reference: float
     good: bool
 
     def __str__(self) -> str:
         if math.isnan(self.value) or math.isnan(self.reference):
             return f"  {self.what:<34} not measured"
-        verdict = "as asked" if self.good else "NOT as asked"
+        verdict = "reached" if self.good else "NOT reached"
         return f"  {self.what:<34} {self.value:>9.4g}   {self.against:<28} {self.reference:>9.4g}   {verdict}"
 
 
 def headline(params: Params, folder: Path = Path("results/metrics")) -> dict[str, list[Line]]:
-    """For each variant the figures that show whether it learnt; `folder` holds the metrics of the stages.
+    """Return for each variant the metrics that show whether it learned.
 
-    Raises InputError if a metrics file is no JSON.
+    Args:
+        params: parameters of the pipeline.
+        folder: the metrics of the stages.
+
+    Raises:
+        InputError: a metrics file is no JSON.
     """
     lines = {}
     for name, variant in params.variants.items():
@@ -70,25 +76,23 @@ def _fallen(metrics: Mapping[str, float], loss: str) -> Iterator[Line]:
     what = f"validation loss, {LOSSES[loss]}"
     yield Line(what, last, "at the start", first, last <= FALLS_TO * first)
     if loss == "itm":  # random weights start far above what needs no learning
-        yield Line(what, last, "always the same answer", UNSEEN, last < UNSEEN)
+        yield Line(what, last, "always the same answer", CONSTANT_ANSWER, last < CONSTANT_ANSWER)
 
 
 def _retrieval(metrics: Mapping[str, float]) -> Line:
     value, chance = _get(metrics, "i2t_map_at_1"), _get(metrics, "i2t_map_at_1_chance")
     good = value >= TIMES_CHANCE * chance
-    return Line(
-        "report for an image, mAP@1 (%)", value, f"chance (asked: {TIMES_CHANCE:g} times)", chance, good
-    )
+    return Line("image to report, mAP@1 (%)", value, f"chance (target: {TIMES_CHANCE:g} times)", chance, good)
 
 
 def _reports(metrics: Mapping[str, float]) -> Line:
     value, constant = _get(metrics, "bleu_4"), _get(metrics, "constant_bleu_4")
-    return Line("written reports, BLEU-4", value, "best constant report", constant, value > constant)
+    return Line("generated reports, BLEU-4", value, "constant baseline", constant, value > constant)
 
 
 def _images(metrics: Mapping[str, float]) -> Line:
     value, mean = _get(metrics, "psnr_reconstruction"), _get(metrics, "psnr_mean_image")
-    against = f"mean image (asked: +{DECIBELS:g})"
+    against = f"mean image (target: +{DECIBELS:g})"
     return Line("reconstructed images, PSNR (dB)", value, against, mean, value >= mean + DECIBELS)
 
 
@@ -98,17 +102,17 @@ def _fidelity(metrics: Mapping[str, float]) -> Line:
         _get(metrics, "prompt_fidelity_unconditional_ci_high"),
         _get(metrics, "prompt_fidelity_ci_low"),
     )
-    good = value >= TIMES_CHANCE_DRAWN * chance and low > without
-    against = f"chance (asked: {TIMES_CHANCE_DRAWN:g} times)"
-    return Line("finding drawn as prompted (%)", value, against, chance, good)
+    good = value >= TIMES_CHANCE_PROMPTED * chance and low > without
+    against = f"chance (target: {TIMES_CHANCE_PROMPTED:g} times)"
+    return Line("prompt fidelity (%)", value, against, chance, good)
 
 
 def _codes(metrics: Mapping[str, float], size: int) -> Iterator[Line]:
     for level in ("top", "bottom"):
         value = _get(metrics, f"perplexity_{level}")
-        asked = USED_CODES * size
+        target = USED_CODES * size
         yield Line(
-            f"codes in use, {level} (perplexity)", value, f"asked, of {size} codes", asked, value >= asked
+            f"codes in use, {level} (perplexity)", value, f"target, of {size} codes", target, value >= target
         )
 
 
@@ -126,16 +130,18 @@ def _read(path: Path) -> Mapping[str, float]:
 
 
 def main() -> None:
+    """Print the headline metrics of every variant."""
     try:
         params = load_params()
-        judged = headline(params)
+        found = headline(params)
     except InputError as error:
         sys.exit(str(error))
-    for variant, lines in judged.items():
+    for variant, lines in found.items():
         seed = params.training_seed(variant)
         print(f"\n{params.preset}, variant {variant}, seed {seed}: held-out {params.pretrain.dataset}")
         print("\n".join(map(str, lines)))
     print("\nThe whole report: results/report/index.html. Runs and curves: make ui")
+    print("To keep this state: git add dvc.lock && git commit (DVC finds its results again by dvc.lock)")
 
 
 if __name__ == "__main__":

@@ -1,20 +1,21 @@
-"""python -m workflow.plan --images 1e7 --gpus 64: what a pre-training of that size takes, before it is begun.
+"""python -m workflow.plan --images 1e7 --gpus 64: estimate what a pre-training of that size takes.
 
 Storage, read bandwidth, GPU hours and wall time per stage, for cached features (the frozen ViT runs once, its
 tokens are read again at every pass) and for online ones (it runs at every pass). Work per image follows from
 the sizes in params.yaml or a preset; speed is measured (`--measured`, a file of benchmarks/results) where this
-repository could measure it, and assumed, in words, where not. docs/scale.md explains the rules.
+repository could measure it, and assumed, as stated, where not. docs/scale.md explains the rules.
 """
 
 import argparse
 import json
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from medunifier.runtime.dvc_pipeline import read_yaml
 from medunifier.runtime.errors import InputError
 
 RESULTS = Path("benchmarks/results")
@@ -27,7 +28,7 @@ TB, HOUR = 1e12, 3600.0
 
 @dataclass(frozen=True)
 class Machine:
-    """What does the work."""
+    """The hardware that does the work."""
 
     gpus: int  # 0: the processor does everything
     cores: int  # all nodes together
@@ -44,7 +45,7 @@ class Machine:
 
 @dataclass(frozen=True)
 class Work:
-    """One stage: what it computes, reads and leaves."""
+    """One stage: what it computes, reads and writes."""
 
     stage: str
     flops: float = 0.0
@@ -57,6 +58,7 @@ class Work:
         return self.flops / machine.flops + self.core_seconds / machine.cores
 
     def gpu_hours(self, machine: Machine) -> float:
+        """GPU hours on `machine`."""
         return machine.gpus * self.flops / machine.flops / HOUR
 
 
@@ -81,9 +83,11 @@ class Sizes:
 
 
 def load_sizes(path: Path) -> Sizes:
-    """The sizes in a params.yaml. Raises InputError for an encoder whose sizes are not known."""
-    from medunifier.runtime.dvc_pipeline import read_yaml
+    """Return the sizes in a params.yaml.
 
+    Raises:
+        InputError: the sizes of the encoder are not known.
+    """
     params = read_yaml(path)
     model = params["vision"]["model"]
     vit = params["simulate"]["vit"]
@@ -108,7 +112,7 @@ def stages(
     online: bool,
     machine: Machine,
 ) -> list[Work]:
-    """The work of each stage for `images` images of `pixels` source pixels, seen `passes` times in training."""
+    """Return the work of each stage for `images` images of `pixels` source pixels, seen `passes` times in training."""
     side = sizes.params["images"]["size"]
     raw = images * pixels * RAW_BYTES_PER_PIXEL
     decoded = images * side**2
@@ -140,7 +144,11 @@ RAW_BYTES_PER_PIXEL = 0.19  # MIMIC-CXR-JPG: 1.6 MB for 2544 x 3056 pixels at 8 
 
 
 def measured_speeds(path: Path | None) -> tuple[dict[str, Any], Path]:
-    """The newest file of measured speeds, or the one given. Raises InputError if there is none."""
+    """Return the newest file of measured speeds, or the one given.
+
+    Raises:
+        InputError: there is none.
+    """
     found = [path] if path else sorted(RESULTS.glob("stages-*.json"))
     if not found or not found[-1].exists():
         raise InputError(
@@ -150,7 +158,11 @@ def measured_speeds(path: Path | None) -> tuple[dict[str, Any], Path]:
 
 
 def report(arguments: argparse.Namespace) -> str:
-    """The whole answer as text."""
+    """Return the plan as text.
+
+    Raises:
+        InputError: no speeds are known for the preset or its encoder.
+    """
     speeds, source = measured_speeds(arguments.measured)
     path = PRESETS / f"{arguments.preset}.yaml" if arguments.preset else Path("params.yaml")
     sizes = load_sizes(path)
@@ -160,7 +172,6 @@ def report(arguments: argparse.Namespace) -> str:
         raise InputError(
             f"{source}: no FLOP of preset {name}; add it to PRESETS of benchmarks/stages.py, run that"
         )
-    images = arguments.images
     machine = Machine(
         gpus=arguments.gpus,
         cores=arguments.cores or max(8 * arguments.gpus, speeds["cores"]),
@@ -169,8 +180,32 @@ def report(arguments: argparse.Namespace) -> str:
         core_pixels=speeds["core_decoded_megapixels_per_s"] * 1e6,
         core_rows=speeds["core_prepared_rows_per_s"],
     )
-    passes = arguments.passes
-    lines = [
+    lines = assumptions(arguments, machine, sizes, speeds, path, source)
+    for online in (False, True):
+        works = stages(sizes, model, arguments.images, arguments.passes, arguments.pixels, online, machine)
+        lines += ["", "Online features" if online else "Cached features", *table(works, machine)]
+    cheaper = sizes.vit_flops * (arguments.passes - 1)
+    if arguments.passes > 1 and math.isfinite(cheaper):
+        stored = sizes.tokens * sizes.vit[0] * 2
+        lines += [
+            "",
+            f"Caching spends {stored / 1e6:.3g} MB of storage an image to save {cheaper / 1e12:.3g} TFLOP an image.",
+        ]
+    return "\n".join(lines)
+
+
+def assumptions(
+    arguments: argparse.Namespace,
+    machine: Machine,
+    sizes: Sizes,
+    speeds: Mapping[str, Any],
+    path: Path,
+    source: Path,
+) -> list[str]:
+    """Return the lines that say what the plan assumes, and where each measured speed is from."""
+    images, passes = arguments.images, arguments.passes
+    model = speeds["forward_gflop"][sizes.params["preset"]]
+    return [
         f"{images:,.0f} images, seen {passes:.3g} times; {machine.gpus} GPUs, {machine.cores} cores; sizes of {path}",
         "",
         "Assumed",
@@ -185,33 +220,25 @@ def report(arguments: argparse.Namespace) -> str:
         f"  ViT {sizes.vit_flops / 1e9:.4g} GFLOP an image, model {model['model']:.4g} GFLOP forward (counted), "
         + f"{BACKWARD} times that in training; work divides evenly, storage keeps up, start-up is not counted",
     ]
-    for online in (False, True):
-        works = stages(sizes, model, images, passes, arguments.pixels, online, machine)
-        lines += ["", "Online features" if online else "Cached features"]
+
+
+def table(works: Sequence[Work], machine: Machine) -> list[str]:
+    """Return a line for each stage and their sums."""
+    lines = [f"  {'stage':<17}{'leaves, TB':>11}{'reads, TB':>11}{'GB/s':>8}{'GPU h':>11}{'wall, h':>10}"]
+    for work in works:
+        seconds = work.seconds(machine)
         lines.append(
-            f"  {'stage':<17}{'leaves, TB':>11}{'reads, TB':>11}{'GB/s':>8}{'GPU h':>11}{'wall, h':>10}"
+            f"  {work.stage:<17}{work.left / TB:>11.3f}{work.read / TB:>11.3f}{work.read / seconds / 1e9:>8.2f}"
+            f"{work.gpu_hours(machine):>11.1f}{seconds / HOUR:>10.2f}"
         )
-        for work in works:
-            seconds = work.seconds(machine)
-            lines.append(
-                f"  {work.stage:<17}{work.left / TB:>11.3f}{work.read / TB:>11.3f}{work.read / seconds / 1e9:>8.2f}"
-                f"{work.gpu_hours(machine):>11.1f}{seconds / HOUR:>10.2f}"
-            )
-        hours = sum(work.gpu_hours(machine) for work in works)
-        wall = sum(work.seconds(machine) for work in works) / HOUR
-        left, read = (sum(getattr(work, name) for work in works) / TB for name in ("left", "read"))
-        lines.append(f"  {'all':<17}{left:>11.3f}{read:>11.3f}{'':>8}{hours:>11.1f}{wall:>10.2f}")
-    cheaper = sizes.vit_flops * (passes - 1)
-    if passes > 1 and math.isfinite(cheaper):
-        stored = sizes.tokens * sizes.vit[0] * 2
-        lines += [
-            "",
-            f"Caching spends {stored / 1e6:.3g} MB of storage an image to save {cheaper / 1e12:.3g} TFLOP an image.",
-        ]
-    return "\n".join(lines)
+    hours = sum(work.gpu_hours(machine) for work in works)
+    wall = sum(work.seconds(machine) for work in works) / HOUR
+    left, read = (sum(getattr(work, name) for work in works) / TB for name in ("left", "read"))
+    return [*lines, f"  {'all':<17}{left:>11.3f}{read:>11.3f}{'':>8}{hours:>11.1f}{wall:>10.2f}"]
 
 
 def parser() -> argparse.ArgumentParser:
+    """Return the command line."""
     found = argparse.ArgumentParser(
         prog="python -m workflow.plan",
         description=__doc__,
@@ -233,6 +260,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main() -> int:
+    """Print the plan; return the exit code."""
     arguments = parser().parse_args()
     try:
         if arguments.images < 1 or arguments.gpus < 0:

@@ -1,7 +1,10 @@
-"""Which results a stage would find in the cache, told from hashes alone: nothing is run, restored or changed."""
+"""Predict from hashes alone which results a stage would find in the cache; nothing is run, restored or changed."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from workflow.changes import named_stages
+from workflow.remote import transfer_run_cache
 
 if TYPE_CHECKING:
     from dvc.output import Output
@@ -12,13 +15,16 @@ Found = dict[str, Any]  # path of an output -> its hash_info after a restore
 
 
 class Forecast:
-    """Looks stages up, one after the other from the first to the last, each with the results of those before it."""
+    """Predictions for stages, asked for in the order of the pipeline, each with the results of those before it.
+
+    Args:
+        repo: DVC's object for this folder.
+        use_remote: whether DVC's remote is asked, too.
+    """
 
     def __init__(self, repo: "Repo", use_remote: bool) -> None:
         self.repo = repo
-        self.stages: dict[str, PipelineStage] = {
-            stage.name: stage for stage in repo.index.stages if stage.cmd
-        }
+        self.stages = named_stages(repo)
         self.hashes: Found = {}  # outputs as they will be
         for stage in self.stages.values():
             self.hashes |= {out.fs_path: out.hash_info for out in stage.outs if out.hash_info}
@@ -30,7 +36,7 @@ class Forecast:
         self.unknown |= {out.fs_path for out in self.stages[name].outs}
 
     def found(self, name: str) -> str:
-        """Where the results of stage `name` are: `unchanged` (in place), `the cache`, `the remote`; else empty."""
+        """Return where the results of stage `name` are: `unchanged` (in place), `the cache`, `the remote`; else empty."""
         stage = self.stages[name]
         inputs = [self._input(dep) for dep in stage.deps]
         if None in inputs:
@@ -134,8 +140,6 @@ class Forecast:
 
     def _reach_remote(self) -> Any:
         """The remote's store of files, its record of runs copied here; None without a remote that answers."""
-        from workflow.remote import transfer_run_cache
-
         if not self.repo.config["core"].get("remote"):
             return None
         try:
@@ -147,5 +151,5 @@ class Forecast:
 
 
 def overlaps(first: str, second: str, separator: str) -> bool:
-    """Whether two paths are equal or one lies in the other."""
+    """Return whether two paths are equal or one lies in the other."""
     return first == second or first.startswith(second + separator) or second.startswith(first + separator)

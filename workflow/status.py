@@ -27,12 +27,16 @@ class Line:
     name: str
     verdict: str  # RUN, RESTORE or SKIP
     reason: str
-    seconds: float | None = None  # wall time expected, of a stage that runs
+    seconds: float | None = None  # expected wall time of a stage that runs
     gpu_hours: float | None = None
 
 
 def lines(use_remote: bool = True) -> list[Line]:
-    """Every stage, in the order of dvc.yaml. Raises InputError if DVC cannot read the pipeline."""
+    """Return every stage, in the order of dvc.yaml.
+
+    Raises:
+        InputError: DVC cannot read the pipeline.
+    """
     from dvc.repo import Repo
 
     stages = ask_dvc()
@@ -69,7 +73,7 @@ def lines(use_remote: bool = True) -> list[Line]:
 
 
 def in_order(stages: Mapping[str, Stage]) -> list[str]:
-    """Names such that every stage comes after those it depends on."""
+    """Return the names such that every stage comes after those it depends on."""
     placed: dict[str, None] = {}
 
     def place(name: str) -> None:
@@ -85,7 +89,7 @@ def in_order(stages: Mapping[str, Stage]) -> list[str]:
 
 
 def earlier_costs() -> dict[str, dict[str, float]]:
-    """Stage -> what its last known execution here, or the one whose results lie here, has cost."""
+    """Return the costs of each stage's last known execution here, or of the one whose results lie here."""
     costs = {}
     for folder in (Path("results/runs"), Path(os.environ.get("MEDUNIFIER_STATE", ".state")) / "costs"):
         for path in folder.glob("*.json"):
@@ -96,7 +100,7 @@ def earlier_costs() -> dict[str, dict[str, float]]:
 
 
 def with_costs(line: Line, earlier: Mapping[str, Mapping[str, float]]) -> Line:
-    """The line with the time and GPU hours of the stage's last execution, else the median of its family."""
+    """Return the line with the time and GPU hours of the stage's last execution, else the median of its family."""
     family = line.name.partition("@")[0]
     known = (
         [earlier[line.name]]
@@ -111,13 +115,13 @@ def with_costs(line: Line, earlier: Mapping[str, Mapping[str, float]]) -> Line:
 
 
 def names(several: list[str]) -> str:
-    """The first of them, and how many more."""
+    """Return the first two of them, and how many more."""
     more = f" and {len(several) - 2} more" if len(several) > 2 else ""
     return ", ".join(several[:2]) + more
 
 
 def duration(seconds: float | None) -> str:
-    """Seconds as 12 s, 3 min, 2.5 h; `?` if unknown."""
+    """Return seconds as 12 s, 3 min, 2.5 h; `?` if unknown."""
     if seconds is None:
         return "?"
     if seconds < 90:
@@ -126,7 +130,7 @@ def duration(seconds: float | None) -> str:
 
 
 def table(found: list[Line]) -> str:
-    """The lines as text, with their sums."""
+    """Return the lines as text, with their sums."""
     width = max(len(line.name) for line in found)
     rows = [f"{'stage':<{width}}  does     expected  GPU h  because"]
     for line in found:
@@ -137,16 +141,17 @@ def table(found: list[Line]) -> str:
     to_run = [line for line in found if line.verdict == "RUN"]
     words = ("RUN", "RESTORE", "SKIP")
     total = ", ".join(f"{sum(line.verdict == word for line in found)} {word}" for word in words)
-    known = [line for line in to_run if line.seconds is not None]
+    known = [line.seconds for line in to_run if line.seconds is not None]
     if known:
-        hours = sum(line.gpu_hours for line in known)
-        total += f"; expected: {duration(sum(line.seconds for line in known))} and {hours:.2f} GPU h one after another"
+        hours = sum(line.gpu_hours or 0.0 for line in to_run)
+        total += f"; expected: {duration(sum(known))} and {hours:.2f} GPU h one after another"
     if len(known) < len(to_run):
-        total += f"; {len(to_run) - len(known)} without an earlier run to tell from"
+        total += f"; {len(to_run) - len(known)} without an earlier run to estimate from"
     return "\n".join([*rows, f"in all: {total}"])
 
 
 def main() -> int:
+    """Print the table; return the exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m workflow.status",
         description=__doc__,

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from medunifier.evaluation.external_encoders import Encoder
-    from medunifier.model.network import MedUnifierNetwork, Text
+    from medunifier.model.network import MedUnifierNetwork
+    from medunifier.model.text import Text
 
 BATCH = 64  # items; results do not depend on it
 
@@ -118,7 +119,7 @@ class Trained:
         import torch
         import torch.nn.functional as F
 
-        from medunifier.model.network import Text
+        from medunifier.model.text import Text
 
         states, masks = [], []
         with torch.inference_mode():
@@ -146,10 +147,10 @@ def load_trained(variant: str, store: Features | None = None) -> Trained:
     import torch
     from safetensors import SafetensorError
 
-    from medunifier.model.network import MedUnifierNetwork
+    from medunifier.huggingface.network_loading import load_network
 
     try:
-        model = MedUnifierNetwork.load(folder)
+        model = load_network(folder)
     except (OSError, SafetensorError) as error:
         raise InputError(f"{folder}: not a whole model ({error}); run pretrain@{variant} again") from error
     if store is not None and store.width != model.config.vision_width:

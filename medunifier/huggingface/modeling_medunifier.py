@@ -1,4 +1,6 @@
-"""MedUnifier as a model of transformers, and its training losses."""
+"""MedUnifier as a transformers model, with its training losses."""
+
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -11,11 +13,18 @@ from medunifier.model.image_generator import LatentAdapter
 from medunifier.model.network import MedUnifierNetwork
 from medunifier.model.qformer import QFormer
 from medunifier.pretraining.objective import Losses, pretraining_losses
+from medunifier.runtime.errors import InputError
+from medunifier.vision.frozen_encoder import load_recorded_vision
 
 
 class MedUnifierModel(MedUnifierNetwork, PreTrainedModel):
-    """`MedUnifierNetwork` with transformers' loading and saving, initial weights, and the losses of pre-training."""
+    """`MedUnifierNetwork` with transformers' loading and saving, the initial weights, and the pre-training losses.
 
+    Load a trained model with `from_pretrained("models/full")`. The frozen image encoder is no part of its weights:
+    `extract_features` loads the one that config.json records.
+    """
+
+    config: MedUnifierConfig  # pyright: ignore[reportIncompatibleVariableOverride] both bases have one
     config_class = MedUnifierConfig
     main_input_name = "features"
     _supports_sdpa = True
@@ -23,10 +32,11 @@ class MedUnifierModel(MedUnifierNetwork, PreTrainedModel):
     def __init__(self, config: MedUnifierConfig):
         PreTrainedModel.__init__(self, config)
         self.build()
+        self._encoder: tuple[nn.Module, ...] = ()  # in a tuple: no part of this model's weights
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
-        # BERT's start for the transformer and its heads; convolutions keep torch's
+        # BERT's initialisation for the transformer and its heads; convolutions keep torch's
         std = self.config.initializer_range
         if isinstance(module, LatentAdapter):
             for layer in module.map:
@@ -43,22 +53,61 @@ class MedUnifierModel(MedUnifierNetwork, PreTrainedModel):
 
     @torch.no_grad()
     def constrain(self) -> None:
-        """Keeps the temperature in its range; called after every optimiser step."""
+        """Keep the temperature in its range; called after every optimizer step."""
         if self.config.temperature_range is not None:
             low, high = torch.tensor(self.config.temperature_range).log().tolist()
             self.log_temperature.clamp_(low, high)
 
     @torch.no_grad()
     def standardise_vision(self, features: torch.Tensor) -> None:
-        """Starts the norm after the ViT so that each channel of these tokens has mean 0 and variance 1.
+        """Initialise the norm after the frozen encoder so that each channel has mean 0 and variance 1.
 
-        A frozen ViT's channels differ in scale by orders of magnitude, and much of a token is the same in
-        every image; what differs between images is then what attention sees first. features (B, T, vision width).
+        A frozen ViT's channels differ in scale by orders of magnitude, and much of a token is the same in every image.
+        After this, attention starts on what differs between images.
+
+        Args:
+            features: of some training images, (B, T, vision width).
         """
-        plain = F.layer_norm(features, self.vision_norm.normalized_shape).flatten(0, 1)
+        plain = F.layer_norm(features, self.vision_norm.normalized_shape).flatten(
+            0, 1
+        )  # (B * T, vision width)
         scale = plain.std(0).clamp_min(1e-3)
         self.vision_norm.weight.copy_(1 / scale)
         self.vision_norm.bias.copy_(-plain.mean(0) / scale)
+
+    @torch.no_grad()
+    def extract_features(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """Encode images with the frozen encoder, which is loaded at the first call unless `use_encoder` gave one.
+
+        A relative path of the encoder counts from the working directory, or else from the project folder PROJECT of a
+        model in PROJECT/models/NAME.
+
+        Args:
+            pixel_values: images (B, 3, 224, 224) in [0, 1], as `MedUnifierProcessor` returns them.
+
+        Returns:
+            `features` (B, 1 + patches, vision width), float32, rounded to half precision as stored features are.
+
+        Raises:
+            InputError: the encoder is unknown or not there, or differs from the one of the training.
+        """
+        if not self._encoder:
+            record = self.config.vision
+            if record is None:
+                raise InputError("config.json does not tell which ViT this model reads; give it `features`.")
+            self.use_encoder(load_recorded_vision(record, self._project(record["model"])))
+        encoder = self._encoder[0].to(pixel_values.device)
+        return encoder(pixel_values).half().float()
+
+    def _project(self, encoder: str) -> Path:
+        """Return the folder from which the encoder's path counts, if it is relative."""
+        if Path(encoder).exists() or not self.name_or_path:
+            return Path()
+        return Path(self.name_or_path).resolve().parent.parent
+
+    def use_encoder(self, encoder: nn.Module) -> None:
+        """Use this module, pixels (B, 3, H, W) -> features (B, T, vision width), in `extract_features`."""
+        self._encoder = (encoder,)
 
     def forward(
         self,
@@ -69,12 +118,14 @@ class MedUnifierModel(MedUnifierNetwork, PreTrainedModel):
         weights: dict[str, float] | None = None,
         generator: torch.Generator | None = None,
     ) -> Losses:
-        """The pre-training losses of a batch (Eq. 24). An objective of weight 0 is not computed.
+        """Compute the pre-training losses of a batch (paper Eq. 24). An objective of weight 0 is not computed.
 
         Args:
+            features: image features (B, T, vision width).
+            input_ids, attention_mask: reports (B, L): [CLS] words [SEP], then padding.
             images: targets of TIG, (B, image channels, 224, 224) in [0, 1].
-            weights: objective -> lambda; None: 1 for each.
-            generator: draws the hard negatives; in the same state on every process.
+            weights: lambda by objective (`itc`, `itm`, `itg`, `tig`); None: 1 for each.
+            generator: source of the random hard negatives; in the same state on every process.
         """
         return pretraining_losses(self, features, input_ids, attention_mask, images, weights, generator)
 

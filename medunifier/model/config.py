@@ -1,30 +1,31 @@
-"""What MedUnifier's network is made of."""
+"""Sizes and choices of MedUnifier's network."""
 
-import json
-from dataclasses import dataclass, fields
-from pathlib import Path
-from typing import Self
+from dataclasses import dataclass
+from typing import Any
 
-MODEL_TYPE = "medunifier"  # as transformers has it in config.json
+MODEL_TYPE = "medunifier"  # `model_type` in config.json of transformers
 
 
 @dataclass(kw_only=True)
 class Sizes:
-    """Sizes of the network; the defaults are the paper's (section 4.1, appendix 2).
+    """Sizes and choices of the network; the defaults are the paper's sizes (section 4.1, appendix 2).
 
     Args:
-        vision_width: width of the frozen ViT's tokens. vision_tokens: their number, [CLS] included.
+        vision_width: width of the image features. vision_tokens: tokens per image, [CLS] included.
         width, layers, heads, queries, cross_attention_every, dropout: see `QFormer`.
-        vocab_size, max_text_tokens: of the tokenizer; of the longest report, special token included.
-        projection: width of the ITC embeddings. temperature: ITC's, at the start.
-        temperature_range: where it is kept; None: anywhere. negatives: `global` or `local` (of one process alone).
-        equal_reports: of two pairs, in ITM: `apart`, no negatives of each other, or `negatives`.
+        vocab_size: entries of the tokenizer. max_text_tokens: longest report in tokens, first token included.
+        projection: width of the ITC embeddings.
+        temperature: initial temperature of ITC. temperature_range: its limits; None: no limits.
+        negatives: of ITC and ITM: `global`, from the batch of all processes, or `local`, of one process.
+        equal_reports: pairs with the same report, in ITM: `apart`, never negatives of each other, or `negatives`.
+        label_smoothing: of ITC and ITG, 0 to 1.
         codebook_size, codebook_start, code_width, adapter, adapter_blocks, bottom_latents, decoder_channels,
         decoder_norm, decoder_shortcut, image_channels: see `ImageGenerator`.
-        codebook_weight, commitment: of the two terms of Eq. 23 behind the squared error.
-        decode_token_id: [DEC].
-        vision: the frozen ViT whose tokens it was trained on: `model, revision, skip_last_blocks, checksum` of the
-            feature manifest; None: not known.
+        codebook_weight, commitment: weights of the codebook and the commitment term of Eq. 23.
+        pad_token_id, cls_token_id, sep_token_id, decode_token_id: of [PAD], [CLS], [SEP], [DEC].
+        initializer_range: standard deviation of the initial weights of the Q-Former and the heads.
+        vision: the frozen encoder that the model was trained with: `model, revision, skip_last_blocks, checksum`
+            as in the feature manifest; None: unknown.
     """
 
     vision_width: int = 1408
@@ -60,19 +61,4 @@ class Sizes:
     sep_token_id: int = 3
     decode_token_id: int = 30522
     initializer_range: float = 0.02
-    vision: dict | None = None
-
-    @classmethod
-    def read(cls, folder: str | Path) -> Self:
-        """Those of a saved model's config.json, which `MedUnifierConfig.save_pretrained` wrote.
-
-        Raises OSError if the file is missing or is another.
-        """
-        path = Path(folder) / "config.json"
-        try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise OSError(f"{path.name} is no JSON: {error}") from error
-        if not isinstance(values, dict) or values.get("model_type") != MODEL_TYPE:
-            raise OSError(f"{path.name} is not of a {MODEL_TYPE} model")
-        return cls(**{field.name: values[field.name] for field in fields(cls) if field.name in values})
+    vision: dict[str, Any] | None = None

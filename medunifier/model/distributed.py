@@ -1,25 +1,27 @@
-"""Every question that a model asks about its process group. With one process each answer is trivial."""
+"""The process group of a training: size, rank, gathering and summing. With one process each answer is trivial."""
+
+from typing import Any
 
 import torch
 import torch.distributed as dist
 
 
 def world_size() -> int:
-    """Number of processes that train together."""
+    """Return the number of processes that train together."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def rank() -> int:
-    """This process's number among them."""
+    """Return this process's number among them, from 0."""
     return dist.get_rank() if world_size() > 1 else 0
 
 
 def all_gather(x: torch.Tensor) -> torch.Tensor:
-    """Rows of all processes, in rank order: [n, ...] -> [world * n, ...]; gradients flow back to their owners.
+    """Gather the rows of all processes, in rank order: (n, ...) -> (world * n, ...).
 
-    Every process must hold the same number of rows. The backward pass sums, over the processes, the
-    gradients that each has for a row, so that averaging parameter gradients (as DDP does) gives the
-    gradient of the mean of the local losses.
+    Every process must hold the same number of rows. Gradients flow back to their owners: the backward pass sums,
+    over the processes, the gradients of each row. Averaging parameter gradients (as DDP does) then gives the gradient
+    of the mean of the local losses.
     """
     if world_size() == 1:
         return x
@@ -27,7 +29,7 @@ def all_gather(x: torch.Tensor) -> torch.Tensor:
 
 
 def all_sum(x: torch.Tensor) -> torch.Tensor:
-    """Sum over the processes, without gradient."""
+    """Return the sum of x over the processes, without gradient."""
     if world_size() == 1:
         return x
     x = x.detach().clone()
@@ -36,20 +38,20 @@ def all_sum(x: torch.Tensor) -> torch.Tensor:
 
 
 def own_rows(n: int) -> slice:
-    """Where this process's n rows stand in what `all_gather` returns."""
+    """Return where this process's n rows are in the result of `all_gather`."""
     return slice(rank() * n, (rank() + 1) * n)
 
 
 class _AllGather(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x: torch.Tensor) -> torch.Tensor:
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
         ctx.n = x.shape[0]
         parts = [torch.empty_like(x) for _ in range(world_size())]
         dist.all_gather(parts, x.contiguous())
         return torch.cat(parts)
 
     @staticmethod
-    def backward(ctx, grad: torch.Tensor) -> torch.Tensor:
+    def backward(ctx: Any, grad: torch.Tensor) -> torch.Tensor:
         grad = grad.contiguous().clone()
         dist.all_reduce(grad)
         return grad[own_rows(ctx.n)]

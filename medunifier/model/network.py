@@ -1,56 +1,28 @@
-"""MedUnifier: Q-Former, text head and image generator (paper section 3, Fig. 2), and what it can do once trained."""
+"""MedUnifier's network: Q-Former, text head and image generator (paper section 3, Fig. 2), and its inference."""
 
-from pathlib import Path
-from typing import NamedTuple, Self
+from typing import cast
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file
 from torch import nn
 
 from medunifier.model.config import Sizes
-from medunifier.model.image_generator import Generated, ImageGenerator
+from medunifier.model.image_generator import BOTTOM_GRID, TOP_GRID, Generated, ImageGenerator
 from medunifier.model.precision import for_products
 from medunifier.model.qformer import QFormer
 from medunifier.model.report_decoding import NextWord, beam_search, choose_words
-from medunifier.runtime.errors import InputError
-from medunifier.vision.frozen_encoder import FrozenViT, load_recorded_vision
-
-
-class Text(NamedTuple):
-    """A batch of reports as `MedUnifierNetwork.read_text` gives them to a prior."""
-
-    states: torch.Tensor  # (B, L, text width)
-    mask: torch.Tensor  # (B, L), true where there is a token
-
-
-class TextHead(nn.Module):
-    """BERT's prediction head; the output matrix is the word embedding (H_itg, Eq. 16)."""
-
-    def __init__(self, width: int, vocab_size: int):
-        super().__init__()
-        self.dense = nn.Linear(width, width)
-        self.norm = nn.LayerNorm(width, eps=1e-12)
-        self.bias = nn.Parameter(torch.zeros(vocab_size))
-
-    def forward(self, x: torch.Tensor, words: torch.Tensor) -> torch.Tensor:
-        """X (..., W) and word embeddings (V, W) -> logits (..., V)."""
-        x, bias = for_products(self.norm(F.gelu(self.dense(x)))), self.bias
-        missing = -len(words) % 8
-        if x.dtype.itemsize > 2 or not missing:
-            return F.linear(x, words, bias)
-        # tensor cores take rows of whole 16 bytes: BERT's vocabulary with [DEC] took 3 times as long on an H100
-        return F.linear(x, F.pad(words, (0, 0, 0, missing)), F.pad(bias, (0, missing)))[..., : len(words)]
+from medunifier.model.text import TextHead
 
 
 class MedUnifierNetwork(nn.Module):
-    """The trainable network; it reads the tokens of a frozen ViT.
+    """The trainable network. It reads the image features of a frozen encoder.
 
-    Shapes: features (B, 1 + patches, vision width); input_ids and attention_mask (B, L), texts begin with [CLS]
-    and end with [SEP], padding follows.
+    Shapes: B batch, T image tokens (1 + patches), L text tokens, Q queries, W width, P projection, V vocabulary.
+    Features are (B, T, vision width). `input_ids` and `attention_mask` are (B, L): texts begin with [CLS] and end
+    with [SEP], padding follows.
 
-    `MedUnifierModel` is the same as a model of transformers, with its training. It is a class of its own, and needs
-    nothing of transformers, because that takes seconds to import, more than many an evaluation takes.
+    `MedUnifierModel` is the same network as a transformers model. This class needs nothing of transformers, whose
+    import takes longer than many an evaluation.
     """
 
     def __init__(self, config: Sizes):
@@ -58,30 +30,8 @@ class MedUnifierNetwork(nn.Module):
         self.config = config
         self.build()
 
-    @classmethod
-    def load(cls, folder: str | Path) -> Self:
-        """The trained network of a folder that `MedUnifierModel.save_pretrained` wrote, in evaluation mode.
-
-        Raises OSError if a file is missing or its weights are not those of this network, SafetensorError for a
-        broken one.
-        """
-        with torch.random.fork_rng(devices=[]):  # its first weights, soon gone, are drawn
-            network = cls(Sizes.read(folder))
-        try:
-            found = network.load_state_dict(
-                load_file(Path(folder) / "model.safetensors"), strict=False, assign=True
-            )
-        except RuntimeError as error:  # shapes, a line for each weight
-            raise OSError(" ".join(str(error).split("\n\t")[:2])) from error
-        for kind, names in (("missing", found.missing_keys), ("not known", found.unexpected_keys)):
-            if names:
-                raise OSError(
-                    f"{len(names)} weights are {kind}, {min(names)} first: other code has written it"
-                )
-        return network.eval()
-
     def build(self) -> None:
-        """Makes the modules, with torch's random weights."""
+        """Create the modules, with torch's random weights."""
         c = self.config
         self.vision_norm = nn.LayerNorm(c.vision_width)
         self.qformer = QFormer(
@@ -116,68 +66,54 @@ class MedUnifierNetwork(nn.Module):
             bottom_latents=c.bottom_latents,
             codebook_start=c.codebook_start,
         )
-        self._vision: tuple[FrozenViT, ...] = ()  # in a tuple: no part of this model's weights
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Device of the weights."""
         return self.log_temperature.device
 
     @property
     def temperature(self) -> torch.Tensor:
-        """Tau of Eq. 10-11."""
+        """Temperature tau of Eq. 10-11, a scalar."""
         return self.log_temperature.exp()
 
     def read_image(self, features: torch.Tensor) -> list[torch.Tensor | None]:
-        """Normalises the ViT's tokens and prepares them for cross-attention."""
+        """Return the cross-attention keys and values of features (B, T, vision width); see `QFormer.read_image`."""
         return self.qformer.read_image(self.normalise_tokens(features))
 
     def normalise_tokens(self, features: torch.Tensor) -> torch.Tensor:
-        """The ViT's tokens (B, T, vision width), of mean 0 and variance 1 or what training made of that.
+        """Apply the trainable LayerNorm after the frozen encoder to features (B, T, vision width).
 
-        In full precision, since much of a token may be the same in every image; only the outcome is rounded.
+        It is computed in full precision, since much of a token may be the same in every image. Only the outcome is
+        rounded.
         """
         return for_products(self.vision_norm(features.to(self.vision_norm.weight.dtype)))
 
-    @torch.no_grad()
-    def see(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """Images (B, 3, 224, 224) in [0, 1] -> the frozen ViT's tokens (B, 1 + patches, vision width), `features`.
-
-        The ViT is loaded at the first call; tokens are rounded to half precision, as stored features are.
-        Raises InputError when the ViT is not there, or is another than the one of the training.
-        """
-        if not self._vision:
-            about = self.config.vision
-            if about is None:
-                raise InputError("config.json does not tell which ViT this model reads; give it `features`.")
-            self._vision = (load_recorded_vision(about),)
-        return self._vision[0].to(pixel_values.device)(pixel_values).half().float()
-
     def encode_image(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Query outputs f^q (B, Q, W), and their ITC embeddings (B, Q, P), L2-normalised (Eq. 8)."""
+        """Return query outputs f^q (B, Q, W) and their L2-normalised ITC embeddings (B, Q, P) (Eq. 8)."""
         queries, _ = self.qformer.encode_queries(self.read_image(features))
         return queries, F.normalize(self.query_projection(queries), dim=-1)
 
     def encode_text(
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Output of [CLS] (B, W), and its ITC embedding (B, P), L2-normalised (Eq. 9)."""
+        """Return the output of [CLS] (B, W) and its L2-normalised ITC embedding (B, P) (Eq. 9)."""
         text = self.qformer.encode_text(input_ids, attention_mask)
         return text, F.normalize(self.text_projection(text), dim=-1)
 
     def read_text(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        """Outputs of all tokens (B, L, W), [CLS] first: what a prior of the codes is conditioned on."""
+        """Return the outputs of all tokens (B, L, W), [CLS] first; they condition a prior of image codes."""
         return self.qformer.encode_tokens(input_ids, attention_mask)
 
     def match(
         self, features: torch.Tensor, input_ids: torch.Tensor, attention_mask: torch.Tensor
     ) -> torch.Tensor:
-        """Logits (B, 2) of (not matched, matched), averaged over the queries (Eq. 14)."""
-        return self.match_head(self.qformer.fuse(self.read_image(features), input_ids, attention_mask)).mean(
-            1
-        )
+        """Return ITM logits (B, 2) of (not matched, matched), averaged over the queries (Eq. 14)."""
+        fused = self.qformer.fuse(self.read_image(features), input_ids, attention_mask)  # (B, Q, W)
+        return self.match_head(fused).mean(1)
 
-    def _logits(self, x: torch.Tensor) -> torch.Tensor:
+    def text_logits(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the logits (..., V) of the next token, of text outputs x (..., W) (Eq. 16)."""
         return self.text_head(x, self.qformer.word_embeddings.weight)
 
     @torch.no_grad()
@@ -195,59 +131,95 @@ class MedUnifierNetwork(nn.Module):
         generator: torch.Generator | None = None,
         use_cache: bool = True,
     ) -> torch.Tensor:
-        """Reports: ids (B, L), L up to max_new_tokens, [SEP] at the end of each, then padding.
+        """Generate a report for each image (Eq. 15-17).
 
         Args:
-            features: image tokens (B, T, vision width).
-            num_beams: 1: greedy, or drawn with `do_sample`; more: `beam_search`, with `length_penalty`.
-            temperature, top_k, top_p: what is drawn from; see `keep_likely`. generator: where the draws come from.
-            max_new_tokens: [SEP] included; None: as long as the positions reach.
-            use_cache: keep the keys and values of earlier words, so that a step computes one word; the words do
-                not depend on it.
+            features: image features (B, T, vision width).
+            num_beams, length_penalty: see `beam_search`; 1 beam: greedy decoding, or sampling.
+            do_sample, temperature, top_k, top_p: sample each token from what `keep_likely` leaves.
+            max_new_tokens: longest report in tokens, [SEP] included; None: as many as there are positions.
+            generator: source of the random numbers of sampling.
+            use_cache: keep keys and values of earlier tokens, so that a step computes one token. The result does not
+                depend on it.
+
+        Returns:
+            Token ids (B, L), L at most `max_new_tokens`: each row ends with [SEP], padding follows.
 
         Raises:
-            ValueError: `do_sample` with beams; `max_new_tokens` below 1.
+            ValueError: `do_sample` together with beams, or `max_new_tokens` below 1.
         """
-        if max_new_tokens is not None and max_new_tokens < 1:
-            raise ValueError(f"generate: max_new_tokens is {max_new_tokens}; at least 1, or None")
-        if do_sample and num_beams > 1:
-            raise ValueError("generate: either do_sample or num_beams > 1, not both")
+        _check_search(num_beams, do_sample, max_new_tokens)
+        c = self.config
+        length = min(max_new_tokens or c.max_text_tokens, c.max_text_tokens)
+        decoder = self._report_decoder(features, num_beams, length, use_cache)
+        first = torch.full((len(features), 1), c.decode_token_id, device=features.device)
+        end, pad = c.sep_token_id, c.pad_token_id
+        if num_beams > 1:
+            return beam_search(
+                decoder,
+                first,
+                num_beams=num_beams,
+                max_new_tokens=length,
+                end=end,
+                pad=pad,
+                length_penalty=length_penalty,
+            )
+        return choose_words(
+            decoder,
+            first,
+            max_new_tokens=length,
+            end=end,
+            pad=pad,
+            do_sample=do_sample,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            generator=generator,
+        )
+
+    def _report_decoder(self, features: torch.Tensor, rows: int, room: int, use_cache: bool) -> NextWord:
+        """Return the decoder of `rows` texts per image, each of at most `room` tokens."""
         c = self.config
         _, queries = self.qformer.encode_queries(self.read_image(features))
-        if num_beams > 1:
-            rows = torch.arange(len(features), device=features.device).repeat_interleave(num_beams)
-            queries = [kv.take(rows) for kv in queries]
-        length = min(max_new_tokens or c.max_text_tokens, c.max_text_tokens)
-        decoder = NextWord(self, queries, room=length, use_cache=use_cache)
-        first = torch.full((len(features), 1), c.decode_token_id, device=features.device)
-        common = {"max_new_tokens": length, "end": c.sep_token_id, "pad": c.pad_token_id}
-        if num_beams > 1:
-            return beam_search(decoder, first, num_beams=num_beams, length_penalty=length_penalty, **common)
-        how = {"do_sample": do_sample, "temperature": temperature, "top_k": top_k, "top_p": top_p}
-        return choose_words(decoder, first, generator=generator, **how, **common)
+        if rows > 1:
+            images = torch.arange(len(features), device=features.device).repeat_interleave(rows)
+            queries = [kv.take(images) for kv in queries]
+        never = (c.pad_token_id, c.cls_token_id, c.decode_token_id)  # no part of a report
+        return NextWord(self.qformer, self.text_logits, queries, never=never, room=room, use_cache=use_cache)
 
     def reconstruct(
         self, features: torch.Tensor, input_ids: torch.Tensor, attention_mask: torch.Tensor
     ) -> torch.Tensor:
-        """Images (B, image channels, 224, 224) in [0, 1] drawn from the codes of these (Eq. 22)."""
-        return self._generate(features, input_ids, attention_mask).images.clamp(0, 1)
+        """Return the reconstructions (B, image channels, 224, 224), in [0, 1], of images with their reports (Eq. 22)."""
+        return self.generate_image(features, input_ids, attention_mask).images.clamp(0, 1)
 
     def encode_codes(
         self, features: torch.Tensor, input_ids: torch.Tensor, attention_mask: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Codes of both levels, row by row: top (B, 64), bottom (B, 256)."""
+        """Return the codes of both levels, row by row: top (B, 64), bottom (B, 256)."""
         queries, _ = self.encode_image(features)
         text, _ = self.encode_text(input_ids, attention_mask)
         top, bottom, _ = self.image_generator.quantize(queries, self.normalise_tokens(features)[:, 1:], text)
         return top.codes.flatten(1), bottom.codes.flatten(1)
 
     def decode_codes(self, top: torch.Tensor, bottom: torch.Tensor) -> torch.Tensor:
-        """Codes (B, 64) and (B, 256) -> images (B, image channels, 224, 224) in [0, 1]."""
+        """Decode codes (B, 64) and (B, 256) to images (B, image channels, 224, 224) in [0, 1]."""
         return self.image_generator.decode(
-            top.unflatten(1, (8, 8)).long(), bottom.unflatten(1, (16, 16)).long()
+            top.unflatten(1, (TOP_GRID, TOP_GRID)).long(),
+            bottom.unflatten(1, (BOTTOM_GRID, BOTTOM_GRID)).long(),
         )
 
-    def _generate(self, features: torch.Tensor, ids: torch.Tensor, mask: torch.Tensor) -> Generated:
+    def generate_image(
+        self, features: torch.Tensor, input_ids: torch.Tensor, attention_mask: torch.Tensor
+    ) -> Generated:
+        """Return the reconstructions, unclamped, with what the quantiser gives (Eq. 18-22)."""
         queries, _ = self.encode_image(features)
-        text, _ = self.encode_text(ids, mask)
-        return self.image_generator(queries, self.normalise_tokens(features)[:, 1:], text)
+        text, _ = self.encode_text(input_ids, attention_mask)
+        return cast(Generated, self.image_generator(queries, self.normalise_tokens(features)[:, 1:], text))
+
+
+def _check_search(num_beams: int, do_sample: bool, max_new_tokens: int | None) -> None:
+    if max_new_tokens is not None and max_new_tokens < 1:
+        raise ValueError(f"generate: max_new_tokens is {max_new_tokens}; at least 1, or None")
+    if do_sample and num_beams > 1:
+        raise ValueError("generate: either do_sample or num_beams > 1, not both")

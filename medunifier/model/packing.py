@@ -1,45 +1,50 @@
-"""Rows without padding: what is computed token by token is computed for real tokens only."""
+"""Rows without padding: operations on single tokens are computed for real tokens only."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 
 
 class Packing(NamedTuple):
-    """Which places of a padded grid (B, N) are real; `pack` and `unpack` go between the two layouts.
+    """The real places of a padded grid (B, N); `pack` and `unpack` convert between grid and rows.
 
-    Attention needs the grid; everything else in a transformer works on rows, and half of a grid of reports
-    may be padding. Both directions only read by index: writing by index, in one order whatever the threads do,
-    makes a graphics card sort the indices at each call.
+    Attention needs the grid. Everything else in a transformer works on rows, and half of a grid of reports may be
+    padding. Both directions only gather by index: a deterministic scatter makes a GPU sort the indices at each call.
     """
 
     batch: int  # B
     length: int  # N
-    # of a grid with padding; None: all places are real
+    # Of a grid with padding; None: all places are real.
     index: torch.Tensor | None = None  # (R,) numbers of the real places, counted row by row
-    inverse: torch.Tensor | None = None  # (B * N,) the row that each place takes; of padding, some row
+    inverse: torch.Tensor | None = None  # (B * N,) the row of each place; of padding, an arbitrary row
     real: torch.Tensor | None = None  # (B * N, 1)
 
     @classmethod
     def of(cls, mask: torch.Tensor) -> "Packing":
-        """The real places of a mask (B, N), row by row."""
+        """Return the real places of a mask (B, N), row by row."""
         real = mask.flatten().bool()
         inverse = (real.cumsum(0) - 1).clamp_(min=0)
         return cls(*mask.shape, real.nonzero()[:, 0], inverse, real[:, None])
 
     @classmethod
     def whole(cls, batch: int, length: int) -> "Packing":
-        """A grid without padding."""
+        """Return a grid without padding."""
         return cls(batch, length)
 
     @property
     def rows(self) -> int:
-        """R."""
+        """Number of real places, R."""
         return self.batch * self.length if self.index is None else len(self.index)
 
-    def behind(self, queries: int) -> "Packing":
-        """The grid (B, queries + N): the queries of all rows first, then these places."""
+    def after_queries(self, queries: int) -> "Packing":
+        """Return the grid (B, queries + N). Its rows: the queries of the whole batch first, then these places.
+
+        Raises:
+            ValueError: the grid has no padding mask (`whole`).
+        """
+        if self.index is None or self.inverse is None or self.real is None:
+            raise ValueError("after_queries needs a grid made from a mask")
         length, all_queries = queries + self.length, self.batch * queries
         rows = torch.arange(self.batch, device=self.index.device)[:, None] * length
         first = (rows + torch.arange(queries, device=self.index.device)).flatten()
@@ -56,18 +61,19 @@ class Packing(NamedTuple):
         )
 
     def pick(self, x: torch.Tensor) -> torch.Tensor:
-        """(B, N) of no gradient -> (R,)."""
+        """Return the real places (R,) of x (B, N), which needs no gradient."""
         return x.flatten() if self.index is None else x.flatten()[self.index]
 
     def pack(self, x: torch.Tensor) -> torch.Tensor:
-        """(B, N, W) -> (R, W). What stands at padding gets the gradient 0."""
+        """Return the rows (R, W) of x (B, N, W). Padding positions get the gradient 0."""
         if self.index is None:
             return x.flatten(0, 1)
         return _Pack.apply(x.flatten(0, 1), self.index, self.inverse, self.real)
 
     def unpack(self, rows: torch.Tensor) -> torch.Tensor:
-        """(R, W) -> (B, N, W). At padding stands some row, and whatever is made of it must not reach a loss: its
-        gradient is dropped.
+        """Return the grid (B, N, W) of rows (R, W).
+
+        Padding positions hold arbitrary rows; mask them before a loss. Their gradient is discarded.
         """
         if self.index is None:
             return rows.unflatten(0, (self.batch, self.length))
@@ -77,24 +83,24 @@ class Packing(NamedTuple):
 class _Pack(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx, x: torch.Tensor, index: torch.Tensor, inverse: torch.Tensor, real: torch.Tensor
+        ctx: Any, x: torch.Tensor, index: torch.Tensor, inverse: torch.Tensor, real: torch.Tensor
     ) -> torch.Tensor:
         ctx.save_for_backward(inverse, real)
         return x.index_select(0, index)
 
     @staticmethod
-    def backward(ctx, grad: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
         inverse, real = ctx.saved_tensors
         return grad.index_select(0, inverse).mul_(real), None, None, None
 
 
 class _Unpack(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, rows: torch.Tensor, index: torch.Tensor, inverse: torch.Tensor) -> torch.Tensor:
+    def forward(ctx: Any, rows: torch.Tensor, index: torch.Tensor, inverse: torch.Tensor) -> torch.Tensor:
         ctx.save_for_backward(index)
         return rows.index_select(0, inverse)
 
     @staticmethod
-    def backward(ctx, grad: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None, None]:
         (index,) = ctx.saved_tensors
         return grad.index_select(0, index), None, None

@@ -1,23 +1,25 @@
-"""Half precision under autocast: what is cast, and how often."""
+"""Casts to half precision under autocast, each made once."""
+
+from typing import Any
 
 import torch
 
 
 def for_products(x: torch.Tensor) -> torch.Tensor:
-    """X in the precision that matrix products take: autocast's, where it is on; otherwise x itself.
+    """Return x in autocast's precision where autocast is on, otherwise x itself.
 
-    Autocast casts weights once in a step, but what they are multiplied with anew for each product. Values do not
-    change by casting here, once for all products that read x; gradients are then summed in that precision.
+    Autocast casts weights once in a step, but casts their inputs again for each product. One cast here serves all
+    products that read x. Values are the same; gradients are then summed in that precision.
     """
     kind = x.device.type
     return x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else x
 
 
 def for_residual_and_products(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """X for the residual, and x `for_products`.
+    """Return x for the residual, and x as `for_products` gives it.
 
-    Their gradients are added as they are, in one operation; otherwise autograd would first cast one of them and write
-    it out.
+    Their gradients are added without a cast, in one operation; otherwise autograd would first cast one of them and
+    write it out.
     """
     kind = x.device.type
     if not torch.is_autocast_enabled(kind) or x.dtype == torch.get_autocast_dtype(kind):
@@ -27,9 +29,9 @@ def for_residual_and_products(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tens
 
 class _ForResidualAndProducts(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(ctx: Any, x: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
         return x.view_as(x), x.to(dtype)
 
     @staticmethod
-    def backward(ctx, residual: torch.Tensor, product: torch.Tensor) -> tuple[torch.Tensor, None]:
+    def backward(ctx: Any, residual: torch.Tensor, product: torch.Tensor) -> tuple[torch.Tensor, None]:
         return residual + product, None

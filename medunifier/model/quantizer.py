@@ -10,7 +10,7 @@ from medunifier.model.distributed import all_gather, all_sum
 
 
 class Quantized(NamedTuple):
-    """What the quantiser makes of latents z_e (B, C, h, w)."""
+    """Quantised latents, of z_e (B, C, h, w)."""
 
     latents: torch.Tensor  # z_q (B, C, h, w); its gradient passes straight through to z_e
     codes: torch.Tensor  # (B, h, w) long
@@ -21,17 +21,21 @@ class Quantized(NamedTuple):
 class Quantizer(nn.Module):
     """Nearest-code lookup.
 
-    The codebook starts on latents of the first training batch, since a start near zero makes the
-    first loss drown all others. A code that no latent has chosen for long is moved onto a latent of
-    the current batch, and counted in `revived`.
+    With `start: data` the codebook starts on latents of the first training batch: a start near zero makes the first
+    loss outweigh all others. A code that no latent has chosen for long is moved onto a latent of the current batch,
+    and counted in `revived`.
 
     Args:
         size: number of codes.
-        width: dimension of a code.
-        start: `data`, as told above; `uniform`, within +-1/size, and no code is ever moved (release).
-        decay: forgetting of the usage average per training step.
-        revive_below: a code whose average share of use falls below this fraction of 1 / size is dead.
+        width: dimension of a code, C.
+        start: `data`; or `uniform`, within +-1/size, and no code is ever moved (the authors' code).
+        decay: decay of the usage average per training step.
+        revive_below: a code whose average share of use falls below this fraction of 1 / size is moved.
     """
+
+    usage: torch.Tensor  # (size,) average share of the latents
+    started: torch.Tensor  # bool: whether the codebook has its first values
+    revived: torch.Tensor  # codes moved since the start
 
     def __init__(
         self, size: int, width: int, *, start: str = "data", decay: float = 0.9, revive_below: float = 0.05
@@ -43,12 +47,13 @@ class Quantizer(nn.Module):
         codes = (
             torch.randn(size, width) * width**-0.5 if on_data else (torch.rand(size, width) * 2 - 1) / size
         )
-        self.codebook = nn.Parameter(codes)
-        self.register_buffer("usage", torch.full((size,), 1.0 / size))  # average share of the latents
+        self.codebook = nn.Parameter(codes)  # (size, C)
+        self.register_buffer("usage", torch.full((size,), 1.0 / size))
         self.register_buffer("started", torch.tensor(not on_data))
-        self.register_buffer("revived", torch.tensor(0))  # codes moved since the start
+        self.register_buffer("revived", torch.tensor(0))
 
     def forward(self, z: torch.Tensor) -> Quantized:
+        """Quantise latents z_e (B, C, h, w); in training also start, move and count codes."""
         flat = z.permute(0, 2, 3, 1).flatten(0, 2)  # (B h w, C)
         if self.training:
             self._place_codes(flat.detach())
@@ -64,30 +69,30 @@ class Quantizer(nn.Module):
         )
 
     def nearest(self, flat: torch.Tensor) -> torch.Tensor:
-        """Index of the code closest to each row of flat (N, C): (N,)."""
+        """Return the index (N,) of the code closest to each row of flat (N, C)."""
         with torch.no_grad(), torch.autocast(flat.device.type, enabled=False):
             e = self.codebook.float()
             # |z - e|^2 without |z|^2, which is the same for all codes
             return torch.addmm(e.square().sum(1), flat.float(), e.T, alpha=-2).argmin(1)
 
     def lookup(self, codes: torch.Tensor) -> torch.Tensor:
-        """Codes (B, h, w) -> their vectors (B, C, h, w)."""
+        """Return the vectors (B, C, h, w) of codes (B, h, w)."""
         return F.embedding(codes, self.codebook).permute(0, 3, 1, 2)
 
     def perplexity(self) -> torch.Tensor:
-        """Exp of the entropy of the average use: size when all codes are used alike, 1 when only one is."""
+        """Return exp of the entropy of the average use: `size` when all codes are used alike, 1 when only one is."""
         share = self.usage / self.usage.sum()
         return torch.exp(-(share * share.clamp_min(1e-12).log()).sum())
 
     @torch.no_grad()
     def _place_codes(self, flat: torch.Tensor) -> None:
-        """First batch: all codes onto latents. Later: dead codes onto latents."""
+        """Move all codes onto latents (N, C) in the first batch, dead codes later."""
         dead = self.usage < self.revive_below / len(self.usage)
         if self.started and not dead.any():
             return
         where = torch.arange(len(dead), device=dead.device) if not self.started else dead.nonzero()[:, 0]
         latents = all_gather(flat)
-        # drawn from the generator that all processes share the state of through the latents they share
+        # The same on all processes: the generator's state and the gathered latents are.
         picks = torch.randint(len(latents), (len(where),), generator=self._generator(), device="cpu")
         self.codebook[where] = latents[picks.to(latents.device)].to(self.codebook.dtype)
         self.usage[where] = 1.0 / len(self.usage)
@@ -96,7 +101,7 @@ class Quantizer(nn.Module):
         self.started.fill_(True)
 
     def _generator(self) -> torch.Generator:
-        # the same on every process and after a resume: it depends on saved state alone
+        # The same on every process and after a resume: it depends on saved state alone.
         return torch.Generator().manual_seed(int(self.revived) + 1)
 
     @torch.no_grad()

@@ -1,64 +1,77 @@
-"""How words are chosen one after the other: greedily, by sampling, by beam search.
+"""Choose the tokens of reports one after the other: greedily, by sampling, or by beam search.
 
-A `decoder` is called with the last word of each row, ids (R, 1), and gives logits (R, V) of the next one, -inf
-for words that may not come. Its method `reorder(rows)` replaces row i of what it remembers by rows[i].
-
-Returned are ids (B, L): the end token closes each row, padding follows.
+A `Decoder` takes the last token of each row, ids (R, 1), and returns logits (R, V) of the next one, -inf for tokens
+that may not come. Searches return ids (B, L): the end token closes each row, padding follows.
 """
 
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 
-from medunifier.model.qformer import KeysValues, Memory
-
-if TYPE_CHECKING:
-    from medunifier.model.network import MedUnifierNetwork
+from medunifier.model.attention import KeysValues, Memory
+from medunifier.model.qformer import QFormer
 
 
 class Decoder(Protocol):
-    """Next-word logits; see the module's docstring."""
+    """Logits of the next token; see the module's docstring."""
 
-    def __call__(self, tokens: torch.Tensor) -> torch.Tensor: ...
-    def reorder(self, rows: torch.Tensor) -> None: ...
+    def __call__(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Return logits (R, V) after the tokens so far and these, (R, 1)."""
+        ...
+
+    def reorder(self, rows: torch.Tensor) -> None:
+        """Replace the state of row i by that of row rows[i]; rows (R,)."""
+        ...
 
 
 class NextWord:
-    """The decoder that a `MedUnifierNetwork` is.
+    """The decoder of a Q-Former and its text head.
 
     Args:
-        queries: what `QFormer.encode_queries` left behind, one row for each text.
-        room: the most words a text may get.
-        use_cache: keep keys and values of earlier words; otherwise all words are computed at every call.
+        qformer: decodes the text after the queries.
+        logits: text outputs (R, W) -> logits (R, V).
+        queries: keys and values from `QFormer.encode_queries`, one row per text.
+        never: ids that may not be generated.
+        room: longest text in tokens.
+        use_cache: keep keys and values of earlier tokens; otherwise compute all tokens at every call.
     """
 
-    def __init__(self, model: "MedUnifierNetwork", queries: list[KeysValues], *, room: int, use_cache: bool):
-        self.model, self.queries = model, queries
+    def __init__(
+        self,
+        qformer: QFormer,
+        logits: Callable[[torch.Tensor], torch.Tensor],
+        queries: list[KeysValues],
+        *,
+        never: Sequence[int],
+        room: int,
+        use_cache: bool,
+    ):
+        self.qformer, self.logits, self.queries = qformer, logits, queries
+        self.never = list(never)
         self.memory = [Memory(kv, room) for kv in queries] if use_cache else None
         self.words: torch.Tensor | None = None  # (R, L) so far, without memory
-        c = model.config
-        self.never = [c.pad_token_id, c.cls_token_id, c.decode_token_id]  # no part of a report
 
     def __call__(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Last words (R, 1) -> logits (R, V) of the next."""
+        """Return logits (R, V) after the last tokens (R, 1)."""
         if self.memory is not None:
-            x = self.model.qformer.decode_text(tokens, self.memory)
+            x = self.qformer.decode_text(tokens, self.memory)
         else:
             self.words = tokens if self.words is None else torch.cat([self.words, tokens], 1)
-            x = self.model.qformer.decode_text(self.words, self.queries)
-        logits = self.model._logits(x[:, -1])
+            x = self.qformer.decode_text(self.words, self.queries)
+        logits = self.logits(x[:, -1])
         logits[:, self.never] = -torch.inf
         return logits
 
     def reorder(self, rows: torch.Tensor) -> None:
-        """Row i goes on from what row rows[i] has seen; both belong to one image, whose queries are the same."""
-        if self.memory is None:
+        """Continue row i from the tokens of row rows[i]. Both belong to one image, so their queries are the same."""
+        if self.words is not None:
             self.words = self.words[rows]
-            return
-        changed = (rows != torch.arange(len(rows), device=rows.device)).nonzero()[:, 0]
-        for memory in self.memory:
-            memory.move(changed, rows[changed])
+        if self.memory is not None:
+            changed = (rows != torch.arange(len(rows), device=rows.device)).nonzero()[:, 0]
+            for memory in self.memory:
+                memory.move(changed, rows[changed])
 
 
 def choose_words(
@@ -74,13 +87,23 @@ def choose_words(
     top_p: float | None = None,
     generator: torch.Generator | None = None,
 ) -> torch.Tensor:
-    """The likeliest word at each place or, with `do_sample`, one drawn from what `keep_likely` leaves.
+    """Choose the likeliest token at each place or, with `do_sample`, sample one.
 
-    first (B, 1): the start token of each row.
+    Args:
+        decoder: gives the logits; called once per token.
+        first: the start token of each row (B, 1).
+        max_new_tokens: longest text in tokens, the end token included.
+        end: id that closes a text. pad: id after it.
+        do_sample: sample from what `keep_likely` leaves.
+        temperature, top_k, top_p: see `keep_likely`.
+        generator: source of the random numbers.
+
+    Returns:
+        Ids (B, L) after `first`, L at most `max_new_tokens`.
     """
     token, done, words = first, torch.zeros(len(first), dtype=torch.bool, device=first.device), []
     for _ in range(max_new_tokens):
-        logits = decoder(token).float()
+        logits = decoder(token).float()  # (B, V)
         if do_sample:
             shares = keep_likely(logits, temperature, top_k, top_p).softmax(-1)
             chosen = torch.multinomial(shares, 1, generator=generator)[:, 0]
@@ -97,9 +120,9 @@ def choose_words(
 def keep_likely(
     logits: torch.Tensor, temperature: float = 1.0, top_k: int | None = None, top_p: float | None = None
 ) -> torch.Tensor:
-    """Logits (R, V) divided by the temperature, -inf outside the `top_k` likeliest words and outside the nucleus.
+    """Return logits (R, V) / temperature, -inf outside the `top_k` likeliest tokens and outside the nucleus.
 
-    The nucleus (Holtzman et al. 2020) is the smallest set of likeliest words whose probabilities, after `top_k`,
+    The nucleus (Holtzman et al. 2020) is the smallest set of likeliest tokens whose probabilities, after `top_k`,
     reach `top_p`.
     """
     logits = logits / temperature
@@ -108,7 +131,7 @@ def keep_likely(
         logits = logits.masked_fill(logits < least, -torch.inf)
     if top_p is not None:
         ordered, words = logits.sort(descending=True)
-        before = ordered.softmax(-1).cumsum(-1) - ordered.softmax(-1)  # probability of all likelier words
+        before = ordered.softmax(-1).cumsum(-1) - ordered.softmax(-1)  # probability of all likelier tokens
         outside = (before >= top_p).scatter(1, words, before >= top_p)
         logits = logits.masked_fill(outside, -torch.inf)
     return logits
@@ -124,12 +147,19 @@ def beam_search(
     pad: int,
     length_penalty: float = 1.0,
 ) -> torch.Tensor:
-    """The best of the texts that `num_beams` parallel searches finish, by log probability / length^length_penalty.
+    """Return the best finished text of a beam search, by log probability / length^length_penalty.
 
-    As transformers does it (`early_stopping=False`): a row is closed once its best running text, at its present
-    length, scores below the worst of `num_beams` finished ones.
+    The rules are those of transformers with `early_stopping=False`: a row is closed once its best running text, at
+    its present length, scores below the worst of `num_beams` finished ones.
 
-    first (B, 1). The decoder holds B * num_beams rows, those of one item side by side.
+    Args:
+        decoder: holds B * num_beams rows, those of one item side by side.
+        first: the start token of each item (B, 1). num_beams: running texts per item.
+        max_new_tokens: longest text in tokens, the end token included.
+        end: id that closes a text. pad: id after it. length_penalty: exponent of the length.
+
+    Returns:
+        Ids (B, L) after `first`.
     """
     batch, k = len(first), num_beams
     tokens = first.repeat_interleave(k, 0)  # (B k, 1)
@@ -143,9 +173,9 @@ def beam_search(
     for length in range(1, max_new_tokens + 1):
         chances = decoder(tokens).float().log_softmax(-1).unflatten(0, (batch, k))  # (B, k, V)
         vocabulary = chances.shape[-1]
-        # 2 k candidates: k of them may end, and k have to run on
+        # 2 k candidates: k of them may end, and k have to go on
         chances, flat = (running[..., None] + chances).flatten(1).topk(min(2 * k, k * vocabulary))
-        beam, word = flat // vocabulary, flat % vocabulary
+        beam, word = flat // vocabulary, flat % vocabulary  # (B, 2 k)
         candidates = torch.cat([_pick(words, beam), word[..., None]], 2)  # (B, 2 k, length)
 
         best_k = torch.arange(word.shape[1], device=word.device) < k
@@ -167,5 +197,5 @@ def beam_search(
 
 
 def _pick(texts: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-    """Rows (B, m) of texts (B, n, L): (B, m, L)."""
+    """Return rows (B, m) of texts (B, n, L): (B, m, L)."""
     return texts.gather(1, rows[..., None].expand(-1, -1, texts.shape[2]))

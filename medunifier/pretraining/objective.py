@@ -1,16 +1,14 @@
 """The pre-training step: what a batch is passed through, and which of it each of the four losses needs."""
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 
 from medunifier.model.distributed import all_gather, own_rows, world_size
+from medunifier.model.network import MedUnifierNetwork
 from medunifier.model.packing import Packing
 from medunifier.pretraining import losses as objectives
-
-if TYPE_CHECKING:
-    from medunifier.huggingface.modeling_medunifier import MedUnifierModel
 
 OBJECTIVES = ("itc", "itm", "itg", "tig")
 
@@ -23,7 +21,7 @@ class Losses(NamedTuple):
 
 
 def pretraining_losses(
-    model: "MedUnifierModel",
+    model: MedUnifierNetwork,
     features: torch.Tensor,
     ids: torch.Tensor,
     mask: torch.Tensor,
@@ -59,7 +57,7 @@ def pretraining_losses(
         )
     if "itg" in on:
         targets = words[1].pick(ids[:, 1:])
-        losses["itg"] = objectives.generation(model._logits(written), targets, None, config.label_smoothing)
+        losses["itg"] = objectives.generation(model.text_logits(written), targets, None, config.label_smoothing)
     if "tig" in on:
         made = model.image_generator(queries, tokens[:, 1:], text)
         watch["tig_mse"] = objectives.reconstruction(made.images, images)
@@ -75,13 +73,13 @@ def pretraining_losses(
     return Losses(total, {name: value.detach() for name, value in (losses | watch).items()})
 
 
-def candidates(model: "MedUnifierModel", own: torch.Tensor) -> torch.Tensor:
+def candidates(model: MedUnifierNetwork, own: torch.Tensor) -> torch.Tensor:
     """Rows of all processes, or own rows alone where `negatives` is `local`."""
     return own if model.config.negatives == "local" else all_gather(own)
 
 
 def matching_loss(
-    model: "MedUnifierModel", features, image, ids, mask, image_to_text, text_to_image, generator
+    model: MedUnifierNetwork, features, image, ids, mask, image_to_text, text_to_image, generator
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """ITM over (own pairs; each image with a hard text; each text with a hard image) and its accuracy.
 

@@ -1,1 +1,0 @@
-"""Priors of image codes, and generation of images with them."""

@@ -1,0 +1,1 @@
+"""The training loop and its parts: recipe, optimizer, batch order, checkpoints, throughput, interruption."""

@@ -1,29 +1,30 @@
-"""In which order training reads its rows, on any number of processes, and reading ahead.
+"""The order in which training reads its rows, for any number of processes, and prefetching.
 
-Nothing here remembers: every order follows from seed, epoch and step, so that a resumed run reads what the
-uninterrupted one would have read.
+The order is a function of seed, epoch and step alone, so that a resumed run reads the same batches as an
+uninterrupted one.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from typing import TypeVar
 
 import numpy as np
 
-if TYPE_CHECKING:
-    import torch
+from medunifier.training.recipe import Recipe
 
-    from medunifier.training.loop import Recipe
-
-    Batch = dict[str, torch.Tensor]
+Batch = TypeVar("Batch")
 
 
 def permutation(items: int, seed: int, epoch: int, blocks: Sequence[np.ndarray] | None = None) -> np.ndarray:
-    """The order in which an epoch reads rows 0 .. items - 1, each once; it follows from seed and epoch alone.
+    """Return the order in which an epoch reads rows 0 .. items - 1, each once.
 
-    With `blocks` (row numbers, (k,) each, that together are all rows) block after block is read, the blocks in
-    random order and the rows of each in random order: where random reads are dear, as from a spinning disk or
-    over a network, no more than a block or two is in use at any time.
+    Args:
+        items: number of rows.
+        seed: of the training run.
+        epoch: number of the pass over the data.
+        blocks: row numbers, (k,) each, that partition all rows. Blocks then come in random order, one whole block
+            after the other, with the rows of each in random order. Use it where random reads are slow (a spinning
+            disk, a network): only one or two blocks are in use at a time.
     """
     rng = np.random.default_rng([seed, epoch])
     if blocks is None:
@@ -33,16 +34,16 @@ def permutation(items: int, seed: int, epoch: int, blocks: Sequence[np.ndarray] 
 
 def step_rows(
     items: int,
-    recipe: "Recipe",
+    recipe: Recipe,
     start: int,
     process: int,
     processes: int,
     blocks: Sequence[np.ndarray] | None = None,
 ) -> Iterator[np.ndarray]:
-    """Row numbers of each micro-batch of this process, from step `start` on.
+    """Yield the row numbers of each micro-batch of this process, from step `start` on.
 
-    The data set is read in one endless order, a new permutation after the other; step s takes the
-    positions s * batch_size ... Every process and micro-batch takes its share of these.
+    The data set is read as one endless sequence of permutations. Step s takes positions s * batch_size to
+    (s + 1) * batch_size - 1 of it, split over micro-batches, then over processes.
     """
     permutations: dict[int, np.ndarray] = {}
 
@@ -60,8 +61,8 @@ def step_rows(
             yield np.array([row(first + i) for i in range(share)])
 
 
-def prefetch(load: Callable[[np.ndarray], "Batch"], rows: Iterator[np.ndarray]) -> "Iterator[Batch]":
-    """load(rows) for each rows, the next one loading in a thread while this one is used."""
+def prefetch(load: Callable[[np.ndarray], Batch], rows: Iterator[np.ndarray]) -> Iterator[Batch]:
+    """Yield load(rows) for each rows; the next batch loads in a thread while this one is used."""
     with ThreadPoolExecutor(1) as pool:
         ahead = None
         for chosen in rows:
@@ -73,5 +74,5 @@ def prefetch(load: Callable[[np.ndarray], "Batch"], rows: Iterator[np.ndarray]) 
 
 
 def mix(*numbers: int) -> int:
-    """One 63-bit seed out of several numbers, the same on every machine."""
+    """Return one 63-bit seed made of several numbers, the same on every machine."""
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))

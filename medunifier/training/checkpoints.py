@@ -1,4 +1,4 @@
-"""Checkpoints of a training run: written whole, found again, never taken from another run."""
+"""Checkpoints of a training run: written atomically, the newest readable one is resumed from."""
 
 import os
 import pickle
@@ -8,25 +8,30 @@ from typing import Any
 
 import torch
 
-KEPT = 2  # the newest, and one before it should the newest turn out unreadable
+KEPT = 2  # the newest, and the one before in case the newest is unreadable
+
+
+def state_folder(stage: str, signature: str) -> Path:
+    """Return the folder of a stage's checkpoints; each signature (parameters, inputs, code) has its own."""
+    return Path(os.environ.get("MEDUNIFIER_STATE", ".state")) / "checkpoints" / stage / signature[:16]
 
 
 class Checkpoints:
-    """The checkpoints in one folder, which must belong to one set of inputs and parameters.
+    """The checkpoints in one folder, which belongs to one set of inputs and parameters.
 
-    A checkpoint is a file `step-00000100.pt`. It is written under another name, flushed to the disk and
-    renamed, so that a file of that name is whole whenever the process or the machine dies.
+    A checkpoint is a file `step-00000100.pt`. It is written under a temporary name, flushed to disk and renamed:
+    a file of that name is complete even if the process or the machine dies.
     """
 
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
 
     def paths(self) -> list[Path]:
-        """Checkpoints, oldest first."""
+        """Return the checkpoints, oldest first."""
         return sorted(self.folder.glob("step-*.pt"))
 
     def save(self, step: int, state: dict[str, Any]) -> Path:
-        """Writes `state` as the checkpoint after `step` steps and removes all but the last `KEPT`."""
+        """Write `state` as the checkpoint after `step` steps, and remove all but the last `KEPT`."""
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / f"step-{step:08d}.pt"
         temporary = path.with_suffix(f".{os.getpid()}.partial")
@@ -43,7 +48,7 @@ class Checkpoints:
         return path
 
     def load(self) -> dict[str, Any] | None:
-        """The newest readable state, or None. An unreadable file is set aside as `*.broken`, with a word."""
+        """Return the newest readable state, or None. An unreadable file is renamed to `*.broken`, with a message."""
         for path in reversed(self.paths()):
             try:
                 return torch.load(path, map_location="cpu", weights_only=True)

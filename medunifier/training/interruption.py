@@ -1,4 +1,4 @@
-"""Between two steps of training: signals that came, and what the processes decide together."""
+"""Signals that arrive during training, and decisions that all processes take together."""
 
 import signal
 from pathlib import Path
@@ -12,25 +12,25 @@ from medunifier.runtime.errors import InputError
 
 
 class Control:
-    """What the processes decide together between two steps: over the CPU, so that no graphics card waits."""
+    """Agree on values across processes between steps, over gloo on the CPU, so that no GPU blocks."""
 
     def __init__(self, accelerator: Accelerator) -> None:
         several = accelerator.num_processes > 1
         self.group = dist.new_group(backend="gloo") if several else None
 
     def largest(self, *numbers: int) -> list[int]:
-        """The largest of each number over all processes."""
+        """Return the largest value of each number over all processes."""
         shared = torch.tensor([int(number) for number in numbers])
         if self.group is not None:
             dist.all_reduce(shared, dist.ReduceOp.MAX, self.group)
         return shared.tolist()
 
     def check_same(self, what: str, number: int, folder: Path) -> None:
-        """InputError unless all processes have the same number."""
+        """Raise InputError unless all processes have the same number."""
         high, low = self.largest(number, -number)
         if high != -low:
             raise InputError(
-                f"{folder}: processes differ in {what} ({-low} to {high}); let MEDUNIFIER_STATE name a folder "
+                f"{folder}: processes differ in {what} ({-low} to {high}); set MEDUNIFIER_STATE to a folder "
                 "that all nodes share"
             )
 

@@ -1,8 +1,8 @@
-"""Tokens of the frozen image encoder on disk: float16 shards, memory-mapped.
+"""Features of the frozen image encoder on disk: float16 shards, memory-mapped.
 
-A shard is a folder with `tokens.npy` [n, n_tokens, width], `image_ids.parquet` and, written last,
-`manifest.json`: a shard without its manifest is not whole and is never read. Where the tokens are computed as they
-are asked for (`features.mode: online`), a shard has no `tokens.npy`, and its manifest says so (`mode`).
+A shard is a folder with `tokens.npy` [n, n_tokens, width], `image_ids.parquet` and, written last, `manifest.json`: a
+shard without its manifest is incomplete and is never read. With `features.mode: online`, where features are computed
+on the fly, a shard has no `tokens.npy`, and its manifest says so (`mode`).
 """
 
 import hashlib
@@ -27,16 +27,24 @@ _SAME_IN_ALL_SHARDS = ("model", "revision", "skip_last_blocks", "checksum", "mod
 def write_feature_shard(
     folder: str | Path, image_ids: Sequence[str], batches: Iterable[np.ndarray], manifest: dict[str, Any]
 ) -> None:
-    """Write one shard: `batches` of float16 [k, n_tokens, width] that follow `image_ids`.
+    """Write one shard of cached features.
 
-    `manifest` says which model made the tokens (`model`, `revision`, `checksum`); number of images, shape and
-    the SHA-256 of `tokens.npy` are added to it. Raises ValueError when the batches do not add up to the ids.
+    Args:
+        folder: data/features/DATASET/SHARD.
+        image_ids: of all rows.
+        batches: float16 [k, n_tokens, width], in the order of `image_ids`.
+        manifest: the encoder (`model`, `revision`, `skip_last_blocks`, `checksum`). Number of images, shape and the
+            SHA-256 of `tokens.npy` are added to it.
+
+    Raises:
+        ValueError: the batches do not add up to the ids, or differ in type or shape.
     """
     folder = Path(folder)
     (folder / "manifest.json").unlink(missing_ok=True)
     digest = hashlib.sha256()
-    written, shape = 0, None
-    # Plain writes instead of a memory map: on a full disk they raise OSError, a map kills the process.
+    written = 0
+    shape: tuple[int, ...] | None = None
+    # Plain writes instead of a memory map: on a full disk they raise OSError, while a map kills the process.
     with atomic_path(folder / "tokens.npy") as temporary, temporary.open("wb") as file:
         for batch in batches:
             chunk = np.ascontiguousarray(batch).data
@@ -60,13 +68,32 @@ def write_feature_shard(
 def write_online_shard(
     folder: str | Path, image_ids: Sequence[str], shape: tuple[int, int], manifest: dict[str, Any]
 ) -> None:
-    """Write a shard that holds no tokens: which images it stands for, and which ViT gives them (n_tokens, width)."""
+    """Write a shard without features: its image ids, their shape (n_tokens, width), and the encoder's manifest."""
     folder = Path(folder)
     for name in ("manifest.json", "tokens.npy"):
         (folder / name).unlink(missing_ok=True)
     write_table(pl.DataFrame({"image_id": list(image_ids)}), folder / "image_ids.parquet", _SHARD_IDS)
     found = {"images": len(image_ids), "n_tokens": shape[0], "width": shape[1]}
     write_json(folder / "manifest.json", {**manifest, "mode": "online", **found})
+
+
+def shard_rows(images: int, shards: Sequence[str], shard: str) -> range:
+    """Return the rows of one of the equal, contiguous shards of a data set.
+
+    Args:
+        images: number of images of the data set.
+        shards: names of all shards. shard: name of this one.
+
+    Raises:
+        InputError: the shard is unknown, or would be empty.
+    """
+    if shard not in shards:
+        raise InputError(f"no shard {shard!r} in features.shards of params.yaml; it has {', '.join(shards)}")
+    number = shards.index(shard)
+    rows = range(number * images // len(shards), (number + 1) * images // len(shards))
+    if not rows:
+        raise InputError(f"features.shards: {len(shards)} shards for {images} images; name fewer shards")
+    return rows
 
 
 def _npy_header(shape: tuple[int, ...]) -> bytes:
@@ -76,10 +103,14 @@ def _npy_header(shape: tuple[int, ...]) -> bytes:
 
 
 class FeatureStore(MappedRows):
-    """All shards of a folder: `read(rows)` gives float16 [k, n_tokens, width].
+    """All shards of a folder: `read(rows)` returns float16 [k, n_tokens, width].
 
-    Raises InputError when there is no shard, a shard is not whole, shards come from different models,
-    or an image id comes twice.
+    Args:
+        folder: data/features/DATASET.
+
+    Raises:
+        InputError: there is no shard, a shard is incomplete, shards come from different encoders, or an image id
+            appears twice.
     """
 
     def __init__(self, folder: str | Path):
@@ -92,9 +123,10 @@ class FeatureStore(MappedRows):
 
 
 def read_manifests(folder: str | Path) -> dict[str, dict[str, Any]]:
-    """The manifest of each shard of a folder, by the shard's name.
+    """Return the manifest of each shard of a folder, by the shard's name.
 
-    Raises InputError when there is no shard, a shard is not whole, or shards come from different models.
+    Raises:
+        InputError: there is no shard, a shard is incomplete, or shards come from different encoders.
     """
     manifests = {}
     for shard in sorted(path for path in Path(folder).glob("*") if path.is_dir()):
@@ -111,7 +143,7 @@ def read_manifests(folder: str | Path) -> dict[str, dict[str, Any]]:
 
 
 def _open_shard(shard: Path, manifest: dict[str, Any]) -> tuple[list[str], np.ndarray]:
-    """Image ids and memory-mapped tokens of one shard; InputError unless they are as its manifest says."""
+    """Return image ids and memory-mapped features of one shard; InputError unless they agree with its manifest."""
     ids = read_table(shard / "image_ids.parquet", _SHARD_IDS)["image_id"].to_list()
     try:
         tokens = np.load(shard / "tokens.npy", mmap_mode="r")

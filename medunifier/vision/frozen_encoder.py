@@ -3,7 +3,7 @@
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,56 +12,69 @@ from torch import nn
 
 from medunifier.runtime.errors import InputError
 
+Encode = Callable[[nn.Module, torch.Tensor], torch.Tensor]  # ViT and pixels -> tokens (B, T, width)
+
 
 class FrozenViT(nn.Module):
-    """A ViT that only ever evaluates.
+    """A ViT without gradients that always stays in evaluation mode.
+
+    Args:
+        vit: the model.
+        tokens: encodes pixels with it.
 
     Attributes:
-        checksum: SHA-256 over its weights, as recorded in the feature manifests.
+        checksum: SHA-256 of its weights, as recorded in the feature manifests.
     """
 
-    def __init__(self, vit: nn.Module, tokens):
+    def __init__(self, vit: nn.Module, tokens: Encode):
         super().__init__()
         self.vit = vit.eval().requires_grad_(False)
         self._tokens = tokens
         self.checksum = weights_checksum(vit)
 
     def train(self, mode: bool = True) -> "FrozenViT":
-        """Stays in evaluation mode whatever is asked."""
+        """Stay in evaluation mode, whatever `mode` is."""
         return super().train(False)
 
     @torch.no_grad()
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Pixels (B, 3, 224, 224) in [0, 1], not normalised (paper appendix 2) -> tokens (B, 1 + patches, width).
+        """Encode images.
 
-        Raises InputError if the ViT takes no such images, or gives other tokens than [CLS] and a square of patches.
+        Args:
+            pixels: (B, 3, 224, 224) in [0, 1], not normalised (paper appendix 2).
+
+        Returns:
+            Features (B, 1 + patches, width), [CLS] first.
+
+        Raises:
+            InputError: the ViT takes no images of this size, or gives other tokens than [CLS] and a square of patches.
         """
         try:
             tokens = self._tokens(self.vit, pixels)
-        except ValueError as error:  # of the image's size
+        except ValueError as error:  # about the image size
             raise InputError(
                 f"vision.model: takes no images of {pixels.shape[-2]} x {pixels.shape[-1]} pixels: {error}"
             ) from error
         patches = tokens.shape[1] - 1
         if math.isqrt(max(patches, 0)) ** 2 != patches:
             raise InputError(
-                f"vision.model: gives {patches + 1} tokens for an image; expected were [CLS] and a square of patches, "
-                "257 or 197, say. Choose a ViT with a class token and without registers"
+                f"vision.model: gives {patches + 1} tokens for an image; expected [CLS] and a square of patches, "
+                "for example 257 or 197. Choose a ViT with a class token and without registers"
             )
         return tokens
 
 
 def load_vision(model: str, revision: str | None = None, skip_last_blocks: int = 0) -> FrozenViT:
-    """A frozen ViT by name or folder.
+    """Load a frozen ViT by name or folder.
 
     Args:
         model: `timm:NAME`, `hf:NAME`, or a folder written by either library.
         revision: commit of a hub model.
-        skip_last_blocks: blocks left out at the end. BLIP-2 takes ViT-g's tokens after 39 of 40 blocks
-            and without the final norm, which belongs to the last block; both leave together here.
+        skip_last_blocks: number of blocks left out at the end, together with the final norm. BLIP-2 takes ViT-g's
+            tokens after 39 of 40 blocks and without the norm of the last block.
 
     Raises:
-        InputError: the model is not there, or is no ViT with a class token.
+        InputError: the model cannot be found or loaded, or is no ViT with a class token.
     """
     try:
         if model.startswith("timm:"):
@@ -79,52 +92,66 @@ def load_vision(model: str, revision: str | None = None, skip_last_blocks: int =
     except (OSError, RuntimeError, ValueError) as error:
         raise InputError(f"vision.model: cannot load {model!r}: {str(error)[:300]}") from error
     if skip_last_blocks:
-        _drop_last_blocks(vit, skip_last_blocks)
+        drop_last_blocks(vit, skip_last_blocks)
     return FrozenViT(vit, tokens)
 
 
-def load_recorded_vision(about: Mapping[str, Any]) -> FrozenViT:
-    """The ViT that `about` records: `model`, `revision`, `skip_last_blocks` and `checksum`, as in a feature manifest.
+def load_recorded_vision(record: Mapping[str, Any], project: str | Path = ".") -> FrozenViT:
+    """Load the ViT that a feature manifest or a model's config.json records.
 
-    Raises InputError when it is not there, or its weights are others.
+    Args:
+        record: `model`, `revision`, `skip_last_blocks` and `checksum`.
+        project: folder from which a relative path in `model` counts.
+
+    Raises:
+        InputError: the ViT cannot be found or loaded, or its weights differ from the recorded ones.
     """
-    vit = load_vision(about["model"], about["revision"], about["skip_last_blocks"])
-    if vit.checksum != about["checksum"]:
+    model = record["model"]
+    if not model.startswith(("timm:", "hf:")):
+        model = str(Path(project) / model)
+    vit = load_vision(model, record["revision"], record["skip_last_blocks"])
+    if vit.checksum != record["checksum"]:
         raise InputError(
-            f"{about['model']}: other weights than those that features or model were made with (its SHA-256 differs "
+            f"{record['model']}: other weights than those that features or model were made with (its SHA-256 differs "
             "from the recorded one); put the weights back, or run extract_features again"
         )
     return vit
 
 
-def _timm(name: str):
+# timm and transformers take seconds to import; of the two only the one that the model needs is loaded.
+
+
+def _timm(name: str) -> tuple[nn.Module, Encode]:
     import timm
 
     vit = timm.create_model(name, pretrained=True, num_classes=0, img_size=224)
     if getattr(vit, "num_prefix_tokens", 0) != 1:
         raise InputError(f"vision.model: {name!r} has no single class token before its patch tokens.")
-    return vit, lambda vit, pixels: vit.forward_features(pixels)
+    return vit, lambda vit, pixels: vit.forward_features(pixels)  # pyright: ignore[reportCallIssue] timm's ViTs have it
 
 
-def _transformers(name: str, revision: str | None):
+def _transformers(name: str, revision: str | None) -> tuple[nn.Module, Encode]:
     from transformers import AutoModel, Blip2VisionModel, PreTrainedConfig
 
     config, _ = PreTrainedConfig.get_config_dict(name, revision=revision)
     if config.get("model_type", "").replace("-", "_").startswith("blip_2"):
-        # the whole of BLIP-2 or its vision part alone, which the Auto classes do not know
+        # the whole of BLIP-2, or its vision part alone, which the Auto classes do not know
         vit = Blip2VisionModel.from_pretrained(name, revision=revision)
     else:
         vit = AutoModel.from_pretrained(name, revision=revision)
         vit = getattr(vit, "vision_model", vit)
     if isinstance(getattr(vit, "pooler", None), nn.Module):
-        vit.pooler = (
-            None  # not asked for; a checkpoint without one would give it random weights, and a new checksum
-        )
+        # It is not used. A checkpoint without one would give it random weights, and a new checksum each time.
+        vit.pooler = None
     return vit, lambda vit, pixels: vit(pixel_values=pixels).last_hidden_state
 
 
-def _drop_last_blocks(vit: nn.Module, count: int) -> None:
-    """Takes the last blocks and the final norm away, in place."""
+def drop_last_blocks(vit: nn.Module, count: int) -> None:
+    """Remove the last `count` blocks and the final norm, in place.
+
+    Raises:
+        InputError: the model has too few blocks, or they are not found.
+    """
     for holder in (vit, getattr(vit, "encoder", None)):
         for name in ("blocks", "layers", "layer"):
             blocks = getattr(holder, name, None)
@@ -142,7 +169,7 @@ def _drop_last_blocks(vit: nn.Module, count: int) -> None:
 
 
 def weights_checksum(module: nn.Module) -> str:
-    """SHA-256 over names, shapes and bytes of all weights."""
+    """Return the SHA-256 of names, shapes and bytes of all weights."""
     digest = hashlib.sha256()
     for name, tensor in sorted(module.state_dict().items()):
         digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())

@@ -238,7 +238,7 @@ def test_training_goes_on_after_scancel_and_preemption(slurm: Slurm, project: Pr
         "Slurm itself started the second again"
     )
     log = project.read(".state/logs/pretrain@full.log")
-    assert "goes on from the checkpoint after step" in log
+    assert "resumes from the checkpoint after step" in log
     steps = [
         line.split(",")[0]
         for line in project.read("results/curves/pretrain@full.csv").splitlines()

@@ -10,9 +10,10 @@ from medunifier.runtime.errors import InputError
 from medunifier.runtime.params import load_params
 from medunifier.storage.image_shards import write_images
 from medunifier.tracking import LocalRun
-from medunifier.vision import frozen_encoder as vision
-from medunifier.vision.feature_shards import FeatureStore
-from stages.extract_features import extract_features, shard_rows
+from medunifier.vision.feature_shards import FeatureStore, shard_rows
+from medunifier.vision.frozen_encoder import load_vision
+from stages import extract_features as stage
+from stages.extract_features import extract_features
 from tests.support.paths import REPO
 
 SIZE = 32
@@ -38,7 +39,7 @@ class Patches(torch.nn.Module):
 def images(tmp_path, monkeypatch):
     """Seven decoded images in a working directory of their own, and the stand-in model."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(vision, "load_vision", lambda *_: Patches())
+    monkeypatch.setattr(stage, "load_vision", lambda *_: Patches())
     images = np.random.default_rng(0).integers(0, 256, (7, SIZE, SIZE), dtype=np.uint8)
     write_images("data/images/phantom", [f"i{n}" for n in range(7)], images, SIZE)
     return images
@@ -95,7 +96,7 @@ def test_tokens_beyond_half_precision_name_the_image(images, monkeypatch, factor
         is_fourth = (pixels[:, 0] - fourth).abs().amax((1, 2)) < 1e-6
         return torch.where(is_fourth, factor, 1.0)[:, None, None]
 
-    monkeypatch.setattr(vision, "load_vision", lambda *_: Patches(scale))
+    monkeypatch.setattr(stage, "load_vision", lambda *_: Patches(scale))
     with pytest.raises(InputError, match="image i3: the frozen model gives tokens that are NaN or beyond"):
         extract("0", shards=(0,))
     assert not Path("data/features/phantom/0/manifest.json").exists()
@@ -117,7 +118,7 @@ def test_another_model_file_leaves_another_checksum(tmp_path, monkeypatch):
         vit.save_pretrained("data/simulated/vit")
         extract("0", shards=(0,))
         store = FeatureStore("data/features/phantom")
-        assert store.manifests["0"]["checksum"] == vision.load_vision("data/simulated/vit").checksum
+        assert store.manifests["0"]["checksum"] == load_vision("data/simulated/vit").checksum
         found.append((store.manifests["0"]["checksum"], store.read([0])))
         with torch.no_grad():
             vit.layernorm.bias += 1

@@ -217,7 +217,7 @@ def test_pairs_leave_out_what_has_no_report_and_read_what_belongs_together(proje
             frame.filter(pl.col("image_id") == ids[row])["report"][0].lower()
         ]
         assert real.sum() == len(pairs.tokens[row])
-    bare = pretrain.Pairs(project, tokenizer, "train", images=False)
+    bare = pretrain.Pairs(project, tokenizer, "train", with_images=False)
     without = bare.see(None, bare.load(torch.tensor([5, 2]).numpy()))
     assert without.keys() == batch.keys() - {"images"}
     assert all(torch.equal(without[name], batch[name]) for name in without)

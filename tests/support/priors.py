@@ -1,17 +1,16 @@
-"""Small priors with random weights for the tests of the network and of its sampler."""
+"""Small priors with random weights, for the tests of the network and of its sampler."""
 
 import torch
 from torch import nn
 
-from medunifier.model.network import Text
-from medunifier.synthesis.pixelsnail import Prior
-from medunifier.synthesis.prior_config import GRIDS, PriorConfig
+from medunifier.model.text import Text
+from medunifier.synthesis.pixelsnail import GRIDS, Prior, PriorConfig
 
 CODES, TEXT_WIDTH = 20, 12
 
 
 def make_prior(level: str, *, text: bool = False, attention: bool = True, **sizes) -> Prior:
-    """Return a prior in evaluation mode with weights large enough that a wrong connection is noticed."""
+    """In evaluation mode; no weight is so small that a wrong connection could go unnoticed."""
     torch.manual_seed(0)
     defaults = {
         "channels": 16,
@@ -38,7 +37,7 @@ def make_prior(level: str, *, text: bool = False, attention: bool = True, **size
 
 
 def inputs(level: str, batch: int, *, text: bool = False) -> dict:
-    """Return codes, top codes on the bottom level, and with `text` reports of different lengths."""
+    """Codes, top codes on the bottom level, and texts of different lengths where asked for."""
     generator = torch.Generator().manual_seed(1)
 
     def codes(number: int) -> torch.Tensor:
@@ -53,6 +52,6 @@ def inputs(level: str, batch: int, *, text: bool = False) -> dict:
 
 
 def make_text(batch: int) -> Text:
-    """Return texts of 1, 2 ... 7, 1 ... tokens, padded to 9."""
+    """Texts of 1, 2 ... 7, 1 ... tokens, padded to 9."""
     states = torch.randn(batch, 9, TEXT_WIDTH, generator=torch.Generator().manual_seed(2))
     return Text(states, torch.arange(9) < (1 + torch.arange(batch) % 7)[:, None])

@@ -9,7 +9,8 @@ from accelerate.state import AcceleratorState
 from torch import nn
 
 from medunifier.training.checkpoints import Checkpoints
-from medunifier.training.loop import Recipe, train
+from medunifier.training.loop import Trainer
+from medunifier.training.recipe import Recipe
 
 
 class Silent:
@@ -60,17 +61,17 @@ def fit(folder, *, chosen=None, loss=loss, load=data, run=None, blocks=None):
     AcceleratorState._reset_state()  # a process trains at one precision; a test at several
     torch.manual_seed(0)
     net, run = Net(), run or Silent()
-    history = train(
+    history = Trainer(
         net,
         chosen or recipe(),
         items=10,
         load=load,
         loss=loss,
         validate=lambda model: {"norm": 1.0},
-        run=run,
+        tracker=run,
         checkpoints=Checkpoints(folder),
         blocks=blocks,
-    )
+    ).run()
     return net, history
 
 
@@ -90,14 +91,14 @@ def watched(folder, values, *, stop_after=None, **changes):
                 os.kill(os.getpid(), signal.SIGTERM)
 
     chosen = recipe(validate_every=1, checkpoint_every=100, patience=2, **changes)
-    history = train(
+    history = Trainer(
         net,
         chosen,
         items=10,
         load=data,
         loss=loss,
         validate=validate,
-        run=Stopper(),
+        tracker=Stopper(),
         checkpoints=Checkpoints(folder),
-    )
+    ).run()
     return net, seen, history

@@ -94,8 +94,7 @@ def make_priors(text: bool = True) -> None:
     """`models/priors/full-top` and `-bottom` for the project of the working directory, with random weights."""
     import torch
 
-    from medunifier.synthesis.pixelsnail import Prior
-    from medunifier.synthesis.prior_config import PriorConfig
+    from medunifier.synthesis.pixelsnail import Prior, PriorConfig
 
     torch.manual_seed(1)
     for level in ("top", "bottom"):

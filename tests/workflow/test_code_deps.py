@@ -1,5 +1,6 @@
-"""What dvc.yaml says of a stage's code is what the stage imports: a change of code runs exactly the stages it can
-change, and no stage keeps results that other code made.
+"""The code dependencies in dvc.yaml are what each stage imports.
+
+A change of code runs exactly the stages it can change, and no stage keeps results that other code made.
 """
 
 from modulefinder import ModuleFinder

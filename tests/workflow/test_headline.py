@@ -11,7 +11,7 @@ import pytest
 from benchmarks.learning import learnt
 from medunifier.runtime.params import Params, load_params
 from tests.support.toy_pipeline import REPO
-from workflow.headline import UNSEEN, headline
+from workflow.headline import CONSTANT_ANSWER, headline
 
 METRICS = {
     "pretrain@full": {
@@ -57,7 +57,7 @@ def test_each_promise_is_judged(params: Params, folder: Path) -> None:
 def test_a_promise_not_kept_is_told(params, folder, stage: str, metric: str, value: float, line: int) -> None:
     (folder / f"{stage}.json").write_text(json.dumps(METRICS[stage] | {metric: value}))
     judged = headline(params, folder)["full"][line]
-    assert not judged.good and "NOT as asked" in str(judged)
+    assert not judged.good and "NOT reached" in str(judged)
 
 
 def test_what_is_missing_is_said(params: Params, tmp_path: Path) -> None:
@@ -85,13 +85,13 @@ def test_fidelity_to_prompts(params: Params, folder: Path, fidelity: float, low:
     values |= {"prompt_fidelity_unconditional_ci_high": 20.0}
     (folder / "score_images@full.json").write_text(json.dumps(METRICS["score_images@full"] | values))
     line = headline(params, folder)["full"][8]
-    assert line.what == "finding drawn as prompted (%)" and line.good is good
+    assert line.what == "prompt fidelity (%)" and line.good is good
 
 
 def test_the_matching_loss_that_needs_no_image() -> None:
     """The best constant chance of a match, one of three pairs being one."""
     losses = [-(math.log(p) + 2 * math.log(1 - p)) / 3 for p in (i / 3000 for i in range(1, 3000))]
-    assert min(losses) == pytest.approx(UNSEEN)
+    assert min(losses) == pytest.approx(CONSTANT_ANSWER)
 
 
 def test_runs_are_kept_side_by_side(folder: Path, tmp_path_factory) -> None:
@@ -104,10 +104,10 @@ def test_runs_are_kept_side_by_side(folder: Path, tmp_path_factory) -> None:
     (run / "results/metrics/retrieve@full-phantom.json").write_text(json.dumps(values))
     (found,) = learnt(run)
     assert (found["seed"], found["variant"]) == (7, "full")
-    assert found["figures"]["report for an image, mAP@1 (%) | chance (asked: 2.5 times)"] == [
+    assert found["figures"]["image to report, mAP@1 (%) | chance (target: 2.5 times)"] == [
         51.0,
         20.0,
         True,
     ]
-    assert found["figures"]["codes in use, bottom (perplexity) | asked, of 512 codes"][2] is False
+    assert found["figures"]["codes in use, bottom (perplexity) | target, of 512 codes"][2] is False
     assert found["intervals"] == {"i2t_map_at_1": [51.0, 48.0, 54.0]}

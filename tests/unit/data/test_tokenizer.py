@@ -20,8 +20,8 @@ from medunifier.data.tokenizer import (
     tokenize,
     train_wordpiece,
 )
-from medunifier.model.network import TextHead
 from medunifier.model.qformer import QFormer
+from medunifier.model.text import TextHead
 from medunifier.pretraining.bert_checkpoint import load_bert
 from medunifier.runtime.errors import InputError
 

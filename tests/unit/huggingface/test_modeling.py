@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from medunifier.model import network, qformer
+from medunifier.model import attention, network, qformer
+from medunifier.model import text as text_module
 from medunifier.model.precision import for_residual_and_products
 from medunifier.pretraining import losses as objectives
 from tests.unit.model.test_distributed import case
@@ -61,7 +62,7 @@ def test_total_is_equation_24_over_equation_23_with_its_weights():
     weights = {"itc": 0.7, "itm": 0.0, "itg": 1.3, "tig": 0.8}
     with torch.no_grad():
         losses = model(**batch, weights=weights)
-        images = model._generate(batch["features"], batch["input_ids"], batch["attention_mask"]).images
+        images = model.generate_image(batch["features"], batch["input_ids"], batch["attention_mask"]).images
     distance = 0.0
     for z, codebook in seen[:2]:
         flat, codes = z.permute(0, 2, 3, 1).flatten(0, 2).double().numpy(), codebook.double().detach().numpy()
@@ -244,9 +245,9 @@ def test_under_autocast_values_are_pytorchs_own(monkeypatch):
 
     _, exact = step(half=False)
     values, gradient = step()
-    for module in (qformer, network):
+    for module in (qformer, network, text_module):
         monkeypatch.setattr(module, "for_products", lambda x: x)
-    monkeypatch.setattr(qformer, "for_residual_and_products", lambda x: (x, x))
+    monkeypatch.setattr(attention, "for_residual_and_products", lambda x: (x, x))
     plain_values, plain_gradient = step()
     for name, value in plain_values.items():
         torch.testing.assert_close(values[name], value, rtol=2e-3, atol=0)

@@ -86,7 +86,7 @@ def test_tokens_of_another_vit_are_refused(folder):
     model = MedUnifierModel.from_pretrained("models/full")
     model.config.vision["checksum"] = "another"
     with pytest.raises(InputError, match="other weights than those"):
-        model.see(torch.rand(1, 3, 224, 224))
+        model.extract_features(torch.rand(1, 3, 224, 224))
     model.config.vision = None
     with pytest.raises(InputError, match="does not tell which ViT"):
-        model.see(torch.rand(1, 3, 224, 224))
+        model.extract_features(torch.rand(1, 3, 224, 224))

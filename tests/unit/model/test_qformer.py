@@ -6,8 +6,9 @@ import pytest
 import torch
 from transformers import Blip2QFormerConfig, Blip2QFormerModel
 
+from medunifier.model.attention import Memory
 from medunifier.model.packing import Packing
-from medunifier.model.qformer import Memory, QFormer
+from medunifier.model.qformer import QFormer
 from tests.support import qformer_oracle as oracle
 
 CLOSE = {"rtol": 0, "atol": 1e-5}
@@ -104,7 +105,7 @@ def test_queries_text_and_words_in_one_pass(seed):
     slow = [uni_modal[:, :n].flatten(0, 1), uni_modal[:, n], causal[:, n:][real]]
     compare(qformer, features, torch.cat(fast), torch.cat(slow))
     alone = qformer.encode_queries(qformer.read_image(features))[1]
-    for own, other in zip(found.seen, alone, strict=True):
+    for own, other in zip(found.keys_values, alone, strict=True):
         torch.testing.assert_close(own, other, **CLOSE)
 
 
@@ -155,7 +156,7 @@ def test_packing_there_and_back_and_its_gradients():
     )  # nor does its gradient
     (gradient,) = torch.autograd.grad(packing.unpack(rows), rows, poisoned)
     assert torch.equal(gradient, torch.ones_like(rows))
-    joint = packing.behind(2)
+    joint = packing.after_queries(2)
     whole = torch.cat([torch.ones(3, 2), mask], 1).bool()
     grid = torch.arange(18.0).view(3, 6, 1)
     assert joint.pack(grid)[:6, 0].tolist() == grid[:, :2].flatten().tolist()

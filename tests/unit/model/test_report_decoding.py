@@ -8,7 +8,7 @@ from transformers import GenerationConfig, GenerationMixin, PreTrainedConfig, Pr
 from transformers.generation.logits_process import TopKLogitsWarper, TopPLogitsWarper
 from transformers.modeling_outputs import CausalLMOutput
 
-from medunifier.model.qformer import Memory
+from medunifier.model.attention import Memory
 from medunifier.model.report_decoding import beam_search, keep_likely
 from tests.unit.model.test_distributed import case
 

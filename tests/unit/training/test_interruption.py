@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from medunifier.training.checkpoints import Checkpoints
-from medunifier.training.loop import DivergedError, train
+from medunifier.training.history import DivergedError
+from medunifier.training.loop import Trainer
 from tests.support.small_training import Net, Silent, data, fit, loss, recipe, watched
 
 
@@ -172,13 +173,13 @@ def test_a_validation_value_that_is_not_finite_names_step_value_and_checkpoint(t
         DivergedError,
         match=r"validation itc is nan at step 8\. Last good checkpoint: .*step-00000006\.pt",
     ):
-        train(
+        Trainer(
             Net(),
             recipe(),
             items=10,
             load=data,
             loss=loss,
             validate=lambda model: {"itc": next(values)},
-            run=Silent(),
+            tracker=Silent(),
             checkpoints=Checkpoints(tmp_path),
-        )
+        ).run()

@@ -1,6 +1,7 @@
 """The training loop: schedule, steps, data order, precision, early stopping, curves."""
 
 import threading
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,7 +12,9 @@ from torch import nn
 from medunifier.runtime.errors import InputError
 from medunifier.training.batch_order import permutation, step_rows
 from medunifier.training.checkpoints import Checkpoints
-from medunifier.training.loop import Recipe, parameter_groups, train
+from medunifier.training.loop import Trainer
+from medunifier.training.optimizer import parameter_groups
+from medunifier.training.recipe import Recipe
 from medunifier.training.throughput import flop_counter, matmul_flops, peak_flops
 from tests.support.small_training import Net, Silent, data, fit, loss, recipe, watched
 
@@ -29,6 +32,12 @@ def test_schedule_equals_a_table_written_by_hand():
     # 3 warm-up steps, then a half cosine over the remaining 8 (7 intervals): 0.2 + 0.4 (1 + cos(pi k / 7))
     table = [0.1, 0.4, 0.7, 1.0, 0.960388, 0.849396, 0.689008, 0.510992, 0.350604, 0.239612, 0.2]
     np.testing.assert_allclose([r.learning_rate_at(s) for s in range(11)], table, atol=1e-6)
+
+
+def test_a_recipe_takes_what_sections_hold_and_what_is_given_besides():
+    section = SimpleNamespace(steps=7, batch_size=2, learning_rate=0.1, dropout=0.3, seeds=(1, 2))
+    found = Recipe.from_params(section, SimpleNamespace(steps=8, clip_norm=None), seed=4, batch_size=3)
+    assert found == Recipe(steps=8, batch_size=3, learning_rate=0.1, seed=4, clip_norm=None)
 
 
 class Point(nn.Module):
@@ -56,8 +65,8 @@ def path(folder, slopes, *, most=float("inf"), **changes):
         return -model(next(slope)), {}
 
     chosen = recipe(steps=len(slopes), **changes)
-    common = {"validate": lambda _: {}, "run": Silent(), "checkpoints": Checkpoints(folder)}
-    train(point, chosen, items=10, load=data, loss=falling, **common)
+    common = {"validate": lambda _: {}, "tracker": Silent(), "checkpoints": Checkpoints(folder)}
+    Trainer(point, chosen, items=10, load=data, loss=falling, **common).run()
     return np.array([*seen, float(point.x.detach())]), chosen
 
 
@@ -131,16 +140,16 @@ def test_two_runs_are_the_same_to_the_last_bit_though_threads_share_a_sum(tmp_pa
             torch.manual_seed(0)
             net = Chosen()
             folder = Checkpoints(tmp_path / str(run))
-            train(
+            Trainer(
                 net,
                 recipe(steps=4),
                 items=10,
                 load=data,
                 loss=chosen_loss,
                 validate=lambda _: {},
-                run=Silent(),
+                tracker=Silent(),
                 checkpoints=folder,
-            )
+            ).run()
             found.append(net.rows.detach().numpy().tobytes())
     finally:
         torch.set_num_threads(threads)
@@ -209,17 +218,17 @@ def test_groups_have_rates_of_their_own(tmp_path):
         {"params": list(first.parameters()), "rate_scale": 0.0},
         {"params": list(last.parameters()), "rate_scale": 1.0},
     ]
-    train(
+    Trainer(
         net,
         recipe(),
         items=10,
         load=data,
         loss=loss,
         validate=lambda model: {"loss": 0.0},
-        run=run,
+        tracker=run,
         checkpoints=Checkpoints(tmp_path),
         groups=groups,
-    )
+    ).run()
     for name, parameter in net.named_parameters():
         assert torch.equal(parameter, before[name]) == name.startswith("layers.0"), name
 
@@ -232,13 +241,13 @@ def test_bf16_is_close_to_fp32_and_not_equal(tmp_path):
     assert all(p.dtype == torch.float32 for p in net.parameters())  # only the arithmetic is halved
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a graphics card")
-def test_fp16_without_a_graphics_card_is_refused(tmp_path):
-    with pytest.raises(InputError, match="fp16 needs a graphics card"):
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_fp16_without_a_gpu_is_refused(tmp_path):
+    with pytest.raises(InputError, match="fp16 needs a GPU"):
         fit(tmp_path, chosen=recipe(precision="fp16"))
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="fp16 with loss scaling needs a graphics card")
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="fp16 with loss scaling needs a GPU")
 def test_fp16_is_close_to_fp32(tmp_path):
     _, whole = fit(tmp_path / "a")
     _, half = fit(tmp_path / "b", chosen=recipe(precision="fp16"))

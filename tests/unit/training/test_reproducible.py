@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from medunifier.evaluation.classifier import Classifier, QueryEncoder
-from medunifier.training.loop import deterministic_algorithms
+from medunifier.training.optimizer import deterministic_algorithms
 from tests.support.priors import CODES, inputs, make_prior
 from tests.unit.model.test_distributed import case
 

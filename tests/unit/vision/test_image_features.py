@@ -129,7 +129,7 @@ def test_augmentation_changes_what_the_vit_sees_and_the_target_alike(project):
     seen = [pairs.see(model, batch, torch.Generator().manual_seed(1)) for _ in range(2)]
     assert torch.equal(seen[0]["features"], seen[1]["features"])  # the generator decides: resume is exact
     assert not torch.allclose(seen[0]["features"], plain["features"], atol=1e-2)
-    again = model.see(seen[0]["images"].expand(-1, 3, -1, -1))
+    again = model.extract_features(seen[0]["images"].expand(-1, 3, -1, -1))
     torch.testing.assert_close(again, seen[0]["features"])
     torch.testing.assert_close(
         plain["images"][:, 0] * 255,
@@ -176,7 +176,7 @@ def test_a_image_whose_tokens_half_precision_cannot_hold_is_named(project):
         features.read([dark, bright])
 
     pairs, model = training_pairs(project)  # and training, which sees them within the step, names it, too
-    model._vision = (TooBright(),)
+    model.use_encoder(TooBright())
     means = pairs.images.read(pairs.image_rows).mean((1, 2))
     rows = np.array([means.argmin(), means.argmax()])
     name = pairs.image_ids[rows[1]]

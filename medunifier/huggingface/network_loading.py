@@ -1,0 +1,52 @@
+"""Load a trained network from a transformers-style folder, without importing transformers.
+
+transformers takes seconds to import, longer than many an evaluation. `MedUnifierModel.from_pretrained` gives the same
+weights as a transformers model.
+"""
+
+import json
+from dataclasses import fields
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+from medunifier.model.config import MODEL_TYPE, Sizes
+from medunifier.model.network import MedUnifierNetwork
+
+
+def load_network(folder: str | Path) -> MedUnifierNetwork:
+    """Load the trained network of a folder that `MedUnifierModel.save_pretrained` wrote, in evaluation mode.
+
+    Raises:
+        OSError: a file is missing, or its weights are not those of this network.
+        safetensors.SafetensorError: the file of weights is broken.
+    """
+    with torch.random.fork_rng(devices=[]):  # the initial weights are random, and replaced at once
+        network = MedUnifierNetwork(read_sizes(folder))
+    try:
+        found = network.load_state_dict(
+            load_file(Path(folder) / "model.safetensors"), strict=False, assign=True
+        )
+    except RuntimeError as error:  # shapes, a line for each weight
+        raise OSError(" ".join(str(error).split("\n\t")[:2])) from error
+    for kind, names in (("missing", found.missing_keys), ("not known", found.unexpected_keys)):
+        if names:
+            raise OSError(f"{len(names)} weights are {kind}, {min(names)} first: other code has written it")
+    return network.eval()
+
+
+def read_sizes(folder: str | Path) -> Sizes:
+    """Read the network's sizes from a folder's config.json, as `MedUnifierConfig.save_pretrained` writes it.
+
+    Raises:
+        OSError: the file is missing, or is no MedUnifier configuration.
+    """
+    path = Path(folder) / "config.json"
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise OSError(f"{path.name} is no JSON: {error}") from error
+    if not isinstance(values, dict) or values.get("model_type") != MODEL_TYPE:
+        raise OSError(f"{path.name} is not of a {MODEL_TYPE} model")
+    return Sizes(**{field.name: values[field.name] for field in fields(Sizes) if field.name in values})

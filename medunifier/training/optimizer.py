@@ -1,0 +1,66 @@
+"""AdamW with its parameter groups, and deterministic algorithms."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from medunifier.training.recipe import Recipe
+
+NO_DECAY = ("position", "query_tokens", "codebook")  # matrices by shape, embeddings by what they do
+
+
+def adamw(model: nn.Module, recipe: Recipe, groups: list[dict[str, Any]] | None = None) -> torch.optim.AdamW:
+    """Return AdamW for a model; its learning rate is set before each step.
+
+    Args:
+        model: whose parameters are trained.
+        recipe: betas and weight decay.
+        groups: parameter groups; None: `parameter_groups`.
+    """
+    return torch.optim.AdamW(
+        groups or parameter_groups(model, recipe.weight_decay, recipe.decay_all),
+        lr=0.0,
+        betas=recipe.betas,
+        fused=True,  # saves a tenth of the demo's step
+    )
+
+
+def parameter_groups(model: nn.Module, weight_decay: float, decay_all: bool = False) -> list[dict[str, Any]]:
+    """Return AdamW's groups: weight decay on matrices only, or on everything with `decay_all`.
+
+    Biases, norms, scalars, position embeddings, query tokens and codebooks are exempt.
+    """
+    if decay_all:
+        return [{"params": list(model.parameters()), "weight_decay": weight_decay}]
+    decay, rest = [], []
+    for name, parameter in model.named_parameters():
+        matrix = parameter.ndim >= 2 and not any(word in name for word in NO_DECAY)
+        (decay if matrix else rest).append(parameter)
+    return [{"params": decay, "weight_decay": weight_decay}, {"params": rest, "weight_decay": 0.0}]
+
+
+@contextmanager
+def deterministic_algorithms(strict: bool = True) -> Iterator[None]:
+    """Inside `with`, every sum has a fixed order, so that the same run gives the same bits.
+
+    PyTorch would also fill uninitialized memory in this mode; that stays off.
+
+    Args:
+        strict: an operation without a deterministic algorithm on this device raises RuntimeError. False: it warns
+            and runs; attention then uses its faster, non-deterministic backward pass on a GPU.
+    """
+    before = (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+    )
+    fill = torch.utils.deterministic.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(True, warn_only=not strict)
+    torch.utils.deterministic.fill_uninitialized_memory = False
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        torch.utils.deterministic.fill_uninitialized_memory = fill

@@ -1,0 +1,68 @@
+"""Hyperparameters of a training run, and its learning-rate schedule."""
+
+import math
+from dataclasses import dataclass
+from typing import Any, Self
+
+from medunifier.runtime.fields import matching_fields
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Hyperparameters of a training run. Names are those of params.yaml where both have them.
+
+    Attributes:
+        steps: optimizer steps.
+        batch_size: items per optimizer step, over all processes and micro-batches.
+        learning_rate: peak.
+        seed: of the data order, dropout and everything random in a step.
+        accumulate: micro-batches per optimizer step.
+        precision: `fp32`, `bf16` or `fp16` (autocast; weights stay float32).
+        warmup_fraction: share of the steps with a rising learning rate.
+        warmup_start: learning rate at step 0.
+        final_learning_rate: learning rate at the last step.
+        betas: of AdamW.
+        weight_decay: of AdamW, on matrices alone.
+        decay_all: weight decay on biases, norms and embeddings too.
+        clip_norm: largest gradient norm; None: no clipping.
+        validate_every: steps between validations.
+        checkpoint_every: steps between checkpoints.
+        checkpoint_minutes: longest time between checkpoints.
+        patience: validations without a lower `monitor` before training ends; None: no early stopping.
+        monitor: validation value for early stopping; lower is better.
+        strict: refuse operations without a deterministic algorithm; False: warn only, as foreign networks may need.
+    """
+
+    steps: int
+    batch_size: int
+    learning_rate: float
+    seed: int
+    accumulate: int = 1
+    precision: str = "fp32"
+    warmup_fraction: float = 0.05
+    warmup_start: float = 0.0
+    final_learning_rate: float = 0.0
+    betas: tuple[float, float] = (0.9, 0.95)
+    weight_decay: float = 0.05
+    decay_all: bool = False
+    clip_norm: float | None = 1.0
+    validate_every: int = 1000
+    checkpoint_every: int = 1000
+    checkpoint_minutes: float = 10.0
+    patience: int | None = None
+    monitor: str = "loss"
+    strict: bool = True
+
+    @classmethod
+    def from_params(cls, *sections: object, **values: Any) -> Self:
+        """Build a recipe from sections of params.yaml; `values` are fields that they lack, or that differ."""
+        return cls(**(matching_fields(cls, *sections) | values))
+
+    def learning_rate_at(self, step: int) -> float:
+        """Return the learning rate of step 0 .. steps - 1: linear warm-up to the peak, then half a cosine."""
+        warmup = math.ceil(self.warmup_fraction * self.steps)
+        if step < warmup:
+            return self.warmup_start + (self.learning_rate - self.warmup_start) * step / warmup
+        done = (step - warmup) / max(self.steps - 1 - warmup, 1)
+        height = self.learning_rate - self.final_learning_rate
+        return self.final_learning_rate + height * (1 + math.cos(math.pi * done)) / 2
