@@ -22,7 +22,8 @@ from tqdm import tqdm
 
 from benchmarks import records
 from medunifier.runtime.dvc_pipeline import read_yaml
-from medunifier.synthesis.pixelsnail import GRIDS, Prior, PriorConfig
+from medunifier.synthesis.pixelsnail import Prior
+from medunifier.synthesis.prior_config import GRIDS, PriorConfig
 from medunifier.synthesis.sampler import Sampler
 
 REPO = Path(__file__).resolve().parents[1]
@@ -64,9 +65,9 @@ def measure() -> dict[str, float]:
     with torch.inference_mode():
         for batch in ASKED:
             ours, plain = [], []
-            sampler.draw(seeds=range(4))  # memory that is taken once
+            sampler.sample(seeds=range(4))  # memory that is taken once
             for repetition in tqdm(range(REPETITIONS), desc=f"batch of {batch}", unit="repetition"):
-                ours.append(seconds(lambda n=batch, r=repetition: sampler.draw(seeds=range(r, r + n))))
+                ours.append(seconds(lambda n=batch, r=repetition: sampler.sample(seeds=range(r, r + n))))
                 plain.append(sum(plain_seconds(prior, batch) for prior in priors))
             found |= {
                 f"ours_s_batch_{batch}": statistics.median(ours),

@@ -19,7 +19,7 @@ from medunifier.stage import run_stage
 from medunifier.storage.image_shards import ImageStore
 from medunifier.storage.tables import PREPARED, Schema, read_table, write_table
 from medunifier.synthesis.codes import read_codes
-from medunifier.synthesis.generated_sets import TABLE, read_drawn
+from medunifier.synthesis.generated_sets import TABLE, read_generated_set
 from medunifier.synthesis.png_metadata import MODEL_NAME, write_png
 from medunifier.tracking import Run
 
@@ -152,7 +152,7 @@ Drawn = dict[str, tuple[pl.DataFrame, ImageStore]]  # what generate_images has d
 def read_sets(root: Path) -> Drawn:
     """The sets that generate_images has drawn; InputError if there is not even the unconditional one."""
     present = [name for name in SETS if name == "unconditional" or (root / name / TABLE).is_file()]
-    return {name: read_drawn(root / name) for name in present}
+    return {name: read_generated_set(root / name) for name in present}
 
 
 def judge_images(

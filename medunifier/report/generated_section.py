@@ -16,7 +16,7 @@ from medunifier.report.images import jpeg_uri
 from medunifier.report.tables import Metrics, Row, present, row
 from medunifier.storage.image_shards import ImageStore
 from medunifier.storage.tables import read_table
-from medunifier.synthesis.generated_sets import TABLE, read_drawn
+from medunifier.synthesis.generated_sets import TABLE, read_generated_set
 
 SAMPLES = 4  # images shown of each prompt
 PAIRS = 6  # images shown beside the training image that is nearest to them
@@ -161,7 +161,7 @@ def figure_lines(path: Path, root: Path, nearest: Nearest) -> list[tuple[str, li
         del shown["generated from their reports"]
     found = []
     for (label, name), line in zip(shown.items(), lines, strict=True):
-        ids = read_drawn(root / name)[0]["image_id"][: len(line)].to_list() if name else []
+        ids = read_generated_set(root / name)[0]["image_id"][: len(line)].to_list() if name else []
         found.append((label, [jpeg_uri(tile) for tile in line], nearest.of(name, ids) if name else []))
     return found
 
@@ -198,7 +198,7 @@ def _rows(folder: Path, most: int | None = None) -> list[tuple[pl.DataFrame, np.
     """Rows of the table and images, half as fine as they are, by the column `row`; the first `most` of each."""
     if not (folder / TABLE).is_file():
         return []
-    table, store = read_drawn(folder)
+    table, store = read_generated_set(folder)
     parts = [part[:most] for _, part in table.group_by("row", maintain_order=True)]
     return [(part, halved(store.read(store.rows(part["image_id"])))) for part in parts]
 

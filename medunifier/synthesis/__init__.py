@@ -1,0 +1,1 @@
+"""Priors of image codes, and generation of images with them."""

@@ -1,4 +1,4 @@
-"""Images as codes of the two codebooks: one Parquet table for each split."""
+"""Codes of images in the two codebooks: one Parquet table for each split."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from medunifier.storage.tables import Schema, read_table, write_table
+from medunifier.runtime.errors import InputError
+from medunifier.storage.tables import PREPARED, Schema, read_table, write_table
 
 TOP, BOTTOM = 64, 256  # codes of an image: 8 x 8 and 16 x 16, row by row
 CODES = Schema(
@@ -20,8 +21,13 @@ def write_codes(path: str | Path, image_ids: Sequence[str], top: np.ndarray, bot
     """Write the codes of images, atomically.
 
     Args:
-        top: integers [n, 64]. bottom: integers [n, 256]. Both in 0..65535.
-    Raises: ValueError on another shape or a code out of range.
+        path: the Parquet file.
+        image_ids: n ids.
+        top: integers [n, 64] in 0..65535.
+        bottom: integers [n, 256] in 0..65535.
+
+    Raises:
+        ValueError: on another shape or a code out of range.
     """
     for name, codes, length in (("top", top, TOP), ("bottom", bottom, BOTTOM)):
         if codes.shape != (len(image_ids), length):
@@ -33,6 +39,36 @@ def write_codes(path: str | Path, image_ids: Sequence[str], top: np.ndarray, bot
 
 
 def read_codes(path: str | Path) -> tuple[list[str], np.ndarray, np.ndarray]:
-    """Image ids, top codes uint16 [n, 64] and bottom codes uint16 [n, 256]. InputError as for `read_table`."""
+    """Return image ids, top codes uint16 [n, 64] and bottom codes uint16 [n, 256].
+
+    Raises:
+        InputError: as for `read_table`.
+    """
     table = read_table(path, CODES)
     return table["image_id"].to_list(), table["top"].to_numpy(), table["bottom"].to_numpy()
+
+
+def read_coded_images(variant: str, dataset: str, split: str) -> pl.DataFrame:
+    """Return the codes of a split with the images' prepared rows.
+
+    Args:
+        variant: the model that has encoded the images.
+        dataset: the data set of its pre-training.
+        split: train | validate | test.
+
+    Returns:
+        `image_id`, `top`, `bottom` and the columns of the prepared table, in the order of the codes.
+
+    Raises:
+        InputError: if a table is missing or broken, or if images with codes have no prepared row.
+    """
+    path = Path("data/codes") / variant / f"{split}.parquet"
+    ids, top, bottom = read_codes(path)
+    prepared = read_table(Path("data/prepared") / dataset / f"{split}.parquet", PREPARED)
+    table = pl.DataFrame({"image_id": ids, "top": top, "bottom": bottom})
+    table = table.join(prepared, on="image_id", how="left", maintain_order="left")
+    if unknown := table["patient_id"].null_count():
+        raise InputError(
+            f"{path}: {unknown} images are not in data/prepared/{dataset}; run encode_codes@{variant} again"
+        )
+    return table

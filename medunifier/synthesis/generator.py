@@ -1,4 +1,4 @@
-"""Images out of nothing, or out of a text: both priors, the decoder, and the proof of where an image comes from."""
+"""Generate images with or without a prompt from a trained model and its two priors."""
 
 from __future__ import annotations
 
@@ -7,38 +7,35 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
+import torch
+from safetensors import SafetensorError
 
 from medunifier.evaluation.loading import Trained, load_trained
 from medunifier.runtime.errors import InputError
-from medunifier.synthesis.png_metadata import MODEL_NAME, read_png
+from medunifier.synthesis.pixelsnail import Prior
+from medunifier.synthesis.png_metadata import MODEL_NAME
+from medunifier.synthesis.prior_config import LEVELS, prior_folder
+from medunifier.synthesis.sampler import Sampler, SamplingSettings
 
-if TYPE_CHECKING:
-    from medunifier.synthesis.pixelsnail import Prior
-    from medunifier.synthesis.sampler import Sampler
-
-LEVELS = ("top", "bottom")
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How codes are drawn; see params.yaml, `generate`."""
-
-    temperature: float = 1.0
-    top_k: int | None = None
-    top_p: float | None = None
-    guidance: float = 1.0
+DECODE_BATCH = 8  # images decoded at once, in double precision
 
 
 @dataclass(frozen=True)
-class Drawn:
-    """New images and what they were decoded from."""
+class GeneratedImages:
+    """Generated images and the codes that they were decoded from.
 
-    pixels: np.ndarray  # uint8 [n, H, W]
-    top: np.ndarray  # uint16 [n, 64]
-    bottom: np.ndarray  # uint16 [n, 256]
+    Attributes:
+        pixels: uint8 [n, H, W].
+        top: uint16 [n, 64].
+        bottom: uint16 [n, 256].
+    """
+
+    pixels: np.ndarray
+    top: np.ndarray
+    bottom: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -46,8 +43,11 @@ class Generator:
     """A trained model and the priors of its codes.
 
     Attributes:
+        variant: name of the model in params.yaml.
+        trained: the model, its image generator in double precision.
+        sampler: the priors, in double precision.
         takes_text: whether the priors were trained with reports (`prior.condition: text`).
-        weights: SHA-256 of each file of weights, by what it holds.
+        weights: SHA-256 of each weights file: `model`, `prior_top`, `prior_bottom`.
     """
 
     variant: str
@@ -56,59 +56,63 @@ class Generator:
     takes_text: bool
     weights: Mapping[str, str]
 
-    def draw(self, texts: Sequence[str] | None, seeds: Sequence[int], settings: Settings) -> Drawn:
-        """One image for each seed, from the text beside it; without a text if `texts` is None.
+    def generate(
+        self, texts: Sequence[str] | None, seeds: Sequence[int], settings: SamplingSettings
+    ) -> GeneratedImages:
+        """Generate one image for each seed.
 
-        The same seed, text and settings give the same pixels in a batch of any size: codes are drawn from random
-        numbers of their own, and drawn and decoded in double precision, where the order of a sum reaches neither a
-        code nor 8 bits.
-        Raises InputError if there are texts and the priors take none.
+        The same seed, text and settings give the same pixels in a batch of any size. Each image has its own random
+        numbers, and sampling and decoding run in double precision, where the order of a sum changes neither a code
+        nor an 8-bit value.
+
+        Args:
+            texts: the prompt of each image; None: no prompts.
+            seeds: one for each image.
+            settings: how to sample; the guidance is ignored without texts.
+
+        Raises:
+            InputError: if there are texts and the priors take none.
         """
-        import torch
-
         if texts is not None and not self.takes_text:
             raise InputError(
                 f"models/priors/{self.variant}-*: these priors take no text; set prior.condition to text in "
                 f"params.yaml and run train_prior@{self.variant}-top and train_prior@{self.variant}-bottom"
             )
-        read = None if texts is None else self.trained.read_texts(texts)
-        top, bottom = self.sampler.draw(
-            read,
-            seeds=seeds,
-            temperature=settings.temperature,
-            top_k=settings.top_k,
-            top_p=settings.top_p,
-            guidance=1.0 if texts is None else settings.guidance,
-        )
+        text = None if texts is None else self.trained.read_texts(texts)
+        if texts is None:
+            settings = SamplingSettings(settings.temperature, settings.top_k, settings.top_p)
+        top, bottom = self.sampler.sample(text, seeds=seeds, settings=settings)
+        batches = zip(top.split(DECODE_BATCH), bottom.split(DECODE_BATCH), strict=True)
         with torch.inference_mode():
-            images = [
-                self.trained.model.decode_codes(t, b)
-                for t, b in zip(top.split(8), bottom.split(8), strict=True)
-            ]
-        grey = torch.cat(images).mean(1).clamp(0, 1)  # (n, 224, 224)
-        return Drawn(
+            images = torch.cat([self.trained.model.decode_codes(t, b) for t, b in batches])
+        grey = images.mean(1).clamp(0, 1)  # (n, 224, 224)
+        return GeneratedImages(
             (grey * 255).round().to(torch.uint8).cpu().numpy(),
             top.cpu().numpy().astype(np.uint16),
             bottom.cpu().numpy().astype(np.uint16),
         )
 
     def check_length(self, text: str, where: str) -> None:
-        """InputError, naming `where` it stands, if a prompt is empty or has more tokens than the model reads."""
+        """Check that a prompt is not empty and not longer than the model reads.
+
+        Raises:
+            InputError: if it is; the message begins with `where`, the place of the prompt.
+        """
         tokens = len(self.trained.tokenizer.encode(text, add_special_tokens=False))
-        if not tokens:  # characters that are not to be seen are none
+        if not tokens:  # invisible characters give no token
             raise InputError(f"{where}: the prompt is empty; say what the image shall show")
-        limit = self.trained.model.config.max_text_tokens - 2  # [CLS] and [SEP] frame it
+        limit = self.trained.model.config.max_text_tokens - 2  # [CLS] and [SEP] are added
         if tokens > limit:
             raise InputError(
                 f"{where}: the prompt has {tokens} tokens, the model reads {limit}; shorten it to about "
                 f"{len(text.split()) * limit // tokens} words"
             )
 
-    def fields(self, text: str | None, seed: int, settings: Settings) -> dict[str, str]:
-        """What a PNG says about itself, enough to draw it again; an empty prompt stands for none."""
+    def png_fields(self, text: str | None, seed: int, settings: SamplingSettings) -> dict[str, str]:
+        """Return the PNG metadata from which an image can be regenerated; an empty prompt stands for none."""
         return {
             "synthetic": "true",
-            "description": "Drawn by a model. It shows no patient and is not for clinical use.",
+            "description": "Generated by a model. It shows no patient and is not for clinical use.",
             "model": MODEL_NAME,
             "variant": self.variant,
             "seed": str(seed),
@@ -118,94 +122,62 @@ class Generator:
         }
 
 
-def load_priors(variant: str, trained: Trained) -> tuple[Prior, Prior]:
-    """The top and the bottom prior of `models/priors/VARIANT-*`, in evaluation mode, beside the trained model.
-
-    Raises InputError when one is missing or broken, or belongs to another model.
-    """
-    from safetensors import SafetensorError
-
-    priors = []
-    for level in LEVELS:
-        folder, stage = Path("models/priors") / f"{variant}-{level}", f"train_prior@{variant}-{level}"
-        if not (folder / "config.json").is_file():
-            raise InputError(f"{folder}: no trained prior; run {stage} first")
-        try:
-            prior = _whole_prior(folder)
-        except (OSError, SafetensorError) as error:
-            raise InputError(f"{folder}: not a whole model ({error}); run {stage} again") from error
-        c, expected = prior.config, trained.model.config
-        if c.codebook_size != expected.codebook_size or c.text_width not in (0, expected.width):
-            raise InputError(f"{folder}: learnt for another model than models/{variant}; run {stage} again")
-        priors.append(prior.to(trained.device).eval())
-    return priors[0], priors[1]
-
-
-def _whole_prior(folder: Path) -> Prior:
-    """The prior of a folder. OSError if the file lacks weights, where transformers would go on with random ones."""
-    from medunifier.synthesis.pixelsnail import Prior
-
-    prior, about = Prior.from_pretrained(folder, output_loading_info=True)
-    if missing := sorted(about["missing_keys"]):
-        raise OSError(f"{len(missing)} weights are missing, {missing[0]} first: other code has written it")
-    return prior
-
-
 def load_generator(variant: str) -> Generator:
-    """The model of `models/VARIANT` and the priors of `models/priors/VARIANT-top` and `-bottom`.
+    """Load the model of `models/VARIANT` and the priors of `models/priors/VARIANT-top` and `-bottom`.
 
-    Raises InputError when one of them is missing or broken, or when a prior was trained for another model.
+    Raises:
+        InputError: if one of them is missing or broken, or if a prior was trained for another model.
     """
     trained = load_trained(variant)
-    from medunifier.synthesis.sampler import Sampler
-
-    priors = [prior.double() for prior in load_priors(variant, trained)]  # see `Generator.draw`
+    top, bottom = (prior.double() for prior in load_priors(variant, trained))  # see `Generator.generate`
     try:
-        sampler = Sampler(*priors)
+        sampler = Sampler(top, bottom)
     except ValueError as error:
         raise InputError(
             f"models/priors/{variant}-*: {error}; run train_prior again for both levels"
         ) from error
     files = {"model": Path("models") / variant}
-    files |= {f"prior_{level}": Path("models/priors") / f"{variant}-{level}" for level in LEVELS}
+    files |= {f"prior_{level}": prior_folder(variant, level) for level in LEVELS}
     weights = {name: _sha256(folder / "model.safetensors") for name, folder in files.items()}
-    trained.model.image_generator.double()  # see `Generator.draw`
-    return Generator(variant, trained, sampler, priors[0].config.text_width > 0, weights)
+    trained.model.image_generator.double()  # see `Generator.generate`
+    return Generator(variant, trained, sampler, top.config.text_width > 0, weights)
 
 
-def draw_again(path: str | Path, generator: Generator | None = None) -> tuple[int, Generator]:
-    """Draws the image of a PNG once more from what the file says; how many pixels differ from it, and the generator.
+def load_priors(variant: str, trained: Trained) -> tuple[Prior, Prior]:
+    """Load the top and the bottom prior of `models/priors/VARIANT-*`, in evaluation mode, on the model's device.
 
-    Args:
-        generator: one that earlier calls have loaded; another is loaded if the image is of another variant.
-    Raises: InputError if the file is no PNG, says not enough, or was drawn with other weights than those here.
+    Raises:
+        InputError: if one is missing or broken, or belongs to another model.
     """
-    pixels, fields = read_png(path)
-    try:
-        variant, seed, text = fields["variant"], int(fields["seed"]), fields["prompt"] or None
-        settings, weights = Settings(**json.loads(fields["settings"])), dict(json.loads(fields["weights"]))
-        if fields["model"] != MODEL_NAME:
-            raise ValueError(f"model {fields['model']}")
-    except (KeyError, ValueError, TypeError) as error:
-        raise InputError(
-            f"{path}: its fields do not tell how to draw it again ({error}); only PNGs of generate_images do"
-        ) from error
-    if generator is None or generator.variant != variant:
-        generator = load_generator(variant)
-    if other := [name for name, digest in generator.weights.items() if weights.get(name) != digest]:
-        raise InputError(
-            f"{path}: drawn with other weights than those in models/ ({', '.join(other)}); "
-            f"restore the models that drew it (git checkout COMMIT, then dvc checkout) and try again"
-        )
-    try:
-        again = generator.draw(text and [text], [seed], settings).pixels[0]
-    except ValueError as error:
-        raise InputError(f"{path}: its fields ask for what cannot be drawn ({error})") from error
-    if again.shape != pixels.shape:
-        raise InputError(
-            f"{path}: {pixels.shape} pixels, the model draws {again.shape}; the file was resized"
-        )
-    return int((again != pixels).sum()), generator
+    priors = []
+    for level in LEVELS:
+        folder, stage = prior_folder(variant, level), f"train_prior@{variant}-{level}"
+        if not (folder / "config.json").is_file():
+            raise InputError(f"{folder}: no trained prior; run {stage} first")
+        try:
+            prior = _load_complete(folder)
+        except (OSError, SafetensorError) as error:
+            raise InputError(f"{folder}: not a whole model ({error}); run {stage} again") from error
+        c, expected = prior.config, trained.model.config
+        if c.codebook_size != expected.codebook_size or c.text_width not in (0, expected.width):
+            raise InputError(f"{folder}: learnt for another model than models/{variant}; run {stage} again")
+        # transformers wraps `to` in a decorator without types
+        prior.to(trained.device)  # pyright: ignore[reportArgumentType]
+        priors.append(prior.eval())
+    return priors[0], priors[1]
+
+
+def _load_complete(folder: Path) -> Prior:
+    """Load a prior.
+
+    Raises:
+        OSError: if the file lacks weights; transformers alone would go on with random ones.
+    """
+    loaded: Any = Prior.from_pretrained(folder, output_loading_info=True)
+    prior, info = loaded
+    if missing := sorted(info["missing_keys"]):
+        raise OSError(f"{len(missing)} weights are missing, {missing[0]} first: other code has written it")
+    return prior
 
 
 def _sha256(path: Path) -> str:

@@ -1,48 +1,53 @@
-"""Files of prompts: what to draw, and strips of prompts in which one word changes."""
+"""Prompt files: prompts to generate images from, and strips of prompts in which one word changes."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
+from ruamel.yaml import YAML, YAMLError
+
 from medunifier.runtime.errors import InputError
 
 HOW = "give a YAML file like workflow/prompts.yaml, or a .txt file with one prompt a line"
-BLANK = "{}"  # the place of the changing word
+BLANK = "{}"  # stands for the changing word
 
 
 @dataclass(frozen=True)
 class Strip:
-    """One sentence with a blank, and the words that fill it in turn."""
+    """A sentence with a blank, and the words that fill it in turn."""
 
     text: str
     words: tuple[str, ...]
 
     def prompts(self) -> list[str]:
+        """Return the sentence with each word in place of the blank."""
         return [self.text.replace(BLANK, word) for word in self.words]
 
 
 @dataclass(frozen=True)
 class Prompts:
-    """The content of a file of prompts."""
+    """The content of a prompt file."""
 
     prompts: tuple[str, ...]
     strips: tuple[Strip, ...] = ()
 
     def texts(self) -> list[str]:
-        """Every prompt, those of the strips behind the others."""
+        """Return every prompt, those of the strips after the others."""
         return [*self.prompts, *(text for strip in self.strips for text in strip.prompts())]
 
 
 def read_prompts(path: str | Path) -> Prompts:
-    """The prompts of a file.
+    """Read a prompt file.
 
-    `.txt`: one prompt a line; empty lines and lines that start with # are passed over. Anything else is YAML: a
-    list of prompts, or a mapping with `prompts` (a list) and `strips` (a list of `text` with one {} and `words`).
-    Raises: InputError, naming file and entry, for a missing or broken file, for no prompt at all, an empty or a
-    repeated prompt, a strip without exactly one blank or with fewer than two words.
+    `.txt`: one prompt a line; empty lines and lines that start with # are skipped. Anything else is YAML: a list
+    of prompts, or a mapping with `prompts` (a list) and `strips` (a list of `text` with one {} and `words`).
+
+    Raises:
+        InputError: naming file and entry, for a missing or broken file, for no prompt at all, an empty or a
+            repeated prompt, a strip without exactly one blank or with fewer than two words.
     """
     path = Path(path)
     try:
-        # Windows editors mark UTF-8 with an invisible first character
+        # Windows editors begin UTF-8 files with a byte order mark
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: no readable file of prompts ({error}); {HOW}") from error
@@ -63,8 +68,6 @@ def read_prompts(path: str | Path) -> Prompts:
 
 
 def _mapping(path: Path, text: str) -> dict:
-    from ruamel.yaml import YAML, YAMLError
-
     try:
         content = YAML(typ="safe").load(text)
     except YAMLError as error:
@@ -86,7 +89,12 @@ def _prompt(path: Path, where: str, entry: object) -> str:
 
 def _strip(path: Path, where: str, entry: object) -> Strip:
     words = entry.get("words") if isinstance(entry, dict) else None
-    if not isinstance(words, list) or len(words) < 2 or set(entry) != {"text", "words"}:
+    if (
+        not isinstance(entry, dict)
+        or not isinstance(words, list)
+        or len(words) < 2
+        or set(entry) != {"text", "words"}
+    ):
         raise InputError(
             f"{path}: {where} is {entry!r}; expected `text` with one {BLANK} and two `words` or more"
         )

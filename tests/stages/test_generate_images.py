@@ -1,4 +1,4 @@
-"""The stage generate_images and the command by hand: sets, seeds, metadata, and the proof that an image is redrawn."""
+"""The stage generate_images and the command by hand: sets, seeds, metadata, and verification."""
 
 import dataclasses
 import json
@@ -12,12 +12,16 @@ import pytest
 
 from medunifier.evaluation.loading import load_trained
 from medunifier.runtime.errors import InputError
-from medunifier.synthesis.generated_sets import read_drawn
-from medunifier.synthesis.generator import Settings, draw_again, load_generator
+from medunifier.runtime.params import load_params
+from medunifier.synthesis.command_line import run_by_hand
+from medunifier.synthesis.generated_sets import SETS, read_generated_set
+from medunifier.synthesis.generator import load_generator
 from medunifier.synthesis.png_metadata import read_png, write_png
+from medunifier.synthesis.sampler import SamplingSettings
+from medunifier.synthesis.verification import count_different_pixels
 from medunifier.tracking import LocalRun
 from stages import generate_images as stage
-from stages.generate_images import by_hand, generate_images
+from stages.generate_images import generate_images
 from tests.support.trained_project import (
     DATASET,
     REPOSITORY,
@@ -36,7 +40,7 @@ strips: [{text: 'a {} opacity', words: [small, moderate, large]}]
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory):
-    """A project after train_prior, with all four sets drawn; tests must leave it as it is."""
+    """A project after train_prior, with all four sets; tests must leave it as it is."""
     folder = tmp_path_factory.mktemp("project")
     params = make_project(folder)
     settings = dataclasses.replace(
@@ -52,32 +56,36 @@ def project(tmp_path_factory):
         yield params, metrics
 
 
+def command(arguments):
+    run_by_hand(arguments, "what the command does")
+
+
 def run_stage(params):
     run = LocalRun(f"generate_images@{VARIANT}", "results/metrics")
     generate_images(params, run, VARIANT)
     return json.loads(run.metrics_path.read_text())
 
 
-def drawn(name):
-    table, store = read_drawn(f"data/generated/{VARIANT}/{name}")
+def generated(name):
+    table, store = read_generated_set(f"data/generated/{VARIANT}/{name}")
     return table, store.read(range(len(store)))
 
 
 def test_four_sets(project):
     _, metrics = project
-    assert {name: metrics[f"n_{name}"] for name in stage.SETS} == {
+    assert {name: metrics[f"n_{name}"] for name in SETS} == {
         "unconditional": 6, "reports": 5, "prompts": 4, "strips": 3,
     }  # fmt: skip
-    table, pixels = drawn("unconditional")
+    table, pixels = generated("unconditional")
     assert table["prompt"].null_count() == 6 and pixels.shape == (6, 224, 224)
-    table, _ = drawn("reports")
+    table, _ = generated("reports")
     test = pl.read_parquet(f"data/prepared/{DATASET}/test.parquet")
     assert len(test) == SPLITS["test"] and set(table["source_id"]) < set(test["image_id"])
     assert table["prompt"].to_list() == [report_of(int(i[1:])) for i in table["source_id"]]
-    table, _ = drawn("prompts")
+    table, _ = generated("prompts")
     assert table["prompt"].to_list() == ["edema in the left zone"] * 2 + ["cardiomegaly"] * 2
     assert table["row"].to_list() == [0, 0, 1, 1] and table["seed"].n_unique() == 4
-    table, _ = drawn("strips")
+    table, _ = generated("strips")
     assert table["prompt"].to_list() == ["a small opacity", "a moderate opacity", "a large opacity"]
     assert table["seed"].n_unique() == 1
 
@@ -85,7 +93,7 @@ def test_four_sets(project):
 def test_pixels_are_those_of_the_codes(project):
     import torch
 
-    table, pixels = drawn("reports")
+    table, pixels = generated("reports")
     model = load_trained(VARIANT).model
     with torch.no_grad():
         codes = [torch.from_numpy(table[level].to_numpy().astype(np.int64)) for level in ("top", "bottom")]
@@ -95,7 +103,7 @@ def test_pixels_are_those_of_the_codes(project):
 
 def test_batches_do_not_matter(project, tmp_path, monkeypatch):
     params, _ = project
-    before = {name: drawn(name) for name in stage.SETS}
+    before = {name: generated(name) for name in SETS}
     shutil.copytree(".", tmp_path / "copy")
     monkeypatch.chdir(tmp_path / "copy")
     monkeypatch.setattr(stage, "SHOWN_SAMPLES", 1)
@@ -103,24 +111,24 @@ def test_batches_do_not_matter(project, tmp_path, monkeypatch):
     shown = sorted(path.stem for path in Path(f"data/generated/{VARIANT}/prompts/shown").iterdir())
     assert shown == ["prompts-00000", "prompts-00002"]  # one of each prompt's two
     for name, (table, pixels) in before.items():
-        again = drawn(name)
+        again = generated(name)
         assert again[0].equals(table) and (again[1] == pixels).all()
 
 
-def test_codes_are_drawn_in_double_precision(project):
-    """In single precision a code hangs on how products round, and that on the size of the batch."""
+def test_codes_are_sampled_in_double_precision(project):
+    """In single precision codes depend on the rounding of products, and that on the size of the batch."""
     import torch
 
     sampler = load_generator(VARIANT).sampler
     assert {weights.prior.dtype for weights in (sampler.top, sampler.bottom)} == {torch.float64}
 
 
-def test_every_png_says_what_it_is(project):
+def test_every_png_holds_its_metadata(project):
     params, _ = project
     paths = sorted(Path(f"data/generated/{VARIANT}").rglob("*.png"))
     assert len(paths) == 3 + 3 + 4 + 3
     for path in paths:
-        table, pixels = drawn(path.parts[-3])
+        table, pixels = generated(path.parts[-3])
         row = table.row(by_predicate=pl.col("image_id") == path.stem, named=True)
         found, fields = read_png(path)
         assert (found == pixels[table["image_id"].to_list().index(path.stem)]).all()
@@ -130,70 +138,56 @@ def test_every_png_says_what_it_is(project):
         assert set(json.loads(fields["weights"])) == {"model", "prior_top", "prior_bottom"}
 
 
-def test_a_image_is_drawn_again_from_its_fields(project, capsys):
-    """An image of each set, drawn before in a batch, now alone, by the command."""
-    paths = [str(max(Path(f"data/generated/{VARIANT}/{name}/shown").glob("*.png"))) for name in stage.SETS]
-    by_hand(["--verify", *paths])
+def test_an_image_is_regenerated_from_its_metadata(project, capsys):
+    """An image of each set, first generated in a batch, now alone by the command."""
+    paths = [str(max(Path(f"data/generated/{VARIANT}/{name}/shown").glob("*.png"))) for name in SETS]
+    command(["--verify", *paths])
     assert capsys.readouterr().out.splitlines() == [f"{path}: the same pixels" for path in paths]
 
 
-def test_an_edited_image_is_found_out(project, tmp_path):
+def test_an_edited_image_is_detected(project, tmp_path):
     path = next(Path(f"data/generated/{VARIANT}/prompts/shown").glob("*.png"))
     pixels, fields = read_png(path)
     edited = pixels.copy()
     edited[:2, :3] += 1
     write_png(tmp_path / "pixels.png", edited, fields)
-    assert draw_again(tmp_path / "pixels.png")[0] == 6
-    with pytest.raises(InputError, match="1 of 2 images are not what their fields say"):
-        by_hand(["--verify", str(path), str(tmp_path / "pixels.png")])
+    assert count_different_pixels(tmp_path / "pixels.png")[0] == 6
+    with pytest.raises(InputError, match="1 of 2 images differ from what their metadata generate"):
+        command(["--verify", str(path), str(tmp_path / "pixels.png")])
     write_png(tmp_path / "seed.png", pixels, fields | {"seed": "77"})
-    assert draw_again(tmp_path / "seed.png")[0] > 0
+    assert count_different_pixels(tmp_path / "seed.png")[0] > 0
     write_png(tmp_path / "plain.png", pixels, {})
-    with pytest.raises(InputError, match="plain.png: its fields do not tell"):
-        draw_again(tmp_path / "plain.png")
+    with pytest.raises(InputError, match=r"plain.png: its metadata do not say"):
+        count_different_pixels(tmp_path / "plain.png")
     write_png(tmp_path / "small.png", pixels[::2], fields)
-    with pytest.raises(InputError, match="small.png: .* the file was resized"):
-        draw_again(tmp_path / "small.png")
+    with pytest.raises(InputError, match=r"small.png: .* the file was resized"):
+        count_different_pixels(tmp_path / "small.png")
     write_png(tmp_path / "settings.png", pixels, fields | {"settings": '{"temperature": -1.0}'})
-    with pytest.raises(InputError, match=r"settings.png: its fields ask for .*temperature -1.0"):
-        draw_again(tmp_path / "settings.png")
+    with pytest.raises(InputError, match=r"settings.png: its metadata hold settings .*temperature -1.0"):
+        count_different_pixels(tmp_path / "settings.png")
     other = json.loads(fields["weights"]) | {"prior_top": "0" * 64}
     write_png(tmp_path / "other.png", pixels, fields | {"weights": json.dumps(other)})
-    with pytest.raises(InputError, match=r"other.png: drawn with other weights .*\(prior_top\)"):
-        draw_again(tmp_path / "other.png")
+    with pytest.raises(InputError, match=r"other.png: generated with other weights .*\(prior_top\)"):
+        count_different_pixels(tmp_path / "other.png")
 
 
 def test_a_prompt_by_hand(project, tmp_path, capsys):
-    by_hand(["--prompt", " Edema, left ", "--samples", "3", "--seed", "5", "--out", str(tmp_path / "new")])
+    command(["--prompt", " Edema, left ", "--samples", "3", "--seed", "5", "--out", str(tmp_path / "new")])
     paths = [tmp_path / "new" / f"edema-left-{seed}.png" for seed in (5, 6, 7)]
     assert capsys.readouterr().out.split() == [str(path) for path in paths]
     generator = load_generator(VARIANT)
-    expected = generator.draw(["Edema, left"], [6], shipped_settings()).pixels[0]
+    expected = generator.generate(["Edema, left"], [6], shipped_settings()).pixels[0]
     found, fields = read_png(paths[1])
     assert (found == expected).all() and fields["prompt"] == "Edema, left"
-    by_hand(
-        [
-            "--prompt",
-            "Edema, left",
-            "--samples",
-            "1",
-            "--guidance",
-            "1",
-            "--seed",
-            "6",
-            "--out",
-            str(tmp_path),
-        ]
-    )
+    one = ["--samples", "1", "--guidance", "1", "--seed", "6", "--out", str(tmp_path)]
+    command(["--prompt", "Edema, left", *one])
     other, fields = read_png(tmp_path / "edema-left-6.png")
     assert (other != found).any() and json.loads(fields["settings"])["guidance"] == 1
 
 
-def shipped_settings() -> Settings:
-    from medunifier.runtime.params import load_params
-
+def shipped_settings() -> SamplingSettings:
     g = load_params().generate
-    return Settings(g.temperature, g.top_k, g.top_p, g.guidance)
+    return SamplingSettings(g.temperature, g.top_k, g.top_p, g.guidance)
 
 
 @pytest.mark.parametrize(
@@ -201,7 +195,7 @@ def shipped_settings() -> Settings:
     [
         (["--prompt", ""], "--prompt: the prompt is empty"),
         (["--prompt", "  "], "--prompt: the prompt is empty"),
-        (["--prompt", "\u200b"], "--prompt: the prompt is empty"),  # a space that is not to be seen
+        (["--prompt", "\u200b"], "--prompt: the prompt is empty"),  # an invisible space
         (["--prompt", "edema " * 50], "--prompt: the prompt has 50 tokens, the model reads 38; shorten"),
         (["--prompt", "edema", "--variant", "none"], "--variant: none has no image generator; .*: full"),
         (["--prompt", "edema", "--seed", "-1"], "--seed: -1 is not between 0 and "),
@@ -213,16 +207,16 @@ def shipped_settings() -> Settings:
         (["--verify", "nowhere.png"], "nowhere.png: not a readable PNG"),
     ],
 )
-def test_what_a_user_can_mend(project, tmp_path, options, message):
+def test_errors_that_a_user_can_fix(project, tmp_path, options, message):
     with pytest.raises(InputError, match=message):
-        by_hand([*options, "--out", str(tmp_path / "out")])
+        command([*options, "--out", str(tmp_path / "out")])
     assert not (tmp_path / "out").exists()
 
 
 def test_a_folder_that_cannot_be(project, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match=r"--out: .*file/new is no folder to write to \(Not a directory\)"):
-        by_hand(["--prompt", "edema", "--out", str(tmp_path / "file/new")])
+        command(["--prompt", "edema", "--out", str(tmp_path / "file/new")])
 
 
 @pytest.mark.parametrize(
@@ -238,7 +232,7 @@ def test_an_untrained_model(project, tmp_path, monkeypatch, missing, message):
     monkeypatch.chdir(tmp_path / "copy")
     shutil.rmtree(missing)
     with pytest.raises(InputError, match=message):
-        by_hand(["--prompt", "edema", "--out", "out"])
+        command(["--prompt", "edema", "--out", "out"])
 
 
 def test_without_text_there_is_the_unconditional_set_alone(project, tmp_path, monkeypatch, capsys):
@@ -251,7 +245,7 @@ def test_without_text_there_is_the_unconditional_set_alone(project, tmp_path, mo
     assert [p.name for p in Path(f"data/generated/{VARIANT}").iterdir()] == ["unconditional"]
     assert "these priors take none" in capsys.readouterr().out
     with pytest.raises(InputError, match=r"these priors take no text; set prior.condition to text"):
-        by_hand(["--prompt", "edema", "--out", "out"])
+        command(["--prompt", "edema", "--out", "out"])
 
 
 def test_a_prompt_of_the_file_that_is_too_long(project, tmp_path, monkeypatch):
@@ -269,7 +263,7 @@ def test_a_prompt_of_the_file_that_is_too_long(project, tmp_path, monkeypatch):
 
 
 def test_the_two_forms_of_the_command(project, monkeypatch, capsys):
-    """With an option it is the command by hand, without one the stage; --help tells both."""
+    """With an option it is the command by hand, without one the stage; --help shows both."""
     import runpy
 
     def run(*arguments):

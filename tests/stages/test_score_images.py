@@ -15,7 +15,7 @@ from medunifier.image_scoring import prompt_fidelity as fidelity
 from medunifier.image_scoring.similarity import frechet_distance, thumbnails
 from medunifier.runtime.errors import InputError
 from medunifier.synthesis.codes import write_codes
-from medunifier.synthesis.generated_sets import DRAWN, write_drawn
+from medunifier.synthesis.generated_sets import GENERATED, write_generated_set
 from medunifier.synthesis.png_metadata import read_png
 from medunifier.tracking import LocalRun
 from stages import score_images as stage
@@ -64,10 +64,10 @@ def write_set(name: str, size: int) -> None:
             "top": np.zeros((size, 64), np.uint16),
             "bottom": np.zeros((size, 256), np.uint16),
         },
-        schema=dict(DRAWN.columns),
+        schema=dict(GENERATED.columns),
     )
     images = (image_of(17 + i) - np.uint8(3) for i in range(size))
-    write_drawn(f"data/generated/{VARIANT}/{name}", table, images, 224)
+    write_generated_set(f"data/generated/{VARIANT}/{name}", table, images, 224)
 
 
 def run_score_images(params) -> dict[str, float]:

@@ -14,7 +14,8 @@ from medunifier.runtime.errors import InputError
 from medunifier.synthesis.codes import write_codes
 from medunifier.synthesis.generator import load_priors
 from medunifier.synthesis.pixelsnail import Prior
-from medunifier.synthesis.sampler import sample_codes
+from medunifier.synthesis.prior_training import PriorTexts, build_prior
+from medunifier.synthesis.sampler import Sampler, SamplingSettings
 from medunifier.tracking import LocalRun
 from medunifier.training.batch_order import mix
 from stages import train_prior as stage
@@ -88,19 +89,14 @@ def test_learns_and_measures_against_the_unigram(params):
     assert float(curve[-1]["bits_per_code"]) == pytest.approx(metrics["bits_per_code"], rel=1e-4)
 
 
-def test_priors_draw_once_both_levels_are_trained(params):
+def test_priors_generate_codes_once_both_levels_are_trained(params):
     trained = load_trained(VARIANT)
     with pytest.raises(InputError, match="run train_prior@full-top first"):
         load_priors(VARIANT, trained)
     for level in ("top", "bottom"):
         run_stage(params, level)
-    top, bottom = sample_codes(
-        *load_priors(VARIANT, trained),
-        trained.read_texts([report_of(1)] * 2),
-        count=2,
-        seeds=[0, 1],
-        guidance=2.0,
-    )
+    sampler, texts = Sampler(*load_priors(VARIANT, trained)), trained.read_texts([report_of(1)] * 2)
+    top, bottom = sampler.sample(texts, seeds=[0, 1], settings=SamplingSettings(guidance=2.0))
     assert top.shape == (2, 64) and bottom.shape == (2, 256)
 
 
@@ -122,15 +118,15 @@ def test_same_seed_same_weights(params):
 
 def test_texts_are_dropped_as_often_as_asked_and_by_no_one_else(params):
     trained = load_trained(VARIANT)
-    texts = stage.Texts(trained, 0.25)
-    batch = texts.pad(texts.tokens([report_of(1)] * 2000))
+    texts = PriorTexts(trained, 0.25)
+    batch = texts.pad(texts.tokenize([report_of(1)] * 2000))
     torch.manual_seed(0)
-    kept = texts.read(batch, drop=True).mask.bool().any(1)
+    kept = texts.encode(batch, drop=True).mask.bool().any(1)
     assert 0.22 < 1 - kept.float().mean() < 0.28
-    assert texts.read(batch).mask.bool().any(1).all()
+    assert texts.encode(batch).mask.bool().any(1).all()
 
 
-def test_a_prior_that_saw_no_text_in_training_does_not_heed_it(params):
+def test_text_weights_do_not_learn_where_every_text_is_dropped(params):
     """With every text dropped nothing teaches the text's weights; weight decay only shortens them."""
 
     def weights(dropout: float) -> torch.Tensor:
@@ -139,7 +135,7 @@ def test_a_prior_that_saw_no_text_in_training_does_not_heed_it(params):
         return prior.text_reader.whole.weight.flatten()
 
     torch.manual_seed(mix(params.seed, 0))
-    start = stage.build_prior(params, "top", load_trained(VARIANT)).text_reader.whole.weight.flatten()
+    start = build_prior(params, "top", load_trained(VARIANT)).text_reader.whole.weight.flatten()
 
     def turned(found: torch.Tensor) -> bool:
         return torch.cosine_similarity(start, found, dim=0) < 0.9999

@@ -1,16 +1,17 @@
-"""Small priors with random weights, for the tests of the network and of its sampler."""
+"""Small priors with random weights for the tests of the network and of its sampler."""
 
 import torch
 from torch import nn
 
 from medunifier.model.text import Text
-from medunifier.synthesis.pixelsnail import GRIDS, Prior, PriorConfig
+from medunifier.synthesis.pixelsnail import Prior
+from medunifier.synthesis.prior_config import GRIDS, PriorConfig
 
 CODES, TEXT_WIDTH = 20, 12
 
 
 def make_prior(level: str, *, text: bool = False, attention: bool = True, **sizes) -> Prior:
-    """In evaluation mode; no weight is so small that a wrong connection could go unnoticed."""
+    """Return a prior in evaluation mode with weights large enough that a wrong connection is noticed."""
     torch.manual_seed(0)
     defaults = {
         "channels": 16,
@@ -37,7 +38,7 @@ def make_prior(level: str, *, text: bool = False, attention: bool = True, **size
 
 
 def inputs(level: str, batch: int, *, text: bool = False) -> dict:
-    """Codes, top codes on the bottom level, and texts of different lengths where asked for."""
+    """Return codes, top codes on the bottom level, and with `text` reports of different lengths."""
     generator = torch.Generator().manual_seed(1)
 
     def codes(number: int) -> torch.Tensor:
@@ -52,6 +53,6 @@ def inputs(level: str, batch: int, *, text: bool = False) -> dict:
 
 
 def make_text(batch: int) -> Text:
-    """Texts of 1, 2 ... 7, 1 ... tokens, padded to 9."""
+    """Return texts of 1, 2 ... 7, 1 ... tokens, padded to 9."""
     states = torch.randn(batch, 9, TEXT_WIDTH, generator=torch.Generator().manual_seed(2))
     return Text(states, torch.arange(9) < (1 + torch.arange(batch) % 7)[:, None])

@@ -12,7 +12,7 @@ from PIL import Image
 from medunifier.data.overlaps import content_digests
 from medunifier.runtime.params import load_params
 from medunifier.storage.image_shards import write_images
-from medunifier.synthesis.generated_sets import DRAWN, write_drawn
+from medunifier.synthesis.generated_sets import GENERATED, write_generated_set
 from tests.support.paths import REPO
 
 SIZE = 224
@@ -244,9 +244,9 @@ def write_drawn_sets(folder: Path, rng: np.random.Generator) -> None:
                 "top": np.zeros((count, 64), np.uint16),
                 "bottom": np.zeros((count, 256), np.uint16),
             },
-            schema=dict(DRAWN.columns),
+            schema=dict(GENERATED.columns),
         )
-        write_drawn(root / name, table, small[:count], SIZE)
+        write_generated_set(root / name, table, small[:count], SIZE)
     figure = np.vstack([np.hstack(small[:3])] * 4)
     Image.fromarray(figure).save(folder / "results/images/full/figure_3.png")
     sets = {"validation": 5, "unconditional": 6, "reports": 5, "prompts": 6, "strips": 3}

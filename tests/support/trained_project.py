@@ -94,7 +94,8 @@ def make_priors(text: bool = True) -> None:
     """`models/priors/full-top` and `-bottom` for the project of the working directory, with random weights."""
     import torch
 
-    from medunifier.synthesis.pixelsnail import Prior, PriorConfig
+    from medunifier.synthesis.pixelsnail import Prior
+    from medunifier.synthesis.prior_config import PriorConfig
 
     torch.manual_seed(1)
     for level in ("top", "bottom"):

@@ -6,7 +6,7 @@ import pytest
 
 from medunifier.report.generated_section import Nearest, strip_lines
 from medunifier.storage.image_shards import ImageStore, write_images
-from medunifier.synthesis.generated_sets import DRAWN, write_drawn
+from medunifier.synthesis.generated_sets import GENERATED, write_generated_set
 from medunifier.synthesis.prompts import Strip
 
 
@@ -22,9 +22,9 @@ def write_strip(folder, prompts: list[str]) -> None:
             "top": np.zeros((count, 64), np.uint16),
             "bottom": np.zeros((count, 256), np.uint16),
         },
-        schema=dict(DRAWN.columns),
+        schema=dict(GENERATED.columns),
     )
-    write_drawn(folder, table, np.zeros((count, 8, 8), np.uint8), 8)
+    write_generated_set(folder, table, np.zeros((count, 8, 8), np.uint8), 8)
 
 
 @pytest.mark.parametrize(

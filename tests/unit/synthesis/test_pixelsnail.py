@@ -1,11 +1,13 @@
-"""The prior's network: what each position may depend on, and what conditions it."""
+"""The prior's network: causality of every position, and the conditions on top codes and text."""
 
 import pytest
 import torch
 
 from medunifier.model.text import Text
 from medunifier.runtime.params import load_params
-from medunifier.synthesis.pixelsnail import CausalConv, Prior, PriorConfig
+from medunifier.synthesis.pixelsnail import Prior
+from medunifier.synthesis.pixelsnail_blocks import CausalConv
+from medunifier.synthesis.prior_config import PriorConfig
 from tests.support.paths import REPO
 from tests.support.priors import inputs, make_prior
 
@@ -21,7 +23,7 @@ SMALL = {"residual_blocks": 1, "channels": 8, "residual_channels": 4}
         ("bottom", True, True, 3),
     ],
 )
-def test_logits_depend_on_the_positions_before_and_on_no_other(level, attention, text, kernel):
+def test_logits_depend_on_all_earlier_positions_and_on_no_other(level, attention, text, kernel):
     """By gradients, at every position: zero from itself and all later ones, not zero from the one before."""
     prior = make_prior(level, text=text, attention=attention, kernel=kernel, **SMALL).requires_grad_(False)
     given = inputs(level, 1, text=text)
@@ -32,7 +34,7 @@ def test_logits_depend_on_the_positions_before_and_on_no_other(level, attention,
     for i in range(len(logits)):
         (gradient,) = torch.autograd.grad(some[i], embedded, retain_graph=True)
         reached = gradient[0].abs().sum(-1) > 0  # (N,)
-        assert not reached[i:].any(), f"position {i} sees the present or the future"
+        assert not reached[i:].any(), f"position {i} depends on the present or the future"
         if attention:  # everything before
             assert reached[:i].all(), f"position {i} misses {(~reached[:i]).nonzero().flatten().tolist()}"
         elif i % prior.grid:
@@ -71,7 +73,7 @@ def test_bottom_codes_depend_on_every_top_code():
 
 
 @pytest.mark.parametrize("level", ["top", "bottom"])
-def test_text_reaches_every_position_and_padding_none(level):
+def test_text_reaches_every_position_and_padding_does_not(level):
     prior = make_prior(level, text=True, attention=False)
     given = inputs(level, 3, text=True)
     before, text = prior(**given), given["text"]
@@ -94,8 +96,8 @@ def test_a_text_without_tokens_is_no_text(level):
 
 
 @pytest.mark.parametrize("level", ["top", "bottom"])
-def test_the_first_token_reaches_every_position_past_attention(level):
-    """[CLS] stands for the report as a whole; attention to the tokens is out of the way here."""
+def test_the_cls_token_reaches_every_position_without_attention(level):
+    """The [CLS] state is added to every position; attention to the tokens is switched off here."""
     prior = make_prior(level, text=True, attention=False)
     given = inputs(level, 2, text=True)
     text = given.pop("text")
@@ -109,7 +111,7 @@ def test_the_first_token_reaches_every_position_past_attention(level):
         assert differs.all() if matters else not differs.any()
 
 
-def test_what_does_not_fit_is_refused():
+def test_inputs_and_sizes_that_do_not_fit_are_rejected():
     top, bottom = make_prior("top"), make_prior("bottom")
     given = inputs("bottom", 2, text=True)
     with pytest.raises(ValueError, match="takes the top codes"):
@@ -124,7 +126,7 @@ def test_what_does_not_fit_is_refused():
         make_prior("top", heads=3)
 
 
-def test_the_preset_paper_has_the_sizes_of_the_release():
+def test_the_preset_paper_has_the_sizes_of_the_authors_code():
     """Those are the defaults; the bottom level has no causal attention."""
     prior = load_params(REPO / "workflow/presets/paper.yaml").prior
     assert prior.condition == "none" and prior.top_blocks == PriorConfig().top_blocks
@@ -143,7 +145,7 @@ def test_the_preset_paper_has_the_sizes_of_the_release():
             assert getattr(level, name) == getattr(config, name)
 
 
-def test_saved_and_loaded_it_is_the_same(tmp_path):
+def test_a_saved_prior_loads_unchanged(tmp_path):
     prior = make_prior("bottom", text=True)
     prior.save_pretrained(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"config.json", "model.safetensors"}
@@ -152,8 +154,8 @@ def test_saved_and_loaded_it_is_the_same(tmp_path):
     assert torch.equal(loaded(**given), prior(**given))
 
 
-def test_it_learns_what_follows_from_what():
-    """Codes that repeat the one two rows above, in one of two ways told by the text: certain after training."""
+def test_it_learns_a_rule_that_the_text_selects():
+    """Codes follow from the code two rows above in one of two ways that the text selects: certain after training."""
     torch.manual_seed(0)
     prior = make_prior("top", text=True, attention=False, residual_blocks=1).train()
     prior.config.dropout = 0.0

@@ -1,4 +1,4 @@
-"""PNGs with text fields: pixels and fields come back; other files are refused."""
+"""PNGs with text fields: pixels and fields come back; other files are rejected."""
 
 import numpy as np
 import pytest
@@ -17,15 +17,15 @@ def test_pixels_and_fields_come_back(tmp_path):
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["a.png"]
 
 
-def test_other_files_are_refused(tmp_path):
-    with pytest.raises(InputError, match="nowhere.png: not a readable PNG"):
+def test_other_files_are_rejected(tmp_path):
+    with pytest.raises(InputError, match=r"nowhere.png: not a readable PNG"):
         read_png(tmp_path / "nowhere.png")
     (tmp_path / "text.png").write_text("no image")
-    with pytest.raises(InputError, match="text.png: not a readable PNG"):
+    with pytest.raises(InputError, match=r"text.png: not a readable PNG"):
         read_png(tmp_path / "text.png")
     write_png(tmp_path / "cut.png", np.zeros((99, 99), np.uint8), {"a": "b"})
     (tmp_path / "cut.png").write_bytes((tmp_path / "cut.png").read_bytes()[:-30])
-    with pytest.raises(InputError, match="cut.png"):
+    with pytest.raises(InputError, match=r"cut.png"):
         read_png(tmp_path / "cut.png")
     grey = Image.fromarray(np.arange(16, dtype=np.uint8).reshape(4, 4))
     for name, image in {

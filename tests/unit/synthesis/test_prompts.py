@@ -1,4 +1,4 @@
-"""Files of prompts: the shipped one, a user's own in YAML or text, and what is refused."""
+"""Prompt files: the shipped one, a user's own in YAML or text, and files that are rejected."""
 
 import pytest
 
@@ -11,14 +11,14 @@ from tests.support.paths import REPO
 SHIPPED = REPO / "workflow/prompts.yaml"
 
 
-def test_the_shipped_prompts_ask_for_each_finding_equally_often():
-    told = [findings_mentioned(prompt, FINDINGS) for prompt in read_prompts(SHIPPED).prompts]
-    assert all(len(findings) == 1 for findings in told)
-    asked = [(finding, side) for findings in told for finding, side in findings.items()]
-    assert {finding: sum(f == finding for f, _ in asked) for finding in FINDINGS} == dict.fromkeys(
+def test_the_shipped_prompts_name_each_finding_equally_often():
+    mentioned = [findings_mentioned(prompt, FINDINGS) for prompt in read_prompts(SHIPPED).prompts]
+    assert all(len(findings) == 1 for findings in mentioned)
+    prompted = [(finding, side) for findings in mentioned for finding, side in findings.items()]
+    assert {finding: sum(f == finding for f, _ in prompted) for finding in FINDINGS} == dict.fromkeys(
         FINDINGS, 2
     )
-    assert sum(s == "left" for _, s in asked) == sum(s == "right" for _, s in asked) == 5
+    assert sum(s == "left" for _, s in prompted) == sum(s == "right" for _, s in prompted) == 5
 
 
 def test_yaml_and_text(tmp_path):
@@ -50,7 +50,7 @@ def test_yaml_and_text(tmp_path):
         ("{prompts: [a], strips: [{text: '{}', words: [c, '']}]}", r"strips\[0\].words\[1\] is ''"),
     ],
 )  # fmt: skip
-def test_mistakes_are_refused_by_name(tmp_path, content, message):
+def test_mistakes_are_rejected_by_name(tmp_path, content, message):
     path = tmp_path / "mine.yaml"
     path.write_text(content)
     with pytest.raises(InputError, match=message) as caught:

@@ -1,4 +1,4 @@
-"""The sampler is exact: the full network is its oracle, position by position."""
+"""The sampler is exact: compared with the full network position by position."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,8 @@ import torch
 from scipy.stats import chisquare
 
 from medunifier.model.text import Text
-from medunifier.synthesis.sampler import Incremental, Sampler, Weights, choose, sample_codes
+from medunifier.synthesis.incremental import IncrementalPrior, PriorWeights
+from medunifier.synthesis.sampler import Sampler, SamplingSettings, choose
 from tests.support.priors import CODES, inputs, make_prior, make_text
 
 SMALL = {"blocks": 1, "residual_blocks": 1}
@@ -15,7 +16,7 @@ SMALL = {"blocks": 1, "residual_blocks": 1}
 def replay(prior, given: dict) -> torch.Tensor:
     """Logits (B, N, K) of the incremental forward, given the true codes."""
     codes = given["codes"]
-    state = Incremental(Weights(prior), len(codes), given.get("top"), given.get("text"))
+    state = IncrementalPrior(PriorWeights(prior), len(codes), given.get("top"), given.get("text"))
     found = []
     for i in range(codes.shape[1]):
         found.append(state.logits())
@@ -44,24 +45,25 @@ def test_logits_are_those_of_the_full_forward(level, attention, text, kernel):
 
 @pytest.mark.parametrize("guidance", [1.0, 3.0])
 @torch.inference_mode()
-def test_a_draw_is_the_slow_samplers(guidance):
-    """The oracle runs the whole network anew for each position, with and without the text."""
+def test_codes_equal_those_of_the_slow_sampler(guidance):
+    """The oracle recomputes the whole network for each position, with and without the text."""
     priors, text = [make_prior(level, text=True, **SMALL) for level in ("top", "bottom")], make_text(2)
     seeds = [5, 6]
-    found = sample_codes(*priors, text, count=2, seeds=seeds, guidance=guidance, temperature=0.8, top_p=0.9)
+    settings = SamplingSettings(guidance=guidance, temperature=0.8, top_p=0.9)
+    found = Sampler(*priors).sample(text, seeds=seeds, settings=settings)
     uniforms = torch.stack(
         [torch.rand(320, generator=torch.Generator().manual_seed(s), dtype=torch.float64) for s in seeds]
     )
     top = None
-    for prior, drawn, randoms in zip(priors, found, uniforms.split((64, 256), 1), strict=True):
-        codes = torch.zeros_like(drawn)
+    for prior, sampled, randoms in zip(priors, found, uniforms.split((64, 256), 1), strict=True):
+        codes = torch.zeros_like(sampled)
         for i in range(codes.shape[1]):
             logits = prior(codes, top, text)[:, i]
             if guidance != 1:
                 without = prior(codes, top)[:, i]
                 logits = without + guidance * (logits - without)
-            codes[:, i] = choose(logits, randoms[:, i], temperature=0.8, top_p=0.9)
-        assert torch.equal(drawn, codes)
+            codes[:, i] = choose(logits, randoms[:, i], settings)
+        assert torch.equal(sampled, codes)
         top = codes
 
 
@@ -70,20 +72,21 @@ def test_a_seed_gives_the_same_codes_in_a_batch_of_any_size(text, guidance):
     sampler = Sampler(*(make_prior(level, text=text, **SMALL).double() for level in ("top", "bottom")))
     texts, seeds = make_text(13), list(range(13))
 
-    def draw(rows: list[int]) -> list[torch.Tensor]:
+    def sample(rows: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
         chosen = type(texts)(texts.states[rows], texts.mask[rows]) if text else None
-        return sampler.draw(chosen, seeds=[seeds[row] for row in rows], guidance=guidance)
+        settings = SamplingSettings(guidance=guidance)
+        return sampler.sample(chosen, seeds=[seeds[row] for row in rows], settings=settings)
 
-    whole = draw(seeds)
+    whole = sample(seeds)
     assert len({tuple(row.tolist()) for row in whole[1]}) == 13
     for rows in ([12], [3, 1], [0, 1, 2, 3], [7, 6, 5, 4, 3]):
-        for part, all_of_them in zip(draw(rows), whole, strict=True):
+        for part, all_of_them in zip(sample(rows), whole, strict=True):
             assert torch.equal(part, all_of_them[rows])
 
 
 @torch.inference_mode()
-def test_rounding_by_the_size_of_the_batch_is_negligible_in_double_precision():
-    """At the paper's width products of other sizes round otherwise; no code may hang on it."""
+def test_rounding_that_depends_on_the_batch_size_is_negligible_in_double_precision():
+    """At the paper's width products of other sizes round differently; no code may depend on it."""
     sizes = {"channels": 256, "residual_channels": 256, "kernel": 5, "heads": 8, "blocks": 1}
     prior = make_prior("top", text=True, **sizes).double()
     codes, text = inputs("top", 16)["codes"], make_text(16)
@@ -94,13 +97,13 @@ def test_rounding_by_the_size_of_the_batch_is_negligible_in_double_precision():
         assert (part - whole[rows]).abs().max() < 1e-12
 
 
-def test_codes_are_drawn_as_often_as_their_probabilities_say():
+def test_codes_are_sampled_as_often_as_their_probabilities_say():
     """Over evenly spread uniforms the counts are the distribution, after temperature, top-k and top-p."""
     logits = torch.randn(1, CODES, generator=torch.Generator().manual_seed(0)) * 2
     uniforms = (torch.arange(50_000, dtype=torch.float64) + 0.5) / 50_000
 
-    def shares(**how) -> np.ndarray:
-        codes = choose(logits.expand(len(uniforms), -1), uniforms, **how)
+    def shares(**settings) -> np.ndarray:
+        codes = choose(logits.expand(len(uniforms), -1), uniforms, SamplingSettings(**settings))
         return np.bincount(codes, minlength=CODES) / len(uniforms)
 
     plain = logits.double().softmax(-1)[0].numpy()
@@ -133,14 +136,14 @@ def test_uniforms_of_the_seeds_are_uniform():
     )
     with torch.inference_mode():
         expected = prior(torch.zeros(1, 64, dtype=torch.long))[0, 0].softmax(-1)
-    top, _ = sample_codes(prior, bottom, count=400, seeds=range(400))
+    top, _ = Sampler(prior, bottom).sample(seeds=range(400))
     counts = torch.bincount(top[:, 0], minlength=CODES)
     assert (
         chisquare(counts.numpy(), (expected.double() / expected.double().sum() * 400).numpy()).pvalue > 1e-3
     )
 
 
-def test_what_does_not_fit_is_refused():
+def test_priors_texts_and_settings_that_do_not_fit_are_rejected():
     top, bottom = make_prior("top", text=True), make_prior("bottom", text=True)
     with pytest.raises(ValueError, match="the top prior is one of level bottom"):
         Sampler(bottom, top)
@@ -149,13 +152,11 @@ def test_what_does_not_fit_is_refused():
     with pytest.raises(ValueError, match="one prior takes a text"):
         Sampler(make_prior("top"), bottom)
     with pytest.raises(ValueError, match="guidance needs a text"):
-        sample_codes(top, bottom, count=1, seeds=[0], guidance=2.0)
+        Sampler(top, bottom).sample(seeds=[0], settings=SamplingSettings(guidance=2.0))
     with pytest.raises(ValueError, match="3 texts for 2 seeds"):
-        sample_codes(top, bottom, make_text(3), count=2, seeds=[0, 1])
-    with pytest.raises(ValueError, match="2 seeds for 3 images"):
-        sample_codes(top, bottom, count=3, seeds=[0, 1])
+        Sampler(top, bottom).sample(make_text(3), seeds=[0, 1])
     with pytest.raises(ValueError, match="trained without text"):
-        sample_codes(make_prior("top"), make_prior("bottom"), make_text(1), count=1, seeds=[0])
+        Sampler(make_prior("top"), make_prior("bottom")).sample(make_text(1), seeds=[0])
     for wrong in ({"temperature": -1.0}, {"top_k": 0}, {"top_p": 0.0}, {"top_p": 1.5}):
         with pytest.raises(ValueError, match="expected a temperature"):
-            choose(torch.zeros(1, 5), torch.zeros(1), **wrong)
+            choose(torch.zeros(1, 5), torch.zeros(1), SamplingSettings(**wrong))
