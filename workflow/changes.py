@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medunifier.runtime.errors import InputError, disk_full_message
+from medunifier.runtime.files import write_text
 from medunifier.runtime.params import load_params
 from workflow import lockfile, locks
-from workflow.files import write_atomically
 
 if TYPE_CHECKING:  # DVC takes a second to import, which the jobs that only read the plan are spared
     from dvc.repo import Repo
@@ -62,7 +62,9 @@ def make_plan() -> dict[str, Stage]:
             if not locks.is_free(STATE / "run.lock"):
                 return read_plan()
             stages = ask_dvc()
-            write_atomically(PLAN_FILE, json.dumps([asdict(stage) for stage in stages.values()], indent=1))
+            write_text(
+                PLAN_FILE, json.dumps([asdict(stage) for stage in stages.values()], indent=1), shared=True
+            )
             _renew_stamps(stages)
             locks.clear_snakemake_locks()
     except OSError as error:

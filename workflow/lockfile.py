@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from workflow.files import write_atomically
+from medunifier.runtime.files import write_text
 
 LOCKFILE = Path("dvc.lock")
 WHOLE_COPY = Path(".state") / "dvc.lock.whole"  # the last dvc.lock known to be whole
@@ -38,7 +38,7 @@ def write_entries_alone() -> None:
         for stage in stages:
             dumped = _split(dumps_yaml({"stages": to_lockfile(stage, **options)}))
             entries |= dumped[1]
-        write_atomically(LOCKFILE, _joined(head, entries))
+        write_text(LOCKFILE, _joined(head, entries), shared=True)
 
     Lockfile.dump_stages = dump_stages
 
@@ -58,8 +58,8 @@ def canonicalise(names: Sequence[str]) -> None:
         ordered = sorted(entries, key=lambda name: (rank.get(_family(name), len(rank)), name))
         if ordered != list(entries):
             text = _joined(head, {name: entries[name] for name in ordered})
-            write_atomically(LOCKFILE, text)
-    write_atomically(WHOLE_COPY, text)
+            write_text(LOCKFILE, text, shared=True)
+    write_text(WHOLE_COPY, text, shared=True)
 
 
 def _split(text: str) -> tuple[str, dict[str, str]] | None:

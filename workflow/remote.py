@@ -2,8 +2,8 @@
 
 import sys
 
+from medunifier.runtime.files import write_text
 from workflow.changes import STATE
-from workflow.files import write_atomically
 
 REACHED = STATE / "remote"  # name of the default remote, if the main process has reached it
 
@@ -27,7 +27,7 @@ def fetch_run_cache() -> None:
                     "what is only there will be computed anew",
                     file=sys.stderr,
                 )
-    write_atomically(REACHED, name)
+    write_text(REACHED, name, shared=True)
 
 
 def transfer_run_cache(repo) -> None:

@@ -17,9 +17,9 @@ import traceback
 from pathlib import Path
 
 from medunifier.runtime.errors import disk_full_message
+from medunifier.runtime.files import write_text
 from workflow import lockfile, locks, remote
 from workflow.changes import STATE, read_plan
-from workflow.files import write_atomically
 
 LOG_TAIL = 30  # lines shown of the log of a stage that failed
 
@@ -92,7 +92,7 @@ def main() -> int:
             tail = text.splitlines()[-LOG_TAIL:] + ([] if story in text else [story])
             os.write(terminal, "\n".join([*tail, f"(all of it: {arguments.log})", ""]).encode())
         return 1
-    write_atomically(STATE / "outcomes" / arguments.stage, outcome + "\n")
+    write_text(STATE / "outcomes" / arguments.stage, outcome + "\n", shared=True)
     return 0
 
 

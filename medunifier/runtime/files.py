@@ -1,4 +1,4 @@
-"""Files that are whole or absent."""
+"""The one atomic writer: files that are whole or absent."""
 
 import csv
 import json
@@ -10,33 +10,45 @@ from typing import Any
 
 
 @contextmanager
-def atomic_path(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary name beside `path` to write to; it becomes `path` when the block ends well.
+def atomic_path(path: str | Path, *, shared: bool = False) -> Iterator[Path]:
+    """Yield a temporary name beside `path` to write to; it becomes `path` when the block ends without an error.
 
-    Whoever is killed or fails inside the block leaves `path` as it was. Missing folders are made.
-    Raises OSError, naming the file, when the disk is full or the folder cannot be written.
+    A process that is killed or fails inside the block leaves `path` as it was. Missing folders are made.
+
+    Args:
+        path: The file to write.
+        shared: Whether several processes may write `path` at the same time: each then has a temporary name of its
+            own, and the last one wins. Without it a killed process leaves at most one temporary file.
+
+    Raises:
+        OSError: The disk is full or the folder cannot be written; its `filename` is set.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.partial")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial" if shared else f".{path.name}.partial")
     try:
         yield temporary
         os.replace(temporary, path)
     except OSError as error:
-        error.filename = error.filename or str(path)  # libraries tell that the disk is full, not where
+        error.filename = error.filename or str(path)  # libraries report that the disk is full, not where
         raise
     finally:
         temporary.unlink(missing_ok=True)
 
 
+def write_text(path: str | Path, text: str, *, shared: bool = False) -> None:
+    """Write `text` in UTF-8, atomically; `shared` as in `atomic_path`."""
+    with atomic_path(path, shared=shared) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
 def write_json(path: str | Path, content: Any) -> None:
     """Write `content` as indented JSON, atomically."""
-    with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
 def write_curves(rows: list[dict[str, Any]], path: str | Path) -> None:
-    """All points of all curves as CSV: step, split, then a column per value, empty where not measured."""
+    """Write all points of all curves as CSV: step, split, then a column per value, empty where not measured."""
     columns = dict.fromkeys(name for row in rows for name in row)
     with atomic_path(path) as temporary, temporary.open("w", newline="") as file:
         writer = csv.DictWriter(file, list(columns), restval="", lineterminator="\n")

@@ -1,76 +1,131 @@
-"""What a JSON schema refuses, told in one line for each place: the path, the value, what is allowed."""
+"""The JSON schema of a pydantic model, and what the model refuses in one line for each place."""
 
 import json
-import math
 from collections.abc import Iterator
-from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+LIMITS = {
+    "minimum": "at least {}",
+    "exclusiveMinimum": "above {}",
+    "maximum": "at most {}",
+    "exclusiveMaximum": "below {}",
+    "multipleOf": "a multiple of {}",
+    "pattern": "matching {}",
+    "minItems": "of {} or more entries",
+    "maxItems": "of {} or fewer entries",
+    "minProperties": "with {} or more entries",
+    "uniqueItems": "without repeats",
+}
+YAML_WORDS = {"array": "list", "object": "section"}
+SHOWN = 80  # characters of a refused value
 
 
-def schema_violations(raw: object, schema_path: Path) -> Iterator[str]:
-    """One line for each place where `raw` breaks the JSON schema."""
-    from jsonschema import Draft202012Validator
+def json_schema(model: type[BaseModel]) -> dict[str, Any]:
+    """Return the JSON schema (draft 2020-12) of a model, in the short form that people write.
 
-    validator = Draft202012Validator(json.loads(schema_path.read_text(encoding="utf-8")))
-    for error in sorted(validator.iter_errors(raw), key=lambda error: [str(part) for part in error.path]):
-        where = ".".join(str(part) for part in error.path) or "(top level)"
-        known = error.schema.get("properties", {}) if isinstance(error.schema, dict) else {}
-        if error.validator == "additionalProperties":
-            for key in sorted(set(error.instance) - set(known), key=str):
-                path = f"{where}.{key}" if error.path else key
-                yield f"{path}: unknown key (value {_show(error.instance[key])}); allowed here: {', '.join(known)}"
-        elif error.validator == "required":
-            key = next(key for key in error.validator_value if error.message.startswith(repr(key)))
-            yield f"{where + '.' if error.path else ''}{key}: missing; allowed: {_allowed(known[key])}"
+    Beside the standard's keywords, `unit` holds a value's unit and `allowed` what is allowed in words.
+    """
+    return _tidied(model.model_json_schema())
+
+
+def _tidied(schema: Any) -> Any:
+    """Drop generated titles, write `const` as `enum` and `anyOf` with null as a list of types, where that is exact."""
+    if isinstance(schema, list):
+        return [_tidied(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    tidy = {
+        key: {name: _tidied(item) for name, item in value.items()}
+        if key in ("properties", "$defs")
+        else _tidied(value)
+        for key, value in schema.items()
+        if key != "title"
+    }
+    if "const" in tidy:
+        tidy["enum"] = [tidy.pop("const")]
+    choices = tidy.get("anyOf", [])
+    if len(choices) == 2 and choices[1] == {"type": "null"} and "type" in choices[0] and "enum" not in choices[0]:
+        del tidy["anyOf"]
+        tidy = choices[0] | {"type": [choices[0]["type"], "null"]} | tidy
+    return tidy
+
+
+def violations(error: ValidationError, model: type[BaseModel]) -> list[str]:
+    """Return one line for each place that `model` refused: the path, the value and what is allowed, by path."""
+    schema = json_schema(model)
+    lines: dict[str, str] = {}
+    for found in sorted(error.errors(include_url=False), key=lambda found: [str(part) for part in found["loc"]]):
+        *parents, last = found["loc"] or ("",)
+        path = ".".join(map(str, found["loc"])) or "(top level)"
+        kind = found["type"]
+        if kind in ("extra_forbidden", "invalid_key"):
+            value = "" if kind == "invalid_key" else f" (value {show(found['input'])})"
+            known = ", ".join(_at(schema, parents).get("properties", {}))
+            lines[path] = f"{path}: unknown key{value}; allowed here: {known}"
+        elif kind == "missing":
+            lines[path] = f"{path}: missing; allowed: {allowed(_at(schema, found['loc']))}"
+        elif last == "[key]":  # of a mapping whose keys users choose
+            where = ".".join(map(str, parents[:-1]))
+            names = _resolved(schema, _at(schema, parents[:-1])).get("propertyNames", {"type": "string"})
+            lines[path] = refused(where, found["input"], allowed(names))
+        elif kind == "finite_number":
+            lines[path] = f"{path}: {found['input']} is refused; allowed: a finite number"
         else:
-            yield refused(where, error.instance, _allowed(error.schema))
-    yield from _not_finite(raw)
+            lines[path] = refused(path, found["input"], allowed(_at(schema, found["loc"])))
+    return list(lines.values())
 
 
-def _not_finite(value: object, path: str = "") -> Iterator[str]:
-    """NaN and infinities, which pass every limit of a JSON schema."""
-    if isinstance(value, float) and not math.isfinite(value):
-        yield f"{path}: {value} is refused; allowed: a finite number"
-    elif isinstance(value, dict | list):
-        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
-            yield from _not_finite(item, f"{path}.{key}" if path else str(key))
+def _at(schema: dict, loc: Any) -> dict:
+    """The part of a JSON schema that describes what lies at a path."""
+    part = _resolved(schema, schema)
+    for step in loc:
+        inside = part.get("properties", {}).get(step) or part.get("items") or part.get("additionalProperties")
+        part = _resolved(schema, inside if isinstance(inside, dict) else {})
+    return part
 
 
-def _allowed(schema: dict) -> str:
-    """A schema's type and limits in words."""
+def _resolved(schema: dict, part: dict) -> dict:
+    """A part of a JSON schema with the definition that it names in its place; of alternatives, the one not null."""
+    if "anyOf" in part:
+        first, *others = (_resolved(schema, choice) for choice in part["anyOf"])
+        kinds = [kind for choice in (first, *others) for kind in [choice.get("type")] if kind]
+        return first | {key: value for key, value in part.items() if key != "anyOf"} | {"type": kinds}
+    if "$ref" in part:
+        name = part["$ref"].rsplit("/", 1)[1]
+        return schema["$defs"][name] | {key: value for key, value in part.items() if key != "$ref"}
+    return part
+
+
+def allowed(schema: dict) -> str:
+    """Return a JSON schema's type and limits in words."""
+    nullable = isinstance(schema.get("type"), list) and "null" in schema["type"]
     if "enum" in schema:
-        return " | ".join(str(value) for value in schema["enum"])
+        return " | ".join([*map(str, schema["enum"]), *(["null"] if nullable else [])])
     kinds = schema.get("type", [])
-    yaml_words = {"array": "list", "object": "section"}
-    words = [yaml_words.get(kind, kind) for kind in ([kinds] if isinstance(kinds, str) else kinds)]
-    limits = [
-        phrase.format(schema[keyword])
-        for keyword, phrase in {
-            "minimum": "at least {}",
-            "exclusiveMinimum": "above {}",
-            "maximum": "at most {}",
-            "exclusiveMaximum": "below {}",
-            "multipleOf": "a multiple of {}",
-            "minLength": "of {} or more characters",
-            "pattern": "matching {}",
-            "minItems": "of {} or more entries",
-            "maxItems": "of {} or fewer entries",
-            "minProperties": "with {} or more entries",
-            "uniqueItems": "without repeats",
-        }.items()
-        if keyword in schema
-    ]
+    words = [YAML_WORDS.get(kind, kind) for kind in ([kinds] if isinstance(kinds, str) else kinds)]
+    limits = [phrase.format(schema[key]) for key, phrase in LIMITS.items() if key in schema]
     if "list" in words and isinstance(schema.get("items"), dict):
-        limits.append(f"each: {_allowed(schema['items'])}")
+        limits.append(f"each: {allowed(schema['items'])}")
     if "section" in words and "properties" in schema:
         limits.append(f"with the keys {', '.join(schema['properties'])}")
-    return ", ".join([" or ".join(words), *limits])
+    if schema.get("minLength", 0) > 0:
+        limits.append(f"of {schema['minLength']} or more characters")
+    if schema.get("maxLength", 4096) < 4096:
+        limits.append(f"of {schema['maxLength']} or fewer characters")
+    text = ", ".join([" or ".join(words), *limits])
+    return f"{text} ({schema['allowed']})" if "allowed" in schema else text
 
 
-def _show(value: object) -> str:
-    text = json.dumps(value, default=str)
-    return text if len(text) <= 80 else text[:77] + "..."
+def show(value: object) -> str:
+    """Return a value as JSON, cut short."""
+    text = json.dumps(value, default=str, ensure_ascii=False)
+    return text if len(text) <= SHOWN else text[: SHOWN - 3] + "..."
 
 
-def refused(path: str, value: object, allowed: str) -> str:
-    """The line that tells of one refused value."""
-    return f"{path}: {_show(value)} is refused; allowed: {allowed}"
+def refused(path: str, value: object, what: str) -> str:
+    """Return the line that reports one refused value."""
+    return f"{path}: {show(value)} is refused; allowed: {what}"
+
+

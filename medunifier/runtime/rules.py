@@ -1,0 +1,184 @@
+"""The rules between parameters, which no field can check alone."""
+
+from collections.abc import Iterator
+from itertools import product
+from pathlib import Path
+
+from medunifier.runtime.schema import refused
+from medunifier.runtime.sections.base import NO_FILE
+from medunifier.runtime.sections.whole import Params
+
+RESERVED = ("priors", "tokenizer")  # folders of models/ that hold something else
+
+
+def broken_rules(params: Params) -> Iterator[str]:
+    """Yield one line for each rule that `params` break: the path, the value and what is allowed."""
+    for rule in (
+        known_datasets,
+        split_fractions,
+        objectives,
+        models,
+        trained,
+        stage_names,
+        heads,
+        pretraining,
+        augmentation,
+        report_sampling,
+        prior,
+        image_encoder,
+        tokenizer,
+    ):
+        yield from rule(params)
+
+
+def known_datasets(params: Params) -> Iterator[str]:
+    """Every data set that is used is listed."""
+    used = {"pretrain.dataset": (params.pretrain.dataset,)}
+    for name in ("finetune", "zero_shot", "retrieve", "write_reports"):
+        used[f"evaluate.{name}"] = tuple(getattr(params.evaluate, name))
+    for path, datasets in used.items():
+        for dataset in datasets:
+            if dataset not in params.datasets:
+                allowed = f"a data set listed under `datasets` ({', '.join(params.datasets)})"
+                yield refused(path, dataset, allowed)
+
+
+def split_fractions(params: Params) -> Iterator[str]:
+    """The parts of a split make a whole, and the parts that are needed are not empty."""
+    for name, dataset in params.datasets.items():
+        fractions = dataset.split_fractions
+        path = f"datasets.{name}.split_fractions"
+        if abs(sum(fractions) - 1) > 1e-6:
+            yield refused(path, fractions, "three parts that sum to 1")
+        if not fractions[0] or (dataset.split == "patient" and not all(fractions)):
+            yield refused(path, fractions, "parts above 0")
+
+
+def objectives(params: Params) -> Iterator[str]:
+    """A variant trains something."""
+    for name, variant in params.variants.items():
+        if not any(variant.weights.values()):
+            yield refused(f"variants.{name}", variant.weights, "at least one weight above 0")
+
+
+def models(params: Params) -> Iterator[str]:
+    """Names of models are known where they are used, and no two models share a folder."""
+    known = (*params.variants, *params.encoders)
+    for name in params.evaluate.finetune_models:
+        if name not in known:
+            allowed = f"a variant or one of `encoders` ({', '.join(known)})"
+            yield refused("evaluate.finetune_models", name, allowed)
+    for name in params.encoders:
+        if name in params.variants:
+            yield refused("encoders", name, "a name that no variant has")
+    for path in ("variants", "encoders"):
+        for name in RESERVED:
+            if name in getattr(params, path):
+                yield refused(path, name, "another name: this folder of models/ holds something else")
+
+
+def trained(params: Params) -> Iterator[str]:
+    """Evaluations run on models that trained what they need."""
+    for objective, names in params.trained:
+        able = [name for name, variant in params.variants.items() if getattr(variant, objective) > 0]
+        able += params.encoders if objective == "itc" else ()  # they embed images and texts, no more
+        for name in names:
+            if name not in able:
+                which = ", ".join(able) or "there is none"
+                allowed = f"a variant whose weight of {objective} is above 0 ({which})"
+                yield refused(f"trained.{objective}", name, allowed)
+
+
+def stage_names(params: Params) -> Iterator[str]:
+    """No two stages share the name MODEL-DATASET: `a-b` on `c` would be `a` on `b-c`."""
+    seen: dict[str, tuple[str, str]] = {}
+    for model, dataset in product((*params.variants, *params.encoders), params.datasets):
+        name = f"{model}-{dataset}"
+        if name in seen:
+            other = " on ".join(seen[name])
+            path = "variants" if model in params.variants else "encoders"
+            yield refused(path, model, f"another name: on {dataset}, its stages are called as those of {other}")
+        seen[name] = (model, dataset)
+
+
+def heads(params: Params) -> Iterator[str]:
+    """Widths divide into their attention heads."""
+    for path, part in {"simulate.vit.width": params.simulate.vit, "model.width": params.model}.items():
+        if part.width % part.heads:
+            yield refused(path, part.width, f"a multiple of the {part.heads} heads")
+
+
+def pretraining(params: Params) -> Iterator[str]:
+    """The recipe of pre-training agrees with itself."""
+    recipe = params.pretrain
+    for name in ("warmup_start", "final_learning_rate"):
+        rate, peak = getattr(recipe, name), recipe.learning_rate
+        if rate > peak:
+            yield refused(f"pretrain.{name}", rate, f"at most pretrain.learning_rate ({peak})")
+    low, high = recipe.temperature_range or (0.0, float("inf"))
+    if recipe.temperature_range is not None and not 0 < low <= high:
+        yield refused("pretrain.temperature_range", recipe.temperature_range, "two values above 0, the lower first")
+    elif not low <= recipe.temperature <= high:
+        yield refused("pretrain.temperature", recipe.temperature, f"within temperature_range ({low} to {high})")
+    if recipe.batch_size % recipe.accumulate:
+        yield refused("pretrain.accumulate", recipe.accumulate, f"a divisor of batch_size ({recipe.batch_size})")
+
+
+def augmentation(params: Params) -> Iterator[str]:
+    """Images change only where the encoder reads them again."""
+    augment = params.pretrain.augment
+    if augment is not None and params.features.mode != "online":
+        allowed = "null unless features.mode is online: stored features know nothing of a changed image"
+        yield refused("pretrain.augment", augment.model_dump(), allowed)
+
+
+def report_sampling(params: Params) -> Iterator[str]:
+    """Beam search does not sample."""
+    if params.write_reports.do_sample and params.write_reports.num_beams > 1:
+        yield refused("write_reports.do_sample", True, "false with num_beams above 1")
+
+
+def prior(params: Params) -> Iterator[str]:
+    """A level's sizes fit the recipe that both levels share."""
+    recipe = params.prior.training
+    for level, sizes in {"top": params.prior.top, "bottom": params.prior.bottom}.items():
+        path = f"prior.{level}"
+        if sizes.kernel % 2 == 0:
+            yield refused(f"{path}.kernel", sizes.kernel, "an odd number")
+        if sizes.channels % (2 * sizes.heads):
+            yield refused(f"{path}.channels", sizes.channels, f"a multiple of twice the {sizes.heads} heads")
+        if sizes.batch_size % recipe.accumulate:
+            allowed = f"a multiple of prior.training.accumulate ({recipe.accumulate})"
+            yield refused(f"{path}.batch_size", sizes.batch_size, allowed)
+        for name in ("warmup_start", "final_learning_rate"):
+            rate = getattr(recipe, name)
+            if rate > sizes.learning_rate:
+                allowed = f"at most {path}.learning_rate ({sizes.learning_rate})"
+                yield refused(f"prior.training.{name}", rate, allowed)
+
+
+def image_encoder(params: Params) -> Iterator[str]:
+    """The frozen encoder is one of a hub, pinned, or one in a local folder."""
+    vision = params.vision
+    if vision.model is None and vision.folder == NO_FILE:
+        yield refused("vision.folder", vision.folder, "a local folder, as vision.model is null")
+    if vision.model is not None and vision.folder != NO_FILE:
+        yield refused("vision.folder", vision.folder, f"{NO_FILE}, as vision.model names a model of a hub")
+    if vision.model is not None and vision.revision is None:
+        yield refused("vision.revision", None, "a commit: a hub's model must not change unnoticed")
+    if vision.model is None and vision.revision is not None:
+        yield refused("vision.revision", vision.revision, "null, as vision.folder is a local folder")
+
+
+def tokenizer(params: Params) -> Iterator[str]:
+    """The tokenizer is one of a hub or one in a local folder, and a checkpoint of the text side lies beside it."""
+    settings = params.tokenizer
+    if settings.pretrained is not None and settings.folder != NO_FILE:
+        allowed = f"{NO_FILE}, as tokenizer.pretrained names a tokenizer of a hub"
+        yield refused("tokenizer.folder", settings.folder, allowed)
+    if settings.pretrained is not None and Path(settings.pretrained).exists():
+        allowed = "a name on the Hugging Face hub; a local folder belongs under tokenizer.folder"
+        yield refused("tokenizer.pretrained", settings.pretrained, allowed)
+    if params.model.text_checkpoint and settings.source is None:
+        allowed = "false, as neither tokenizer.pretrained nor tokenizer.folder names a checkpoint"
+        yield refused("model.text_checkpoint", True, allowed)

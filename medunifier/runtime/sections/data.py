@@ -1,0 +1,153 @@
+"""Sections of params.yaml about data: the phantom, data sets, images, the frozen encoder and the tokenizer."""
+
+from typing import Literal
+
+from medunifier.runtime.sections.base import (
+    MAX_COUNT,
+    MAX_WIDTH,
+    NO_FILE,
+    Fractions,
+    Int,
+    Section,
+    Shards,
+    Text,
+    Texts,
+    knob,
+)
+
+
+class Vit(Section):
+    """The seeded, untrained ViT that stands in for downloaded weights."""
+
+    width: Int = knob("Width of the tokens.", ge=12, le=MAX_WIDTH)
+    layers: Int = knob("Transformer blocks.", ge=1, le=1000)
+    heads: Int = knob("Attention heads.", ge=1, le=1000)
+    patch_size: Literal[14] = knob("Height and width of a patch.", unit="pixels")
+
+
+class Copies(Section):
+    """Phantoms in the layouts of other data sets."""
+
+    chexpert: Int = knob("Images in CheXpert's layout; 0: none.", unit="images", ge=0, le=MAX_COUNT)
+    rsna: Int = knob("Images in RSNA Pneumonia's layout; 0: none.", unit="images", ge=0, le=MAX_COUNT)
+    siim_acr: Int = knob("Images in SIIM-ACR's layout; 0: none.", unit="images", ge=0, le=MAX_COUNT)
+    covidx: Int = knob("Images in COVIDx's layout; 0: none.", unit="images", ge=0, le=MAX_COUNT)
+
+
+class Simulate(Section):
+    """The phantom: procedural radiographs with reports."""
+
+    patients: Int = knob("Patients in MIMIC-CXR's layout; 0: no phantom is made.", ge=0, le=MAX_COUNT)
+    image_size: Int = knob("Height and width of the phantom's JPGs.", unit="pixels", ge=64, le=4096)
+    copies: Copies
+    vit: Vit
+
+
+class Index(Section):
+    """The files under `root` on which DVC depends, by the role that they play; one file may play several."""
+
+    images: Text = knob("File that lists the images.")
+    labels: Text = knob("File with the labels.")
+    split: Text = knob("File with the data set's own split.")
+    checksums: Text = knob("File with the checksums of the images.")
+    lists: Text = knob(
+        "File with a list of your own: image_id, split (train, validate, test), benchmark_class."
+    )
+
+
+class Benchmark(Section):
+    """A class-balanced subset in the style of CheXpert 5x200."""
+
+    classes: Texts = knob("Labels that are its classes.", min_length=2)
+    per_class: Int = knob("Images of each class.", unit="images", ge=1, le=MAX_COUNT)
+    rule: Literal["strict", "five_only", "list"] = knob(
+        "strict: every other label is negative; five_only: exactly one of the classes is positive; "
+        "list: as benchmark_class in index.lists says."
+    )
+    pool: Literal["train", "all"] = knob(
+        "Frontal images from which it is sampled: those of the training split, or all."
+    )
+    remove: Literal["patients", "images", "none"] = knob("What leaves the splits: its patients, its images or none.")
+
+
+class Dataset(Section):
+    """A data set as it lies on disk, and what is made of it."""
+
+    layout: Text = knob(
+        "How the data set is laid out: a name in medunifier/data/layouts/__init__.py.",
+        pattern="^[a-z][a-z0-9_]*$",
+        allowed="small letters, digits and `_`",
+    )
+    root: Text = knob("Folder with the images and the index files, absolute or relative to the repository.")
+    reports: Text | None = knob("Folder with the report texts where they lie apart; null: inside root.")
+    index: Index
+    views: Texts | None = knob("Views to keep; null: all.", min_length=1)
+    sections: Literal["both", "either", "none"] = knob(
+        "Which of findings and impression a study must have (paper: both)."
+    )
+    section_order: Literal["findings_first", "impression_first"] = knob(
+        "Order in the column `report` where a study has both sections."
+    )
+    split: Literal["official", "patient", "two_step", "list"] = knob(
+        "official: the data set's own; patient: at random by patient; two_step: at random by patient with "
+        "scikit-learn's train_test_split, twice; list: index.lists."
+    )
+    split_fractions: Fractions = knob(
+        "Parts of train, validate and test; used where split is patient or two_step.", min_length=3, max_length=3
+    )
+    benchmark: Benchmark | None = knob("Class-balanced subset that is kept out of training; null: none.")
+
+
+class Images(Section):
+    """How radiographs are decoded."""
+
+    size: Literal[224] = knob("Height and width of a decoded image.", unit="pixels")
+    aspect: Literal["squash", "pad", "crop"] = knob("How an image that is not square becomes square.")
+
+
+class Vision(Section):
+    """The frozen image encoder: a model of a hub or a local folder."""
+
+    model: Text | None = knob(
+        "Model of a hub, pinned by `revision`; null: the one in `folder`.",
+        pattern="^(timm|hf):.+$",
+        allowed="timm:NAME or hf:NAME; a local folder belongs under vision.folder",
+    )
+    revision: Text | None = knob("Commit of the hub's model; null for a local folder.")
+    folder: Text = knob(f"Local folder of a saved ViT; {NO_FILE} where `model` names one of a hub.")
+    skip_last_blocks: Int = knob(
+        "Blocks left out at the end (BLIP-2 leaves out 1 of ViT-g's 40).", ge=0, le=1000
+    )
+
+    @property
+    def source(self) -> str:
+        """Where the encoder comes from: the hub's name or the local folder."""
+        return self.model or self.folder
+
+
+class Features(Section):
+    """The features that the frozen encoder gives."""
+
+    mode: Literal["cached", "online"] = knob(
+        "cached: features are stored once; online: the encoder runs again in every pass (docs/features.md)."
+    )
+    shards: Shards = knob("Names of the parts in which features are extracted, in parallel.", min_length=1)
+    batch_size: Int = knob("Images that the encoder takes at a time.", unit="images", ge=1, le=MAX_COUNT)
+
+
+class Tokenizer(Section):
+    """The tokenizer of the reports: trained here, of a hub, or in a local folder."""
+
+    pretrained: Text | None = knob(
+        "Tokenizer of the Hugging Face hub; null: the one in `folder`, or else WordPiece is trained on the training "
+        "reports.",
+        pattern="^[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?$",
+        allowed="NAME or ORGANISATION/NAME; a local folder belongs under tokenizer.folder",
+    )
+    folder: Text = knob(f"Local folder of a saved tokenizer; {NO_FILE}: none.")
+    vocab_size: Int = knob("WordPiece entries, special tokens included.", ge=64, le=10_000_000)
+
+    @property
+    def source(self) -> str | None:
+        """Where the tokenizer comes from: the hub's name, the local folder, or None if it is trained here."""
+        return self.pretrained or (None if self.folder == NO_FILE else self.folder)

@@ -1,0 +1,139 @@
+"""Sections of params.yaml about evaluation: what is measured on which data, and generation."""
+
+from collections.abc import Mapping
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from medunifier.runtime.sections.base import (
+    MAX_COUNT,
+    NO_FILE,
+    CutOffs,
+    Int,
+    Names,
+    Percents,
+    Precision,
+    Section,
+    Seeds,
+    Text,
+    Texts,
+    knob,
+)
+
+BOOTSTRAP = "Bootstrap resamples for the confidence intervals (95 %)."
+
+
+class Evaluate(Section):
+    """The data sets on which each evaluation runs."""
+
+    finetune: Mapping[str, Annotated[Texts, Field(min_length=1)]] = knob(
+        "Data set: labels. One label is a binary task; several are classes that exclude each other."
+    )
+    finetune_models: Names = knob("Variants and encoders to fine-tune.")
+    finetune_percents: Percents = knob(
+        "Parts of the training split: stratified, each inside the next.", unit="%", min_length=1
+    )
+    zero_shot: Names = knob("Data sets for zero-shot classification.")
+    retrieve: Names = knob("Data sets for retrieval.")
+    write_reports: Names = knob("Data sets whose test images get a generated report.", min_length=1)
+
+
+class Finetune(Section):
+    """Fine-tuning of the image side, and a linear probe."""
+
+    seeds: Seeds = knob("Each samples its own training part and order; metrics are means over them.")
+    steps: Int = knob("Optimizer steps at most; early stopping ends before.", ge=1, le=MAX_COUNT)
+    batch_size: Int = knob(
+        "Images in an optimizer step; fewer where the part is smaller.", unit="images", ge=1, le=MAX_COUNT
+    )
+    precision: Precision = knob("Number format of the arithmetic.")
+    learning_rate: float = knob("Learning rate of the pre-trained weights at its peak (paper: 3e-6).", ge=0, le=10)
+    head_learning_rate: float = knob("Learning rate of the task head at its peak (paper: 3e-4).", gt=0, le=10)
+    head_start: Literal["zero", "probe"] = knob("Start of the task head: zero, or the linear probe.")
+    warmup_fraction: float = knob("Part of the steps in which the learning rate rises.", ge=0, le=1)
+    weight_decay: float = knob("Weight decay of matrices.", ge=0, le=10)
+    validate_every: Int = knob("Optimizer steps between two validations.", unit="steps", ge=1, le=MAX_COUNT)
+    patience: Int = knob(
+        "Validations without a better validation loss after which training ends.", ge=1, le=MAX_COUNT
+    )
+    bootstrap: Int = knob(BOOTSTRAP, ge=1, le=1_000_000)
+
+
+class ZeroShot(Section):
+    """Zero-shot classification by the similarity of images and class prompts."""
+
+    prompts: Text = knob("YAML file with the classes and their prompts; a file of your own works, too.")
+    prompts_per_class: Int | None = knob("Prompts sampled for each class; null: all.", ge=1, le=MAX_COUNT)
+    aggregation: Literal["max", "mean", "ensemble"] = knob(
+        "Over the prompts of a class: max or mean of the similarities, or an ensemble of the embeddings."
+    )
+    seeds: Seeds = knob("Each samples its own prompts; metrics are means over them.")
+    itm: bool = knob("true: the matching head also scores the best prompt of each class.")
+    bootstrap: Int = knob(BOOTSTRAP, ge=1, le=1_000_000)
+
+
+class Retrieve(Section):
+    """Retrieval of reports by image and of images by report."""
+
+    ks: CutOffs = knob("Cut-offs K of mAP@K.", min_length=1)
+    rerank: Int | None = knob(
+        "First candidates that the matching head ranks again, scored in addition; null: none.", ge=2, le=MAX_COUNT
+    )
+    bootstrap: Int = knob(BOOTSTRAP, ge=1, le=1_000_000)
+
+
+class WriteReports(Section):
+    """Generation of reports for test images."""
+
+    max_reports: Int | None = knob("Test reports generated; null: all.", unit="reports", ge=1, le=MAX_COUNT)
+    batch_size: Int = knob("Images at a time.", unit="images", ge=1, le=MAX_COUNT)
+    num_beams: Int = knob("1: greedy, or sampling where do_sample; more: beam search.", ge=1, le=1000)
+    do_sample: bool = knob("true: sample each token.")
+    temperature: float = knob("Temperature of the sampling.", gt=0, le=1000)
+    top_k: Int | None = knob("Sample among so many most likely tokens; null: all.", ge=1, le=MAX_COUNT)
+    top_p: float | None = knob(
+        "Sample among the most likely tokens that reach this probability; null: all.", gt=0, le=1
+    )
+    bootstrap: Int = knob(BOOTSTRAP, ge=1, le=1_000_000)
+
+
+class Generate(Section):
+    """Generation of images from the priors."""
+
+    unconditional: Int = knob("Images generated without a text.", unit="images", ge=4, le=MAX_COUNT)
+    reports: Int | None = knob(
+        "Images generated from reports of the test split; null: from all.", unit="images", ge=4, le=MAX_COUNT
+    )
+    prompts: Text = knob("File of prompts: YAML, or .txt with one a line.")
+    samples: Int = knob("Images of each prompt.", unit="images", ge=2, le=MAX_COUNT)
+    shown: Int = knob("Images of the first two sets that are also PNG files.", unit="images", ge=1, le=MAX_COUNT)
+    batch_size: Int = knob(
+        "Images generated at a time; results do not depend on it.", unit="images", ge=1, le=MAX_COUNT
+    )
+    temperature: float = knob(
+        "Divides the priors' logits; below 1: more alike; 0: the most likely codes.", ge=0, le=1000
+    )
+    top_k: Int | None = knob("Sample among so many most likely codes; null: all.", ge=1, le=65_536)
+    top_p: float | None = knob(
+        "Sample among the most likely codes that reach this probability; null: all.", gt=0, le=1
+    )
+    guidance: float = knob(
+        "How strongly a text counts: 1: as trained; above 1: its effect, so many times.", ge=0, le=1000
+    )
+
+
+class ScoreImages(Section):
+    """Scores of generated images."""
+
+    max_images: Int | None = knob(
+        "Images of each set for the image scores; null: all.", unit="images", ge=2, le=MAX_COUNT
+    )
+    inception_weights: Text = knob(
+        f"File with torch-fidelity's Inception weights; {NO_FILE}: none, then there is fd_vit but no FID.",
+        allowed=f"a file, or {NO_FILE}",
+    )
+
+    @property
+    def inception_file(self) -> str | None:
+        """The file with the Inception weights; None if there is none."""
+        return None if self.inception_weights == NO_FILE else self.inception_weights
