@@ -8,7 +8,7 @@ from snakemake.exceptions import WorkflowError
 from snakemake.utils import min_version
 
 from medunifier.runtime.errors import InputError
-from medunifier.runtime.dvc_pipeline import read_yaml
+from medunifier.runtime.yaml import read_mapping
 from workflow import changes, hooks, resources
 
 min_version("9.17")  # of which on a priority may be a function
@@ -17,7 +17,7 @@ try:
     STAGES = changes.make_plan() if workflow.is_main_process else changes.read_plan()
     PRIORITIES = changes.priorities(STAGES)
     # of all families: one may have no stage with these parameters
-    NEEDS = resources.load_resources(read_yaml(Path("dvc.yaml"))["stages"])
+    NEEDS = resources.load_resources(read_mapping("dvc.yaml")["stages"])
 except InputError as error:
     raise WorkflowError(error) from None
 

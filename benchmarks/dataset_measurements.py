@@ -4,7 +4,6 @@ Helper processes import this module, too, before they begin: what only some meas
 """
 
 import contextlib
-import dataclasses
 import hashlib
 import json
 import multiprocessing
@@ -27,9 +26,9 @@ SIZE = 224
 def settings(root: str, reports: str | None = None) -> tuple[Params, Dataset]:
     """The paper's parameters with the copy's place, and a benchmark as small as the copy asks for."""
     params = load_params(PRESET)
-    dataset = dataclasses.replace(params.datasets[NAME], root=root, reports=reports)
-    dataset = dataclasses.replace(dataset, benchmark=dataclasses.replace(dataset.benchmark, per_class=20))
-    return dataclasses.replace(params, datasets={NAME: dataset}), dataset
+    dataset = params.datasets[NAME].replace(root=root, reports=reports)
+    dataset = dataset.replace(benchmark=dataset.benchmark.replace(per_class=20))
+    return params.replace(datasets={NAME: dataset}), dataset
 
 
 def prepare(root: str) -> dict:

@@ -9,7 +9,6 @@ benchmarks/results/decoder-DATE.json. The exit code is 1 if the tapered one is w
 """
 
 import argparse
-import dataclasses
 import json
 import os
 import sys
@@ -23,8 +22,8 @@ import torch
 from benchmarks import records
 from medunifier.data.tokenizer import load_tokenizer
 from medunifier.image_scoring.similarity import psnr, ssim
-from medunifier.runtime.dvc_pipeline import read_yaml
 from medunifier.runtime.params import Params, load_params
+from medunifier.runtime.yaml import read_mapping
 from medunifier.tracking import LocalRun
 from medunifier.training.batch_order import mix
 from medunifier.training.checkpoints import Checkpoints
@@ -41,7 +40,7 @@ DECODERS = {"tapered": "paper", "release": "release"}  # the preset that each is
 
 def decoder_of(preset: str, divide: int) -> dict[str, Any]:
     """What a preset's decoder is made of, its channels divided."""
-    model = read_yaml(REPO / "workflow/presets" / f"{preset}.yaml")["model"]
+    model = read_mapping(REPO / "workflow/presets" / f"{preset}.yaml")["model"]
     return {
         "decoder_channels": tuple(width // divide for width in model["decoder_channels"]),
         "decoder_shortcut": model["decoder_shortcut"],
@@ -50,7 +49,7 @@ def decoder_of(preset: str, divide: int) -> dict[str, Any]:
 
 def trained(params: Params, decoder: dict[str, Any], steps: int, seed: int) -> dict[str, float]:
     """PSNR (dB) and SSIM, means over validation images, and GFLOP of decoding one, after training from scratch."""
-    params = dataclasses.replace(params, model=dataclasses.replace(params.model, **decoder))
+    params = params.replace(model=params.model.replace(**decoder))
     tokenizer = load_tokenizer("models/tokenizer")
     pairs, held_out = Pairs(params, tokenizer, "train"), Pairs(params, tokenizer, "validate")
     torch.manual_seed(mix(seed, 0))

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from benchmarks import records
 from benchmarks.training_step import batch, config
 from medunifier.huggingface.modeling_medunifier import MedUnifierModel
-from medunifier.runtime.dvc_pipeline import read_yaml
+from medunifier.runtime.yaml import read_mapping
 from medunifier.training.throughput import flop_counter
 
 REPO = Path(__file__).resolve().parents[1]
@@ -49,7 +49,7 @@ def step(model: MedUnifierModel, pairs: dict, weights: dict[str, float]) -> None
 
 def measure() -> dict[str, dict[str, float]]:
     """By variant: FLOP and seconds, as parts of `full`, and both again without the modules that are off."""
-    variants = read_yaml(REPO / "workflow/presets/ablation.yaml")["variants"]
+    variants = read_mapping(REPO / "workflow/presets/ablation.yaml")["variants"]
     torch.manual_seed(0)
     models = {"switched": {name: MedUnifierModel(config("ablation")).train() for name in variants}}
     models["taken_out"] = {name: without(weights) for name, weights in variants.items()}

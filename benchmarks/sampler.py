@@ -21,7 +21,7 @@ import torch
 from tqdm import tqdm
 
 from benchmarks import records
-from medunifier.runtime.dvc_pipeline import read_yaml
+from medunifier.runtime.yaml import read_mapping
 from medunifier.synthesis.pixelsnail import Prior
 from medunifier.synthesis.prior_config import GRIDS, PriorConfig
 from medunifier.synthesis.sampler import Sampler
@@ -33,7 +33,7 @@ REPETITIONS = 5
 
 def paper_prior(level: str) -> Prior:
     """A prior of the preset `paper`, random weights, in evaluation mode."""
-    preset = read_yaml(REPO / "workflow/presets/paper.yaml")
+    preset = read_mapping(REPO / "workflow/presets/paper.yaml")
     known = PriorConfig().to_dict()
     sizes = {name: value for name, value in preset["prior"][level].items() if name in known}
     codes = preset["model"]["codebook_size"]

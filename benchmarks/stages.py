@@ -17,7 +17,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from medunifier.runtime.dvc_pipeline import read_yaml
+from medunifier.runtime.yaml import read_mapping
 
 REPO = Path(__file__).resolve().parents[1]
 RESULTS = REPO / "benchmarks" / "results"
@@ -38,7 +38,7 @@ def core_seconds(folder: Path) -> dict[str, float]:
 
 def worked_on(folder: Path) -> dict[str, float]:
     """What the stages of that run worked on: images of the index, images decoded, pairs trained on."""
-    params = read_yaml(folder / "params.yaml")
+    params = read_mapping(folder / "params.yaml")
     prepared = [json.loads(p.read_text()) for p in (folder / "data/prepared").glob("*/summary.json")]
     decoded = [json.loads(p.read_text()) for p in (folder / "data/images").glob("*/summary.json")]
     return {

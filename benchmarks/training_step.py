@@ -36,7 +36,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from medunifier.huggingface.modeling_medunifier import MedUnifierConfig, MedUnifierModel
 from medunifier.model.image_generator import ImageDecoder
-from medunifier.runtime.dvc_pipeline import read_yaml
+from medunifier.runtime.yaml import read_mapping
 from medunifier.vision.frozen_encoder import FrozenViT, drop_last_blocks
 
 REPO = Path(__file__).resolve().parents[1]
@@ -53,7 +53,7 @@ CHUNK = 200_000_000  # parameters that AdamW steps at a time, to spare memory; i
 
 def config(preset: str) -> MedUnifierConfig:
     """The model of a preset."""
-    params = read_yaml(REPO / "workflow/presets" / f"{preset}.yaml")
+    params = read_mapping(REPO / "workflow/presets" / f"{preset}.yaml")
     known = params["model"] | params["pretrain"]
     return MedUnifierConfig(**{name: known[name] for name in MedUnifierConfig().to_dict() if name in known})
 

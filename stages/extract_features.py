@@ -25,10 +25,10 @@ def extract_features(params: Params, run: LocalRun, dataset: str, shard: str) ->
     store = ImageStore(Path("data/images") / dataset)
     rows = shard_rows(len(store), [str(name) for name in params.features.shards], shard)
     settings = params.vision
-    encoder = load_vision(settings.model, settings.revision, settings.skip_last_blocks)
+    encoder = load_vision(settings.source, settings.revision, settings.skip_last_blocks)
     encoder.to("cuda" if torch.cuda.is_available() else "cpu")
     manifest = {
-        "model": settings.model,
+        "model": settings.source,
         "revision": settings.revision,
         "skip_last_blocks": settings.skip_last_blocks,
         "checksum": encoder.checksum,

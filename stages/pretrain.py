@@ -1,6 +1,5 @@
 """Stage pretrain: the four-loss pre-training of one variant (paper section 3, recipe of section 4.1)."""
 
-import dataclasses
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -35,7 +34,7 @@ def pretrain(params: Params, run: Run, variant: str) -> None:
 
     p = params.pretrain
     weights = params.variants[variant].weights
-    params = dataclasses.replace(params, seed=params.training_seed(variant))
+    params = params.replace(seed=params.training_seed(variant))
     tokenizer = load_tokenizer("models/tokenizer")
     images = weights["tig"] > 0
     training = Pairs(params, tokenizer, "train", images)
@@ -238,10 +237,9 @@ def build_model(params: Params, tokenizer, features: Features, run: Run) -> "Med
     if m.text_checkpoint:
         from medunifier.pretraining.bert_checkpoint import load_bert
 
-        report = load_bert(model.qformer, model.text_head, m.text_checkpoint)
-        run.log(
-            f"text side from {m.text_checkpoint}; unused there: {report.unused}; new here: {report.missing}"
-        )
+        checkpoint = str(params.tokenizer.source)
+        report = load_bert(model.qformer, model.text_head, checkpoint)
+        run.log(f"text side from {checkpoint}; unused there: {report.unused}; new here: {report.missing}")
     return model
 
 
@@ -300,7 +298,7 @@ def save_model(
         (
             f"Pre-trained on `{p.dataset}` (seed {params.seed}): {p.steps} steps of "
             f"{p.batch_size} pairs, {p.precision}. Objectives and weights: {params.variants[variant].weights}. "
-            f"Reads the tokens of the frozen encoder `{params.vision.model}`."
+            f"Reads the tokens of the frozen encoder `{params.vision.source}`."
         ),
         "Research software: not a medical device, not for clinical use.",
         "| value | |\n|---|---|\n" + "\n".join(f"| {name} | {value:.6g} |" for name, value in values.items()),

@@ -107,7 +107,7 @@ def score_images(params: Params, run: Run, variant: str) -> None:
     means |= {name: seen[source].means[:n] for name, source in compared.items() if source in seen}
     run.metrics(realism.distances(VIT_NAMES, means, seed))
 
-    weights = params.score_images.inception_weights
+    weights = params.score_images.inception_file
     if weights is None:
         run.log("no FID: score_images.inception_weights names no file")
     else:

@@ -13,7 +13,7 @@ OUT = Path("models/tokenizer")
 
 
 def train_tokenizer(params: Params, run: Run) -> None:
-    """Trains WordPiece on the training reports of the pre-training data set, or loads `tokenizer.pretrained`."""
+    """Trains WordPiece on the training reports of the pre-training data set, or loads `tokenizer.pretrained` or `tokenizer.folder`."""
     from medunifier.data.tokenizer import encode, load_tokenizer, train_wordpiece
 
     table = Path("data/prepared") / params.pretrain.dataset / "train.parquet"
@@ -22,8 +22,8 @@ def train_tokenizer(params: Params, run: Run) -> None:
         raise InputError(
             f"{table} holds no reports; the tokenizer and the pre-training need a data set with texts."
         )
-    if params.tokenizer.pretrained:
-        tokenizer = load_tokenizer(params.tokenizer.pretrained)
+    if params.tokenizer.source:
+        tokenizer = load_tokenizer(params.tokenizer.source)
     else:
         tokenizer = train_wordpiece(reports, params.tokenizer.vocab_size)
     shutil.rmtree(OUT, ignore_errors=True)

@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from medunifier.runtime.dvc_pipeline import read_yaml
 from medunifier.runtime.errors import InputError
+from medunifier.runtime.yaml import read_mapping
 
 RESULTS = Path("benchmarks/results")
 PRESETS = Path("workflow/presets")
@@ -88,8 +88,8 @@ def load_sizes(path: Path) -> Sizes:
     Raises:
         InputError: the sizes of the encoder are not known.
     """
-    params = read_yaml(path)
-    model = params["vision"]["model"]
+    params = read_mapping(path)
+    model = params["vision"]["model"] or params["vision"]["folder"]
     vit = params["simulate"]["vit"]
     if model.startswith("data/simulated"):
         found = (vit["width"], vit["layers"], 4 * vit["width"], vit["patch_size"])

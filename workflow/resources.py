@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from medunifier.runtime.errors import InputError
+from medunifier.runtime.yaml import read_yaml
 
 RESOURCES_FILE = Path(__file__).with_name("resources.yaml")
 SITE_FILE = Path(__file__).with_name("site.yaml")
@@ -95,14 +96,11 @@ def describe(needs: Needs) -> str:
 
 def _read(path: Path, families: list[str], kinds: Mapping[str, type]) -> dict[str, Needs]:
     """One of the two files, checked; nothing if the file does not exist."""
-    from ruamel.yaml import YAML, YAMLError
-
     if not path.exists():
         return {}
-    try:
-        entries = YAML(typ="safe").load(path.read_text(encoding="utf-8")) or {}
-    except YAMLError as error:
-        raise InputError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    entries = read_yaml(path) or {}
+    if not isinstance(entries, dict):
+        raise InputError(f"{path}: expected a mapping of stage families at the top")
     for family, values in entries.items():
         if family not in families:
             raise InputError(f"{path}: {family} is no stage of dvc.yaml; allowed: {', '.join(families)}")

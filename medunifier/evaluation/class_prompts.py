@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from medunifier.runtime.errors import InputError
+from medunifier.runtime.yaml import read_yaml
 from medunifier.storage.tables import LABEL_PREFIX
 
 PARTS = ("severity", "subtype", "location")
@@ -47,15 +48,8 @@ class PromptFile:
 
 def read_prompts(path: str | Path) -> PromptFile:
     """Reads and checks a prompt file; InputError names the class and key that are wrong, and what is expected."""
-    from ruamel.yaml import YAML, YAMLError
-
     path = Path(path)
-    try:
-        content = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path}: not found; zero_shot.prompts in params.yaml names the file") from None
-    except (YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not valid YAML in UTF-8: {' '.join(str(error).split())}") from None
+    content = read_yaml(path, missing="not found; zero_shot.prompts in params.yaml names the file")
     if not isinstance(content, dict) or not isinstance(content.get("classes"), dict):
         raise InputError(
             f"{path}: expected the keys `items` and `classes`, as in workflow/zero_shot_prompts.yaml"

@@ -25,7 +25,7 @@ def looker(vision: Vision, trained: Trained) -> Callable[[Iterable[np.ndarray]],
 
     from medunifier.vision.frozen_encoder import load_vision
 
-    vit = load_vision(vision.model, vision.revision, vision.skip_last_blocks).to(trained.device)
+    vit = load_vision(vision.source, vision.revision, vision.skip_last_blocks).to(trained.device)
 
     def look(images: Iterable[np.ndarray]) -> Seen:
         means, embeddings = [], []

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 
 from medunifier.runtime.params import Params, TrainedVariants
 
@@ -28,11 +27,10 @@ def with_means(params: Params, groups: Groups) -> Params:
     def extended(models: tuple[str, ...]) -> tuple[str, ...]:
         return (*models, *(mean for mean, names in groups.items() if set(names) <= set(models)))
 
-    return replace(
-        params,
+    return params.replace(
         variants={**params.variants, **{mean: params.variants[names[0]] for mean, names in groups.items()}},
         trained=TrainedVariants(**{key: extended(models) for key, models in vars(params.trained).items()}),
-        evaluate=replace(params.evaluate, finetune_models=extended(params.evaluate.finetune_models)),
+        evaluate=params.evaluate.replace(finetune_models=extended(params.evaluate.finetune_models)),
     )
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from medunifier.runtime.errors import InputError
+from medunifier.runtime.yaml import read_mapping
 
 PLACEHOLDER = re.compile(r"\$\{([^}]+)\}")
 LARGE_FILE = 64 * 2**20  # bytes; above this a file outside dvc.lock counts by name and size
@@ -45,9 +46,9 @@ class Pipeline:
 
     def __init__(self, folder: str | Path = ".") -> None:
         self.folder = Path(folder)
-        self.parameters = read_yaml(self.folder / "params.yaml")
+        self.parameters = read_mapping(self.folder / "params.yaml")
         self.stages: dict[str, Stage] = {}
-        for family, entry in read_yaml(self.folder / "dvc.yaml")["stages"].items():
+        for family, entry in read_mapping(self.folder / "dvc.yaml")["stages"].items():
             for suffix, scope, body in instances(entry, self.parameters):
                 name = family + ("@" + suffix if suffix else "")
                 body = fill(body, self.parameters | scope, name)
@@ -110,7 +111,7 @@ class Pipeline:
         # Another stage's DVC may be writing the file at this moment: DVC does not replace it atomically.
         for _ in range(20):
             try:
-                stages = read_yaml(path)["stages"].values()
+                stages = read_mapping(path)["stages"].values()
                 return {out["path"]: out["md5"] for stage in stages for out in stage.get("outs", ())}
             except (InputError, TypeError, KeyError, AttributeError):
                 time.sleep(0.1)
@@ -194,18 +195,3 @@ def content_digest(path: Path) -> str:
         size = file.stat().st_size
         total.update(str(size).encode() if size > LARGE_FILE else file.read_bytes())
     return total.hexdigest()
-
-
-def read_yaml(path: Path) -> dict:
-    """A YAML file as a mapping; InputError if it is missing or broken."""
-    from ruamel.yaml import YAML, YAMLError  # YAML 1.2, as DVC reads it: 1e-3 is a number
-
-    try:
-        content = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path}: not found; run from the repository root") from None
-    except (YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not valid YAML in UTF-8: {' '.join(str(error).split())}") from None
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: expected a mapping at the top")
-    return content

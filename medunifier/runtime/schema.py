@@ -1,7 +1,6 @@
 """The JSON schema of a pydantic model, and what the model refuses in one line for each place."""
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -19,6 +18,9 @@ LIMITS = {
     "uniqueItems": "without repeats",
 }
 YAML_WORDS = {"array": "list", "object": "section"}
+# What pydantic writes where a check stands around a type -> the standard's keyword
+KEYWORDS = {"ge": "minimum", "gt": "exclusiveMinimum", "le": "maximum", "lt": "exclusiveMaximum"}
+LIST_KEYWORDS = {"minLength": "minItems", "maxLength": "maxItems"}
 SHOWN = 80  # characters of a refused value
 
 
@@ -31,13 +33,14 @@ def json_schema(model: type[BaseModel]) -> dict[str, Any]:
 
 
 def _tidied(schema: Any) -> Any:
-    """Drop generated titles, write `const` as `enum` and `anyOf` with null as a list of types, where that is exact."""
+    """Drop generated titles, and say in one way what pydantic says in several."""
     if isinstance(schema, list):
         return [_tidied(item) for item in schema]
     if not isinstance(schema, dict):
         return schema
+    words = KEYWORDS | (LIST_KEYWORDS if schema.get("type") == "array" else {})
     tidy = {
-        key: {name: _tidied(item) for name, item in value.items()}
+        words.get(key, key): {name: _tidied(item) for name, item in value.items()}
         if key in ("properties", "$defs")
         else _tidied(value)
         for key, value in schema.items()
@@ -45,8 +48,16 @@ def _tidied(schema: Any) -> Any:
     }
     if "const" in tidy:
         tidy["enum"] = [tidy.pop("const")]
+    if "patternProperties" in tidy:  # names that users choose
+        ((pattern, tidy["additionalProperties"]),) = tidy.pop("patternProperties").items()
+        tidy["propertyNames"] = {"type": "string", "pattern": pattern} | tidy.get("propertyNames", {})
     choices = tidy.get("anyOf", [])
-    if len(choices) == 2 and choices[1] == {"type": "null"} and "type" in choices[0] and "enum" not in choices[0]:
+    if (
+        len(choices) == 2
+        and choices[1] == {"type": "null"}
+        and "type" in choices[0]
+        and "enum" not in choices[0]
+    ):
         del tidy["anyOf"]
         tidy = choices[0] | {"type": [choices[0]["type"], "null"]} | tidy
     return tidy
@@ -56,7 +67,9 @@ def violations(error: ValidationError, model: type[BaseModel]) -> list[str]:
     """Return one line for each place that `model` refused: the path, the value and what is allowed, by path."""
     schema = json_schema(model)
     lines: dict[str, str] = {}
-    for found in sorted(error.errors(include_url=False), key=lambda found: [str(part) for part in found["loc"]]):
+    for found in sorted(
+        error.errors(include_url=False), key=lambda found: [str(part) for part in found["loc"]]
+    ):
         *parents, last = found["loc"] or ("",)
         path = ".".join(map(str, found["loc"])) or "(top level)"
         kind = found["type"]
@@ -127,5 +140,3 @@ def show(value: object) -> str:
 def refused(path: str, value: object, what: str) -> str:
     """Return the line that reports one refused value."""
     return f"{path}: {show(value)} is refused; allowed: {what}"
-
-

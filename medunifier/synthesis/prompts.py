@@ -3,9 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from ruamel.yaml import YAML, YAMLError
-
 from medunifier.runtime.errors import InputError
+from medunifier.runtime.yaml import parse_yaml
 
 HOW = "give a YAML file like workflow/prompts.yaml, or a .txt file with one prompt a line"
 BLANK = "{}"  # stands for the changing word
@@ -69,9 +68,9 @@ def read_prompts(path: str | Path) -> Prompts:
 
 def _mapping(path: Path, text: str) -> dict:
     try:
-        content = YAML(typ="safe").load(text)
-    except YAMLError as error:
-        raise InputError(f"{path}: not valid YAML: {' '.join(str(error).split())}; {HOW}") from None
+        content = parse_yaml(text, str(path))
+    except InputError as error:
+        raise InputError(f"{error}; {HOW}") from None
     content = {"prompts": content} if isinstance(content, list) else content
     if not isinstance(content, dict):
         raise InputError(f"{path}: expected `prompts` and `strips`; {HOW}")

@@ -83,7 +83,8 @@ def load_vision(model: str, revision: str | None = None, skip_last_blocks: int =
             vit, tokens = _transformers(model.removeprefix("hf:"), revision)
         elif not (Path(model) / "config.json").is_file():
             raise InputError(
-                f"vision.model: {model!r} has no config.json. Give `timm:NAME`, `hf:NAME` or the folder of a saved ViT."
+                f"vision.folder: {model!r} has no config.json. Give the folder of a saved ViT, or let vision.model be "
+                "`timm:NAME` or `hf:NAME`."
             )
         elif "model_type" in json.loads((Path(model) / "config.json").read_text()):
             vit, tokens = _transformers(model, None)

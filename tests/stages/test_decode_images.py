@@ -1,4 +1,3 @@
-import dataclasses
 import errno
 import hashlib
 import json
@@ -48,9 +47,9 @@ def root(tmp_path, monkeypatch):
 
 def decode(root, **images):
     params = load_params(REPO / "workflow" / "presets" / "demo.yaml")
-    dataset = dataclasses.replace(params.datasets["phantom"], root=str(root))
-    images = dataclasses.replace(params.images, **{"size": 16, **images})
-    params = dataclasses.replace(params, datasets={"phantom": dataset}, images=images)
+    dataset = params.datasets["phantom"].replace(root=str(root))
+    images = params.images.replace(**{"size": 16, **images})
+    params = params.replace(datasets={"phantom": dataset}, images=images)
     stage.decode_images(params, LocalRun("decode_images@phantom", "metrics"), "phantom")
 
 

@@ -1,4 +1,3 @@
-import dataclasses
 import json
 from pathlib import Path
 
@@ -47,9 +46,9 @@ def images(tmp_path, monkeypatch):
 
 def extract(shard, *, shards=(0, 1, 2), batch_size=2):
     params = load_params(REPO / "workflow" / "presets" / "demo.yaml")
-    features = dataclasses.replace(params.features, shards=shards, batch_size=batch_size)
+    features = params.features.replace(shards=shards, batch_size=batch_size)
     run = LocalRun(f"extract_features@phantom-{shard}", "metrics")
-    extract_features(dataclasses.replace(params, features=features), run, "phantom", shard)
+    extract_features(params.replace(features=features), run, "phantom", shard)
 
 
 def test_the_shards_together_hold_the_tokens_of_every_image(images):

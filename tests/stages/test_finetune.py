@@ -1,6 +1,5 @@
 """The stage finetune on a tiny project: nested parts, figures that follow the truth, early stopping, bad input."""
 
-import dataclasses
 import json
 from pathlib import Path
 
@@ -26,9 +25,9 @@ LABEL = "edema"  # even numbers are positive, see trained_project
 def params(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     params = make_project(tmp_path)
-    evaluate = dataclasses.replace(params.evaluate, finetune={DATASET: (LABEL,)})
-    quick = dataclasses.replace(params.finetune, steps=6, validate_every=2, batch_size=4, bootstrap=50)
-    return dataclasses.replace(params, evaluate=evaluate, finetune=quick)
+    evaluate = params.evaluate.replace(finetune={DATASET: (LABEL,)})
+    quick = params.finetune.replace(steps=6, validate_every=2, batch_size=4, bootstrap=50)
+    return params.replace(evaluate=evaluate, finetune=quick)
 
 
 def run_finetune(params, percent="100") -> dict[str, float]:
@@ -70,10 +69,10 @@ def test_a_class_that_shows_is_found_by_both_classifiers(params):
 
 def test_zero_head_learns_and_ends_with_the_best_validation_loss(params):
     show_the_label()
-    chosen = dataclasses.replace(
-        params.finetune, head_start="zero", steps=40, patience=20, head_learning_rate=0.1, learning_rate=0.01
+    chosen = params.finetune.replace(
+        head_start="zero", steps=40, patience=20, head_learning_rate=0.1, learning_rate=0.01
     )
-    metrics = run_finetune(dataclasses.replace(params, finetune=chosen))
+    metrics = run_finetune(params.replace(finetune=chosen))
     assert metrics["auroc"] == 100
     assert metrics["best_step"] == metrics["best_step_seed_0"] > 0 and metrics[
         "val_loss_seed_0"
@@ -82,8 +81,8 @@ def test_zero_head_learns_and_ends_with_the_best_validation_loss(params):
 
 def test_a_start_that_no_step_betters_is_told(params, capsys):
     show_the_label()
-    spoilt = dataclasses.replace(params.finetune, learning_rate=1.0, head_learning_rate=1.0, seeds=(0, 1))
-    metrics = run_finetune(dataclasses.replace(params, finetune=spoilt))
+    spoilt = params.finetune.replace(learning_rate=1.0, head_learning_rate=1.0, seeds=(0, 1))
+    metrics = run_finetune(params.replace(finetune=spoilt))
     assert metrics["best_step"] == metrics["best_step_seed_0"] == metrics["best_step_seed_1"] == 0
     assert "seed 1: no step lowers the validation loss: what counts as fine-tuned is the linear probe" in (
         capsys.readouterr().out
@@ -101,8 +100,8 @@ def test_what_does_not_depend_on_the_seed_is_encoded_once(params, monkeypatch):
         return encode(network, model, store, rows)
 
     monkeypatch.setattr(stage, "encode", counted)
-    seeds = dataclasses.replace(params.finetune, seeds=(0, 1, 2))
-    run_finetune(dataclasses.replace(params, finetune=seeds), "50")
+    seeds = params.finetune.replace(seeds=(0, 1, 2))
+    run_finetune(params.replace(finetune=seeds), "50")
     assert sorted(calls) == [4, 6, 6, 6, 8], "validation, three training parts, test"
 
 
@@ -146,10 +145,10 @@ def test_intervals_draw_patients(params):
 
 def test_several_labels_are_classes_that_exclude_each_other(params):
     show_the_label()
-    evaluate = dataclasses.replace(params.evaluate, finetune={DATASET: ("edema", "cardiomegaly")})
+    evaluate = params.evaluate.replace(finetune={DATASET: ("edema", "cardiomegaly")})
     # two labels are two classes with an output each
-    seeds = dataclasses.replace(params.finetune, seeds=(0, 1))
-    metrics = run_finetune(dataclasses.replace(params, evaluate=evaluate, finetune=seeds), "50")
+    seeds = params.finetune.replace(seeds=(0, 1))
+    metrics = run_finetune(params.replace(evaluate=evaluate, finetune=seeds), "50")
     assert metrics["accuracy"] == 100 and metrics["accuracy_chance"] == 50
     assert metrics["accuracy_seed_sd"] == 0 and metrics["n_train_used"] == 6
 
@@ -186,9 +185,9 @@ def test_rows_without_class_or_image_are_counted(params):
 
 
 def test_missing_labels_and_classes_are_input_errors(params):
-    wrong = dataclasses.replace(params.evaluate, finetune={DATASET: ("oedema",)})
+    wrong = params.evaluate.replace(finetune={DATASET: ("oedema",)})
     with pytest.raises(InputError, match="no column label_oedema; .*may name: edema, cardiomegaly"):
-        run_finetune(dataclasses.replace(params, evaluate=wrong))
+        run_finetune(params.replace(evaluate=wrong))
     path = f"data/prepared/{DATASET}/validate.parquet"
     pl.read_parquet(path).with_columns(label_edema=pl.lit(0, pl.Int8)).write_parquet(path)
     with pytest.raises(InputError, match=r"validate.parquet: classes .* have \[4, 0\] images"):

@@ -1,6 +1,5 @@
 """The stage generate_images and the command by hand: sets, seeds, metadata, and verification."""
 
-import dataclasses
 import json
 import shutil
 import sys
@@ -43,15 +42,15 @@ def project(tmp_path_factory):
     """A project after train_prior, with all four sets; tests must leave it as it is."""
     folder = tmp_path_factory.mktemp("project")
     params = make_project(folder)
-    settings = dataclasses.replace(
-        params.generate, unconditional=6, reports=5, samples=2, shown=3, batch_size=4, prompts="mine.yaml"
+    settings = params.generate.replace(
+        unconditional=6, reports=5, samples=2, shown=3, batch_size=4, prompts="mine.yaml"
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         make_priors()
         Path("mine.yaml").write_text(PROMPTS)
         shutil.copy(REPOSITORY / "params.yaml", "params.yaml")
-        params = dataclasses.replace(params, generate=settings)
+        params = params.replace(generate=settings)
         metrics = run_stage(params)
         yield params, metrics
 
@@ -107,7 +106,7 @@ def test_batches_do_not_matter(project, tmp_path, monkeypatch):
     shutil.copytree(".", tmp_path / "copy")
     monkeypatch.chdir(tmp_path / "copy")
     monkeypatch.setattr(stage, "SHOWN_SAMPLES", 1)
-    run_stage(dataclasses.replace(params, generate=dataclasses.replace(params.generate, batch_size=5)))
+    run_stage(params.replace(generate=params.generate.replace(batch_size=5)))
     shown = sorted(path.stem for path in Path(f"data/generated/{VARIANT}/prompts/shown").iterdir())
     assert shown == ["prompts-00000", "prompts-00002"]  # one of each prompt's two
     for name, (table, pixels) in before.items():

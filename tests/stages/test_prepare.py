@@ -1,5 +1,4 @@
 import csv
-import dataclasses
 import errno
 import hashlib
 import json
@@ -40,7 +39,7 @@ def run(fake, *, seed=0, **changes):
 def run_settings(settings, *, seed=0, name="fake"):
     """Run the stage; returns its tables by name, and its summary."""
     params = load_params(REPO / "workflow" / "presets" / "demo.yaml")
-    params = dataclasses.replace(params, seed=seed, datasets={name: settings})
+    params = params.replace(seed=seed, datasets={name: settings})
     prepare(params, LocalRun(f"prepare@{name}", "metrics"), name)
     folder = Path("data/prepared") / name
     schemas = dict.fromkeys(SPLITS, PREPARED) | {
@@ -282,7 +281,7 @@ def test_a_layout_without_a_split_of_its_own_is_told(fake, tmp_path):
     )
     settings = covid_settings(tmp_path)
     with pytest.raises(InputError, match="has no official split for 1 images; set `split: patient`"):
-        run_settings(dataclasses.replace(settings, split="official"))
+        run_settings(settings.replace(split="official"))
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
@@ -299,7 +298,7 @@ def test_a_full_disk_is_passed_on_and_leaves_no_half_table(fake, monkeypatch, co
 
 def covid_settings(root):
     params = load_params(REPO / "workflow" / "presets" / "covid-chestxray.yaml")
-    return dataclasses.replace(params.datasets["covid-chestxray"], root=str(root))
+    return params.datasets["covid-chestxray"].replace(root=str(root))
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason=f"the real data set is not at {REAL}")

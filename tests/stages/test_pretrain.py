@@ -1,7 +1,6 @@
 """The stages train_tokenizer and pretrain on a tiny project: what they read, leave and say."""
 
 import csv
-import dataclasses
 import shutil
 import subprocess
 import sys
@@ -25,8 +24,7 @@ from tests.support.trained_project import REPOSITORY, make_project
 
 def tiny(params, **changes):
     """The shipped parameters with a network and a recipe small enough for a test."""
-    model = dataclasses.replace(
-        params.model,
+    model = params.model.replace(
         width=16,
         layers=2,
         heads=2,
@@ -37,9 +35,7 @@ def tiny(params, **changes):
         max_text_tokens=40,
     )
     recipe = {"steps": 6, "batch_size": 4, "validate_every": 3, "checkpoint_every": 2}
-    return dataclasses.replace(
-        params, model=model, pretrain=dataclasses.replace(params.pretrain, **(recipe | changes))
-    )
+    return params.replace(model=model, pretrain=params.pretrain.replace(**(recipe | changes)))
 
 
 @pytest.fixture
@@ -91,7 +87,7 @@ assert world_size() == 2, world_size()
 def without_dropout():
     """`tiny` parameters of a training that does not draw for each image."""
     params = tiny(load_params(REPOSITORY / "params.yaml"), validate_every=6)
-    return dataclasses.replace(params, model=dataclasses.replace(params.model, dropout=0.0))
+    return params.replace(model=params.model.replace(dropout=0.0))
 
 
 def test_two_processes_train_as_one_does(project, monkeypatch):
@@ -131,7 +127,7 @@ def test_two_processes_train_as_one_does(project, monkeypatch):
 
 def test_stopped_and_begun_again_it_leaves_the_same(project, monkeypatch):
     """The stage as a whole, its dropout and the quantisers' counts included: weights, buffers and curves, bit by bit."""
-    dropout = dataclasses.replace(project, model=dataclasses.replace(project.model, dropout=0.2))
+    dropout = project.replace(model=project.model.replace(dropout=0.2))
 
     def result(signature):
         pretrain.pretrain(dropout, LocalRun("pretrain@full", "results/metrics", signature), "full")
@@ -162,9 +158,9 @@ def test_stopped_and_begun_again_it_leaves_the_same(project, monkeypatch):
 
 def test_same_seed_same_weights_other_seed_others(project):
     def weights(seed, signature, own_seed=None):
-        variants = {"full": dataclasses.replace(project.variants["full"], seed=own_seed)}
+        variants = {"full": project.variants["full"].replace(seed=own_seed)}
         run = LocalRun("pretrain@full", "results/metrics", signature)
-        pretrain.pretrain(dataclasses.replace(project, seed=seed, variants=variants), run, "full")
+        pretrain.pretrain(project.replace(seed=seed, variants=variants), run, "full")
         return AutoModel.from_pretrained("models/full").state_dict()
 
     one, again, other = weights(0, "a"), weights(0, "b"), weights(1, "c")
@@ -178,9 +174,9 @@ def test_the_norm_behind_the_vit_starts_plain_or_on_data(project):
     """The frozen tokens of the tiny project differ from image to image and are far from standardised."""
 
     def start(how):
-        model = dataclasses.replace(project.model, vision_norm_start=how)
-        recipe = dataclasses.replace(project.pretrain, steps=1, learning_rate=1e-12, warmup_start=0.0)
-        params = dataclasses.replace(project, model=model, pretrain=recipe)
+        model = project.model.replace(vision_norm_start=how)
+        recipe = project.pretrain.replace(steps=1, learning_rate=1e-12, warmup_start=0.0)
+        params = project.replace(model=model, pretrain=recipe)
         pretrain.pretrain(params, LocalRun("pretrain@full", "results/metrics", how), "full")
         return AutoModel.from_pretrained("models/full").vision_norm
 
@@ -190,9 +186,9 @@ def test_the_norm_behind_the_vit_starts_plain_or_on_data(project):
 
 
 def test_an_objective_that_is_off_leaves_no_trace(project):
-    variant = dataclasses.replace(project.variants["full"], itm=0.0, tig=0.0)
+    variant = project.variants["full"].replace(itm=0.0, tig=0.0)
     run = LocalRun("pretrain@two", "results/metrics", "two")
-    pretrain.pretrain(dataclasses.replace(project, variants={"two": variant}), run, "two")
+    pretrain.pretrain(project.replace(variants={"two": variant}), run, "two")
     assert "val_itc_last" in run.final and "val_itg_last" in run.final
     assert not {k for k in run.final if "itm" in k or "tig" in k or "perplexity" in k or "revived" in k}
     trained = AutoModel.from_pretrained("models/two")
@@ -267,9 +263,7 @@ def test_by_shard_reads_the_features_of_one_shard_after_the_other(project, monke
         return load(pairs, rows)
 
     monkeypatch.setattr(pretrain.Pairs, "load", noted)
-    by_shard = dataclasses.replace(
-        project, pretrain=dataclasses.replace(project.pretrain, order="by_shard", validate_every=6)
-    )
+    by_shard = project.replace(pretrain=project.pretrain.replace(order="by_shard", validate_every=6))
     pretrain.pretrain(by_shard, LocalRun("pretrain@full", "results/metrics"), "full")
     trained = np.array(read[12:]).reshape(-1, 4)  # behind the look at 12 items before the first step
     assert len(trained) == 6 and all(len(set(step)) == 1 for step in trained)

@@ -1,6 +1,5 @@
 """The stage retrieve: a model that knows the answer scores 100, the real one runs, bad input is told."""
 
-import dataclasses
 import json
 import re
 import shutil
@@ -195,7 +194,7 @@ def test_features_of_another_vit_are_an_input_error(params):
 def test_same_seed_same_numbers(params):
     first = run_retrieve(params)
     assert run_retrieve(params) == first
-    other = run_retrieve(dataclasses.replace(params, seed=1))
+    other = run_retrieve(params.replace(seed=1))
     assert other["i2t_map_at_5"] == first["i2t_map_at_5"]
 
 
@@ -215,15 +214,15 @@ def test_the_matching_head_ranks_the_first_candidates_anew(params, monkeypatch):
         return Matching(None, None, None), store
 
     monkeypatch.setattr(stage, "load_model", load)
-    chosen = dataclasses.replace(params.retrieve, rerank=8)
-    metrics = run_retrieve(dataclasses.replace(params, retrieve=chosen))
+    chosen = params.retrieve.replace(rerank=8)
+    metrics = run_retrieve(params.replace(retrieve=chosen))
     for direction in ("i2t", "t2i"):
         assert metrics[f"itm_{direction}_recall_at_1"] == 100 > metrics[f"{direction}_recall_at_1"]
 
 
 def test_re_ranking_by_the_real_matching_head(params):
-    chosen = dataclasses.replace(params.retrieve, rerank=4)
-    metrics = run_retrieve(dataclasses.replace(params, retrieve=chosen))
+    chosen = params.retrieve.replace(rerank=4)
+    metrics = run_retrieve(params.replace(retrieve=chosen))
     assert 0 <= metrics["itm_i2t_map_at_1"] <= 100 and "itm_t2i_recall_at_10_chance" in metrics
 
     table, items = pl.read_parquet(TEST), read_items(f"retrieve@{VARIANT}-{DATASET}")
@@ -259,7 +258,7 @@ def test_examples_to_be_read_are_what_the_rankings_hold(params):
     """Texts of one query: its own, then those that were found first, each with the truth about its class."""
     folder = f"results/retrieval/{VARIANT}-{DATASET}"
     run = Noting(f"retrieve@{VARIANT}-{DATASET}", "results/metrics")
-    chosen = dataclasses.replace(params, retrieve=dataclasses.replace(params.retrieve, rerank=4))
+    chosen = params.replace(retrieve=params.retrieve.replace(rerank=4))
     retrieve(chosen, run, VARIANT, DATASET)
     assert run.artifacts == [f"{folder}/examples.md"]
     text = Path(run.artifacts[0]).read_text()
@@ -289,14 +288,14 @@ def test_examples_to_be_read_are_what_the_rankings_hold(params):
 
     retrieve(chosen, run, VARIANT, DATASET)
     assert Path(run.artifacts[0]).read_text() == text
-    retrieve(dataclasses.replace(chosen, seed=1), run, VARIANT, DATASET)
+    retrieve(chosen.replace(seed=1), run, VARIANT, DATASET)
     assert Path(run.artifacts[0]).read_text() != text, "other examples"
 
 
 @pytest.mark.parametrize("rerank", [None, 4])
 def test_intervals_draw_patients(params, rerank):
-    chosen = dataclasses.replace(params.retrieve, rerank=rerank)
-    metrics = run_retrieve(dataclasses.replace(params, retrieve=chosen))
+    chosen = params.retrieve.replace(rerank=rerank)
+    metrics = run_retrieve(params.replace(retrieve=chosen))
     options = BootstrapOptions(params.retrieve.bootstrap, params.seed)
     name = "itm_i2t_map_at_5" if rerank else "i2t_map_at_5"
     rows = read_items(f"retrieve@{VARIANT}-{DATASET}").filter(metric=name)

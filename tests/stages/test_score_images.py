@@ -46,7 +46,7 @@ def params(tmp_path, monkeypatch):
         hidden_size=VIT_WIDTH, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8, patch_size=56
     )
     ViTModel(config, add_pooling_layer=False).save_pretrained("vit")
-    return dataclasses.replace(params, vision=dataclasses.replace(params.vision, model="vit"))
+    return params.replace(vision=params.vision.replace(folder="vit"))
 
 
 def write_set(name: str, size: int) -> None:
@@ -147,8 +147,8 @@ def test_frechet_distances_are_those_of_the_frozen_vits_features(params, off_by_
     assert metrics["fd_vit_synthetic_n"] == metrics["fd_vit_reports_n"] == SPLITS["validate"]
     assert {"kd_vit_synthetic", "precision_vit_reports", "recall_vit_reconstruction"} <= set(metrics)
 
-    everything = dataclasses.replace(params.score_images, max_images=4)
-    metrics = run_score_images(dataclasses.replace(params, score_images=everything))
+    everything = params.score_images.replace(max_images=4)
+    metrics = run_score_images(params.replace(score_images=everything))
     drawn = pl.read_parquet(f"results/images/{VARIANT}/scores.parquet")["image_id"]
     chosen = [int(image_id[1:]) for image_id in drawn]
     assert len(chosen) == metrics["psnr_gain_n"] == metrics["fd_vit_reference_n"] == 4
@@ -181,17 +181,17 @@ def test_fid_where_the_weights_are_given(params, off_by_a_tenth, monkeypatch):
         return batch[:, ::56, 0].astype(np.float32)
 
     monkeypatch.setattr(stage, "inception_features", inception)
-    given = dataclasses.replace(params.score_images, inception_weights="weights.pth")
-    metrics = run_score_images(dataclasses.replace(params, score_images=given))
+    given = params.score_images.replace(inception_weights="weights.pth")
+    metrics = run_score_images(params.replace(score_images=given))
     assert {"fid_reconstruction", "fid_validation", "fid_reference_n", "fid_reconstruction_n"} <= set(metrics)
     assert {"fid_synthetic", "fid_reports", "kid_synthetic", "precision_inception_reports"} <= set(metrics)
     assert asked == [((n, 224, 224), np.uint8, "weights.pth") for n in (12, 4, 4, 4, 4)]
 
 
 def test_missing_weights_codes_or_images_are_input_errors(params, off_by_a_tenth):
-    given = dataclasses.replace(params.score_images, inception_weights="nowhere.pth")
+    given = params.score_images.replace(inception_weights="nowhere.pth")
     with pytest.raises(InputError, match="nowhere.pth does not hold torch-fidelity's Inception weights"):
-        run_score_images(dataclasses.replace(params, score_images=given))
+        run_score_images(params.replace(score_images=given))
     path = f"data/prepared/{DATASET}/test.parquet"
     table = pl.read_parquet(path)
     table[1:].write_parquet(path)

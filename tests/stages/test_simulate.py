@@ -1,6 +1,5 @@
 """The stage `simulate` and its stand-in ViT."""
 
-import dataclasses
 import io
 import json
 from pathlib import Path
@@ -31,7 +30,7 @@ VIT = SimpleNamespace(width=192, layers=2, heads=3, patch_size=14)
 
 def run(patients: int, seed: int = 0, copies: int = 0, report: LocalRun | None = None) -> dict[str, float]:
     settings = SimpleNamespace(
-        patients=patients, image_size=48, vit=VIT, copies=Copies(copies, copies, copies, copies)
+        patients=patients, image_size=48, vit=VIT, copies=Copies(**dict.fromkeys(Copies.model_fields, copies))
     )
     params = SimpleNamespace(seed=seed, simulate=settings)
     simulate(params, report or LocalRun("simulate", "metrics"))
@@ -101,7 +100,7 @@ def test_every_copy_is_read_by_the_adapter_that_the_demo_names(tmp_path, monkeyp
     run(0, copies=60)
     assert len(cut) == len(COPIES)
     params = load_params(REPO / "params.yaml")
-    settings = dataclasses.replace(params.datasets[name], benchmark=None)
+    settings = params.datasets[name].replace(benchmark=None)
     layout = find_layout(settings.layout)
     raw = layout.read_images(settings)
     assert raw.rows["image_id"].n_unique() == len(raw.rows) == 60 and raw.rows["patient_id"].n_unique() > 30

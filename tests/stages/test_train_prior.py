@@ -1,7 +1,6 @@
 """The stage train_prior on a tiny project: what it learns, measures and leaves."""
 
 import csv
-import dataclasses
 import json
 
 import numpy as np
@@ -37,8 +36,8 @@ SIZES = {
 def tiny(params, **changes):
     """The shipped parameters with networks small enough for a test."""
     p = params.prior
-    levels = {level: dataclasses.replace(getattr(p, level), **SIZES) for level in ("top", "bottom")}
-    return dataclasses.replace(params, prior=dataclasses.replace(p, **levels, **changes))
+    levels = {level: getattr(p, level).replace(**SIZES) for level in ("top", "bottom")}
+    return params.replace(prior=p.replace(**levels, **changes))
 
 
 @pytest.fixture
@@ -108,7 +107,7 @@ def test_without_text_it_takes_none(params):
 
 def test_same_seed_same_weights(params):
     def weights(signature: str, **changes) -> dict[str, torch.Tensor]:
-        run_stage(dataclasses.replace(params, **changes), "top", signature)
+        run_stage(params.replace(**changes), "top", signature)
         return Prior.from_pretrained(f"models/priors/{VARIANT}-top").state_dict()
 
     one, again, other = weights("a"), weights("b"), weights("c", seed=1)

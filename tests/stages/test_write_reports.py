@@ -1,6 +1,5 @@
 """The stage write_reports: a model that writes the references scores 100, baselines are what they say."""
 
-import dataclasses
 import json
 import shutil
 import sys
@@ -161,7 +160,7 @@ def test_words_are_chosen_as_params_say(params, monkeypatch):
     features = trained.features(store, ids)
 
     def written(**choice) -> list[str]:
-        return generate(trained, store, ids, dataclasses.replace(params.write_reports, **choice), 5)
+        return generate(trained, store, ids, params.write_reports.replace(**choice), 5)
 
     greedy = {"num_beams": 1, "do_sample": False}
     for choice in (greedy, greedy | {"num_beams": 3}, greedy | {"do_sample": True, "temperature": 2.0}):
@@ -207,19 +206,19 @@ def test_the_constant_is_chosen_on_training_reports_only(params, monkeypatch, sh
 
 
 def test_the_real_model_writes_and_every_metric_is_there(params, shared_java):
-    metrics = run_write_reports(dataclasses.replace(params, seed=3))
+    metrics = run_write_reports(params.replace(seed=3))
     scores = ("bleu_1", "bleu_2", "bleu_3", "bleu_4", "meteor", "rouge_l")
     expected = {f"{s}{p}{m}" for s in ("", "constant_", "nearest_") for p in ("", "release_") for m in scores}
     assert expected <= set(metrics)
     assert all(0 <= metrics[name] <= 100 for name in expected)
-    assert run_write_reports(dataclasses.replace(params, seed=3)) == metrics
+    assert run_write_reports(params.replace(seed=3)) == metrics
 
 
 def test_batches_do_not_change_the_reports(params):
     store = FeatureStore(f"data/features/{DATASET}")
     trained, ids = load_trained(VARIANT, store), store.image_ids[:7]
     for choice in ({}, {"num_beams": 2}):
-        one, three = (dataclasses.replace(params.write_reports, batch_size=size, **choice) for size in (1, 3))
+        one, three = (params.write_reports.replace(batch_size=size, **choice) for size in (1, 3))
         assert generate(trained, store, ids, one, 0) == generate(trained, store, ids, three, 0)
 
 
@@ -239,8 +238,8 @@ def test_a_seeded_sample_of_the_test_split(params, monkeypatch, shared_java):
     monkeypatch.setattr(stage, "load_trained", writes(report_of))
 
     def written(seed: int) -> list[str]:
-        chosen = dataclasses.replace(params.write_reports, max_reports=3)
-        metrics = run_write_reports(dataclasses.replace(params, write_reports=chosen, seed=seed))
+        chosen = params.write_reports.replace(max_reports=3)
+        metrics = run_write_reports(params.replace(write_reports=chosen, seed=seed))
         assert metrics["n_written"] == metrics["bleu_4_n"] == 3
         return pl.read_parquet(PREDICTIONS)["image_id"].to_list()
 
@@ -254,7 +253,7 @@ def test_examples_to_be_read_are_rows_of_the_predictions(params, monkeypatch, sh
 
     def shown(seed: int) -> list[str]:
         run = Noting(f"write_reports@{VARIANT}-{DATASET}", "results/metrics")
-        write_reports(dataclasses.replace(params, seed=seed), run, VARIANT, DATASET)
+        write_reports(params.replace(seed=seed), run, VARIANT, DATASET)
         assert run.artifacts == [PREDICTIONS, PREDICTIONS.replace("predictions.parquet", "examples.md")]
         title, *examples = Path(run.artifacts[1]).read_text().strip().split("\n\n## ")
         assert title == f"# What {VARIANT} writes for test images of {DATASET}" and len(examples) == 3

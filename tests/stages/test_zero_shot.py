@@ -1,6 +1,5 @@
 """The stage zero_shot and its prompts: a model that knows scores 100, a user's own classes work, bad files are told."""
 
-import dataclasses
 import json
 from pathlib import Path
 
@@ -32,12 +31,12 @@ def params(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     params = make_project(tmp_path)
     Path("own.yaml").write_text(OWN)
-    chosen = dataclasses.replace(params.zero_shot, prompts="own.yaml", bootstrap=50)
-    return dataclasses.replace(params, zero_shot=chosen)
+    chosen = params.zero_shot.replace(prompts="own.yaml", bootstrap=50)
+    return params.replace(zero_shot=chosen)
 
 
 def run_zero_shot(params, **changes) -> dict[str, float]:
-    params = dataclasses.replace(params, zero_shot=dataclasses.replace(params.zero_shot, **changes))
+    params = params.replace(zero_shot=params.zero_shot.replace(**changes))
     run = LocalRun(f"zero_shot@{VARIANT}-{DATASET}", "results/metrics")
     zero_shot(params, run, VARIANT, DATASET)
     return json.loads(run.metrics_path.read_text())
@@ -82,8 +81,8 @@ def test_the_real_model_runs_and_its_matching_head_too(params):
 
 
 def test_a_variant_without_matching_is_not_re_scored(params, capsys):
-    variants = {VARIANT: dataclasses.replace(params.variants[VARIANT], itm=0.0)}
-    metrics = run_zero_shot(dataclasses.replace(params, variants=variants), itm=True)
+    variants = {VARIANT: params.variants[VARIANT].replace(itm=0.0)}
+    metrics = run_zero_shot(params.replace(variants=variants), itm=True)
     assert "itm_accuracy" not in metrics and "no trained matching head" in capsys.readouterr().out
 
 

@@ -145,7 +145,7 @@ def adopt(names):
         file.write("adopt " + " ".join(names) + "\\n")
 """
 
-RUNTIME = ("errors", "dvc_pipeline", "files")  # of the library, what planning needs
+RUNTIME = ("errors", "dvc_pipeline", "files", "yaml")  # of the library, what planning needs
 
 RESOURCES = """\
 default: {cpus: 1, mem_mb: 100, runtime: 5, gpus: 0, nodes: 1, local: false}

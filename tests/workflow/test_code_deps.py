@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from medunifier.data.layouts import LAYOUTS
-from medunifier.runtime.dvc_pipeline import read_yaml
+from medunifier.runtime.yaml import read_mapping
 from tests.support.paths import REPO
 from workflow import code_deps
 
-FAMILIES = {name: entry.get("do", entry) for name, entry in read_yaml(REPO / "dvc.yaml")["stages"].items()}
+FAMILIES = {name: entry.get("do", entry) for name, entry in read_mapping(REPO / "dvc.yaml")["stages"].items()}
 
 
 @pytest.fixture(autouse=True)

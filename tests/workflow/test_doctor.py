@@ -50,8 +50,8 @@ def test_an_input_that_is_not_there(here, capsys):
 
 def test_a_model_of_the_hub_without_a_commit(here, capsys):
     text = (here / "params.yaml").read_text()
-    hub = re.sub(r"(?m)^  model: data/simulated/vit", "  model: hf:org/vit", text)
-    hub = re.sub(r"(?m)^  watch: data/simulated/vit", "  watch: medunifier/vision/frozen_encoder.py", hub)
+    hub = re.sub(r"(?m)^  model: null", "  model: hf:org/vit", text)
+    hub = re.sub(r"(?m)^  folder: data/simulated/vit", "  folder: workflow/none.txt", hub)
     for revision, found in (("main", True), ("0123456789abcdef" * 2 + "01234567", False)):
         (here / "params.yaml").write_text(hub.replace("revision: null", f"revision: {revision}"))
         assert ("vision.revision: main is a branch" in said(capsys)) is found

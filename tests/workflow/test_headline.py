@@ -1,6 +1,5 @@
 """The printed headline: the right figures beside the right references."""
 
-import dataclasses
 import json
 import math
 import shutil
@@ -67,10 +66,10 @@ def test_what_is_missing_is_said(params: Params, tmp_path: Path) -> None:
 
 def test_a_variant_without_an_objective_is_not_judged_by_it(params: Params, folder: Path) -> None:
     without = {
-        "variants": {"full": dataclasses.replace(params.variants["full"], tig=0.0)},
-        "trained": dataclasses.replace(params.trained, tig=()),
+        "variants": {"full": params.variants["full"].replace(tig=0.0)},
+        "trained": params.trained.replace(tig=()),
     }
-    lines = headline(dataclasses.replace(params, **without), folder)["full"]
+    lines = headline(params.replace(**without), folder)["full"]
     assert not any(
         "image generation" in line.what or "PSNR" in line.what or "codes" in line.what for line in lines
     )

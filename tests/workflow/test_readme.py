@@ -1,6 +1,5 @@
 """README says what is so."""
 
-import dataclasses
 import importlib.util
 import re
 import sys
@@ -9,8 +8,8 @@ from ruamel.yaml import YAML
 
 from medunifier.data.layouts import LAYOUTS
 from medunifier.data.preparation.rejects import Reason
-from medunifier.runtime.dvc_pipeline import read_yaml
 from medunifier.runtime.params import load_params
+from medunifier.runtime.yaml import read_mapping
 from medunifier.storage.image_shards import ImageStore
 from tests.stages.test_prepare import SPLITS, run_settings
 from tests.support.fake_files import put
@@ -27,7 +26,7 @@ def test_every_reason_for_a_rejection_is_explained():
 
 
 def test_the_table_of_stages_is_dvc_yaml_s():
-    families = read_yaml(REPO / "dvc.yaml")["stages"]
+    families = read_mapping(REPO / "dvc.yaml")["stages"]
     named = re.findall(r"^\| `([a-z_]+)(?:@[A-Z-]+)?` \|", README, flags=re.MULTILINE)
     assert [name for name in named if name in families] == list(families)
 
@@ -61,7 +60,7 @@ def test_the_data_set_shown_as_an_example_goes_through(tmp_path, monkeypatch):
     with (tmp_path / "params.yaml").open("w") as file:
         yaml.dump(whole, file)
     settings = load_params(tmp_path / "params.yaml").datasets[name]
-    settings = dataclasses.replace(settings, root=str(tmp_path / "hospital"))
+    settings = settings.replace(root=str(tmp_path / "hospital"))
 
     monkeypatch.chdir(tmp_path)
     rows = [
@@ -91,7 +90,7 @@ def test_every_choice_of_the_release_is_told_and_set():
             yield from leaves(value, f"{path}{key}.") if isinstance(value, dict) else [(path + key, value)]
 
     paper, release = (
-        dict(leaves(read_yaml(REPO / f"workflow/presets/{name}.yaml"))) for name in ("paper", "release")
+        dict(leaves(read_mapping(REPO / f"workflow/presets/{name}.yaml"))) for name in ("paper", "release")
     )
     told = re.findall(
         r"^\| [^|]+ \| `([a-z_.]+)` \|", (REPO / "docs/release.md").read_text("utf-8"), re.MULTILINE

@@ -46,7 +46,7 @@ def knob(
 
 def _whole(value: Any) -> Any:
     """Read 1e5 and 5.0 as integers."""
-    return int(value) if isinstance(value, float) and value.is_integer() else value
+    return int(value) if isinstance(value, float) and value.is_integer() and abs(value) < 2**53 else value
 
 
 def _no_repeats(values: tuple) -> tuple:

@@ -2,8 +2,7 @@
 
 from collections.abc import Mapping
 
-
-from medunifier.runtime.sections.base import Names, Name, Section, Seed, knob
+from medunifier.runtime.sections.base import Name, Names, Section, Seed, knob
 from medunifier.runtime.sections.data import Dataset, Features, Images, Simulate, Tokenizer, Vision
 from medunifier.runtime.sections.evaluation import (
     Evaluate,

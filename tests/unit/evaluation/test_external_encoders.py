@@ -1,7 +1,6 @@
 """Other people's encoders: small random checkpoints, saved and loaded for real, judged by the same stages."""
 
 import copy
-import dataclasses
 import json
 from pathlib import Path
 
@@ -31,13 +30,12 @@ def params(tmp_path, monkeypatch):
     Path("own.yaml").write_text(
         "items: test\nclasses: {edema: {prompts: [edema]}, cardiomegaly: {prompts: [cardiomegaly]}}"
     )
-    return dataclasses.replace(
-        params,
+    return params.replace(
         encoders=("other",),
-        evaluate=dataclasses.replace(params.evaluate, finetune={DATASET: ("edema",)}),
-        finetune=dataclasses.replace(params.finetune, steps=2, batch_size=4, validate_every=1, bootstrap=20),
-        zero_shot=dataclasses.replace(params.zero_shot, prompts="own.yaml", bootstrap=20),
-        retrieve=dataclasses.replace(params.retrieve, bootstrap=20),
+        evaluate=params.evaluate.replace(finetune={DATASET: ("edema",)}),
+        finetune=params.finetune.replace(steps=2, batch_size=4, validate_every=1, bootstrap=20),
+        zero_shot=params.zero_shot.replace(prompts="own.yaml", bootstrap=20),
+        retrieve=params.retrieve.replace(bootstrap=20),
     )
 
 

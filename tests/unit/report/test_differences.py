@@ -1,7 +1,5 @@
 """Paired comparisons: what the difference and its interval are, and when there is none."""
 
-import dataclasses
-
 import numpy as np
 import polars as pl
 import pytest
@@ -110,5 +108,5 @@ def test_every_variant_is_held_against_the_full_model(tmp_path):
 
 def test_one_model_has_nothing_to_be_compared_with():
     params = load_params(REPO / "workflow/presets/demo.yaml")
-    params = dataclasses.replace(params, encoders=())
+    params = params.replace(encoders=())
     assert differences(params, lambda stage: pytest.fail("not read")) == []

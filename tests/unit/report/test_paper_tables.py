@@ -1,7 +1,6 @@
 """The paper's tables: every published cell as printed, ours from the metrics, nothing invented."""
 
 import csv
-import dataclasses
 import re
 
 import pytest
@@ -94,13 +93,13 @@ def test_ours_come_from_the_stage_they_name(params):
 
 def test_means_over_seeds_tell_how_many_and_their_spread(params, tmp_path):
     """In every table that has such figures, and in the files; retrieval has no seeds of its own."""
-    several = dataclasses.replace(params.finetune, seeds=(0, 1))
+    several = params.finetune.replace(seeds=(0, 1))
 
     def read(stage):
         spread = {f"{name}_seed_sd": 2.4 for name in ("accuracy", "probe_auroc", "auroc")}
         return metrics_of(stage) | (spread if "retrieve" not in stage else {})
 
-    tables = paper_tables(dataclasses.replace(params, finetune=several), read, PHANTOMS, "benchmark")
+    tables = paper_tables(params.replace(finetune=several), read, PHANTOMS, "benchmark")
     told = {(c.seeds, c.seed_sd) for n in ("1", "3", "A1") for c in ours(tables[n]) if c.metric != "accuracy"}
     assert told == {(2, 2.4), (3, 2.4), (None, None)}
     assert {(c.seeds, c.seed_sd) for c in ours(tables["3"])} == {(3, 2.4)}
@@ -148,12 +147,10 @@ def test_what_the_matching_head_ranks_or_scores_again_has_rows_of_its_own(params
 
 
 def test_what_is_missing_is_empty_and_says_why(params):
-    evaluate = dataclasses.replace(params.evaluate, zero_shot=("phantom",))
+    evaluate = params.evaluate.replace(zero_shot=("phantom",))
     datasets = {name: d for name, d in params.datasets.items() if name != "phantom-siim"}
     finetune = {name: labels for name, labels in evaluate.finetune.items() if name != "phantom-siim"}
-    changed = dataclasses.replace(
-        params, datasets=datasets, evaluate=dataclasses.replace(evaluate, finetune=finetune)
-    )
+    changed = params.replace(datasets=datasets, evaluate=evaluate.replace(finetune=finetune))
 
     def read(stage):
         assert stage != "zero_shot@full-phantom-rsna", "not asked about what does not run"
@@ -171,8 +168,8 @@ def test_what_is_missing_is_empty_and_says_why(params):
 
 
 def without_benchmark(params, name):
-    dataset = dataclasses.replace(params.datasets[name], benchmark=None)
-    return dataclasses.replace(params, datasets={**params.datasets, name: dataset})
+    dataset = params.datasets[name].replace(benchmark=None)
+    return params.replace(datasets={**params.datasets, name: dataset})
 
 
 def test_the_test_split_is_not_filed_as_the_papers_benchmark(params):
@@ -197,25 +194,23 @@ def test_zero_shot_of_a_test_split_is_not_filed_as_the_papers(params):
 
 
 def test_a_data_set_with_the_papers_name_is_no_exception(params):
-    named = dataclasses.replace(
-        params,
+    named = params.replace(
         datasets={"rsna": params.datasets["phantom-rsna"]},
-        evaluate=dataclasses.replace(params.evaluate, finetune={}, zero_shot=("rsna",), retrieve=()),
+        evaluate=params.evaluate.replace(finetune={}, zero_shot=("rsna",), retrieve=()),
     )
     three = [c for c in ours(paper_tables(named, metrics_of, PHANTOMS, "test")["3"]) if c.value is not None]
     assert [(c.dataset, c.data) for c in three] == [("rsna, ours", "rsna")]
 
 
 def test_evaluations_that_the_paper_lacks_follow_under_their_own_names(params):
-    own = dataclasses.replace(params.datasets["phantom"], layout="iu_xray")
-    evaluate = dataclasses.replace(
-        params.evaluate,
+    own = params.datasets["phantom"].replace(layout="iu_xray")
+    evaluate = params.evaluate.replace(
         finetune={"own": ("edema",), "phantom-rsna": ("edema", "pneumonia")},
         finetune_percents=(50, 100),
         zero_shot=("own",),
         retrieve=("own",),
     )
-    changed = dataclasses.replace(params, datasets={**params.datasets, "own": own}, evaluate=evaluate)
+    changed = params.replace(datasets={**params.datasets, "own": own}, evaluate=evaluate)
     tables = paper_tables(changed, metrics_of, PHANTOMS, "benchmark")
     found = {
         name: {(c.dataset, c.metric, c.setting) for c in ours(tables[name]) if c.value is not None}
@@ -261,9 +256,7 @@ def test_table_6_gives_both_definitions_as_table_2_does(params):
     ],
 )
 def test_what_fine_tuning_left_as_it_was_says_so(params, steps, start, note):
-    changed = dataclasses.replace(
-        params, finetune=dataclasses.replace(params.finetune, seeds=(0, 1), head_start=start)
-    )
+    changed = params.replace(finetune=params.finetune.replace(seeds=(0, 1), head_start=start))
     best = {f"best_step_seed_{seed}": step for seed, step in enumerate(steps)}
     tables = paper_tables(changed, lambda stage: metrics_of(stage) | best, PHANTOMS, "benchmark")
     one = [c for c in ours(tables["1"]) if c.value is not None]
@@ -276,9 +269,9 @@ def test_what_fine_tuning_left_as_it_was_says_so(params, steps, start, note):
 
 def test_variants_of_equal_weights_have_a_row_each(params):
     variants = {**params.variants, "twin": params.variants["full"]}
-    trained = dataclasses.replace(params.trained, itc=("full", "twin"))
-    evaluate = dataclasses.replace(params.evaluate, finetune_models=("full", "twin"))
-    changed = dataclasses.replace(params, variants=variants, trained=trained, evaluate=evaluate)
+    trained = params.trained.replace(itc=("full", "twin"))
+    evaluate = params.evaluate.replace(finetune_models=("full", "twin"))
+    changed = params.replace(variants=variants, trained=trained, evaluate=evaluate)
     tables = paper_tables(changed, metrics_of, PHANTOMS, "benchmark")
     a1 = {
         c.method: c.value for c in ours(tables["A1"]) if c.metric == "finetune_auroc" and c.dataset == "rsna"
@@ -293,13 +286,13 @@ def test_variants_of_equal_weights_have_a_row_each(params):
 
 
 def test_no_model_to_fine_tune_leaves_table_1_empty(params):
-    evaluate = dataclasses.replace(params.evaluate, finetune_models=())
+    evaluate = params.evaluate.replace(finetune_models=())
 
     def read(stage):
         assert not stage.startswith("finetune@")
         return metrics_of(stage)
 
-    tables = paper_tables(dataclasses.replace(params, evaluate=evaluate), read, PHANTOMS, "benchmark")
+    tables = paper_tables(params.replace(evaluate=evaluate), read, PHANTOMS, "benchmark")
     assert {c.note for c in ours(tables["1"]) if c.dataset == "siim" and c.setting == "1%"} == {
         "finetune@full-phantom-siim-1 is not enabled in params.yaml"
     }
@@ -319,7 +312,7 @@ def settings(cells):
     ],
 )
 def test_variants_are_known_by_their_weights(weights, six, a1):
-    variant = Variant(*map(float, weights))
+    variant = Variant(**dict(zip(("itc", "itm", "itg", "tig"), map(float, weights), strict=True)))
     assert (objectives_of(variant, False), objectives_of(variant, True)) == (six, a1)
 
 

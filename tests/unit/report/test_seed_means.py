@@ -1,7 +1,6 @@
 """Trainings that differ in nothing but the seed: which they are, their mean, and their rows in the paper's tables."""
 
 import csv
-import dataclasses
 import statistics
 
 import pytest
@@ -17,7 +16,7 @@ FULL = ("full", "full_1", "full_2")
 
 
 def variants(**seeds):
-    return {name: Variant(1.0, 1.0, 1.0, 1.0, seed) for name, seed in seeds.items()}
+    return {name: Variant(itc=1.0, itm=1.0, itg=1.0, tig=1.0, seed=seed) for name, seed in seeds.items()}
 
 
 @pytest.fixture
@@ -28,11 +27,10 @@ def params():
 @pytest.fixture
 def seeded(params):
     """Three trainings of one set of weights and one of another, judged by everything but report writing."""
-    others = {"weak": Variant(1.0, 1.0, 1.0, 0.8, 5)}
-    trained = dataclasses.replace(params.trained, itc=(*FULL, "weak"), tig=FULL)
-    evaluate = dataclasses.replace(params.evaluate, finetune_models=FULL)
-    return dataclasses.replace(
-        params,
+    others = {"weak": Variant(itc=1.0, itm=1.0, itg=1.0, tig=0.8, seed=5)}
+    trained = params.trained.replace(itc=(*FULL, "weak"), tig=FULL)
+    evaluate = params.evaluate.replace(finetune_models=FULL)
+    return params.replace(
         variants=variants(full=None, full_1=1, full_2=2) | others,
         trained=trained,
         evaluate=evaluate,
@@ -54,15 +52,18 @@ def tables(seeded):
 
 def test_groups_have_equal_weights_and_each_seed_once(params):
     def groups(seed=0, **seeds):
-        return seed_groups(dataclasses.replace(params, seed=seed, variants=variants(**seeds)))
+        return seed_groups(params.replace(seed=seed, variants=variants(**seeds)))
 
     assert groups(full=None, twin=None, again=0) == {}
     assert groups(full=None, twin=None, again=4) == {"full (mean of 2 seeds)": ("full", "again")}
     assert groups(seed=4, full=None, again=4) == {}
-    weak = {"weak": Variant(1.0, 1.0, 1.0, 0.8, 1), "weaker": Variant(1.0, 1.0, 1.0, 0.7, 2)}
-    assert seed_groups(dataclasses.replace(params, variants=variants(full=None) | weak)) == {}
-    weak["weak_2"] = dataclasses.replace(weak["weak"], seed=2)
-    both = seed_groups(dataclasses.replace(params, variants=variants(full=None, full_1=1, full_2=2) | weak))
+    weak = {
+        "weak": Variant(itc=1.0, itm=1.0, itg=1.0, tig=0.8, seed=1),
+        "weaker": Variant(itc=1.0, itm=1.0, itg=1.0, tig=0.7, seed=2),
+    }
+    assert seed_groups(params.replace(variants=variants(full=None) | weak)) == {}
+    weak["weak_2"] = weak["weak"].replace(seed=2)
+    both = seed_groups(params.replace(variants=variants(full=None, full_1=1, full_2=2) | weak))
     assert both == {MEAN: FULL, "weak (mean of 2 seeds)": ("weak", "weak_2")}
 
 
@@ -105,7 +106,7 @@ def test_every_table_has_the_mean_beside_the_rows_of_its_trainings(tables):
 
 
 def test_what_is_no_models_has_one_row_and_what_was_not_measured_no_mean(seeded):
-    written = dataclasses.replace(seeded, trained=dataclasses.replace(seeded.trained, itg=FULL))
+    written = seeded.replace(trained=seeded.trained.replace(itg=FULL))
     for chosen in (seeded, written):
         tables = paper_tables(chosen, measured, PHANTOMS, "benchmark")
         constant = [c for c in ours(tables["4"]) if "constant" in c.method and c.metric == "bleu_4"]
@@ -123,19 +124,18 @@ def test_what_is_no_models_has_one_row_and_what_was_not_measured_no_mean(seeded)
 
 
 def test_no_mean_where_not_all_trainings_were_judged(seeded):
-    trained = dataclasses.replace(seeded.trained, itc=FULL[:2])
-    tables = paper_tables(dataclasses.replace(seeded, trained=trained), measured, PHANTOMS, "benchmark")
+    trained = seeded.trained.replace(itc=FULL[:2])
+    tables = paper_tables(seeded.replace(trained=trained), measured, PHANTOMS, "benchmark")
     assert not any(MEAN in cell.method for name in ("2", "3", "6") for cell in tables[name])
     shown = {cell.metric for cell in tables["A1"] if MEAN in cell.method}
     assert shown == {"finetune_auroc", "finetune_accuracy"}
 
 
 def test_single_rows_stay_as_they_are(seeded, tables):
-    alone = dataclasses.replace(seeded, variants={n: v for n, v in seeded.variants.items() if n == "full"})
-    one = dataclasses.replace(
-        alone,
-        trained=dataclasses.replace(seeded.trained, itc=("full",), tig=("full",)),
-        evaluate=dataclasses.replace(seeded.evaluate, finetune_models=("full",)),
+    alone = seeded.replace(variants={n: v for n, v in seeded.variants.items() if n == "full"})
+    one = alone.replace(
+        trained=seeded.trained.replace(itc=("full",), tig=("full",)),
+        evaluate=seeded.evaluate.replace(finetune_models=("full",)),
     )
     for name, cells in paper_tables(one, measured, PHANTOMS, "benchmark").items():
         assert [cell for cell in ours(cells) if cell.value is not None and cell not in tables[name]] == []

@@ -1,14 +1,15 @@
-"""params.yaml: read as typed objects; whatever breaks the schema is refused with path, value and what is allowed."""
+"""params.yaml: read as typed objects; what breaks a limit or a rule is refused with path, value and what is allowed."""
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 from ruamel.yaml import YAML
 
 from medunifier.runtime.errors import InputError
-from medunifier.runtime.params import load_params
+from medunifier.runtime.params import NO_FILE, Variant, load_params
+from medunifier.runtime.sections.base import Section
 from tests.support.paths import REPO
 
 PRESETS = sorted((REPO / "workflow/presets").glob("*.yaml"))
@@ -50,11 +51,11 @@ def test_demo_is_what_ships() -> None:
 @pytest.mark.parametrize("preset", PRESETS, ids=lambda path: path.stem)
 def test_objects_mirror_the_file_one_to_one(preset: Path) -> None:
     def plain(value: Any) -> Any:
-        if dataclasses.is_dataclass(value):
+        if isinstance(value, Section):
             return {
-                field.name: plain(getattr(value, field.name))
-                for field in dataclasses.fields(value)
-                if getattr(value, field.name) != field.default  # what the file may leave out
+                name: plain(getattr(value, name))
+                for name, field in type(value).model_fields.items()
+                if getattr(value, name) != field.default  # what the file may leave out
             }
         if isinstance(value, dict):
             return {key: plain(item) for key, item in value.items()}
@@ -70,8 +71,22 @@ def test_types_are_those_of_the_annotations(tmp_path: Path) -> None:
     assert type(params.variants["full"].itc) is float and params.pretrain.clip_norm is None
     assert params.features.shards == (0, 1)
     assert params.datasets["phantom"].benchmark.per_class == 30
-    with pytest.raises(dataclasses.FrozenInstanceError):
+    with pytest.raises(ValidationError, match="frozen"):
         params.seed = 1
+
+
+def test_a_copy_with_other_values(tmp_path: Path) -> None:
+    params = load_params(edited(tmp_path, {}))
+    assert params.replace(seed=7).seed == 7 and params.seed == 0
+    with pytest.raises(TypeError, match="Params has no sede"):
+        params.replace(sede=7)
+
+
+def test_an_integer_may_be_written_as_a_power_of_ten(tmp_path: Path) -> None:
+    path = edited(tmp_path, {"pretrain.steps": 77})
+    path.write_text(path.read_text().replace("steps: 77", "steps: 1e3"))
+    steps = load_params(path).pretrain.steps
+    assert steps == 1000 and type(steps) is int
 
 
 def test_numbers_are_read_as_dvc_reads_them(tmp_path: Path) -> None:
@@ -126,21 +141,47 @@ def test_numbers_are_read_as_dvc_reads_them(tmp_path: Path) -> None:
         ("pretrain.warmup_start", 0.1, "0.1", "at most pretrain.learning_rate"),
         ("pretrain.final_learning_rate", 0.1, "0.1", "at most pretrain.learning_rate"),
         ("pretrain.accumulate", 5, "5", "a divisor of batch_size (12)"),
-        ("vision.watch", "medunifier/vision/frozen_encoder.py", "vision.py", "data/simulated/vit"),
         (
             "vision.model",
             "timm:vit_tiny_patch16_224",
             "data/simulated/vit",
-            "medunifier/vision/frozen_encoder.py",
+            f"{NO_FILE}, as vision.model names",
         ),
-        ("vision.revision", "abc", "abc", "null, as vision.model is a local folder"),
-        ("tokenizer.pretrained", "./tokenizer", "medunifier/data/tokenizer.py", "./tokenizer"),
-        ("tokenizer.watch", "params.yaml", "params.yaml", "medunifier/data/tokenizer.py"),
-        ("model.text_checkpoint", "/models/bert", "medunifier/data/tokenizer.py", "/models/bert"),
+        (
+            "vision.model",
+            "data/simulated/vit",
+            "data/simulated/vit",
+            "a local folder belongs under vision.folder",
+        ),
+        ("vision.folder", NO_FILE, NO_FILE, "a local folder, as vision.model is null"),
+        ("vision.revision", "abc", "abc", "null, as vision.folder is a local folder"),
+        (
+            "tokenizer.pretrained",
+            "./tokenizer",
+            "./tokenizer",
+            "a local folder belongs under tokenizer.folder",
+        ),
+        ("tokenizer.pretrained", "medunifier", "medunifier", "a local folder belongs under tokenizer.folder"),
+        (
+            "model.text_checkpoint",
+            True,
+            "true",
+            "false, as neither tokenizer.pretrained nor tokenizer.folder",
+        ),
+        ("model.text_checkpoint", "/models/bert", "/models/bert", "boolean"),
         ("generate.unconditional", 3, "3", "integer, at least 4"),
         ("generate.top_p", 0, "0", "above 0"),
         ("generate.guidance", -1, "-1", "number, at least 0"),
-        ("score_images.inception_weights", "inception.pth", "stages/score_images.py", "inception.pth"),
+        ("score_images.inception_weights", None, "null", f"a file, or {NO_FILE}"),
+        ("pretrain.steps", 1e30, "1e+30", "at most 100000000"),
+        ("pretrain.learning_rate", 1e30, "1e+30", "at most 10"),
+        ("pretrain.checkpoint_minutes", 1e30, "1e+30", "at most 1000000"),
+        ("prior.top.channels", 10**9, "1000000000", "at most 65536"),
+        ("retrieve.bootstrap", 10**9, "1000000000", "at most 1000000"),
+        ("generate.guidance", 1e30, "1e+30", "at most 1000"),
+        ("variants.full.seed", 2**32, "4294967296", "at most 4294967295"),
+        ("pretrain.temperature_range", [0.5, 0.01], "[0.5, 0.01]", "the lower first"),
+        ("preset", "a;b", "a;b", "the first a letter or digit"),
     ],
 )
 def test_wrong_values_are_refused(tmp_path: Path, path: str, value: Any, shown: str, allowed: str) -> None:
@@ -164,34 +205,67 @@ def test_missing_keys_are_named(tmp_path: Path, path: str) -> None:
     assert f"{path}: missing; allowed: " in refusal(edited(tmp_path, {path: KeyError}))
 
 
-@pytest.mark.parametrize("name", ["a/b", "a b", "1st", "-a", ""])
+@pytest.mark.parametrize("name", ["a/b", "a b", "1st", "-a", "", ".a", "a\n", "a;b", "$a", "ä", "a" * 65])
 def test_names_that_cannot_be_file_and_stage_names_are_refused(tmp_path: Path, name: str) -> None:
     weights = dict.fromkeys(("itc", "itm", "itg", "tig"), 1)
-    assert "matching" in refusal(edited(tmp_path, {"variants": {name: weights}}))
+    words = "matching", "the first a letter"
+    for changes in ({"variants": {name: weights}}, {"encoders": [name]}):
+        message = refusal(edited(tmp_path, changes))
+        assert all(word in message for word in words) and f"{next(iter(changes))}" in message
+    path = edited(tmp_path, {})
+    tree = YAML(typ="safe").load(path)
+    tree["datasets"][name] = tree["datasets"]["phantom"]
+    YAML(typ="safe").dump(tree, path)
+    assert all(word in refusal(path) for word in words)
+
+
+@pytest.mark.parametrize("where", ["variants", "datasets"])
+def test_keys_hold_no_dot_by_which_dvc_would_look_them_up(tmp_path: Path, where: str) -> None:
+    path = edited(tmp_path, {})
+    tree = YAML(typ="safe").load(path)
+    tree[where]["a.b"] = next(iter(tree[where].values()))
+    YAML(typ="safe").dump(tree, path)
+    assert f'{where}: "a.b" is refused; allowed: string, matching' in refusal(path)
+    assert load_params(edited(tmp_path, {"encoders": ["ViT-B.16"]})).encoders == ("ViT-B.16",)
+
+
+def test_names_that_would_give_two_stages_one_name_are_refused(tmp_path: Path) -> None:
+    tree = YAML(typ="safe").load(edited(tmp_path, {}))
+    datasets = tree["datasets"] | {"no-itg-phantom": tree["datasets"]["phantom"]}
+    variants = tree["variants"] | {"full-no-itg": tree["variants"]["full"]}
+    message = refusal(edited(tmp_path, {"datasets": datasets, "variants": variants}))
+    assert 'variants: "full-no-itg" is refused; allowed: another name: on phantom' in message
+    assert "no-itg-phantom" in message
+
+
+def test_variants_with_a_hyphen_are_fine(tmp_path: Path) -> None:
+    tree = YAML(typ="safe").load(edited(tmp_path, {}))
+    path = edited(tmp_path, {"variants": tree["variants"] | {"no-itg": tree["variants"]["full"]}})
+    assert isinstance(load_params(path).variants["no-itg"], Variant)
 
 
 def test_a_hub_model_needs_a_revision(tmp_path: Path) -> None:
-    changes = {
-        "vision.model": "hf:facebook/dinov2-base",
-        "vision.watch": "medunifier/vision/frozen_encoder.py",
-    }
+    changes = {"vision.model": "hf:facebook/dinov2-base", "vision.folder": NO_FILE}
     assert "vision.revision: null is refused" in refusal(edited(tmp_path, changes))
-    assert (
-        load_params(edited(tmp_path, changes | {"vision.revision": "f9e44c8"})).vision.revision == "f9e44c8"
-    )
+    vision = load_params(edited(tmp_path, changes | {"vision.revision": "f9e44c8"})).vision
+    assert (vision.source, vision.revision) == ("hf:facebook/dinov2-base", "f9e44c8")
 
 
-@pytest.mark.parametrize("other", [None, "bert-base-uncased"])
-def test_a_text_checkpoint_needs_its_own_tokenizer(tmp_path: Path, other: str | None) -> None:
-    """Another tokenizer numbers other words; where it has as many, nothing else would tell."""
-    message = refusal(edited(tmp_path, {"tokenizer.pretrained": other}, preset="paper"))
-    assert (
-        "tokenizer.pretrained: " in message
-        and "BiomedVLP-CXR-BERT-general, as model.text_checkpoint" in message
-    )
-    here = {"model.text_checkpoint": "./bert", "model.text_watch": "./bert"}
-    here |= {"tokenizer.pretrained": "./bert/", "tokenizer.watch": "./bert/"}
-    assert load_params(edited(tmp_path, here)).model.text_checkpoint == "./bert"
+def test_where_encoder_tokenizer_and_weights_come_from(tmp_path: Path) -> None:
+    params = load_params(edited(tmp_path, {}))
+    assert params.vision.source == "data/simulated/vit"
+    assert params.tokenizer.source is None and params.score_images.inception_file is None
+    here = {"tokenizer.folder": "./bert", "model.text_checkpoint": True}
+    params = load_params(edited(tmp_path, here | {"score_images.inception_weights": "inception.pth"}))
+    assert params.tokenizer.source == "./bert" and params.score_images.inception_file == "inception.pth"
+    hub = load_params(REPO / "workflow/presets/paper.yaml").tokenizer
+    assert hub.source == "microsoft/BiomedVLP-CXR-BERT-general"
+    both = refusal(edited(tmp_path, {"tokenizer.folder": "./bert"}, preset="paper"))
+    assert f'tokenizer.folder: "./bert" is refused; allowed: {NO_FILE}, as tokenizer.pretrained names' in both
+
+
+def test_the_file_that_stands_for_none_is_there() -> None:
+    assert (REPO / NO_FILE).is_file()
 
 
 def test_a_head_that_no_objective_trains_is_not_evaluated(tmp_path: Path) -> None:
@@ -226,6 +300,8 @@ def test_files_that_are_no_parameters(tmp_path: Path) -> None:
         assert f"{path}: not valid YAML in UTF-8" in refusal(path)
     path.write_text("")
     assert "(top level): null is refused" in refusal(path)
+    path.write_text("7: 1\n")
+    assert "7: unknown key; allowed here: preset, seed" in refusal(path)
 
 
 def test_paper_ablation_is_paper_with_the_variants_of_ablation() -> None:
@@ -237,7 +313,7 @@ def test_paper_ablation_is_paper_with_the_variants_of_ablation() -> None:
     assert set(both.evaluate.finetune_models) == set(both.variants)
 
     def rest(params):
-        evaluate = dataclasses.replace(params.evaluate, finetune_models=())
-        return dataclasses.replace(params, preset="", variants={}, trained=None, evaluate=evaluate)
+        evaluate = params.evaluate.replace(finetune_models=())
+        return params.replace(preset="", variants={}, trained=None, evaluate=evaluate)
 
     assert rest(both) == rest(paper)

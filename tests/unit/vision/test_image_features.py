@@ -1,6 +1,5 @@
 """Tokens computed as they are asked for are the stored ones, and every stage takes either kind."""
 
-import dataclasses
 import json
 from pathlib import Path
 
@@ -39,14 +38,14 @@ def project(tmp_path, monkeypatch):
 
 def extract(params, mode):
     for shard in ("0", "1"):
-        features = dataclasses.replace(params.features, mode=mode, shards=(0, 1))
+        features = params.features.replace(mode=mode, shards=(0, 1))
         run = LocalRun(f"extract_features@{DATASET}-{shard}", "results/metrics")
-        extract_features(dataclasses.replace(params, features=features), run, DATASET, shard)
+        extract_features(params.replace(features=features), run, DATASET, shard)
 
 
 def train(params, name, **changes):
     """The metrics of six steps of pre-training, from scratch."""
-    p = dataclasses.replace(params, pretrain=dataclasses.replace(params.pretrain, **changes))
+    p = params.replace(pretrain=params.pretrain.replace(**changes))
     run = LocalRun("pretrain@full", "results/metrics", name)
     pretrain.pretrain(p, run, "full")
     return run.final
@@ -105,8 +104,10 @@ def training_pairs(params):
 def test_the_trainings_precision_does_not_reach_what_it_sees(project):
     """Online features of a training in bf16 are those of the stored ones, augmented images those of any training."""
     extract(project, "online")
-    augmented = dataclasses.replace(project.pretrain, augment=Augment(10.0, 0.1, 0.1, 0.2, 0.2))
-    for params in (project, dataclasses.replace(project, pretrain=augmented)):
+    augmented = project.pretrain.replace(
+        augment=Augment(rotation=10.0, shift=0.1, zoom=0.1, brightness=0.2, contrast=0.2)
+    )
+    for params in (project, project.replace(pretrain=augmented)):
         pairs, model = training_pairs(params)
         batch = pairs.load(np.arange(4))
         full = pairs.see(model, batch, torch.Generator().manual_seed(1))
@@ -121,7 +122,7 @@ def test_the_trainings_precision_does_not_reach_what_it_sees(project):
 def test_augmentation_changes_what_the_vit_sees_and_the_target_alike(project):
     extract(project, "online")
     strong = Augment(rotation=10.0, shift=0.1, zoom=0.1, brightness=0.2, contrast=0.2)
-    params = dataclasses.replace(project, pretrain=dataclasses.replace(project.pretrain, augment=strong))
+    params = project.replace(pretrain=project.pretrain.replace(augment=strong))
     pairs, model = training_pairs(params)
     batch = pairs.load(np.arange(4))
     assert "features" not in batch and batch["pixels"].dtype == torch.uint8

@@ -15,7 +15,7 @@ def settings(root):
         layout="covid_chestxray",
         root=str(root),
         reports=None,
-        index=Index(*["metadata.csv"] * 5),
+        index=Index(**dict.fromkeys(Index.model_fields, "metadata.csv")),
         views=("PA", "AP", "AP Supine"),
         sections="either",
         section_order="findings_first",

@@ -1,6 +1,5 @@
 """The data sets without reports through `prepare` and `decode_images`: splits, benchmarks, lists, overlap, --check."""
 
-import dataclasses
 import io
 import json
 from pathlib import Path
@@ -41,7 +40,7 @@ def rsna(tmp_path, monkeypatch):
 
 
 def decode(name, settings):
-    params = dataclasses.replace(load_params(REPO / "params.yaml"), datasets={name: settings})
+    params = load_params(REPO / "params.yaml").replace(datasets={name: settings})
     decode_images(params, LocalRun(f"decode_images@{name}", "metrics"), name)
 
 
@@ -57,7 +56,7 @@ def test_a_zero_shot_set_of_the_whole_data_set_may_leave_its_patients_where_they
     params = load_params(REPO / "params.yaml")
     from stages.prepare import prepare
 
-    params = dataclasses.replace(params, datasets={"rsna": rsna.settings(benchmark=chosen)})
+    params = params.replace(datasets={"rsna": rsna.settings(benchmark=chosen)})
     prepare(params, LocalRun("prepare@rsna", "metrics"), "rsna")
     folder = Path("data/prepared/rsna")
     table = pl.read_parquet(folder / "benchmark.parquet")
@@ -86,8 +85,8 @@ def test_the_chosen_ids_can_be_given_back_as_a_list(rsna):
     _, summary = run_settings(rsna.settings(benchmark=benchmark(**PNEUMONIA, per_class=4)), name="first")
     put(rsna.root / "mine.csv", Path("results/subsets/first.csv").read_bytes())
     listed = rsna.settings(benchmark=benchmark(**{**PNEUMONIA, "rule": "list"}, per_class=4), split="list")
-    index = dataclasses.replace(listed.index, lists="mine.csv")
-    _, same = run_settings(dataclasses.replace(listed, index=index), name="again", seed=9)
+    index = listed.index.replace(lists="mine.csv")
+    _, same = run_settings(listed.replace(index=index), name="again", seed=9)
     assert same["image_ids_sha256"] == summary["image_ids_sha256"]
 
 
@@ -109,7 +108,7 @@ def test_the_chosen_ids_can_be_given_back_as_a_list(rsna):
 def test_lists_that_cannot_be_used(rsna, text, message):
     put(rsna.root / "mine.csv", text)
     listed = rsna.settings(benchmark=benchmark(**{**PNEUMONIA, "rule": "list"}, per_class=1))
-    listed = dataclasses.replace(listed, index=dataclasses.replace(listed.index, lists="mine.csv"))
+    listed = listed.replace(index=listed.index.replace(lists="mine.csv"))
     with pytest.raises(InputError, match=f"mine.csv: .*{message}"):
         run_settings(listed)
 
@@ -118,7 +117,7 @@ def test_a_split_list_that_lacks_a_image_rejects_it(rsna):
     lines = [f"p{n:02},{('train', 'validate', 'test')[n % 3]}" for n in range(39)]
     put(rsna.root / "mine.csv", "\n".join(["image_id,split", *lines]))
     settings = rsna.settings(split="list")
-    settings = dataclasses.replace(settings, index=dataclasses.replace(settings.index, lists="mine.csv"))
+    settings = settings.replace(index=settings.index.replace(lists="mine.csv"))
     tables, summary = run_settings(settings)
     assert summary["kept"] == dict.fromkeys(("train", "validate", "test"), 13)
     assert tables["rejected"].row(0) == ("p39", "p39", "missing_split", "not in mine.csv")
@@ -177,7 +176,7 @@ def test_a_benchmark_is_frontal_whatever_views_are_kept(tmp_path, monkeypatch):
     lines = [f"{images[0]},{name}" for name, images in chosen.items()]
     put(fake.root / "mine.csv", "\n".join(["image_id,benchmark_class", *lines]))
     listed = fake.settings(views=None, benchmark=benchmark(per_class=1, rule="list"))
-    listed = dataclasses.replace(listed, index=dataclasses.replace(listed.index, lists="mine.csv"))
+    listed = listed.replace(index=listed.index.replace(lists="mine.csv"))
     tables, _ = run_settings(listed)
     assert tables["benchmark"]["view"].to_list() == ["LATERAL", "LATERAL"]
 
@@ -306,10 +305,10 @@ def test_check_tells_what_is_there_and_what_would_be_rejected(rsna):
 
 def test_check_says_all_that_is_missing_and_where_to_get_it(rsna):
     settings = rsna.settings()
-    index = dataclasses.replace(settings.index, labels="a.csv", split="b.csv")
+    index = settings.index.replace(labels="a.csv", split="b.csv")
     with pytest.raises(InputError, match=r"lacks a.csv \(labels\); b.csv \(split\).*kaggle.com"):
-        list(check_dataset("rsna", dataclasses.replace(settings, index=index), 0))
+        list(check_dataset("rsna", settings.replace(index=index), 0))
     with pytest.raises(InputError, match="datasets.rsna.root: no such folder. Get the data set: https"):
-        list(check_dataset("rsna", dataclasses.replace(settings, root="nowhere"), 0))
+        list(check_dataset("rsna", settings.replace(root="nowhere"), 0))
     with pytest.raises(InputError, match="no such folder. The phantoms .* run `dvc repro simulate`"):
-        list(check_dataset("phantom-rsna", dataclasses.replace(settings, root="data/simulated/rsna"), 0))
+        list(check_dataset("phantom-rsna", settings.replace(root="data/simulated/rsna"), 0))
