@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Mapping
 
-from medunifier.runtime.params import Params, TrainedVariants
+from medunifier.runtime.params import Params
 
 ReadMetrics = Callable[[str], Mapping[str, float] | None]  # stage -> its flat metrics, None if it did not run
 Groups = Mapping[str, tuple[str, ...]]  # name of a mean -> its variants
@@ -29,7 +29,7 @@ def with_means(params: Params, groups: Groups) -> Params:
 
     return params.replace(
         variants={**params.variants, **{mean: params.variants[names[0]] for mean, names in groups.items()}},
-        trained=TrainedVariants(**{key: extended(models) for key, models in vars(params.trained).items()}),
+        trained=params.trained.replace(**{key: extended(models) for key, models in params.trained}),
         evaluate=params.evaluate.replace(finetune_models=extended(params.evaluate.finetune_models)),
     )
 
