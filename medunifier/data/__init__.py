@@ -1,0 +1,1 @@
+"""Data sets: their layouts on disk, the preparation of their tables, and image decoding. Imports no model."""

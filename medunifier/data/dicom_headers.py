@@ -1,4 +1,4 @@
-"""What the headers of DICOM files say, for layouts whose index tells less."""
+"""View positions from DICOM headers, for data sets whose index does not list them."""
 
 import struct
 import zlib
@@ -9,16 +9,23 @@ import polars as pl
 
 from medunifier.data.preparation.rejects import Reason
 
-_READERS = 16  # threads: opening many files waits for the disk or the network
+_THREADS = 16  # opening many files waits for the disk or the network
 
 
 def add_views(rows: pl.DataFrame, root: Path) -> pl.DataFrame:
-    """`rows` (with `image_path`) plus `view` from (0018,5101) View Position; null where the header has none.
+    """Return `rows` with `view` from the header of each file, null where the header has none.
 
-    A file that is not there gets its reason here, so that it does not count as one without a view; one that
-    is no DICOM file has no view, and is found out when it is decoded.
+    A missing file gets its rejection reason here, so that it does not count as a file without a view. A file that
+    is not DICOM has no view; decoding rejects it later.
+
+    Args:
+        rows: a table with the column `image_path`, relative to `root`.
+        root: root folder of the data set.
+
+    Returns:
+        `rows` plus `view`, `reason` and `detail` (the latter two null where the file exists).
     """
-    with ThreadPoolExecutor(_READERS) as pool:
+    with ThreadPoolExecutor(_THREADS) as pool:
         found = list(pool.map(view_position, (root / path for path in rows["image_path"])))
     missing = pl.Series(["missing" in outcome for outcome in found], dtype=pl.Boolean)
     return rows.with_columns(
@@ -29,7 +36,8 @@ def add_views(rows: pl.DataFrame, root: Path) -> pl.DataFrame:
 
 
 def view_position(path: Path) -> dict[str, str | None]:
-    """{"view": PA, AP, ... or None}, or {"missing": path} if there is no such file."""
+    """Return {"view": View Position (0018,5101) or None}, or {"missing": path} if there is no such file."""
+    # Imported here: most data sets have no DICOM files, and pydicom takes a quarter of a second to import.
     import pydicom
     from pydicom.errors import BytesLengthException, InvalidDicomError
 
@@ -39,7 +47,7 @@ def view_position(path: Path) -> dict[str, str | None]:
     )  # fmt: skip
     try:
         header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["ViewPosition"])
-        view = header.get("ViewPosition")  # decoded only here
+        view = header.get("ViewPosition")  # pydicom decodes the value only here
     except (FileNotFoundError, NotADirectoryError):
         return {"missing": str(path)}
     except broken:

@@ -1,4 +1,6 @@
-"""Image files (JPEG, PNG, DICOM) -> grey uint8 squares of one size."""
+"""Decode image files (JPEG, PNG, DICOM) to grey uint8 squares of one size."""
+
+from __future__ import annotations
 
 import os
 import struct
@@ -11,12 +13,12 @@ from PIL import Image, ImageOps
 
 from medunifier.runtime.errors import InputError
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # pydicom takes a quarter of a second to import: only where there are DICOM files
     import pydicom
 
 _DICOM_SUFFIXES = (".dcm", ".dicom")
 _JPEG_END = b"\xff\xd9"
-# What Pillow, pydicom and its decoders raise on broken content. OSError is told apart by its errno below.
+# Errors that Pillow, pydicom and its decoders raise on broken content. Only an OSError without errno counts.
 _BROKEN = (
     ArithmeticError, AttributeError, EOFError, LookupError, NotImplementedError, OSError, RuntimeError,
     SyntaxError, TypeError, ValueError, struct.error, zlib.error, Image.DecompressionBombError,
@@ -24,14 +26,24 @@ _BROKEN = (
 
 
 class UnreadableImage(Exception):
-    """The file is there but holds no image that can be decoded whole."""
+    """The file exists but cannot be decoded completely."""
 
 
 def decode_image(path: str | Path, size: int, aspect: str) -> np.ndarray:
-    """The image as uint8 [size, size], 0 black; antialiased.
+    """Decode an image file to grey values, antialiased.
 
-    `aspect` says what happens to an image that is not square: `squash` it, `pad` it with black, or `crop`
-    its middle. Raises UnreadableImage for broken content, InputError for a file that cannot be opened at all.
+    Args:
+        path: a JPEG, PNG or other file that Pillow reads, or a DICOM file (`.dcm`, `.dicom`).
+        size: height and width of the result in pixels.
+        aspect: what is done with an image that is not square: `squash` (distort), `pad` (with black) or `crop`
+            (keep the centre).
+
+    Returns:
+        uint8 [size, size]; 0 is black.
+
+    Raises:
+        UnreadableImage: The content is broken, truncated or of an unsupported kind.
+        InputError: The file cannot be opened, or a decoder plug-in is not installed.
     """
     try:
         is_dicom = Path(path).suffix.lower() in _DICOM_SUFFIXES
@@ -48,18 +60,22 @@ def decode_image(path: str | Path, size: int, aspect: str) -> np.ndarray:
 
 
 def _read_image(path: str | Path, size: int) -> Image.Image:
-    """A grey image (mode L, or F with 0..255) of at least twice `size`, if the file has so many pixels."""
+    """Return a grey image (mode L, or F in 0..255) of at least twice `size`, if the file has that many pixels."""
     with Image.open(path) as image:
-        # A JPEG is decoded at 1/2, 1/4 or 1/8 where that leaves enough: much faster, and a proper average.
+        # JPEG can be decoded at 1/2, 1/4 or 1/8 of its size: much faster, and each pixel a proper average.
         image.draft("L", (2 * size, 2 * size))
         image.load()
         return grey(image)
 
 
 def grey(image: Image.Image) -> Image.Image:
-    """An image of any kind upright and in grey (mode L, or F with 0..255); ValueError if it has no stored range."""
+    """Return an upright grey image: mode L, or F in 0..255.
+
+    Raises:
+        ValueError: The image is floating-point, so its stored range is unknown.
+    """
     image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I"):  # 16 bits, stored range 0..65535; Pillow would cut them at 255
+    if image.mode.startswith("I"):  # 16 bits, stored range 0..65535; Pillow would clip them at 255
         return _grey(np.asarray(image, np.float32), 0, 65535)
     if image.mode == "F":
         raise ValueError("a floating-point image has no stored range")
@@ -70,21 +86,23 @@ def grey(image: Image.Image) -> Image.Image:
 
 
 def _read_dicom(path: str | Path) -> Image.Image:
-    """A grey image, mode F with 0..255: modality LUT, then VOI LUT or window, then MONOCHROME1 inverted.
+    """Return a grey image (mode F in 0..255): modality LUT, then VOI LUT or window, then MONOCHROME1 inverted.
 
     DICOM PS3.3 C.11.1, C.11.2, C.7.6.3.1.2. White is the top of the stored range, not the brightest pixel.
     """
+    # Imported here: see the top of the file.
     import pydicom
     from pydicom.errors import BytesLengthException, InvalidDicomError
 
     try:
-        return _shown(pydicom.dcmread(path))
+        return _rendered(pydicom.dcmread(path))
     except (BytesLengthException, InvalidDicomError) as error:
         raise ValueError(str(error)) from error
 
 
-def _shown(dataset: "pydicom.Dataset") -> Image.Image:
-    from pydicom.pixels import apply_modality_lut, apply_voi_lut
+def _rendered(dataset: pydicom.Dataset) -> Image.Image:
+    """Return the grey image of a data set with one frame."""
+    from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut
 
     if int(dataset.get("NumberOfFrames") or 1) > 1:
         raise ValueError(f"{dataset.NumberOfFrames} frames, expected one")
@@ -100,11 +118,14 @@ def _shown(dataset: "pydicom.Dataset") -> Image.Image:
     return _grey(values, low, high)
 
 
-def _stored_values(dataset: "pydicom.Dataset") -> np.ndarray:
-    """The pixels as the file stores them. ValueError for a JPEG frame without its end.
+def _stored_values(dataset: pydicom.Dataset) -> np.ndarray:
+    """Return the stored pixel values.
 
-    8-bit lossy JPEG is left to Pillow: it notices a frame cut short, and gives the grey values that the images
-    have in data sets that were made from such files. Other decoders round otherwise, here and there by 1.
+    Pillow decodes 8-bit lossy JPEG: it detects a truncated frame, and gives the same grey values as JPEG files in
+    data sets that were made from DICOM files. Other decoders round some pixels differently by 1.
+
+    Raises:
+        ValueError: A JPEG frame has no end marker.
     """
     from pydicom import uid
     from pydicom.encaps import get_frame
@@ -114,13 +135,13 @@ def _stored_values(dataset: "pydicom.Dataset") -> np.ndarray:
         dataset.pixel_array_options(decoding_plugin="pillow")
     elif syntax in (*uid.JPEGTransferSyntaxes, *uid.JPEGLSTransferSyntaxes):
         frame = get_frame(dataset.PixelData, 0, number_of_frames=1)
-        if not frame.rstrip(b"\x00\xff").endswith(_JPEG_END):  # what is missing would be filled up
+        if not frame.rstrip(b"\x00\xff").endswith(_JPEG_END):  # decoders would fill the rest
             raise ValueError("the JPEG frame is cut short: it has no end marker")
     return dataset.pixel_array
 
 
-def _value_range(dataset: "pydicom.Dataset") -> tuple[float, float]:
-    """The lowest and highest value that the LUTs of `dataset` can give, whatever its pixels are."""
+def _value_range(dataset: pydicom.Dataset) -> tuple[float, float]:
+    """Return the lowest and highest value that the LUTs can give, independent of the pixels."""
     for sequence in ("VOILUTSequence", "ModalityLUTSequence"):
         if dataset.get(sequence):
             return 0, 2 ** dataset[sequence][0].LUTDescriptor[2] - 1
@@ -129,13 +150,14 @@ def _value_range(dataset: "pydicom.Dataset") -> tuple[float, float]:
     slope, intercept = 1.0, 0.0
     if "RescaleSlope" in dataset and "RescaleIntercept" in dataset:  # one alone is not applied
         slope, intercept = float(dataset.RescaleSlope), float(dataset.RescaleIntercept)
-    return tuple(sorted((low * slope + intercept, high * slope + intercept)))
+    first, last = sorted((low * slope + intercept, high * slope + intercept))
+    return first, last
 
 
 def _grey(values: np.ndarray, low: float, high: float) -> Image.Image:
-    """Mode F, `low` as 0 and `high` as 255; `low` above `high` inverts.
+    """Map `low` to 0 and `high` to 255 (mode F); `low` above `high` inverts.
 
-    8-bit values that fill their range stay so (mode L): a DICOM file gives the same image as a PNG of it.
+    8-bit values with the full range stay as they are (mode L): a DICOM file gives the same image as its PNG copy.
     """
     if values.dtype == np.uint8 and {low, high} == {0, 255}:
         return Image.fromarray(values if low == 0 else 255 - values)
@@ -143,7 +165,7 @@ def _grey(values: np.ndarray, low: float, high: float) -> Image.Image:
 
 
 def square(image: Image.Image, size: int, aspect: str) -> np.ndarray:
-    """A grey image (see `grey`) as uint8 [size, size]; `aspect` as for `decode_image`."""
+    """Resize a grey image (see `grey`) to uint8 [size, size]; `aspect` as for `decode_image`."""
     width, height = image.size
     target, box = (size, size), (0, 0, width, height)
     if aspect == "pad":

@@ -1,4 +1,4 @@
-"""Reading a data set's index files, with errors that name the file, the column and what was expected."""
+"""Read the index files of a data set; errors name the file, the column and the expected content."""
 
 import os
 from collections.abc import Iterable, Sequence
@@ -13,10 +13,16 @@ from medunifier.storage.tables import LABEL_PREFIX
 def read_index(
     path: Path, columns: Sequence[str], filled: Iterable[str] = (), every: bool = False
 ) -> pl.DataFrame:
-    """The named `columns` of a CSV file (plain or gzipped), all as text, blank as null.
+    """Read a CSV file (plain or gzipped) as text columns; strip spaces from names and values, blank is null.
 
-    Spaces around values and column names are no part of them. `every` keeps the other columns too. Raises InputError for a missing, broken or empty file, a missing
-    column, or a blank in one of the columns that must be `filled`.
+    Args:
+        path: the file.
+        columns: names of the columns to keep.
+        filled: names of the columns that may not be blank.
+        every: keep all other columns, too.
+
+    Raises:
+        InputError: The file is missing, broken or empty, a column is missing, or a value in `filled` is blank.
     """
     if not path.is_file():
         raise InputError(
@@ -43,18 +49,21 @@ def read_index(
     frame = frame.with_columns(pl.all().str.strip_chars().replace("", None))
     for column in filled:
         if blank := frame[column].null_count():
-            first = (
-                frame[column].is_null().arg_max() + 2
-            )  # counted as an editor does, the header being line 1
+            # Counted as in an editor: the header is line 1.
+            first = frame[column].is_null().to_list().index(True) + 2
             raise InputError(
                 f"{path}: column '{column}' is blank in {blank} rows, first in row {first}; every row needs a value. "
-                "Fetch the file again, or mend these rows"
+                "Fetch the file again, or fix these rows"
             )
     return frame
 
 
 def one_row_each(frame: pl.DataFrame, key: str, path: Path) -> pl.DataFrame:
-    """`frame` without its repeated rows. Rows that share `key` but differ otherwise raise InputError."""
+    """Return `frame` without repeated rows.
+
+    Raises:
+        InputError: Rows share `key` but differ in another column; `path` names the file in the message.
+    """
     frame = frame.unique(maintain_order=True)
     if twice := frame.filter(pl.col(key).is_duplicated())[key].unique().sort().to_list():
         raise InputError(
@@ -65,9 +74,10 @@ def one_row_each(frame: pl.DataFrame, key: str, path: Path) -> pl.DataFrame:
 
 
 def label_columns(frame: pl.DataFrame, names: Iterable[str], path: Path) -> pl.DataFrame:
-    """`frame` with its columns `names` ("Lung Lesion") turned into int8 `label_*` (label_lung_lesion).
+    """Return `frame` with the columns `names` ("Lung Lesion") as nullable int8 labels (`label_lung_lesion`).
 
-    Allowed: 1, 0, -1 (uncertain), blank. Anything else raises InputError.
+    Raises:
+        InputError: A value is not 1, 0, -1 (uncertain) or blank.
     """
     for name in names:
         number = pl.col(name).cast(pl.Float64, strict=False)
@@ -80,7 +90,7 @@ def label_columns(frame: pl.DataFrame, names: Iterable[str], path: Path) -> pl.D
 
 
 def find_files(folder: Path, suffix: str) -> dict[str, Path]:
-    """File name without `suffix` -> path, of all files below `folder`; of equal names the first path counts."""
+    """Map file names without `suffix` to paths, for all files below `folder`; of equal names, the first path."""
     paths = (
         Path(parent) / name for parent, _, names in os.walk(folder) for name in names if name.endswith(suffix)
     )
@@ -88,5 +98,5 @@ def find_files(folder: Path, suffix: str) -> dict[str, Path]:
 
 
 def some(values: Sequence[str], most: int = 5) -> str:
-    """The first few of `values`, for a message."""
+    """Join the first few of `values`, for a message."""
     return ", ".join(values[:most]) + (", ..." if len(values) > most else "")

@@ -1,7 +1,7 @@
-"""Images that are the same after decoding, whatever file or data set they come in.
+"""Find images that training and evaluation share, by the digest of their decoded grey values.
 
-COVIDx, for example, holds images of the RSNA challenge, there PNG and here DICOM. An image that was resized or
-compressed again on its way is another one here: only equal grey values are found.
+COVIDx, for example, holds images of the RSNA challenge as PNG files (Wang et al. 2020, COVID-Net). Images that were
+resized or compressed again have other grey values and are not found.
 """
 
 import hashlib
@@ -19,16 +19,22 @@ EVALUATION = ("test", "benchmark")
 
 
 def content_digests(image_ids: Iterable[str], images: Iterable[np.ndarray]) -> pl.DataFrame:
-    """CONTENTS rows: the SHA-256 of the grey values of each of `images`, uint8 [size, size]."""
-    digests = [hashlib.sha256(image).hexdigest() for image in images]
+    """Return CONTENTS rows: the SHA-256 of the grey values of each of `images`, uint8 [size, size]."""
+    digests = [hashlib.sha256(np.ascontiguousarray(image).data).hexdigest() for image in images]
     return pl.DataFrame({"image_id": image_ids, "sha256": digests}, schema=dict(CONTENTS.columns))
 
 
 def find_overlaps(datasets: Iterable[str], prepared: Path, images: Path) -> pl.DataFrame:
-    """Each image that is evaluated on somewhere and trained on somewhere.
+    """Return the evaluation images that some data set holds in its training split.
 
-    Columns: dataset, split and image_id of the evaluation image; training_dataset and training_image_id.
-    `prepared` and `images` are the folders of the prepared tables and of the decoded images.
+    Args:
+        datasets: names of the data sets to compare.
+        prepared: folder of the prepared tables (data/prepared).
+        images: folder of the decoded images (data/images).
+
+    Returns:
+        Columns `dataset`, `split` and `image_id` of the evaluation image; `training_dataset` and
+        `training_image_id` of the training image with the same grey values.
     """
     parts = []
     for dataset in datasets:
@@ -45,7 +51,7 @@ def find_overlaps(datasets: Iterable[str], prepared: Path, images: Path) -> pl.D
         "sha256", training_dataset="dataset", training_image_id="image_id"
     )
     found = digests.filter(pl.col("split") != TRAINING).join(training, on="sha256")
-    # A benchmark that stays in its splits (`remove: none`) holds training images: the same, not copies.
+    # With `remove: none` a benchmark image stays in its split: it is the training image itself, not a copy.
     same = (pl.col("dataset") == pl.col("training_dataset")) & (
         pl.col("image_id") == pl.col("training_image_id")
     )
@@ -53,6 +59,6 @@ def find_overlaps(datasets: Iterable[str], prepared: Path, images: Path) -> pl.D
 
 
 def count_overlaps(found: pl.DataFrame) -> pl.DataFrame:
-    """`images`: evaluation images that are also in training, by dataset, split and training_dataset."""
+    """Count the evaluation images in training (column `pictures`) by dataset, split and training_dataset."""
     keys = ("dataset", "split", "training_dataset")
     return found.group_by(keys).agg(pl.col("image_id").n_unique().alias("pictures")).sort(keys)

@@ -1,4 +1,4 @@
-"""Maps over many items, by processes or threads; their results do not depend on how many there are."""
+"""Ordered maps over many items by processes or threads; results do not depend on the number of workers."""
 
 import gc
 import multiprocessing
@@ -6,23 +6,28 @@ import os
 import resource
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing.connection import wait
 
 from medunifier.runtime.errors import InputError
 
-_BLOCK = 4096  # items, of which the first few tell whether files come at once or have to be waited for
+_BLOCK = 4096  # items; the first _TRIAL of them show whether opening files waits for the disk or network
 _TRIAL = 32
 _THREADS = 16
 
 
 @contextmanager
 def parallel_map(workers: int, chunk: int = 16) -> Iterator[Callable[[Callable, Iterable], Iterator]]:
-    """Yield a `map` of one iterable that keeps its order; with one worker, the plain one.
+    """Yield an ordered `map` over one iterable; the built-in one if there is one worker.
 
-    `chunk` items are handed to a process at once. Raises InputError when the system kills a worker.
+    Args:
+        workers: number of processes.
+        chunk: items that a process receives at once.
+
+    Raises:
+        InputError: The system killed a worker.
     """
     if workers == 1:
         yield map
@@ -33,37 +38,44 @@ def parallel_map(workers: int, chunk: int = 16) -> Iterator[Callable[[Callable, 
 
 @contextmanager
 def shared_map(workers: int, function: Callable) -> Iterator[Callable[[Sequence], list]]:
-    """Yield a function from items to `function` of each, in order, by this process and `workers - 1` others: for work
-    that is done in seconds. The others start at once, which takes them a second; this process need not wait for them.
-    Raises InputError as `parallel_map` does.
+    """Yield a function that maps `function` over a sequence with this process and `workers - 1` others.
+
+    For work of a few seconds: the other processes take a second to start, and this one works meanwhile.
+
+    Raises:
+        InputError: The system killed a worker.
     """
     if workers == 1:
         yield lambda items: list(map(function, items))
         return
     with _processes(workers - 1) as pool:
         for _ in range(workers - 1):
-            pool.submit(callable, function)  # has them import what it needs
+            pool.submit(callable, function)  # unpickling `function` makes the process import its module
         yield lambda items: _share(pool, workers - 1, function, items)
 
 
 def _share(pool: ProcessPoolExecutor, others: int, function: Callable, items: Sequence) -> list:
-    start, end = 0, len(items)  # the others begin at the start, this process at the end
-    given, own, flying = [], [], []
+    """Map `function` over `items`: the `others` start at the front, this process at the back."""
+    start, end = 0, len(items)
+    submitted: list[Future] = []
+    running: list[Future] = []
+    own: list = []
     while start < end:
-        flying = [future for future in flying if not future.done()]
-        for item in items[start : min(start + 2 * others - len(flying), end)]:
-            flying.append(pool.submit(function, item))
-            given.append(flying[-1])
+        running = [future for future in running if not future.done()]
+        for item in items[start : min(start + 2 * others - len(running), end)]:
+            running.append(pool.submit(function, item))
+            submitted.append(running[-1])
             start += 1
         if start < end:
             end -= 1
             own.append(function(items[end]))
-    return [future.result() for future in given] + own[::-1]
+    return [future.result() for future in submitted] + own[::-1]
 
 
 @contextmanager
 def _processes(number: int) -> Iterator[ProcessPoolExecutor]:
-    # Fresh processes: a fork would copy locks that threads of polars may hold.
+    """Yield a pool of spawned processes that end with this one."""
+    # Spawned: a fork would copy locks that threads of polars may hold.
     pool = ProcessPoolExecutor(number, multiprocessing.get_context("spawn"), initializer=_end_with_parent)
     try:
         yield pool
@@ -78,7 +90,7 @@ def _processes(number: int) -> Iterator[ProcessPoolExecutor]:
 
 @contextmanager
 def without_collection() -> Iterator[None]:
-    """Inside `with`, no search for cyclic garbage: it costs a third of work that makes many small objects and none."""
+    """Disable the cyclic garbage collector; it takes a third of the time where many small objects are made."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -89,10 +101,9 @@ def without_collection() -> Iterator[None]:
 
 
 def map_files(function: Callable, items: Sequence) -> list:
-    """`function` of each item, in order, for calls that open files: plain, or by threads where files are slow.
+    """Map `function`, which opens a file, over `items` in order; use threads only where opening has to wait.
 
-    A network disk answers in its own time, and threads wait for many answers at once; where files come at
-    once, threads would only get into each other's way.
+    On a network disk, threads wait for many answers at once. On a fast disk they only slow each other down.
     """
     results = []
     for start in range(0, len(items), _BLOCK):
@@ -108,13 +119,15 @@ def map_files(function: Callable, items: Sequence) -> list:
 
 
 def _waits() -> int:
-    """How often this thread has given up the processor to wait; a busy machine taking it away is not counted."""
+    """Count the voluntary context switches of this thread: how often it waited for something."""
     return resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw
 
 
 def _end_with_parent() -> None:
-    """Let this process end when its parent does, even by kill -9; it would wait for work for ever."""
+    """End this process when its parent ends, even by kill -9; it would wait for work forever."""
     parent = multiprocessing.parent_process()
+    if parent is None:  # not a child process
+        return
 
     def watch() -> None:
         wait([parent.sentinel])

@@ -1,0 +1,1 @@
+"""The phantom: procedural radiographs and their reports, written in the layouts of real data sets."""

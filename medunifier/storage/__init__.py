@@ -1,1 +1,1 @@
-"""How data lie on disk: typed Parquet tables, image parts, feature shards. Knows no stage and no model."""
+"""Storage formats: typed Parquet tables, image parts and memory-mapped rows. Imports no stage and no model."""

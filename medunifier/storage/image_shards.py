@@ -1,4 +1,4 @@
-"""Decoded images on disk: uncompressed Arrow parts, memory-mapped, so that any row is one copy away."""
+"""Decoded images on disk: uncompressed, memory-mapped Arrow files, so that reading a row is one copy."""
 
 from collections.abc import Iterable, Sequence
 from itertools import islice
@@ -11,19 +11,26 @@ from medunifier.runtime.errors import InputError
 from medunifier.runtime.files import atomic_path
 from medunifier.storage.mapped_rows import MappedRows
 
-PART_ROWS = 4096  # 205 MB at 224 x 224: few files for DVC, yet a part is soon done again after a kill
+PART_ROWS = 4096  # 205 MB at 224 x 224: few files for DVC, and little work to repeat after a kill
 _BATCH_ROWS = 256
 
 
 def part_path(folder: str | Path, number: int) -> Path:
-    """Where part `number` of an image store lies."""
+    """Return the path of part `number` of an image store."""
     return Path(folder) / f"part-{number:05d}.arrow"
 
 
 def write_part(path: str | Path, ids: Iterable[str], arrays: Iterable[np.ndarray], size: int) -> None:
-    """Write one part, atomically: for each of `ids` one uint8 [size, size] of `arrays`, in the same order.
+    """Write one part atomically.
 
-    Raises ValueError when the two differ in number, or an image in type or shape.
+    Args:
+        path: the Arrow file to write.
+        ids: image ids.
+        arrays: one uint8 [size, size] for each id, in the same order.
+        size: height and width in pixels.
+
+    Raises:
+        ValueError: Numbers of ids and arrays differ, or an array has another type or shape.
     """
     pixel_type = pa.binary(size * size)
     schema = pa.schema(
@@ -50,7 +57,7 @@ def write_part(path: str | Path, ids: Iterable[str], arrays: Iterable[np.ndarray
 
 
 def write_images(folder: str | Path, ids: Sequence[str], arrays: Iterable[np.ndarray], size: int) -> None:
-    """Write a whole store in parts of PART_ROWS images; arguments as for `write_part`."""
+    """Write a complete store in parts of PART_ROWS images; arguments as for `write_part`."""
     images = iter(arrays)
     for number, start in enumerate(range(0, max(len(ids), 1), PART_ROWS)):
         part_ids = ids[start : start + PART_ROWS]
@@ -58,13 +65,22 @@ def write_images(folder: str | Path, ids: Sequence[str], arrays: Iterable[np.nda
 
 
 class ImageStore(MappedRows):
-    """The images of a folder of parts: `read(rows)` gives uint8 [k, H, W].
+    """The images in a folder of parts: `read(rows)` returns uint8 [k, H, W].
 
-    Raises InputError when the folder holds no image, a part is broken, sizes differ, or an id comes twice.
-    `stage` is the stage that errors tell the user to run.
+    Attributes:
+        height, width: of the images, in pixels.
     """
 
     def __init__(self, folder: str | Path, stage: str = "decode_images"):
+        """Open a store.
+
+        Args:
+            folder: the folder of part-*.arrow files.
+            stage: the stage that error messages tell the user to run.
+
+        Raises:
+            InputError: There is no image, a part is broken, sizes differ, or an id occurs twice.
+        """
         folder = Path(folder)
         ids: list[str] = []
         batches: list[np.ndarray] = []
@@ -81,7 +97,7 @@ class ImageStore(MappedRows):
 
 
 def _mapped_batches(path: Path, stage: str) -> Iterable[tuple[list[str], np.ndarray]]:
-    """The ids and pixels, uint8 [k, H, W], of each record batch of a part; pixels stay on disk."""
+    """Yield ids and memory-mapped pixels, uint8 [k, H, W], of each record batch of a part."""
     try:
         reader = pa.ipc.open_file(pa.memory_map(str(path)))
     except pa.ArrowInvalid as error:

@@ -1,4 +1,4 @@
-"""Many memory-mapped arrays read as one, addressed by image id."""
+"""Rows of several memory-mapped arrays, addressed by image id."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -9,13 +9,20 @@ from medunifier.runtime.errors import InputError
 
 
 class MappedRows:
-    """`pieces` of one dtype and row shape, end to end; row i belongs to `image_ids[i]`.
-
-    Nothing is read before it is asked for. Raises InputError when an id comes twice; `stage` is the stage
-    that errors tell the user to run again.
-    """
+    """A concatenation of memory-mapped arrays; nothing is read before `read`."""
 
     def __init__(self, folder: Path, image_ids: list[str], pieces: Sequence[np.ndarray], stage: str):
+        """Concatenate arrays.
+
+        Args:
+            folder: the folder that error messages name.
+            image_ids: the id of each row.
+            pieces: arrays of one dtype and row shape, in the order of the ids.
+            stage: the stage that error messages tell the user to run again.
+
+        Raises:
+            InputError: An id occurs twice.
+        """
         self.folder = folder
         self.image_ids = image_ids
         self.pieces = pieces
@@ -32,7 +39,11 @@ class MappedRows:
         return image_id in self._row_of
 
     def rows(self, ids: Iterable[str]) -> np.ndarray:
-        """Row numbers, int64 [k], of `ids`. An unknown id raises InputError."""
+        """Return the row numbers of `ids`, int64 [k].
+
+        Raises:
+            InputError: An id is unknown.
+        """
         try:
             return np.array([self._row_of[image_id] for image_id in ids], np.int64)
         except KeyError as error:
@@ -41,17 +52,21 @@ class MappedRows:
             ) from None
 
     def piece_of(self, rows: np.ndarray) -> np.ndarray:
-        """The number, int64 [k], of the piece that each of `rows` lies in."""
+        """Return the number of the piece that holds each of `rows`, int64 [k]."""
         return np.searchsorted(self._starts, rows, side="right") - 1
 
     def read(self, rows: Iterable[int] | np.ndarray) -> np.ndarray:
-        """A copy of `rows`, [k, ...], in the order given. A row out of range raises IndexError."""
+        """Return a copy of `rows` in the given order, [k, ...].
+
+        Raises:
+            IndexError: A row is out of range.
+        """
         rows = np.asarray(rows, np.int64)
         if rows.size and not 0 <= rows.min() <= rows.max() < len(self):
             raise IndexError(f"{self.folder}: rows {rows.min()}..{rows.max()} of {len(self)}")
         first = self.pieces[0]
         found = np.empty((len(rows), *first.shape[1:]), first.dtype)
-        # row by row: each is copied once, where indexing by a list would copy it twice
-        for place, (number, row) in enumerate(zip(self.piece_of(rows), rows, strict=True)):
-            found[place] = self.pieces[number][row - self._starts[number]]
+        # Row by row: each is copied once, where indexing by a list would copy it twice.
+        for position, (number, row) in enumerate(zip(self.piece_of(rows), rows, strict=True)):
+            found[position] = self.pieces[number][row - self._starts[number]]
         return found

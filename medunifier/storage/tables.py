@@ -1,4 +1,4 @@
-"""Typed Parquet tables: the columns that stages may rely on, checked when written and when read."""
+"""Typed Parquet tables: the columns that stages rely on, checked on writing and on reading."""
 
 import io
 from collections.abc import Mapping
@@ -15,7 +15,14 @@ LABEL_PREFIX = "label_"
 
 @dataclass(frozen=True)
 class Schema:
-    """The columns of a table. `required` ones may hold no nulls; `labels` admits nullable int8 `label_*`."""
+    """The columns of a table.
+
+    Attributes:
+        name: of the kind of table, for messages.
+        columns: names and types.
+        required: names of the columns without nulls.
+        labels: whether nullable int8 columns `label_*` are allowed, too.
+    """
 
     name: str
     columns: Mapping[str, pl.DataType | type[pl.DataType]]
@@ -23,7 +30,7 @@ class Schema:
     labels: bool = False
 
     def violations(self, frame: pl.DataFrame) -> list[str]:
-        """Every way in which `frame` departs from the schema, in words; empty when it conforms."""
+        """Describe every deviation of `frame` from the schema; empty if there is none."""
         found = dict(frame.schema)
         wrong = [f"column '{name}' is missing" for name in self.columns if name not in found]
         for name, dtype in found.items():
@@ -39,11 +46,15 @@ class Schema:
         return wrong
 
     def empty(self) -> pl.DataFrame:
-        """A frame of these columns without rows."""
+        """Return a table of these columns without rows."""
         return pl.DataFrame(schema=dict(self.columns))
 
     def check(self, frame: pl.DataFrame, source: str) -> None:
-        """ValueError, naming `source`, if `frame` departs from the schema."""
+        """Check `frame` against the schema.
+
+        Raises:
+            ValueError: `frame` deviates; the message names `source`.
+        """
         if wrong := self.violations(frame):
             raise ValueError(f"{source}: not a {self.name} table: {'; '.join(wrong)}")
 
@@ -73,7 +84,7 @@ REJECTED = Schema(
     frozenset({"reason"}),
 )
 
-# The image files behind the prepared tables: all that decoding needs to know.
+# The image files of the prepared tables: the only table that decoding reads.
 MANIFEST = Schema(
     "manifest",
     {
@@ -81,25 +92,33 @@ MANIFEST = Schema(
         "study_id": pl.String,
         "image_path": pl.String,  # relative to the data set's root
         "bytes": pl.Int64,
-        "sha256": pl.String,  # as the data set lists it; null if it does not
+        "sha256": pl.String,  # as listed by the data set, else null
     },
     frozenset({"image_id", "study_id", "image_path", "bytes"}),
 )
 
 
 def write_table(frame: pl.DataFrame, path: str | Path, schema: Schema | None) -> None:
-    """Write `frame` as Parquet, atomically. A frame that departs from `schema` is a bug: ValueError."""
+    """Write `frame` as Parquet, atomically.
+
+    Raises:
+        ValueError: `frame` deviates from `schema` (a bug).
+    """
     if schema:
         schema.check(frame, str(path))
     content = io.BytesIO()
     frame.write_parquet(content, compression="zstd")
-    # By hand: polars makes a full disk an error of its own, without the errno.
+    # Written from memory: polars reports a full disk as an error of its own, without errno.
     with atomic_path(path) as temporary:
         temporary.write_bytes(content.getbuffer())
 
 
 def read_table(path: str | Path, schema: Schema | None = None) -> pl.DataFrame:
-    """Read a Parquet table. A missing or broken file, or a departure from `schema`, raises InputError."""
+    """Read a Parquet table.
+
+    Raises:
+        InputError: The file is missing or broken, or deviates from `schema`.
+    """
     if not Path(path).is_file():
         raise InputError(f"{path}: no such table; run the stage that makes it (snakemake or dvc repro)")
     try:

@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from medunifier.data import image_parts
 from medunifier.data.image_decoding import decode_image
 from medunifier.data.overlaps import CONTENTS
 from medunifier.runtime.errors import InputError
@@ -94,7 +95,7 @@ def interrupt_after(monkeypatch, images):
         tried.append(Path(path).name)
         return decode_image(path, size, aspect)
 
-    monkeypatch.setattr(stage, "decode_image", decode_or_stop)
+    monkeypatch.setattr(image_parts, "decode_image", decode_or_stop)
     return tried
 
 
@@ -119,13 +120,12 @@ def test_all_parts_survive_an_interruption_after_the_last_one(root, monkeypatch,
     def stop(*_, **__):
         raise KeyboardInterrupt
 
-    def stop_behind_the_parts(frame, path, schema):
+    def stop_after_the_parts(frame, path, schema):
         stop() if Path(path).name == "contents.parquet" else write_table(frame, path, schema)
 
+    target = f"medunifier.data.image_parts.{step}" if "." in step else f"stages.decode_images.{step}"
     with monkeypatch.context() as patch:
-        patch.setattr(
-            f"stages.decode_images.{step}", stop_behind_the_parts if step == "write_table" else stop
-        )
+        patch.setattr(target, stop_after_the_parts if step == "write_table" else stop)
         with pytest.raises(KeyboardInterrupt):
             decode(root)
     tried = interrupt_after(monkeypatch, 100)
@@ -180,13 +180,13 @@ def test_parts_of_other_settings_or_images_are_not_taken(root, monkeypatch, chan
 def test_no_readable_image_at_all_is_an_error(root):
     for path in root.iterdir():
         path.write_bytes(b"")
-    with pytest.raises(InputError, match="none of 7 images can be decoded: 0.jpg: UnidentifiedImageError"):
+    with pytest.raises(InputError, match=r"none of 7 images can be decoded: 0\.jpg: UnidentifiedImageError"):
         decode(root)
 
 
-def test_a_image_that_is_gone_is_an_error(root):
+def test_a_missing_image_is_an_error(root):
     (root / "3.jpg").unlink()
-    with pytest.raises(InputError, match="3.jpg: No such file"):
+    with pytest.raises(InputError, match=r"3\.jpg: No such file"):
         decode(root)
 
 
@@ -195,7 +195,7 @@ def test_a_full_disk_is_passed_on(root, monkeypatch):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr("medunifier.runtime.files.os.replace", full)
-    with pytest.raises(OSError) as caught:
+    with pytest.raises(OSError, match="No space left") as caught:
         decode(root)
     assert caught.value.errno == errno.ENOSPC
     assert not OUT.exists()
@@ -203,5 +203,5 @@ def test_a_full_disk_is_passed_on(root, monkeypatch):
 
 def test_without_prepared_tables_the_user_is_told_what_to_run(root):
     Path("data/prepared/phantom/manifest.parquet").unlink()
-    with pytest.raises(InputError, match="manifest.parquet: no such table; run the stage that makes it"):
+    with pytest.raises(InputError, match=r"manifest\.parquet: no such table; run the stage that makes it"):
         decode(root)

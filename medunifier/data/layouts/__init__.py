@@ -1,29 +1,21 @@
-"""Data sets as distributed. A new layout is one module with the functions of `Layout` and one line below."""
+"""Layouts: how each data set is read as it is distributed. A new layout is one more module in this folder."""
 
 import importlib
+import pkgutil
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol, cast
 
 import polars as pl
 
 from medunifier.runtime.errors import InputError
+from medunifier.runtime.params import Dataset
 from medunifier.storage.tables import Schema
 
-if TYPE_CHECKING:
-    from medunifier.runtime.params import Dataset
+# Name of a layout -> its module, which has the attributes of `Layout`: every module in this folder.
+LAYOUTS = {module.name: f"{__name__}.{module.name}" for module in pkgutil.iter_modules(__path__)}
 
-LAYOUTS = {
-    "mimic_cxr": "medunifier.data.layouts.mimic_cxr",
-    "covid_chestxray": "medunifier.data.layouts.covid_chestxray",
-    "chexpert": "medunifier.data.layouts.chexpert",
-    "rsna": "medunifier.data.layouts.rsna",
-    "siim_acr": "medunifier.data.layouts.siim_acr",
-    "covidx": "medunifier.data.layouts.covidx",
-    "iu_xray": "medunifier.data.layouts.iu_xray",
-}
-
-# One row for each image that the index lists, in its order. `split` is the data set's own (train, validate,
-# test), `sha256` the checksum it lists; `reason` and `detail` are set where the layout rejects the row.
+# One row for each image of the index, in its order. `split` is the official one (train, validate, test), `sha256` the
+# listed checksum. `reason` (a value of `Reason`) and `detail` are set where the layout rejects the row.
 RAW_IMAGES = Schema(
     "raw images",
     {
@@ -41,7 +33,7 @@ RAW_IMAGES = Schema(
     labels=True,
 )
 
-# One row for each study. `body` is the text of a report that has neither section.
+# One row for each study. `body` is the text of a report that has neither findings nor impression.
 RAW_REPORTS = Schema(
     "raw reports",
     {
@@ -58,7 +50,12 @@ RAW_REPORTS = Schema(
 
 @dataclass(frozen=True)
 class Raw:
-    """What a layout read: `rows` in RAW_IMAGES or RAW_REPORTS, `notes` counts worth telling (no rejects)."""
+    """Rows that a layout read.
+
+    Attributes:
+        rows: a table with the columns of RAW_IMAGES or RAW_REPORTS.
+        notes: counts for summary.json, other than those of rejected rows.
+    """
 
     rows: pl.DataFrame
     notes: dict[str, int] = field(default_factory=dict)
@@ -67,28 +64,34 @@ class Raw:
 class Layout(Protocol):
     """How one data set is read. Both functions raise InputError for index files that cannot be used."""
 
-    SOURCE: str  # where to get the data set, in a sentence
+    SOURCE: str  # where to get the data set, in one sentence
 
-    def read_images(self, settings: "Dataset") -> Raw:
-        """Every row of the index, in RAW_IMAGES columns plus nullable int8 `label_*`."""
+    def read_images(self, settings: Dataset) -> Raw:
+        """Return every row of the index: columns of RAW_IMAGES plus nullable int8 labels `label_*`."""
+        ...
 
-    def read_reports(self, settings: "Dataset", images: pl.DataFrame) -> Raw:
-        """The texts of the studies of `images` (RAW_IMAGES rows), in RAW_REPORTS columns, one row a study."""
+    def read_reports(self, settings: Dataset, images: pl.DataFrame) -> Raw:
+        """Return the reports of the studies of `images` (RAW_IMAGES rows): columns of RAW_REPORTS, one row a study."""
+        ...
 
 
-def no_reports(settings: "Dataset", images: pl.DataFrame) -> Raw:
-    """The `read_reports` of a data set without texts."""
+def no_reports(settings: Dataset, images: pl.DataFrame) -> Raw:
+    """Return no rows: the `read_reports` of a data set without reports."""
     return Raw(RAW_REPORTS.empty())
 
 
 def raw_images(rows: pl.DataFrame) -> pl.DataFrame:
-    """`rows` with the columns of RAW_IMAGES that a layout does not know added as nulls."""
+    """Return `rows` with every missing column of RAW_IMAGES added as null."""
     missing = {name: dtype for name, dtype in RAW_IMAGES.columns.items() if name not in rows.columns}
     return rows.with_columns(pl.lit(None, dtype).alias(name) for name, dtype in missing.items())
 
 
 def find_layout(name: str) -> Layout:
-    """The module that reads layout `name`; InputError lists the known ones."""
+    """Return the module of the layout `name`.
+
+    Raises:
+        InputError: There is no such layout; the message lists those there are.
+    """
     if name not in LAYOUTS:
         raise InputError(f"datasets.*.layout: no layout {name!r}; known: {', '.join(LAYOUTS)}")
-    return importlib.import_module(LAYOUTS[name])
+    return cast(Layout, importlib.import_module(LAYOUTS[name]))

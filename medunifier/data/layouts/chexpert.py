@@ -1,6 +1,6 @@
-"""CheXpert v1.0, original or -small (Irvin et al. 2019): train.csv, valid.csv and the images they name.
+"""CheXpert v1.0, original or -small (Irvin et al. 2019): train.csv, valid.csv and the images they list.
 
-valid.csv, read by three radiologists, is the data set's test list; train.csv has no split of its own.
+valid.csv, labelled by three radiologists, is the test list; train.csv has no official split.
 """
 
 from pathlib import Path
@@ -18,14 +18,14 @@ LABELS = (
     "Consolidation", "Pneumonia", "Atelectasis", "Pneumothorax", "Pleural Effusion", "Pleural Other",
     "Fracture", "Support Devices",
 )  # fmt: skip
-# CheXpert-v1.0-small/train/patient00001/study1/view1_frontal.jpg; the first part is the folder that was packed.
+# CheXpert-v1.0-small/train/patient00001/study1/view1_frontal.jpg; the first part is the name of the archive's folder.
 _PATH = r"^(?:CheXpert-v1\.0[^/]*/)?(?<image_path>\w+/(?<patient_id>patient\d+)/(?<study>study\d+)/.+\.\w+)$"
 
 read_reports = no_reports
 
 
 def read_images(settings: Dataset) -> Raw:
-    """Every row of train.csv (index.images) and valid.csv (index.split), the latter as split `test`."""
+    """Return every row of train.csv (index.images) and valid.csv (index.split); the latter as split `test`."""
     root = Path(settings.root)
     train, test = _read(root / settings.index.images), _read(root / settings.index.split)
     rows = pl.concat(
@@ -39,6 +39,7 @@ def read_images(settings: Dataset) -> Raw:
 
 
 def _read(path: Path) -> pl.DataFrame:
+    """Return the rows of one list, with labels."""
     frame = read_index(
         path, ["Path", "Frontal/Lateral", "AP/PA", *LABELS], filled=["Path", "Frontal/Lateral"]
     )
@@ -51,7 +52,7 @@ def _read(path: Path) -> pl.DataFrame:
     sides = frame["Frontal/Lateral"].unique().to_list()
     if wrong := set(sides) - {"Frontal", "Lateral"}:
         raise InputError(f"{path}: Frontal/Lateral is {min(wrong)!r}; expected Frontal or Lateral")
-    # A few rows marked Frontal carry LL or RL, which are lateral views: the views filter leaves them out.
+    # 17 rows marked Frontal have the view LL or RL, which is lateral: the filter `views` rejects them.
     view = pl.when(pl.col("Frontal/Lateral") == "Frontal").then("AP/PA").otherwise(pl.lit("LATERAL"))
     rows = frame.select(
         parts["image_path"].alias("image_id"),

@@ -1,6 +1,6 @@
-"""covid-chestxray-dataset (Cohen et al. 2020): metadata.csv, images/. Clinical notes stand for the report.
+"""covid-chestxray-dataset (Cohen et al. 2020): metadata.csv, images/. Clinical notes serve as the report.
 
-Each image is its own study: the notes belong to a row, and rows of one patient and day may differ.
+Each image is a study of its own: notes belong to a row, and rows of one patient and day may differ.
 """
 
 import re
@@ -15,8 +15,8 @@ from medunifier.data.preparation.sections import clean_text
 from medunifier.runtime.params import Dataset
 
 SOURCE = "git clone https://github.com/ieee8023/covid-chestxray-dataset (free)"
-# `finding` is a path in later versions (Pneumonia/Viral/COVID-19) and a bare name in earlier ones, where the
-# data set's CONTRIBUTING calls it the type of pneumonia: these are the causes that stand alone there.
+# `finding` is a path in later versions (Pneumonia/Viral/COVID-19) and a single name in earlier ones, where the
+# data set's CONTRIBUTING.md calls it the type of pneumonia: these causes occur without the word pneumonia.
 _CAUSES = {
     "aspergillosis", "aspiration", "bacterial", "chlamydophila", "e.coli", "fungal", "h1n1", "herpes",
     "influenza", "klebsiella", "legionella", "lipoid", "mers-cov", "mrsa", "mycoplasma", "nocardia",
@@ -27,7 +27,7 @@ LABELS = ("label_no_finding", "label_other_pneumonia", "label_covid_19")
 
 
 def read_images(settings: Dataset) -> Raw:
-    """Every row of metadata.csv. The data set has no split of its own."""
+    """Return every row of metadata.csv. The data set has no official split."""
     columns = ["patientid", "finding", "view", "modality", "folder", "filename"]
     path = Path(settings.root) / settings.index.images
     index = read_index(path, columns, filled=["patientid", "folder", "filename"])
@@ -53,7 +53,7 @@ def read_images(settings: Dataset) -> Raw:
 
 
 def read_reports(settings: Dataset, images: pl.DataFrame) -> Raw:
-    """The clinical notes of each image, as findings; the data set has no impressions."""
+    """Return the clinical notes of each image as findings; the data set has no impressions."""
     path = Path(settings.root) / settings.index.images
     index = read_index(path, ["filename", "clinical_notes"]).unique("filename", keep="first")
     notes = images.select("study_id").join(index, left_on="study_id", right_on="filename", how="left")
@@ -62,9 +62,9 @@ def read_reports(settings: Dataset, images: pl.DataFrame) -> Raw:
 
 
 def finding_labels(finding: str | None) -> tuple[int | None, int | None, int | None]:
-    """The values of LABELS for a `finding`: the three classes of COVIDx, at most one of them 1.
+    """Return the values of LABELS for a `finding`: the three classes of COVIDx, at most one of them 1.
 
-    All 0 for another disease (ARDS alone, tuberculosis), all null where the finding is not known.
+    All are 0 for another disease (ARDS alone, tuberculosis) and null where the finding is unknown.
     """
     names = {name.strip().lower() for name in re.split("[/,]", finding or "")}
     if names <= _UNNAMED:

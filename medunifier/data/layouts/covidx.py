@@ -1,7 +1,8 @@
 """COVIDx (Wang et al. 2020, COVID-Net): space-separated lists `patient filename class source`, train/, test/.
 
-The classes are those of the list: three (normal, pneumonia, COVID-19; list 9A, for example) or two (negative,
-positive; list 6). Some rows have no patient or no source; file names and sources may hold spaces.
+The list decides about the classes: three (normal, pneumonia, COVID-19; list 9A, for example) or two (negative,
+positive; list 6). Some rows have no patient or no source; patients, file names and sources may hold spaces.
+Format: docs/COVIDx.md of https://github.com/lindawangg/COVID-Net.
 """
 
 from collections import Counter
@@ -18,19 +19,19 @@ SOURCE = (
     "https://github.com/lindawangg/COVID-Net, docs/COVIDx.md, or Kaggle's covidx-cxr2 with a 3-class list"
 )
 LABELS = ("label_normal", "label_pneumonia", "label_covid_19")
-# Class -> values of LABELS. An image without COVID-19 is normal or not: a two-class list does not say.
+# Class -> values of LABELS. A two-class list does not state whether an image without COVID-19 is normal.
 THREE_CLASSES = {"normal": (1, 0, 0), "pneumonia": (0, 1, 0), "COVID-19": (0, 0, 1)}
 TWO_CLASSES = {"negative": (None, None, 0), "positive": (None, None, 1)}
-_SOURCE_WORDS = 2  # at most: beyond, a word of the file name could pass for the class
+_SOURCE_WORDS = 2  # at most; with more, a word of the file name could be taken for the class
 _CLASSES = THREE_CLASSES | TWO_CLASSES
 
 read_reports = no_reports
 
 
 def read_images(settings: Dataset) -> Raw:
-    """Every row of the test list (index.split), as `test`, and of the train list (index.images).
+    """Return every row of the test list (index.split), as `test`, then of the train list (index.images).
 
-    In this order: of a file name in both lists the first row is kept.
+    The order matters: of a file name in both lists, preparation keeps the first row.
     """
     root = Path(settings.root)
     lists = {"test": root / settings.index.split, "train": root / settings.index.images}
@@ -53,7 +54,11 @@ def read_images(settings: Dataset) -> Raw:
 
 
 def read_list(path: Path) -> list[tuple[str, str, str]]:
-    """(patient, filename, class) of each line. InputError for a missing or empty list or an unknown class."""
+    """Return (patient, filename, class) of each line.
+
+    Raises:
+        InputError: The list is missing or empty, or a class is unknown.
+    """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
@@ -69,14 +74,14 @@ def read_list(path: Path) -> list[tuple[str, str, str]]:
 
 
 def _parse(fields: Sequence[str], number: int, path: Path) -> tuple[str, str, str]:
-    """What stands before the last known class is the patient and the file; what follows it, the source."""
-    places = range(len(fields) - 1, max(0, len(fields) - 2 - _SOURCE_WORDS), -1)
-    place = next((place for place in places if fields[place] in _CLASSES), None)
-    if place is None:
+    """Return patient, file and class; the last known class name separates patient and file from the source."""
+    positions = range(len(fields) - 1, max(0, len(fields) - 2 - _SOURCE_WORDS), -1)
+    position = next((position for position in positions if fields[position] in _CLASSES), None)
+    if position is None:
         raise InputError(
             f"{path}, line {number}: {' '.join(fields)!r} has no known class; expected "
             f"`patient filename class source` with one of {', '.join(_CLASSES)}"
         )
-    # Without a patient, the image stands for one.
-    patient, *name = fields[:place] if place > 1 else (fields[0], fields[0])
-    return patient, " ".join(name), fields[place]
+    # Without a patient, the image counts as one.
+    patient, *name = fields[:position] if position > 1 else (fields[0], fields[0])
+    return patient, " ".join(name), fields[position]

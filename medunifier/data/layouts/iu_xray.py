@@ -1,8 +1,8 @@
 """IU X-ray (Open-i, Demner-Fushman et al. 2016), as XML reports or as the tabular copy; both give the same rows.
 
-XML:     index.images is NLMCXR_reports.tgz as downloaded, or the folder ecgen-radiology that it holds
+XML:     index.images is NLMCXR_reports.tgz as downloaded, or its folder ecgen-radiology
 tabular: index.images is indiana_projections.csv, index.labels is indiana_reports.csv
-Images are PNGs anywhere below root, named as in either copy. A report is a patient's only one.
+Images are PNG files anywhere below root, named as in either copy. Each patient has one report.
 """
 
 import re
@@ -22,7 +22,7 @@ from medunifier.runtime.params import Dataset
 
 SOURCE = "https://openi.nlm.nih.gov/faq: NLMCXR_png.tgz and NLMCXR_reports.tgz (free, no account)"
 IMAGES = "NLMCXR_png"
-# The human indexers' headings -> our labels; a heading may carry a place (Opacity/lung/base/left).
+# Our labels -> the MeSH headings assigned by human indexers; a heading may have qualifiers (Opacity/lung/base/left).
 TERMS = {
     "label_no_finding": {"normal"},
     "label_atelectasis": {"pulmonary atelectasis"},
@@ -41,6 +41,8 @@ _NOT_INDEXED = {"", "no indexing"}
 
 @dataclass(frozen=True)
 class _Study:
+    """One report and the images that it is about."""
+
     findings: str | None
     impression: str | None
     headings: tuple[str, ...]
@@ -48,14 +50,20 @@ class _Study:
 
 
 def read_images(settings: Dataset) -> Raw:
-    """Every image of the index. XML tells no view; the data set has no split of its own."""
+    """Return every image of the index. The XML copy lists no view; the data set has no official split."""
     studies = _read_studies(settings)
     root = Path(settings.root)
     files = {image_id_of(name): path.relative_to(root) for name, path in find_files(root, ".png").items()}
     texts = dict.fromkeys(("image_id", "patient_id", "study_id", "image_path", "view"), pl.String)
     rows = [
-        (image_id, study_id, study_id, str(files.get(image_id, f"{IMAGES}/CXR{image_id}.png")), view)
-        + heading_labels(study.headings)
+        (
+            image_id,
+            study_id,
+            study_id,
+            str(files.get(image_id, f"{IMAGES}/CXR{image_id}.png")),
+            view,
+            *heading_labels(study.headings),
+        )
         for study_id, study in studies.items()
         for image_id, view in study.images
     ]
@@ -71,7 +79,7 @@ def read_images(settings: Dataset) -> Raw:
 
 
 def read_reports(settings: Dataset, images: pl.DataFrame) -> Raw:
-    """Findings and impression of each study; words that were cut out stay as XXXX."""
+    """Return findings and impression of each study; removed words stay as XXXX."""
     studies = _read_studies(settings)
     wanted = images["study_id"].unique(maintain_order=True)
     rows = [(name, studies[name].findings, studies[name].impression, None, None, None) for name in wanted]
@@ -79,14 +87,16 @@ def read_reports(settings: Dataset, images: pl.DataFrame) -> Raw:
 
 
 def image_id_of(name: str) -> str:
-    """1_IM-0001-3001 for an image's name in either copy: CXR1_1_IM-0001-3001, CXR2_IM-0652-1001 (XML: a
-    study's number may stand twice) or 1_IM-0001-3001.dcm.
+    """Return the image id (1_IM-0001-3001) for an image's name in either copy.
+
+    Names are CXR1_1_IM-0001-3001 or CXR2_IM-0652-1001 in XML, where the study's number may occur twice, and
+    1_IM-0001-3001.dcm in the tabular copy.
     """
     return re.sub(r"^CXR(\d+)_(?:\1_)?", r"\1_", name).removesuffix(".dcm")
 
 
 def heading_labels(headings: tuple[str, ...]) -> tuple[int | None, ...]:
-    """The values of TERMS for the headings of a study; all null where nobody indexed it."""
+    """Return the values of TERMS for the headings of a study; all null if it was not indexed."""
     names = {heading.split("/")[0].strip().lower() for heading in headings}
     if names <= _NOT_INDEXED:
         return (None,) * len(TERMS)
@@ -94,7 +104,7 @@ def heading_labels(headings: tuple[str, ...]) -> tuple[int | None, ...]:
 
 
 def _read_studies(settings: Dataset) -> dict[str, _Study]:
-    """Study number -> study, in the order of the numbers."""
+    """Map study numbers to studies, in the order of the numbers."""
     root = Path(settings.root)
     path = root / settings.index.images
     if path.suffix == ".csv":
@@ -107,7 +117,7 @@ def _read_studies(settings: Dataset) -> dict[str, _Study]:
 
 
 def _xml_files(path: Path) -> Iterator[tuple[str, bytes]]:
-    """Name and content of each report in a folder or in a packed archive."""
+    """Yield name and content of each report in a folder or in a .tgz archive."""
     if path.is_dir():
         yield from ((str(file), file.read_bytes()) for file in sorted(path.glob("**/*.xml")))
         return
@@ -116,29 +126,35 @@ def _xml_files(path: Path) -> Iterator[tuple[str, bytes]]:
     try:
         with tarfile.open(path) as archive:
             for member in archive:
-                if member.isfile() and member.name.endswith(".xml"):
-                    yield f"{path}/{member.name}", archive.extractfile(member).read()
+                file = archive.extractfile(member) if member.name.endswith(".xml") else None
+                if file is not None:  # a regular file
+                    yield f"{path}/{member.name}", file.read()
     except (tarfile.TarError, EOFError, OSError) as error:
         raise InputError(f"{path}: not a whole .tgz archive ({error}); download it again") from error
 
 
 def _read_report(content: bytes, name: str) -> tuple[str, _Study]:
+    """Return study number and study of one XML report."""
     try:
         report = ElementTree.fromstring(content)
-        study_id = report.find("uId").get("id").removeprefix("CXR")
-    except (ElementTree.ParseError, AttributeError) as error:
+    except ElementTree.ParseError as error:
         raise InputError(f"{name}: not an Open-i report ({error}); unpack the archive again") from error
+    uid = report.find("uId")
+    if uid is None or not (study_id := uid.get("id", "").removeprefix("CXR")):
+        raise InputError(f"{name}: not an Open-i report (no uId with an id); unpack the archive again")
+    image_ids = [image_id_of(image.get("id", "")) for image in report.iter("parentImage")]
     sections = {text.get("Label"): text.text for text in report.iter("AbstractText")}
     study = _Study(
         clean_text(sections.get("FINDINGS")),
         clean_text(sections.get("IMPRESSION")),
         tuple(major.text or "" for major in report.findall("MeSH/major")),
-        tuple((image_id_of(image.get("id")), None) for image in report.iter("parentImage")),
+        tuple((image_id, None) for image_id in image_ids),
     )
     return study_id, study
 
 
 def _read_tables(projections: Path, reports: Path) -> dict[str, _Study]:
+    """Map study numbers to studies of the tabular copy."""
     images = read_index(projections, ["uid", "filename", "projection"], filled=["uid", "filename"])
     texts = read_index(reports, ["uid", "MeSH", "findings", "impression"], filled=["uid"])
     texts = one_row_each(texts, "uid", reports)

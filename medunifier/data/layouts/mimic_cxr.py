@@ -1,4 +1,4 @@
-"""MIMIC-CXR-JPG 2.0.0 with the report texts of MIMIC-CXR, as PhysioNet distributes them.
+"""MIMIC-CXR-JPG 2.0.0 with the reports of MIMIC-CXR (Johnson et al. 2019), as PhysioNet distributes them.
 
 root:    files/pNN/pSUBJECT/sSTUDY/DICOM.jpg, mimic-cxr-2.0.0-{metadata,split,chexpert}.csv.gz, SHA256SUMS.txt
 reports: files/pNN/pSUBJECT/sSTUDY.txt, unpacked or still in mimic-cxr-reports.zip
@@ -27,13 +27,13 @@ SOURCE = (
     "https://physionet.org/content/mimic-cxr-jpg/2.0.0/ and https://physionet.org/content/mimic-cxr/2.0.0/ "
     "(credentialed access)"
 )
-_BLOCK = 1000  # studies handed to a process at once
-_READ_BYTES = 1 << 14  # more than a report has; a buffer of a megabyte costs more than the reading
-_STUDIES_A_WORKER = 20_000  # about two seconds of reading; less is done before another process has started
+_BLOCK = 1000  # studies that a process receives at once
+_READ_BYTES = 1 << 14  # more than a report has; allocating a buffer of a megabyte takes longer than reading
+_STUDIES_A_WORKER = 20_000  # about two seconds of reading; fewer are done before another process has started
 
 
 def read_images(settings: Dataset) -> Raw:
-    """Every row of the metadata file with its official split, its study's labels and its listed checksum."""
+    """Return every row of the metadata file with its official split, its study's labels and its listed checksum."""
     root = Path(settings.root)
     images = _metadata(root / settings.index.images)
     splits = read_splits(root / settings.index.split, "dicom_id")
@@ -60,13 +60,13 @@ def read_images(settings: Dataset) -> Raw:
 
 
 def read_reports(settings: Dataset, images: pl.DataFrame) -> Raw:
-    """The parsed report of each study of `images`; a missing file, or one that is no text, gets a reason."""
+    """Return the sections of each study's report; a file that is missing or not text gets a rejection reason."""
     studies = images.select("patient_id", "study_id").unique(maintain_order=True)
     workers = min(available_cores(), 1 + len(studies) // _STUDIES_A_WORKER)
     with without_collection(), shared_map(workers, _parse_block) as mapped:
         paths = studies.select(pl.format("{}/s{}.txt", _patient_folder(), "study_id")).to_series().to_list()
-        places, read = _find_reports(Path(settings.reports or settings.root), paths)
-        found = list(zip(studies["study_id"], paths, places, strict=True))
+        locations, read = _find_reports(Path(settings.reports or settings.root), paths)
+        found = list(zip(studies["study_id"], paths, locations, strict=True))
         blocks = [(read, found[start : start + _BLOCK]) for start in range(0, max(len(found), 1), _BLOCK)]
         parsed = mapped(blocks)
     return Raw(
@@ -75,10 +75,10 @@ def read_reports(settings: Dataset, images: pl.DataFrame) -> Raw:
 
 
 def _parse_block(block: tuple[Callable, list[tuple]]) -> tuple[pl.DataFrame, int]:
-    """RAW_REPORTS rows of some studies, and how many of their reports are not UTF-8.
+    """Return the RAW_REPORTS rows of some studies, and how many of their reports are not UTF-8.
 
     Args:
-        block: what reads a report, given its place; the studies as `_parse` takes them.
+        block: the function that reads a report from its location; the studies as `_parse` takes them.
     """
     read, studies = block
     with without_collection():
@@ -89,10 +89,10 @@ def _parse_block(block: tuple[Callable, list[tuple]]) -> tuple[pl.DataFrame, int
 
 
 def _parse(read: Callable, study: tuple[str, str, Any]) -> tuple[tuple[str | None, ...], bool]:
-    """The RAW_REPORTS row of one study (its id, its report's path and place), and whether that is UTF-8."""
-    study_id, path, place = study
+    """Return the RAW_REPORTS row of a study (id, path and location of its report), and whether that is UTF-8."""
+    study_id, path, location = study
     try:
-        raw = None if place is None else read(place)
+        raw = None if location is None else read(location)
         if raw is None:
             return (study_id, None, None, None, Reason.MISSING_REPORT.value, path), True
         text, is_utf8 = decode_text(raw)
@@ -102,11 +102,13 @@ def _parse(read: Callable, study: tuple[str, str, Any]) -> tuple[tuple[str | Non
 
 
 def _patient_folder() -> pl.Expr:
+    """Return the folder of a patient: files/p10/p10000032."""
     patient = pl.col("patient_id")
     return pl.format("files/p{}/p{}", patient.str.slice(0, 2), patient)
 
 
 def _metadata(path: Path) -> pl.DataFrame:
+    """Return ids, view and path of each image of the metadata file."""
     names = {
         "dicom_id": "image_id",
         "subject_id": "patient_id",
@@ -119,13 +121,14 @@ def _metadata(path: Path) -> pl.DataFrame:
 
 
 def _labels(path: Path) -> pl.DataFrame:
+    """Return `study_id` and the 14 labels of the CheXpert labeler (or NegBio's file, of the same form)."""
     frame = read_index(path, ["subject_id", "study_id"], filled=["study_id"], every=True).drop("subject_id")
     frame = one_row_each(frame, "study_id", path)
     return label_columns(frame, [name for name in frame.columns if name != "study_id"], path)
 
 
 def _checksums(path: Path) -> pl.DataFrame:
-    """`image_path`, `sha256` as the list says; empty where the file is no such list: it need not be."""
+    """Return `image_path` and `sha256` of SHA256SUMS.txt; no rows if the file is another index file."""
     if not path.is_file():
         raise InputError(f"{path}: no such file; `index.checksums` may name another index file instead")
     lines = pl.Series("line", path.read_text(encoding="utf-8", errors="replace").splitlines(), pl.String)
@@ -134,9 +137,9 @@ def _checksums(path: Path) -> pl.DataFrame:
 
 
 def _find_reports(root: Path, paths: list[str]) -> tuple[list[Any], Callable]:
-    """Where each report of `paths` lies, and the function from such a place to its bytes (None: not there)."""
+    """Return the location of each report (None: missing), and the function that reads a location's bytes."""
     if root.suffix == ".zip" and root.is_file():
-        inside = {name[name.find("files/") :]: place for name, place in read_directory(root).items()}
+        inside = {name[name.find("files/") :]: offset for name, offset in read_directory(root).items()}
         return [inside.get(path) for path in paths], partial(read_entry, str(root))
     if not root.is_dir():
         raise InputError(f"{root}: no folder and no zip file of reports; check `reports` in params.yaml")
@@ -144,7 +147,7 @@ def _find_reports(root: Path, paths: list[str]) -> tuple[list[Any], Callable]:
 
 
 def _read_file(path: str) -> bytes | None:
-    """The file's content, or None if it is not there; half the time of Path.read_bytes for so small a file."""
+    """Return a file's bytes, or None if it is missing; half the time of Path.read_bytes for a small file."""
     try:
         file = os.open(path, os.O_RDONLY)
     except (FileNotFoundError, NotADirectoryError):

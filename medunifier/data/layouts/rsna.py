@@ -1,6 +1,7 @@
 """RSNA Pneumonia Detection Challenge, stage 2: stage_2_train_labels.csv, stage_2_train_images/PATIENT.dcm.
 
-The labels list a box a row, up to four for a patient; each patient has one image.
+The label file has one row for each bounding box, up to four for a patient; each patient has one image.
+Format: https://www.kaggle.com/c/rsna-pneumonia-detection-challenge/data (Shih et al. 2019).
 """
 
 from pathlib import Path
@@ -20,7 +21,7 @@ read_reports = no_reports
 
 
 def read_images(settings: Dataset) -> Raw:
-    """One row for each patient, with `label_pneumonia`. The data set has no split of its own."""
+    """Return one row for each patient, with `label_pneumonia`. The data set has no official split."""
     root = Path(settings.root)
     path = root / settings.index.images
     boxes = read_index(path, ["patientId", "x", "y", "width", "height", "Target"], ["patientId", "Target"])

@@ -1,6 +1,7 @@
 """SIIM-ACR Pneumothorax Segmentation: train-rle.csv and dicom-images-train/STUDY/SERIES/IMAGE.dcm.
 
-The list has a mask a row, several for some images; what the task needs is whether there is one.
+The list has one row for each mask, several for some images; the label is whether there is one.
+Format: https://www.kaggle.com/c/siim-acr-pneumothorax-segmentation/data.
 """
 
 from pathlib import Path
@@ -15,14 +16,14 @@ from medunifier.runtime.params import Dataset
 
 SOURCE = "https://www.kaggle.com/c/siim-acr-pneumothorax-segmentation/data (free with a Kaggle account)"
 IMAGES = "dicom-images-train"
-PIXELS = 1024 * 1024  # of the images that the run lengths are about
+PIXELS = 1024 * 1024  # of the images that the run lengths refer to
 NO_MASK = "-1"  # after stripping: the original has " -1", some copies "-1"
 
 read_reports = no_reports
 
 
 def read_images(settings: Dataset) -> Raw:
-    """One row for each image, with `label_pneumothorax`; patients are not known, so each is its own."""
+    """Return one row for each image, with `label_pneumothorax`; patients are unknown, so each image is one."""
     root = Path(settings.root)
     path = root / settings.index.images
     masks = read_index(path, ["ImageId", "EncodedPixels"], filled=["ImageId", "EncodedPixels"])
@@ -37,7 +38,7 @@ def read_images(settings: Dataset) -> Raw:
         )
     files = {name: str(path.relative_to(root)) for name, path in find_files(root / IMAGES, ".dcm").items()}
     image = pl.col("ImageId")
-    # Where a file is missing, the path says at least its name.
+    # The path of a missing file shows at least its name.
     where = image.replace_strict(files, default=pl.format(f"{IMAGES}/*/*/{{}}.dcm", image))
     rows = images.select(
         image.alias("image_id"),
@@ -55,7 +56,11 @@ def read_images(settings: Dataset) -> Raw:
 
 
 def _check_run_lengths(masks: pl.DataFrame, path: Path) -> None:
-    """Pairs of numbers: the gap since the last run, and the run's length, down the columns of the image."""
+    """Check the masks: pairs of the gap since the last run and the run's length, in column-major order.
+
+    Raises:
+        InputError: A mask is not of this form.
+    """
     runs = masks.filter(pl.col("EncodedPixels") != NO_MASK)
     words = pl.col("EncodedPixels").str.extract_all(r"\S+")
     numbers = words.list.eval(pl.element().cast(pl.Int64, strict=False))

@@ -1,4 +1,4 @@
-"""Class-balanced benchmark subsets in the manner of CheXpert 5x200 (Huang et al. 2021, GLoRIA)."""
+"""Class-balanced benchmark subsets like CheXpert 5x200 (Huang et al. 2021, GLoRIA)."""
 
 import hashlib
 from collections.abc import Sequence
@@ -12,20 +12,22 @@ from medunifier.runtime.errors import InputError
 from medunifier.runtime.params import Benchmark
 from medunifier.storage.tables import LABEL_PREFIX
 
-# How GLoRIA and PRIOR read "uncertain"; every other label counts it as 0.
+# Labels whose "uncertain" GLoRIA and PRIOR map to 1; that of all other labels is mapped to 0.
 _UNCERTAIN_IS_POSITIVE = frozenset({"label_atelectasis", "label_edema", "label_pleural_effusion"})
 
 _POOLS = {"train": "the training split", "all": "the data set"}
 
 
 def choose_benchmark(images: pl.DataFrame, benchmark: Benchmark, seed: int) -> pl.DataFrame:
-    """`benchmark.per_class` rows of `images` for each class, drawn by `seed`, plus `benchmark_class`.
+    """Return `benchmark.per_class` rows of `images` for each class, chosen by `seed`, plus `benchmark_class`.
 
     Rule `strict`: the class is positive, every other label negative or blank, none uncertain; "No Finding" is
-    not looked at. Rule `five_only`: of the benchmark's classes exactly that one is positive, uncertain ones
-    mapped as GLoRIA does; other labels are free. A class `no_NAME` without a label of its own stands for
-    NAME = 0 (never for blank). The choice depends on the set of rows, not on their order.
-    Raises InputError for a class without a label column, or with fewer candidates than asked for.
+    ignored. Rule `five_only`: of the benchmark's classes exactly that one is positive, uncertain ones mapped as
+    in GLoRIA; other labels are free. A class `no_NAME` without a label of its own means NAME = 0 (not blank).
+    The choice depends on the set of rows, not on their order.
+
+    Raises:
+        InputError: A class has no label column, or fewer candidates than `per_class`.
     """
     own = images
     images = _with_negations(images, benchmark.classes)
@@ -41,7 +43,7 @@ def choose_benchmark(images: pl.DataFrame, benchmark: Benchmark, seed: int) -> p
         fewest = min(map(len, found.values()))
         raise InputError(
             f"benchmark.per_class is {benchmark.per_class}, but {_POOLS[benchmark.pool]} holds fewer images of "
-            f"a class by rule {benchmark.rule} (frontal ones, where views are known): {counts}; lower per_class to at most {fewest}"
+            f"a class by rule {benchmark.rule} (frontal images, where views are known): {counts}; lower per_class to at most {fewest}"
         )
     random = np.random.default_rng(seed)
     chosen = []
@@ -52,16 +54,19 @@ def choose_benchmark(images: pl.DataFrame, benchmark: Benchmark, seed: int) -> p
 
 
 def read_benchmark(path: Path) -> pl.DataFrame:
-    """`image_id`, `benchmark_class` of a CSV file; rows with a blank class are passed over."""
+    """Return `image_id`, `benchmark_class` of a CSV file without the rows with a blank class."""
     frame = read_index(path, ["image_id", "benchmark_class"], filled=["image_id"]).drop_nulls()
     return one_row_each(frame, "image_id", path)
 
 
 def listed_benchmark(images: pl.DataFrame, benchmark: Benchmark, path: Path) -> pl.DataFrame:
-    """The rows of `images` that a CSV file (`image_id`, `benchmark_class`) lists, plus `benchmark_class`.
+    """Return the rows of `images` that a CSV file (`image_id`, `benchmark_class`) lists, plus `benchmark_class`.
 
-    Rows with a blank class are no part of the benchmark. Raises InputError for a class that is not among
-    `benchmark.classes` or does not have `per_class` images, and for a listed image that is not in `images`.
+    Rows with a blank class are no part of the benchmark.
+
+    Raises:
+        InputError: A class is not in `benchmark.classes` or does not have `per_class` images, or a listed image is
+            not in `images`.
     """
     frame = read_benchmark(path)
     sizes = {name: len(frame.filter(benchmark_class=name)) for name in benchmark.classes}
@@ -83,7 +88,7 @@ def listed_benchmark(images: pl.DataFrame, benchmark: Benchmark, path: Path) -> 
 
 
 def _with_negations(images: pl.DataFrame, classes: Sequence[str]) -> pl.DataFrame:
-    """`images` plus a label for each class `no_NAME` that has none: 1 where NAME is 0, 0 where it is not."""
+    """Add a label for each class `no_NAME` that has none: 1 where NAME is 0, else 0."""
     for name in classes:
         opposite = LABEL_PREFIX + name.removeprefix("no_")
         if LABEL_PREFIX + name not in images.columns and opposite in images.columns:
@@ -93,7 +98,7 @@ def _with_negations(images: pl.DataFrame, classes: Sequence[str]) -> pl.DataFram
 
 
 def _positive(rule: str, labels: list[str], classes: list[str]) -> dict[str, pl.Expr]:
-    """Class column -> the condition under which a row stands for that class alone."""
+    """Map class columns to the condition that a row is positive for that class alone."""
     if rule == "strict":
         value = {
             label: pl.col(label).fill_null(0) for label in labels if label != f"{LABEL_PREFIX}no_finding"
@@ -110,5 +115,5 @@ def _positive(rule: str, labels: list[str], classes: list[str]) -> dict[str, pl.
 
 
 def ids_digest(image_ids: pl.Series) -> str:
-    """SHA-256 of the sorted ids, one a line: two subsets are the same exactly if their digests are."""
+    """Return the SHA-256 of the sorted ids, one a line, to compare subsets."""
     return hashlib.sha256("".join(f"{image_id}\n" for image_id in image_ids.sort()).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""A look at a data set before anything is run: what is there, what is missing, what would be rejected."""
+"""Check a data set before anything runs: files that exist or are missing, images that would be rejected."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,26 +13,54 @@ from medunifier.data.preparation.splits import SPLITS
 from medunifier.runtime.errors import InputError
 from medunifier.runtime.params import Dataset
 
-_SIMULATED = Path("data/simulated")  # where the stage simulate writes
-_FROM_SIMULATE = "The phantoms are drawn by the stage simulate: run `dvc repro simulate`"
-_TRIED = 12  # images decoded, evenly spaced: enough to see a wrong format or a broken download
+_SIMULATED = Path("data/simulated")  # the output of the stage simulate
+_FROM_SIMULATE = "The stage simulate generates the phantoms: run `dvc repro simulate`"
+_TRIED = 12  # images to decode, evenly spaced: enough to detect a wrong format or a broken download
 
 
 def check_dataset(name: str, settings: Dataset, seed: int) -> Iterator[str]:
-    """Lines that tell what `prepare` would find under the data set's root, by the very rules of `prepare`.
+    """Yield lines that report what `prepare` would find under the data set's root, by the rules of `prepare`.
 
-    Writes nothing. Raises InputError, with all that is missing, where `prepare` would stop.
+    Writes nothing.
+
+    Raises:
+        InputError: `prepare` would stop; the message names all that is missing.
     """
     layout = find_layout(settings.layout)
     root = Path(settings.root)
     source = _FROM_SIMULATE if root.is_relative_to(_SIMULATED) else f"Get the data set: {layout.SOURCE}"
     yield f"{name}: layout {settings.layout}, root {root.resolve()}"
+    yield from _index_files(name, settings, root, source)
+    raw = layout.read_images(settings)
+    RAW_IMAGES.check(raw.rows, f"read_images of {settings.layout}")
+    patients = raw.rows["patient_id"].n_unique()
+    yield f"  index    {len(raw.rows)} images of {patients} patients"
+    selection = Selection(raw.rows)
+    reports = select_images(selection, settings, layout, seed)
+    notes = {note: count for note, count in (raw.notes | reports.notes).items() if count}
+    yield f"  notes    {_counts(notes)}"
+    yield f"  kept     {len(selection.kept)}: {_counts(_split_sizes(selection))}"
+    yield from _rejects(selection)
+    if empty := [split for split, size in _split_sizes(selection).items() if size == 0]:
+        raise InputError(
+            f"datasets.{name}: no image is left for {', '.join(empty)}; check root, views, sections and split "
+            f"in params.yaml. {source}"
+        )
+    yield from _decoding(selection.kept, root)
+    chosen = set_benchmark_aside(selection, settings, seed)
+    if chosen is not None:
+        classes = dict(chosen.group_by("benchmark_class", maintain_order=True).len().iter_rows())
+        yield f"  benchmark {_counts(classes)}; without it, {_counts(_split_sizes(selection))}"
+    yield "  no problem found; nothing was written"
+
+
+def _index_files(name: str, settings: Dataset, root: Path, source: str) -> Iterator[str]:
+    """Yield a line for each index file; InputError if the root or a file is missing."""
     if not root.is_dir():
         raise InputError(f"datasets.{name}.root: no such folder. {source}")
     missing = []
     for file, roles in _roles(settings).items():
-        path = root / file
-        if path.exists():
+        if (root / file).exists():
             yield f"  found    {file} ({', '.join(roles)})"
         else:
             missing.append(f"{file} ({', '.join(roles)})")
@@ -41,38 +69,19 @@ def check_dataset(name: str, settings: Dataset, seed: int) -> Iterator[str]:
             f"{root} lacks {'; '.join(missing)}. Correct `root` or `index` of datasets.{name} in params.yaml, or "
             f"complete the data set. {source}"
         )
-    raw = layout.read_images(settings)
-    RAW_IMAGES.check(raw.rows, f"read_images of {settings.layout}")
-    patients = raw.rows["patient_id"].n_unique()
-    yield f"  index    {len(raw.rows)} images of {patients} patients"
-    selection = Selection(raw.rows)
-    reports = select_images(selection, settings, layout, seed)
-    told = {note: count for note, count in (raw.notes | reports.notes).items() if count}
-    yield f"  notes    {_counts(told)}"
-    yield f"  kept     {len(selection.kept)}: " + _counts(
-        {split: len(selection.kept.filter(split=split)) for split in SPLITS}
-    )
-    yield from _rejects(selection)
-    if empty := [split for split in SPLITS if selection.kept.filter(split=split).is_empty()]:
-        raise InputError(
-            f"datasets.{name}: no image is left for {', '.join(empty)}; check root, views, sections and split "
-            f"in params.yaml. {source}"
-        )
-    yield from _decoding(selection.kept, root)
-    if settings.benchmark is not None:
-        chosen = set_benchmark_aside(selection, settings, seed)
-        classes = dict(chosen.group_by("benchmark_class", maintain_order=True).len().iter_rows())
-        left = {split: len(selection.kept.filter(split=split)) for split in SPLITS}
-        yield f"  benchmark {_counts(classes)}; without it, {_counts(left)}"
-    yield "  nothing stands in the way; nothing was written"
 
 
 def _roles(settings: Dataset) -> dict[str, list[str]]:
-    """Index file -> the roles it plays."""
+    """Map index files to their roles."""
     roles: dict[str, list[str]] = {}
     for role, file in vars(settings.index).items():
         roles.setdefault(file, []).append(role)
     return roles
+
+
+def _split_sizes(selection: Selection) -> dict[str, int]:
+    """Map splits to numbers of kept images."""
+    return {split: len(selection.kept.filter(split=split)) for split in SPLITS}
 
 
 def _counts(counts: dict[str, int]) -> str:
@@ -80,7 +89,7 @@ def _counts(counts: dict[str, int]) -> str:
 
 
 def _rejects(selection: Selection) -> Iterator[str]:
-    """A line for each reason, the most frequent first, with its meaning and an example."""
+    """Yield a line for each reason, the most frequent first, with its explanation and an example."""
     rejected = selection.rejected
     for reason, count in selection.counts().items():
         first = rejected.filter(reason=reason).row(0, named=True)
@@ -89,7 +98,7 @@ def _rejects(selection: Selection) -> Iterator[str]:
 
 
 def _decoding(kept: pl.DataFrame, root: Path) -> Iterator[str]:
-    """What comes of a few images, decoded as `decode_images` will."""
+    """Decode a few images as `decode_images` will, and yield lines with the result."""
     paths = kept["image_path"].gather_every(max(1, len(kept) // _TRIED)).head(_TRIED).to_list()
     problems = []
     for path in paths:

@@ -1,4 +1,4 @@
-"""What is left out and why: every reason that a `rejected.parquet` may name, explained once."""
+"""Rejected images: every reason that a `rejected.parquet` may contain, and the bookkeeping of rejections."""
 
 from collections import Counter
 from enum import StrEnum
@@ -10,11 +10,12 @@ from medunifier.storage.tables import REJECTED
 
 
 class Reason(StrEnum):
-    """The value is what the tables say; `explanation` is for readers."""
+    """Why an image is rejected. The value is stored in tables; `explanation` is for readers."""
 
     explanation: str
 
     def __new__(cls, value: str, explanation: str) -> Self:
+        """Make a member with an explanation."""
         member = str.__new__(cls, value)
         member._value_ = value
         member.explanation = explanation
@@ -42,14 +43,18 @@ class Reason(StrEnum):
 
 
 class Selection:
-    """Rows, of which some are rejected step by step, each under one reason; none gets lost between."""
+    """Rows that are either kept or rejected for one reason; rules reject them step by step.
+
+    Attributes:
+        kept: the rows that no rule has rejected so far.
+    """
 
     def __init__(self, rows: pl.DataFrame):
         self.kept = rows
         self._rejected: list[pl.DataFrame] = []
 
     def reject(self, where: pl.Expr, reason: Reason | pl.Expr, detail: pl.Expr) -> None:
-        """Move the kept rows `where` holds to the rejected ones."""
+        """Move the kept rows that satisfy `where` to the rejected rows."""
         reason = pl.lit(reason.value) if isinstance(reason, Reason) else reason
         where = where.fill_null(False)
         rows = self.kept.filter(where)
@@ -59,10 +64,10 @@ class Selection:
 
     @property
     def rejected(self) -> pl.DataFrame:
-        """The rejected rows (schema REJECTED), ordered by reason and image."""
+        """All rejected rows (schema REJECTED), ordered by reason and image."""
         empty = pl.DataFrame(schema=dict(REJECTED.columns))
         return pl.concat([empty, *self._rejected]).sort("reason", "image_id", maintain_order=True)
 
     def counts(self) -> dict[str, int]:
-        """Reason -> number of rejected rows, the most frequent first."""
+        """Map reasons to numbers of rejected rows, the most frequent first."""
         return dict(Counter(self.rejected["reason"]).most_common())

@@ -1,4 +1,4 @@
-"""The rules that every data set goes through, in order: images, reports, texts, splits, benchmark."""
+"""The selection rules for every data set, in order: images, reports, texts, splits, benchmark."""
 
 import os
 from pathlib import Path
@@ -14,17 +14,13 @@ from medunifier.data.preparation.splits import read_splits, split_by_patient, sp
 from medunifier.runtime.errors import InputError
 from medunifier.runtime.params import Dataset
 
-FRONTAL = (
-    "PA",
-    "AP",
-    "AP Supine",
-    "Frontal",
-)  # as the layouts spell it; oblique, tilted and lying ones are not
+# Frontal views as the layouts name them; oblique, axial and decubitus views are not among them.
+FRONTAL = ("PA", "AP", "AP Supine", "Frontal")
 _NO_DETAIL = pl.lit(None, pl.String)
 
 
 def select_images(selection: Selection, settings: Dataset, layout: Layout, seed: int) -> Raw:
-    """All rules but the benchmark's, in order; returns what the layout read of the reports."""
+    """Apply all rules but the benchmark's, in order; return the reports that the layout read."""
     keep_wanted_images(selection, settings)
     reports = add_reports(selection, settings, layout)
     keep_wanted_texts(selection, settings)
@@ -33,7 +29,7 @@ def select_images(selection: Selection, settings: Dataset, layout: Layout, seed:
 
 
 def keep_wanted_images(selection: Selection, settings: Dataset) -> None:
-    """Reject repeated rows, what the layout rejects, unwanted views and missing files; adds `bytes`."""
+    """Reject repeated rows, rows rejected by the layout, other views and missing files; add `bytes`."""
     here = pl.format("listed before; here with patient {}, study {}", "patient_id", "study_id")
     selection.reject(~pl.col("image_id").is_first_distinct(), Reason.DUPLICATE_ID, here)
     selection.reject(pl.col("reason").is_not_null(), pl.col("reason"), pl.col("detail"))
@@ -47,9 +43,10 @@ def keep_wanted_images(selection: Selection, settings: Dataset) -> None:
 
 
 def add_reports(selection: Selection, settings: Dataset, layout: Layout) -> Raw:
-    """Read the reports of the images still kept and join them on; reject images whose report is missing.
+    """Read the reports of the kept images and join them; reject images whose report is missing or unreadable.
 
-    Raises InputError when one study is listed under several patients: its report would be anyone's.
+    Raises:
+        InputError: A study is listed under several patients, so the patient of its report is unknown.
     """
     patients = selection.kept.group_by("study_id").agg(pl.col("patient_id").n_unique())
     if shared := patients.filter(pl.col("patient_id") > 1)["study_id"].sort().to_list():
@@ -63,7 +60,7 @@ def add_reports(selection: Selection, settings: Dataset, layout: Layout) -> Raw:
 
 
 def keep_wanted_texts(selection: Selection, settings: Dataset) -> None:
-    """Reject images whose report lacks what `sections` asks for; adds `report` in `section_order`."""
+    """Reject images whose report lacks the required `sections`; add `report` in `section_order`."""
     no_findings, no_impression, no_body = (
         pl.col(name).is_null() for name in ("findings", "impression", "body")
     )
@@ -83,21 +80,23 @@ def keep_wanted_texts(selection: Selection, settings: Dataset) -> None:
 
 
 def assign_splits(selection: Selection, settings: Dataset, seed: int) -> None:
-    """Keep the official `split`, take it from the user's list, or draw one by patient.
+    """Keep the official `split`, take it from the user's list, or split by patient with `seed`.
 
-    `two_step` draws only what the data set itself leaves open; images of patients in its own test list that
-    are not listed there are rejected. Raises InputError for a layout without the official split asked for.
+    `two_step` splits only images without an official split; those of patients in the official test list are rejected.
+
+    Raises:
+        InputError: `split` is `official`, but the layout has no official split.
     """
     if settings.split == "patient":
-        drawn = split_by_patient(selection.kept["patient_id"], settings.split_fractions, seed)
-        _join_split(selection, drawn, "patient_id")
+        assigned = split_by_patient(selection.kept["patient_id"], settings.split_fractions, seed)
+        _join_split(selection, assigned, "patient_id")
     elif settings.split == "list":
         path = Path(settings.root) / settings.index.lists
         listed = read_splits(path, "image_id")
         if settings.benchmark and settings.benchmark.rule == "list" and settings.benchmark.remove != "none":
-            # Images that are listed for the benchmark alone are in training until they are set aside.
-            apart = read_benchmark(path).join(listed, on="image_id", how="anti")
-            listed = pl.concat([listed, apart.select("image_id", pl.lit("train").alias("split"))])
+            # Images listed only for the benchmark count as training images until the benchmark is set aside.
+            unsplit = read_benchmark(path).join(listed, on="image_id", how="anti")
+            listed = pl.concat([listed, unsplit.select("image_id", pl.lit("train").alias("split"))])
         _join_split(selection, listed, "image_id")
         not_listed = pl.lit(f"not in {settings.index.lists}")
         selection.reject(pl.col("split").is_null(), Reason.MISSING_SPLIT, not_listed)
@@ -107,8 +106,8 @@ def assign_splits(selection: Selection, settings: Dataset, seed: int) -> None:
         known = pl.col("patient_id").is_in(official["patient_id"].unique().to_list())
         selection.reject(open_ & known, Reason.TEST_PATIENT, pl.format("patient {}", "patient_id"))
         free = selection.kept.filter(open_)["patient_id"]
-        drawn = split_in_two_steps(free, settings.split_fractions, seed)
-        _join_split(selection, pl.concat([drawn, official]), "patient_id")
+        assigned = split_in_two_steps(free, settings.split_fractions, seed)
+        _join_split(selection, pl.concat([assigned, official]), "patient_id")
     elif without := selection.kept["split"].null_count():
         raise InputError(
             f"layout {settings.layout} has no official split for {without} images; set `split: patient` "
@@ -117,13 +116,16 @@ def assign_splits(selection: Selection, settings: Dataset, seed: int) -> None:
 
 
 def _join_split(selection: Selection, split: pl.DataFrame, key: str) -> None:
+    """Replace the column `split` of the kept rows by that of a table with the column `key`."""
     kept = selection.kept.drop("split")
     selection.kept = kept.join(split, on=key, how="left", maintain_order="left")
 
 
 def set_benchmark_aside(selection: Selection, settings: Dataset, seed: int) -> pl.DataFrame | None:
-    """Choose the benchmark, among frontal images unless the user lists it, and take its images out of the
-    splits, with `remove: patients` all of their patients'; with `remove: none` they stay in their splits as well.
+    """Choose the benchmark's images and remove them from the splits; return them, or None without a benchmark.
+
+    They are chosen among frontal images unless the user lists them. With `remove: patients` all images of their
+    patients are removed; with `remove: none` they stay in their splits, too.
     """
     benchmark = settings.benchmark
     if benchmark is None:
@@ -143,13 +145,14 @@ def set_benchmark_aside(selection: Selection, settings: Dataset, seed: int) -> p
 
 
 def _frontal(images: pl.DataFrame) -> pl.DataFrame:
-    """The frontal ones, whatever `views` keeps; all of a data set that tells no views."""
+    """Return the frontal images; all images of a data set without views."""
     if images["view"].null_count() == len(images):
         return images
     return images.filter(pl.col("view").is_in(FRONTAL))
 
 
 def _file_size(path: str) -> int | None:
+    """Return the size of a file in bytes; None if it is missing."""
     try:
         return os.stat(path).st_size
     except (FileNotFoundError, NotADirectoryError):

@@ -1,8 +1,7 @@
-"""Free-text radiology reports -> findings and impression.
+"""Split free-text radiology reports into findings and impression.
 
-Gives the same sections as the parser that MIMIC-CXR's authors publish (MIT-LCP/mimic-cxr,
-txt/section_parser.py and txt/create_section_files.py); the names, misspellings and study ids below are facts
-of that data set.
+Gives the same sections as the parser published by MIMIC-CXR's authors (MIT-LCP/mimic-cxr, txt/section_parser.py and
+txt/create_section_files.py); the names, misspellings and study ids below come from there.
 """
 
 import re
@@ -21,7 +20,7 @@ _SPELLINGS = {
         "impression", "impresson", "imprression", "imoression", "impressoin", "imprssion", "impresion",
         "imperssion", "mpression", "impession", "conclusion", "findings and impression",
         "findings/impression", "findings/ impression",
-        "ndication",  # surprising, but so the published parser reads it
+        "ndication",  # surprising, but the published parser maps it so
     ),
     "comparison": (
         "comparison", "comparisons", "comparision", "comparsion", "comparrison", "comparisions",
@@ -37,14 +36,14 @@ _SPELLINGS = {
 }  # fmt: skip
 _NAME_OF = {spelling: name for name, spellings in _SPELLINGS.items() for spelling in spellings}
 _NAME_INSIDE = ("impression", "findings", "history", "comparison", "addendum")
-# Titles of the procedure, under which radiologists write their findings.
+# Names of the procedure that serve as the header of the findings.
 _TITLE = re.compile(
     "chest|portable|pa and lat|lateral and pa|ap and lateral|lateral and ap|frontal and|two views"
     "|frontal view|pa view|ap view|one view|lateral view|bone window"
     "|frontal upright|frontal semi-upright|ribs"
 )
 
-# Studies of MIMIC-CXR whose text stands in a section of another name ...
+# Studies of MIMIC-CXR with the text in a section of another name ...
 _TEXT_UNDER = {
     "50913680": "recommendations", "59363654": "examination", "59279892": "technique",
     "59768032": "recommendations", "57936451": "indication", "50058765": "indication",
@@ -54,7 +53,7 @@ _TEXT_UNDER = {
     "58157373": "recommendations", "56482935": "recommendations", "58375018": "recommendations",
     "54654948": "indication", "55157853": "examination", "51491012": "history",
 }  # fmt: skip
-# ... or between two characters of the file ...
+# ... or between two character positions of the file ...
 _TEXT_BETWEEN = {
     "50525523": (201, 349), "57564132": (233, 554), "59982525": (313, 717), "53488209": (149, 475),
     "54875119": (234, 988), "50196495": (59, 399), "56579911": (59, 218), "52648681": (292, 631),
@@ -63,16 +62,16 @@ _TEXT_BETWEEN = {
     "57150433": (61, 394), "56760320": (219, 457), "59562049": (158, 348), "52674888": (145, 296),
     "55258338": (192, 568), "59330497": (140, 655), "52119491": (179, 454),
 }  # fmt: skip
-# ... or that say nothing about the image.
+# ... or without any text about the image.
 _NO_TEXT = {
     "58235663", "50798377", "54168089", "53071062", "56724958", "54231141", "53607029", "52035334",
 }  # fmt: skip
 
 
 class Report(NamedTuple):
-    """The texts of one report, white space cleaned; None where there is none.
+    """The sections of one report with white space normalised; None for a missing section.
 
-    `body` is set only if there are neither findings nor impression: the text that stands for them.
+    `body` is set only if both findings and impression are missing: the text to use in their place.
     """
 
     findings: str | None = None
@@ -81,14 +80,19 @@ class Report(NamedTuple):
 
 
 def parse_report(text: str, study_id: str | None = None) -> Report:
-    """Split a report. `study_id` (digits) selects the hand-made rules of MIMIC-CXR."""
+    """Split a report into sections.
+
+    Args:
+        text: the report.
+        study_id: the study's number in MIMIC-CXR, which may have a hand-made rule.
+    """
     if study_id in _NO_TEXT:
         return Report()
     if study_id in _TEXT_BETWEEN:
         start, end = _TEXT_BETWEEN[study_id]
         return Report(body=clean_text(text[start:end]))
-    parts = _HEADER.split(text)  # what stands before the first section, then header and text of each
-    if (name := _TEXT_UNDER.get(study_id)) and name in (sections := _sections(parts)):
+    parts = _HEADER.split(text)  # the text before the first section, then header and text of each section
+    if study_id in _TEXT_UNDER and (name := _TEXT_UNDER[study_id]) in (sections := _sections(parts)):
         return Report(body=clean_text(sections[name]))
     findings, impression = _main_sections(parts)
     if findings or impression:
@@ -98,14 +102,15 @@ def parse_report(text: str, study_id: str | None = None) -> Report:
 
 
 def clean_text(text: str | None) -> str | None:
-    """Runs of white space become one space; None for nothing but white space. `___` (de-identified) stays."""
+    """Replace runs of white space by one space; None if nothing is left. `___` (removed identifiers) stays."""
     return " ".join(text.split()) or None if text else None
 
 
 def decode_text(raw: bytes) -> tuple[str, bool]:
-    """The text of a report file, with `\\n` line ends, and whether it was UTF-8 (else Windows Latin-1).
+    r"""Return the text of a report file with `\n` line ends, and whether it is UTF-8 (else Windows-1252).
 
-    Raises UnicodeError for a file that is no text in either.
+    Raises:
+        UnicodeError: The file is text in neither encoding.
     """
     if b"\0" in raw:
         raise UnicodeError("it holds zero bytes, so it is no text in UTF-8 or Latin-1")
@@ -119,21 +124,21 @@ def decode_text(raw: bytes) -> tuple[str, bool]:
 
 
 def _main_sections(parts: list[str]) -> tuple[str | None, str | None]:
-    """Findings and impression: of several the last that is not empty. Most reports end with the two."""
+    """Return findings and impression, of several the last non-empty one; most reports end with these two."""
     findings = impression = None
-    for place in range(len(parts) - 2, 0, -2):
-        name = _section_name(parts[place])
+    for position in range(len(parts) - 2, 0, -2):
+        name = _section_name(parts[position])
         if name == "impression":
-            impression = impression or clean_text(parts[place + 1])
+            impression = impression or clean_text(parts[position + 1])
         elif name == "findings":
-            findings = findings or clean_text(parts[place + 1])
+            findings = findings or clean_text(parts[position + 1])
         if findings and impression:
             break
     return findings, impression
 
 
 def _sections(parts: list[str]) -> dict[str, str]:
-    """Section name -> its text. Of several with one name the last; no findings and no impression that are empty."""
+    """Map section names to texts: the last of each name; empty findings and impressions are left out."""
     named, last = {"preamble": parts[0]}, "preamble"
     for header, text in zip(parts[1::2], parts[2::2], strict=True):
         name = _section_name(header)
@@ -148,7 +153,7 @@ def _sections(parts: list[str]) -> dict[str, str]:
 
 @cache
 def _section_name(header: str) -> str:
-    """The name that a header stands for; itself, in lower case, where it is none of the known ones."""
+    """Return the section name for a header; the header itself in lower case if it is unknown."""
     header = header.lower().strip()
     if header in _NAME_OF:
         return _NAME_OF[header]

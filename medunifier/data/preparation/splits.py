@@ -1,4 +1,4 @@
-"""Dividing patients among train, validate and test."""
+"""Split patients into train, validate and test."""
 
 import math
 from collections.abc import Sequence
@@ -14,46 +14,57 @@ SPLITS = ("train", "validate", "test")
 
 
 def split_by_patient(patient_ids: pl.Series, fractions: Sequence[float], seed: int) -> pl.DataFrame:
-    """`patient_id`, `split`: each patient in one split, `fractions` counted in patients, drawn by `seed`.
+    """Assign each patient to one split at random.
 
-    The same whatever the order of `patient_ids`.
+    Args:
+        patient_ids: ids of patients, in any order and repeated.
+        fractions: of the patients, for train, validate and test.
+        seed: of the permutation of the sorted ids.
+
+    Returns:
+        Columns `patient_id`, `split`; independent of the order of `patient_ids`.
     """
     patients = patient_ids.unique().sort()
     order = np.random.default_rng(seed).permutation(len(patients))
     bounds = np.rint(np.cumsum(fractions) * len(patients)).astype(int)
-    split_of_place = np.searchsorted(bounds, np.arange(len(patients)), side="right")
+    split_of_rank = np.searchsorted(bounds, np.arange(len(patients)), side="right")
     split = np.empty(len(patients), np.int64)
-    split[order] = np.minimum(split_of_place, len(SPLITS) - 1)
+    split[order] = np.minimum(split_of_rank, len(SPLITS) - 1)
     return pl.DataFrame({"patient_id": patients, "split": [SPLITS[number] for number in split]})
 
 
 def split_in_two_steps(patient_ids: pl.Series, fractions: Sequence[float], seed: int) -> pl.DataFrame:
-    """`patient_id`, `split` by the recipe that GLoRIA (Huang et al. 2021) and its successors share.
+    """Assign each patient to one split by the recipe of GLoRIA (Huang et al. 2021) and its successors.
 
-    scikit-learn's `train_test_split` of the sorted ids, unstratified: first train from the rest, then test from
-    validate, both with `seed` (the peers': 0). The same choice as by scikit-learn itself, whose import takes
-    a second: both draw from numpy's legacy generator, which is frozen.
+    The recipe is scikit-learn's `train_test_split` of the sorted ids, unstratified: first train from the rest, then
+    test from validate, both with `seed` (in the published code: 0). Gives the same split as scikit-learn, whose
+    import takes a second: both use numpy's legacy generator, whose stream is frozen.
+
+    Returns:
+        Columns `patient_id`, `split`.
     """
     patients = patient_ids.unique().sort()
     rest_share = round(fractions[1] + fractions[2], 9)  # 0.1 + 0.2 is a little above 0.3, which rounds up
     train, rest = _train_test_split(np.arange(len(patients)), rest_share, seed)
     test, validate = _train_test_split(rest, fractions[1] / rest_share, seed)
     split = np.empty(len(patients), object)
-    for name, places in zip(SPLITS, (train, validate, test), strict=True):
-        split[places] = name
+    for name, indices in zip(SPLITS, (train, validate, test), strict=True):
+        split[indices] = name
     return pl.DataFrame({"patient_id": patients, "split": pl.Series(split, dtype=pl.String)})
 
 
 def _train_test_split(items: np.ndarray, test_share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return train and test items as scikit-learn's function of this name."""
     order = items[np.random.RandomState(seed).permutation(len(items))]
     test = math.ceil(test_share * len(items))
     return order[test:], order[:test]
 
 
 def read_splits(path: Path, id_column: str) -> pl.DataFrame:
-    """`image_id`, `split` of a CSV file whose ids stand in `id_column`; rows with a blank split are passed over.
+    """Return `image_id`, `split` of a CSV file with the ids in `id_column`, without rows with a blank split.
 
-    Raises InputError for another split than train, validate or test, and for an id with two of them.
+    Raises:
+        InputError: A split is not train, validate or test, or an id has two splits.
     """
     frame = read_index(path, [id_column, "split"], filled=[id_column]).drop_nulls()
     if unknown := frame.filter(~pl.col("split").is_in(SPLITS))["split"].unique().sort().to_list():
@@ -62,11 +73,19 @@ def read_splits(path: Path, id_column: str) -> pl.DataFrame:
 
 
 def require_separate_patients(frame: pl.DataFrame, where: str) -> None:
-    """InputError if a patient of `frame` (`patient_id`, `split`) is in two splits."""
+    """Check that no patient of `frame` (`patient_id`, `split`) is in two splits.
+
+    Args:
+        frame: the assignment.
+        where: the file that the message names.
+
+    Raises:
+        InputError: Some patients are in two splits.
+    """
     shared = frame.group_by("patient_id").agg(pl.col("split").n_unique()).filter(pl.col("split") > 1)
     if len(shared):
         ids = shared["patient_id"].sort().to_list()
         raise InputError(
             f"{where}: {len(ids)} patients are in two splits: {some(ids)}; "
-            "set `split: patient` for a split drawn by patient, or correct the split file"
+            "set `split: patient` for a random split by patient, or correct the split file"
         )

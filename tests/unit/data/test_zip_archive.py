@@ -42,7 +42,7 @@ def test_what_is_no_whole_archive_is_told(tmp_path, kept):
     path = write(tmp_path / "a.zip", {f"{n}.txt": b"some text" for n in range(9)})
     path.write_bytes(path.read_bytes()[:kept])
     with pytest.raises(
-        InputError, match="a.zip: (not a whole zip file.*download it again|the zip file is empty)"
+        InputError, match=r"a\.zip: (not a whole zip file.*download it again|the zip file is empty)"
     ):
         read_directory(path)
 
@@ -58,7 +58,7 @@ def test_damage_within_is_told_of_the_file_it_hits(tmp_path):
     path.write_bytes(damaged)
     directory, path = read_directory(path), str(path)
     assert read_entry(path, directory["good.txt"]) == b"good text"
-    with pytest.raises(BrokenEntry, match="cannot be unpacked|checksum is wrong"):
+    with pytest.raises(BrokenEntry, match=r"cannot be unpacked|checksum is wrong"):
         read_entry(path, directory["bad.txt"])
     with pytest.raises(BrokenEntry, match="damaged there"):
         read_entry(path, directory["worse.txt"])

@@ -63,7 +63,7 @@ def test_a_truncated_part_is_refused(tmp_path, images):
     path = part_path(tmp_path, 0)
     write_part(path, ["a", "b"], images[:2], 6)
     path.write_bytes(path.read_bytes()[:-20])
-    with pytest.raises(InputError, match="part-00000.arrow: not a whole Arrow file"):
+    with pytest.raises(InputError, match=r"part-00000\.arrow: not a whole Arrow file"):
         ImageStore(tmp_path)
 
 
@@ -71,7 +71,7 @@ def test_a_truncated_part_is_refused(tmp_path, images):
     "arrays", [np.zeros((1, 6, 6), np.uint8), np.zeros((2, 5, 6), np.uint8), np.zeros((2, 6, 6))]
 )
 def test_wrong_images_are_refused_and_leave_nothing(tmp_path, arrays):
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match=r"zip\(\)|expected uint8"):
         write_part(part_path(tmp_path, 0), ["a", "b"], arrays, 6)
     assert not list(tmp_path.iterdir())
 

@@ -64,9 +64,14 @@ def test_missing_and_broken_tables_are_told_apart(tmp_path):
 def test_a_full_disk_leaves_the_old_file_and_no_rubbish(tmp_path):
     path = tmp_path / "summary.json"
     write_json(path, {"kept": 1})
-    with pytest.raises(OSError) as caught, atomic_path(path) as temporary:
-        temporary.write_text("half")
-        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def fill_the_disk():
+        with atomic_path(path) as temporary:
+            temporary.write_text("half")
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left") as caught:
+        fill_the_disk()
     assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, str(path))
     assert path.read_text() == '{\n  "kept": 1\n}\n'
     assert list(tmp_path.iterdir()) == [path]

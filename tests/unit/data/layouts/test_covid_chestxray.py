@@ -76,7 +76,7 @@ def test_findings_are_paths_in_later_versions_and_names_in_earlier_ones(finding,
 
 def test_a_wrong_column_is_named(tmp_path):
     write_csv(tmp_path / "metadata.csv", [{"patient": "1", "filename": "a.jpg"}])
-    with pytest.raises(InputError, match="metadata.csv: no column 'patientid', .* found patient, filename"):
+    with pytest.raises(InputError, match=r"metadata\.csv: no column 'patientid', .* found patient, filename"):
         covid_chestxray.read_images(settings(tmp_path))
 
 

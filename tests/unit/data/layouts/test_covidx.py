@@ -55,7 +55,9 @@ def test_a_binary_list_says_nothing_of_normal_and_pneumonia(tmp_path):
 
 def test_lists_of_different_classes_are_not_mixed(fake):
     fake.add("8 h.png positive rsna", "h.png", "test")
-    with pytest.raises(InputError, match="two-class and three-class lists are mixed .found COVID-19, normal"):
+    with pytest.raises(
+        InputError, match=r"two-class and three-class lists are mixed .found COVID-19, normal"
+    ):
         read(fake)
 
 
@@ -63,7 +65,7 @@ def test_lists_of_different_classes_are_not_mixed(fake):
 def test_unknown_classes_are_refused_with_their_line(fake, line):
     fake.lines["train"].append(line)
     with pytest.raises(
-        InputError, match="train_COVIDx9A.txt, line 5: .* has no known class; .* normal, pneum"
+        InputError, match=r"train_COVIDx9A\.txt, line 5: .* has no known class; .* normal, pneum"
     ):
         read(fake)
 

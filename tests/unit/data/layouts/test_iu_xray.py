@@ -79,7 +79,7 @@ def test_images_that_are_not_there_have_the_name_to_look_for(fake):
 def test_a_broken_report_is_named(fake, content):
     fake.write_xml()
     (fake.root / "ecgen-radiology/2.xml").write_bytes(content)
-    with pytest.raises(InputError, match="ecgen-radiology/2.xml: not an Open-i report"):
+    with pytest.raises(InputError, match=r"ecgen-radiology/2\.xml: not an Open-i report"):
         read(fake.settings())
 
 
@@ -87,9 +87,9 @@ def test_archives_and_folders_that_cannot_be_used(fake):
     fake.write_xml(packed=True)
     archive = fake.root / "NLMCXR_reports.tgz"
     archive.write_bytes(archive.read_bytes()[:-200])
-    with pytest.raises(InputError, match="not a whole .tgz archive .*download it again"):
+    with pytest.raises(InputError, match=r"not a whole .tgz archive .*download it again"):
         read(fake.settings("NLMCXR_reports.tgz"))
-    with pytest.raises(InputError, match="nowhere: no such folder or archive .*openi.nlm.nih.gov"):
+    with pytest.raises(InputError, match=r"nowhere: no such folder or archive .*openi\.nlm\.nih\.gov"):
         read(fake.settings("nowhere"))
     with pytest.raises(InputError, match="NLMCXR_png: holds no XML report"):
         read(fake.settings("NLMCXR_png"))

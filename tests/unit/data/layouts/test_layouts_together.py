@@ -77,7 +77,7 @@ def test_a_zero_shot_set_of_the_whole_data_set_may_leave_its_patients_where_they
 def test_benchmark_patients_leave_every_split(rsna):
     _, summary = run_settings(rsna.settings(benchmark=benchmark(**PNEUMONIA, per_class=8)))
     assert summary["kept"]["benchmark"] == 16 and sum(summary["kept"].values()) == 40
-    with pytest.raises(InputError, match="the data set holds fewer images .* pneumonia 20, no_pneumonia 20"):
+    with pytest.raises(InputError, match=r"the data set holds fewer images .* pneumonia 20, no_pneumonia 20"):
         run_settings(rsna.settings(benchmark=benchmark(**PNEUMONIA, per_class=21)))
 
 
@@ -163,7 +163,7 @@ def test_a_benchmark_is_frontal_whatever_views_are_kept(tmp_path, monkeypatch):
     assert summary["rejected"] == {} and set(tables["benchmark"]["view"]) == {"PA"}
     assert {"LATERAL", "LL"} <= set(tables["train"]["view"])
     with pytest.raises(
-        InputError, match=r"\(frontal ones, where views are known\): atelectasis 10, edema 10"
+        InputError, match=r"\(frontal images, where views are known\): atelectasis 10, edema 10"
     ):
         run_settings(fake.settings(views=None, benchmark=benchmark(per_class=11)))
     # A list of the user's own may name any image.
@@ -308,7 +308,7 @@ def test_check_says_all_that_is_missing_and_where_to_get_it(rsna):
     index = settings.index.replace(labels="a.csv", split="b.csv")
     with pytest.raises(InputError, match=r"lacks a.csv \(labels\); b.csv \(split\).*kaggle.com"):
         list(check_dataset("rsna", settings.replace(index=index), 0))
-    with pytest.raises(InputError, match="datasets.rsna.root: no such folder. Get the data set: https"):
+    with pytest.raises(InputError, match=r"datasets\.rsna\.root: no such folder\. Get the data set: https"):
         list(check_dataset("rsna", settings.replace(root="nowhere"), 0))
-    with pytest.raises(InputError, match="no such folder. The phantoms .* run `dvc repro simulate`"):
+    with pytest.raises(InputError, match=r"no such folder\. The stage simulate .* run `dvc repro simulate`"):
         list(check_dataset("phantom-rsna", settings.replace(root="data/simulated/rsna"), 0))

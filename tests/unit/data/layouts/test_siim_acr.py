@@ -52,7 +52,7 @@ def test_nested_files_are_found(fake):
 @pytest.mark.parametrize("mask", ["12", "1 2 3", "5 x", "0 1048577", "1048570 7", "3 -2"])
 def test_run_lengths_that_leave_the_image_or_are_none(fake, mask):
     fake.rows.append(("1.2.2", mask))
-    with pytest.raises(InputError, match="train-rle.csv: EncodedPixels of 1 rows, first of image 1.2.2"):
+    with pytest.raises(InputError, match=r"train-rle\.csv: EncodedPixels of 1 rows, first of image 1\.2\.2"):
         read(fake)
 
 
@@ -93,5 +93,5 @@ def test_the_phantom_s_run_lengths_give_its_mask_back(fake):
 
 def test_a_image_with_a_mask_and_without_one_is_told(fake):
     fake.rows.append(("1.2.1", "-1"))
-    with pytest.raises(InputError, match="images with a mask and with -1: 1.2.1"):
+    with pytest.raises(InputError, match=r"images with a mask and with -1: 1\.2\.1"):
         read(fake)
