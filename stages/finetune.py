@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
-from medunifier.evaluation.loading import BATCH, Trained, batches, load_model
+from medunifier.evaluation.items import BATCH, batches
+from medunifier.evaluation.loading import load_model
+from medunifier.evaluation.trained_model import EvaluatedModel
 from medunifier.metrics.bootstrap import BootstrapOptions
 from medunifier.metrics.classification_scores import Judged, judge_binary, judge_exclusive
 from medunifier.results.item_scores import item_rows, write_items
@@ -37,21 +39,21 @@ def finetune(params: Params, run: Run, variant: str, dataset: str, percent: str)
     is the mean step whose weights were kept; where it is 0, fine-tuning brought nothing beyond its start.
     """
     p, labels = params.finetune, params.evaluate.finetune[dataset]
-    model, store = load_model(params, variant, dataset)
-    items = {split: read_task(dataset, split, labels, store, run) for split in SPLITS}
+    model = load_model(params, variant, dataset)
+    items = {split: read_task(dataset, split, labels, model.images, run) for split in SPLITS}
     run.metrics({f"n_{split}": len(part) for split, part in items.items()})
     classes = (f"no_{labels[0]}", labels[0]) if len(labels) == 1 else labels
 
     encoder = model.image_encoder().to(model.device).eval()
-    held = {name: encode(encoder, model, store, items[name].rows) for name in ("validate", "test")}
+    held = {name: encode(encoder, model, items[name].ids) for name in ("validate", "test")}
     tuned, probed, frames, best_steps = [], [], [], []
     for seed in p.seeds:
         chosen = nested_part(items["train"].target, int(percent), seed)
         parts = items | {"train": items["train"].take(chosen)}
         run.log(f"seed {seed}: {len(chosen)} of {len(items['train'])} training images")
-        vectors = held | {"train": encode(encoder, model, store, parts["train"].rows)}
+        vectors = held | {"train": encode(encoder, model, parts["train"].ids)}
         probe, probe_scores = fit_linear_probe(vectors, parts, len(labels))
-        scores, best_step = fit_classifier(params, run, model, store, parts, seed, probe)
+        scores, best_step = fit_classifier(params, run, model, parts, seed, probe)
         tuned.append(scores)
         best_steps.append(best_step)
         probed.append(probe_scores)
@@ -74,11 +76,10 @@ def finetune(params: Params, run: Run, variant: str, dataset: str, percent: str)
 
 @dataclass(frozen=True)
 class Task:
-    """Labelled images of one split: ids, whose they are, rows in the store, class numbers int64 [n]."""
+    """Labelled images of one split: ids, whose they are, class numbers int64 [n]."""
 
     ids: list[str]
     patients: list[str]
-    rows: np.ndarray
     target: np.ndarray
 
     def __len__(self) -> int:
@@ -89,7 +90,6 @@ class Task:
         return Task(
             [self.ids[i] for i in chosen],
             [self.patients[i] for i in chosen],
-            self.rows[chosen],
             self.target[chosen],
         )
 
@@ -128,7 +128,7 @@ def read_task(dataset: str, split: str, labels: Sequence[str], store: MappedRows
             "each needs one in every split: look at data/prepared/*/summary.json, or choose other labels"
         )
     ids = table["image_id"].gather(kept).to_list()
-    return Task(ids, table["patient_id"].gather(kept).to_list(), store.rows(ids), target[kept])
+    return Task(ids, table["patient_id"].gather(kept).to_list(), target[kept])
 
 
 def nested_part(target: np.ndarray, percent: int, seed: int) -> np.ndarray:
@@ -160,15 +160,15 @@ def fit_linear_probe(
     return probe, found
 
 
-def encode(network: "nn.Module", model: Trained, store: MappedRows, rows: np.ndarray) -> np.ndarray:
+def encode(network: "nn.Module", model: EvaluatedModel, ids: Sequence[str]) -> np.ndarray:
     """What `network` makes of images, float32 [n, outputs]."""
     import torch
 
     with torch.inference_mode():
         return np.concatenate(
             [
-                network(model.read_images(store, rows[part]).to(model.device)).float().cpu().numpy()
-                for part in batches(len(rows), BATCH, "look at images")
+                network(model.read_images(ids[part]).to(model.device)).float().cpu().numpy()
+                for part in batches(len(ids), BATCH, "look at images")
             ]
         )
 
@@ -176,8 +176,7 @@ def encode(network: "nn.Module", model: Trained, store: MappedRows, rows: np.nda
 def fit_classifier(
     params: Params,
     run: Run,
-    model: Trained,
-    store: MappedRows,
+    model: EvaluatedModel,
     parts: dict[str, Task],
     seed: int,
     probe: "nn.Linear",
@@ -201,7 +200,7 @@ def fit_classifier(
 
     def load(rows: np.ndarray) -> "dict[str, torch.Tensor]":
         return {
-            "images": model.read_images(store, training.rows[rows]),
+            "images": model.read_images([training.ids[row] for row in rows]),
             "target": torch.from_numpy(training.target[rows]),
         }
 
@@ -209,7 +208,7 @@ def fit_classifier(
         return cross_entropy(net(batch["images"]), batch["target"]), {}
 
     def validate(net: "nn.Module") -> dict[str, float]:
-        logits = torch.from_numpy(encode(net, model, store, held.rows))
+        logits = torch.from_numpy(encode(net, model, held.ids))
         return {"loss": cross_entropy(logits, torch.from_numpy(held.target)).item()}
 
     history = Trainer(
@@ -238,7 +237,7 @@ def fit_classifier(
         run.log(f"seed {seed}: no step lowers the validation loss: what counts as fine-tuned is {start}")
     net.eval()
     scores = {
-        name: probabilities(torch.from_numpy(encode(net, model, store, parts[name].rows))).numpy()
+        name: probabilities(torch.from_numpy(encode(net, model, parts[name].ids))).numpy()
         for name in ("validate", "test")
     }
     return scores, best

@@ -6,14 +6,15 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from medunifier.evaluation.loading import Trained, load_model, seeded_rows, usable_items
+from medunifier.evaluation.items import seeded_rows, usable_items
+from medunifier.evaluation.loading import load_model
+from medunifier.evaluation.trained_model import EvaluatedModel
 from medunifier.metrics import retrieval
 from medunifier.metrics.bootstrap import BootstrapOptions, bootstrap_means, numbered
 from medunifier.results.examples import Example, write_examples
 from medunifier.results.item_scores import item_rows, write_items
 from medunifier.runtime.params import Params
 from medunifier.stage import run_stage
-from medunifier.storage.mapped_rows import MappedRows
 from medunifier.storage.tables import BENCHMARK, LABEL_PREFIX, PREPARED, Schema, read_table, write_table
 from medunifier.tracking import Run
 
@@ -44,11 +45,11 @@ def retrieve(params: Params, run: Run, variant: str, dataset: str) -> None:
 
     rankings.parquet holds every query's first candidates, examples.md a few of them to be read.
     """
-    trained, store = load_model(params, variant, dataset)
-    items = usable_items(*read_items(dataset), [store], run)
+    trained = load_model(params, variant, dataset)
+    items = usable_items(*read_items(dataset), [trained.images], run)
 
     ids = items["image_id"].to_list()
-    images = trained.embed_images(store, ids)
+    images = trained.embed_images(ids)
     texts = trained.embed_texts(items["report"].to_list())
     classes, pairs = numbered(item_classes(items)), numbered(items["report"].to_list())
     run.metrics({"n_items": len(items), "n_classes": len(set(classes)), "n_reports": len(set(pairs))})
@@ -76,7 +77,7 @@ def retrieve(params: Params, run: Run, variant: str, dataset: str) -> None:
     for direction, (ranked, scores) in zip(("i2t", "t2i"), both, strict=True):
         keep(direction, ranked, scores)
         if rerank:
-            odds = matched(trained, store, ids, reports, ranked[:, :rerank], direction)
+            odds = matched(trained, ids, reports, ranked[:, :rerank], direction)
             keep(f"itm_{direction}", *retrieval.rerank(ranked, scores, odds))
     write_items(run.name, kept)
     folder = Path("results/retrieval") / f"{variant}-{dataset}"
@@ -128,13 +129,13 @@ def examples(rankings: Sequence[pl.DataFrame], reports: Mapping[str, str]) -> li
 
 
 def matched(
-    model: Trained, store: MappedRows, ids: list[str], reports: list[str], ranked: np.ndarray, direction: str
+    model: EvaluatedModel, ids: list[str], reports: list[str], ranked: np.ndarray, direction: str
 ) -> np.ndarray:
     """The matching head's log odds for each query and its candidates `ranked` [n, K], float32 [n, K]."""
     queries = np.repeat(np.arange(len(ids)), ranked.shape[1])
     candidates = ranked.ravel()
     images, texts = (queries, candidates) if direction == "i2t" else (candidates, queries)
-    odds = model.match(store, [ids[i] for i in images], [reports[i] for i in texts])
+    odds = model.match([ids[i] for i in images], [reports[i] for i in texts])
     return odds.reshape(ranked.shape)
 
 

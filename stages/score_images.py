@@ -6,7 +6,9 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from medunifier.evaluation.loading import BATCH, Trained, batches, load_trained, seeded_rows
+from medunifier.evaluation.items import BATCH, batches, seeded_rows
+from medunifier.evaluation.loading import load_trained
+from medunifier.evaluation.trained_model import TrainedModel
 from medunifier.image_scoring import prompt_fidelity as fidelity
 from medunifier.image_scoring import realism
 from medunifier.image_scoring.encoding import Seen, looker, retrieval
@@ -183,7 +185,7 @@ def judge_images(
 
 
 def find_texts(
-    trained: Trained, drawn: Drawn, seen: dict[str, Seen], options: BootstrapOptions
+    trained: TrainedModel, drawn: Drawn, seen: dict[str, Seen], options: BootstrapOptions
 ) -> fidelity.Metrics:
     """Retrieval of what images were drawn from, by the model itself."""
     metrics: fidelity.Metrics = {}
@@ -210,7 +212,7 @@ def coded_images(variant: str, dataset: str, split: str) -> pl.DataFrame:
 
 
 def compare(
-    trained: Trained, store: ImageStore, test: pl.DataFrame, mean: np.ndarray
+    trained: TrainedModel, store: ImageStore, test: pl.DataFrame, mean: np.ndarray
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Scores [n] of images drawn from their codes, by the names of `SCORES`, and these images, uint8 [n, H, W].
 
@@ -235,7 +237,7 @@ def compare(
     return {name: np.concatenate(values) for name, values in found.items()}, np.concatenate(kept)
 
 
-def decode(trained: Trained, coded: pl.DataFrame) -> np.ndarray:
+def decode(trained: TrainedModel, coded: pl.DataFrame) -> np.ndarray:
     """Images of the codes in the columns `top` and `bottom`, grey, float32 [n, H, W] in [0, 1]."""
     import torch
 
@@ -245,7 +247,9 @@ def decode(trained: Trained, coded: pl.DataFrame) -> np.ndarray:
     return images.float().clamp(0, 1).mean(1).cpu().numpy()
 
 
-def write_figure(path: Path, trained: Trained, store: ImageStore, test: pl.DataFrame, drawn: Drawn) -> None:
+def write_figure(
+    path: Path, trained: TrainedModel, store: ImageStore, test: pl.DataFrame, drawn: Drawn
+) -> None:
     """Figure 3 of the paper as a PNG, an image to a column: real ones, their reconstructions, images drawn from
     their reports (where the priors take a text), and images drawn without a text.
     """

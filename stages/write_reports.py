@@ -6,7 +6,9 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from medunifier.evaluation.loading import Trained, batches, load_trained, seeded_rows, usable_items
+from medunifier.evaluation.items import seeded_rows, usable_items
+from medunifier.evaluation.loading import load_trained
+from medunifier.evaluation.trained_model import TrainedModel
 from medunifier.metrics.bootstrap import BootstrapOptions, Interval, bootstrap, bootstrap_means
 from medunifier.metrics.clinical import finding_counts, finding_f1, optional_scores
 from medunifier.metrics.mentions import NAMES, findings_mentioned
@@ -24,21 +26,13 @@ from medunifier.metrics.text import (
 )
 from medunifier.results.examples import Example, write_examples
 from medunifier.results.item_scores import item_rows, write_items
-from medunifier.runtime.params import Params, WriteReports
+from medunifier.runtime.params import Params
 from medunifier.stage import run_stage
 from medunifier.storage.tables import LABEL_PREFIX, PREPARED, Schema, read_table, write_table
 from medunifier.tracking import Run
-from medunifier.vision.image_features import Features, open_features
 
 CONSTANT_FROM = 10_000  # training reports among which the best constant one is sought, drawn by the seed
 EXAMPLES = 12  # reports in examples.md
-CHOICE = (
-    "num_beams",
-    "do_sample",
-    "temperature",
-    "top_k",
-    "top_p",
-)  # of `write_reports`, as `generate` takes them
 _COLUMNS = (
     "image_id",
     "study_id",
@@ -67,10 +61,10 @@ def write_reports(params: Params, run: Run, variant: str, dataset: str) -> None:
     predictions.parquet holds every report, examples.md a few beside their references, to be read.
     """
     with Meteor() as scorer:  # loads its dictionaries while the model writes
-        store = open_features(dataset)
+        trained = load_trained(variant, dataset)
         folder = Path("data/prepared") / dataset
         test = usable_items(
-            read_table(folder / "test.parquet", PREPARED), f"{folder}/test.parquet", [store], run
+            read_table(folder / "test.parquet", PREPARED), f"{folder}/test.parquet", [trained.images], run
         )
         test = test[seeded_rows(len(test), params.write_reports.max_reports, params.seed)]
         training = usable_items(
@@ -80,11 +74,9 @@ def write_reports(params: Params, run: Run, variant: str, dataset: str) -> None:
             run,
             prefix="train_",
         )
-        trained = load_trained(variant, store)
-
         ids, references = test["image_id"].to_list(), test["report"].to_list()
         run.log(f"write {len(ids)} reports")
-        written = generate(trained, store, ids, params.write_reports, params.seed)
+        written = trained.generate_reports(ids, params.write_reports, params.seed)
         known = training["report"][seeded_rows(len(training), CONSTANT_FROM, params.seed)].to_list()
         constant = best_constant(known)
         run.log(f"best constant report of {len(known)} training reports: {constant}")
@@ -92,7 +84,7 @@ def write_reports(params: Params, run: Run, variant: str, dataset: str) -> None:
             "": written,
             "constant_": [constant] * len(ids),
             "nearest_": nearest_reports(
-                trained, store, ids, training["report"].unique(maintain_order=True).to_list()
+                trained, ids, training["report"].unique(maintain_order=True).to_list()
             ),
         }
         output = Path("results/reports") / f"{variant}-{dataset}"
@@ -162,29 +154,9 @@ def clinical(
         run.log(f"{line}; once it is there: dvc repro --force --single-item {run.name}")
 
 
-def generate(
-    trained: Trained, store: Features, ids: Sequence[str], settings: WriteReports, seed: int
-) -> list[str]:
-    """The model's report for each image, in the order of `ids`, its words chosen as `settings` say."""
-    import torch
-
-    from medunifier.data.tokenizer import decode
-
-    choice = {name: getattr(settings, name) for name in CHOICE}
-    generator = torch.Generator(trained.device).manual_seed(seed)
-    written = []
-    with torch.inference_mode():
-        for part in batches(len(ids), settings.batch_size, "write reports"):
-            tokens = trained.model.generate(trained.features(store, ids[part]), generator=generator, **choice)
-            written += decode(trained.tokenizer, tokens.cpu())
-    return written
-
-
-def nearest_reports(
-    trained: Trained, store: Features, ids: Sequence[str], reports: Sequence[str]
-) -> list[str]:
+def nearest_reports(trained: TrainedModel, ids: Sequence[str], reports: Sequence[str]) -> list[str]:
     """For each image the one of `reports` that is most similar to it by image-text similarity."""
-    best, _ = rank_texts(trained.embed_images(store, ids), trained.embed_texts(reports), 1)
+    best, _ = rank_texts(trained.embed_images(ids), trained.embed_texts(reports), 1)
     return [reports[number] for number in best[:, 0]]
 
 

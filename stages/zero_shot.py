@@ -9,7 +9,8 @@ import numpy as np
 import polars as pl
 
 from medunifier.evaluation.class_prompts import ClassPrompts, PromptFile, read_prompts
-from medunifier.evaluation.loading import Trained, load_model
+from medunifier.evaluation.loading import load_model
+from medunifier.evaluation.trained_model import EvaluatedModel
 from medunifier.metrics.bootstrap import BootstrapOptions
 from medunifier.metrics.classification_scores import judge_exclusive
 from medunifier.results.item_scores import item_rows, write_items
@@ -33,13 +34,13 @@ def zero_shot(params: Params, run: Run, variant: str, dataset: str) -> None:
     """
     p = params.zero_shot
     file = read_prompts(p.prompts)
-    model, store = load_model(params, variant, dataset)
-    items, classes = read_items(dataset, file, store, run)
+    model = load_model(params, variant, dataset)
+    items, classes = read_items(dataset, file, model.images, run)
     ids = items["image_id"].to_list()
     target = np.array([[c.name for c in classes].index(name) for name in items["class"]], np.int64)
     run.metrics({"n_items": len(ids), "n_classes": len(classes)})
 
-    images = model.embed_images(store, ids)
+    images = model.embed_images(ids)
     drawn = {seed: [c.draw(p.prompts_per_class, seed) for c in classes] for seed in p.seeds}
     matching = p.itm and model.can_match
     if p.itm and not matching:
@@ -49,7 +50,7 @@ def zero_shot(params: Params, run: Run, variant: str, dataset: str) -> None:
         scores, best = class_scores(model, images, sentences, p.aggregation)
         found[""].append(shares(scores))
         if matching:
-            found["itm_"].append(matched(model, store, ids, sentences, best))
+            found["itm_"].append(matched(model, ids, sentences, best))
 
     folder = Path("results/zero_shot") / f"{variant}-{dataset}"
     digest = hashlib.sha256(file.path.read_bytes()).hexdigest()
@@ -156,7 +157,7 @@ def equals(table: pl.DataFrame, column: str, value: Any, place: str) -> np.ndarr
 
 
 def class_scores(
-    model: Trained, images: np.ndarray, sentences: list[list[str]], aggregation: str
+    model: EvaluatedModel, images: np.ndarray, sentences: list[list[str]], aggregation: str
 ) -> tuple[np.ndarray, np.ndarray]:
     """Similarity of images to classes, float32 [n, C], and the number of each class's most similar sentence.
 
@@ -190,11 +191,11 @@ def shares(scores: np.ndarray) -> np.ndarray:
 
 
 def matched(
-    model: Trained, store: MappedRows, ids: list[str], sentences: list[list[str]], best: np.ndarray
+    model: EvaluatedModel, ids: list[str], sentences: list[list[str]], best: np.ndarray
 ) -> np.ndarray:
     """The matching head's judgement of each class's most similar sentence, as shares [n, C]."""
     columns = [
-        model.match(store, ids, [texts[number] for number in best[:, i]]) for i, texts in enumerate(sentences)
+        model.match(ids, [texts[number] for number in best[:, i]]) for i, texts in enumerate(sentences)
     ]
     odds = np.stack(columns, axis=1)
     return shares(odds * TEMPERATURE)

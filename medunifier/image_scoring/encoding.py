@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from medunifier.evaluation.loading import Trained
+from medunifier.evaluation.trained_model import TrainedModel
 from medunifier.metrics.bootstrap import BootstrapOptions, bootstrap_means
 from medunifier.metrics.retrieval import chance_recall, rank_texts
 from medunifier.runtime.params import Vision
@@ -19,7 +19,7 @@ class Seen:
     embeddings: np.ndarray  # ITC embeddings by the trained model, float32 [n, queries, projection]
 
 
-def looker(vision: Vision, trained: Trained) -> Callable[[Iterable[np.ndarray]], Seen]:
+def looker(vision: Vision, trained: TrainedModel) -> Callable[[Iterable[np.ndarray]], Seen]:
     """A function from uint8 image batches [k, H, W] to what is seen in them."""
     import torch
 
@@ -41,7 +41,7 @@ def looker(vision: Vision, trained: Trained) -> Callable[[Iterable[np.ndarray]],
 
 
 def retrieval(
-    name: str, seen: Seen, texts: list[str], trained: Trained, options: BootstrapOptions
+    name: str, seen: Seen, texts: list[str], trained: TrainedModel, options: BootstrapOptions
 ) -> dict[str, float | int]:
     """`NAME_retrieval_recall_at_1`, in percent: how often the model itself finds the text that an image was drawn from
     among all the texts here, with `_chance`.

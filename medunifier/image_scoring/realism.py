@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping
 import numpy as np
 import polars as pl
 
-from medunifier.evaluation.loading import BATCH, batches
+from medunifier.evaluation.items import BATCH, batches
 from medunifier.image_scoring.set_distances import kernel_distance, nearest, precision_recall
 from medunifier.image_scoring.similarity import frechet_distance, ms_ssim
 from medunifier.metrics.bootstrap import BootstrapOptions, bootstrap_means

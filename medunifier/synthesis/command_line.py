@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from medunifier.evaluation.loading import batches
+from medunifier.evaluation.items import batches
 from medunifier.runtime.errors import InputError
 from medunifier.runtime.params import Params, load_params
 from medunifier.synthesis.generator import load_generator

@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 
-from medunifier.evaluation.loading import Trained, load_trained
+from medunifier.evaluation.loading import load_trained
+from medunifier.evaluation.trained_model import TrainedModel
 from medunifier.runtime.errors import InputError
 from medunifier.synthesis.pixelsnail import Prior
 from medunifier.synthesis.png_metadata import MODEL_NAME
@@ -51,7 +52,7 @@ class Generator:
     """
 
     variant: str
-    trained: Trained
+    trained: TrainedModel
     sampler: Sampler
     takes_text: bool
     weights: Mapping[str, str]
@@ -143,7 +144,7 @@ def load_generator(variant: str) -> Generator:
     return Generator(variant, trained, sampler, top.config.text_width > 0, weights)
 
 
-def load_priors(variant: str, trained: Trained) -> tuple[Prior, Prior]:
+def load_priors(variant: str, trained: TrainedModel) -> tuple[Prior, Prior]:
     """Load the top and the bottom prior of `models/priors/VARIANT-*`, in evaluation mode, on the model's device.
 
     Raises:

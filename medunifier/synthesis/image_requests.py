@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from medunifier.evaluation.loading import batches, seeded_rows, usable_items
+from medunifier.evaluation.items import batches, seeded_rows, usable_items
 from medunifier.runtime.params import Params
 from medunifier.storage.image_shards import ImageStore
 from medunifier.storage.tables import PREPARED, read_table

@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 
 from medunifier.data.tokenizer import encode, pad
-from medunifier.evaluation.loading import BATCH, Trained
+from medunifier.evaluation.items import BATCH
+from medunifier.evaluation.trained_model import TrainedModel
 from medunifier.metrics.bootstrap import BootstrapOptions, bootstrap_means
 from medunifier.model.text import Text
 from medunifier.runtime.fields import matching_fields
@@ -29,7 +30,7 @@ class PriorTexts:
         dropout: probability that an image of a training batch loses its report, for classifier-free guidance.
     """
 
-    def __init__(self, trained: Trained, dropout: float):
+    def __init__(self, trained: TrainedModel, dropout: float):
         self.trained, self.dropout = trained, dropout
 
     def tokenize(self, reports: Iterable[str]) -> list[list[int]]:
@@ -84,7 +85,7 @@ class CodesOfSplit:
         return batch | (self.texts.pad([self.tokens[row] for row in rows]) if self.texts else {})
 
 
-def build_prior(params: Params, level: str, trained: Trained) -> Prior:
+def build_prior(params: Params, level: str, trained: TrainedModel) -> Prior:
     """Return an untrained prior with the sizes of params.yaml, for the codes and texts of the trained model."""
     p, sizes, c = params.prior, getattr(params.prior, level), trained.model.config
     return Prior(

@@ -10,7 +10,6 @@ from medunifier.evaluation.loading import load_trained
 from medunifier.runtime.errors import InputError
 from medunifier.synthesis.codes import read_codes, write_codes
 from medunifier.tracking import LocalRun
-from medunifier.vision.feature_shards import FeatureStore
 from stages import encode_codes as stage
 from stages.encode_codes import codebook_use, encode_codes
 from tests.support.trained_project import DATASET, SPLITS, VARIANT, make_project, report_of, with_answers
@@ -32,8 +31,7 @@ def test_codes_are_the_models_own_in_evaluation_mode(params):
     import torch
 
     metrics = run_encode_codes(params)
-    store = FeatureStore(f"data/features/{DATASET}")
-    trained = load_trained(VARIANT, store)
+    trained = load_trained(VARIANT, DATASET)
     number = 0
     for split, size in SPLITS.items():
         ids, top, bottom = read_codes(f"data/codes/{VARIANT}/{split}.parquet")
@@ -43,7 +41,7 @@ def test_codes_are_the_models_own_in_evaluation_mode(params):
             assert image_id == f"i{number:02}"
             with torch.no_grad():
                 one = trained.model.encode_codes(
-                    trained.features(store, [image_id]), *trained.tokens([report_of(number)])
+                    trained.features([image_id]), *trained.tokens([report_of(number)])
                 )
             assert (top[row] == one[0][0].numpy()).mean() > 0.98  # a code on the border may fall either way
             assert (bottom[row] == one[1][0].numpy()).mean() > 0.98
@@ -67,7 +65,7 @@ def test_codebook_use_of_known_codes(params, monkeypatch):
     monkeypatch.setattr(
         stage,
         "load_trained",
-        lambda variant, store: with_answers(load_trained(variant, store), encode_codes=answer),
+        lambda variant, dataset: with_answers(load_trained(variant, dataset), encode_codes=answer),
     )
     metrics = run_encode_codes(params)
     assert metrics["perplexity_top"] == pytest.approx(8)

@@ -94,10 +94,10 @@ def test_a_start_that_no_step_betters_is_told(params, capsys):
 def test_what_does_not_depend_on_the_seed_is_encoded_once(params, monkeypatch):
     calls = []
 
-    def counted(network, model, store, rows):
+    def counted(network, model, ids):
         if isinstance(network, QueryEncoder):
-            calls.append(len(rows))
-        return encode(network, model, store, rows)
+            calls.append(len(ids))
+        return encode(network, model, ids)
 
     monkeypatch.setattr(stage, "encode", counted)
     seeds = params.finetune.replace(seeds=(0, 1, 2))

@@ -9,7 +9,9 @@ import numpy as np
 import polars as pl
 import pytest
 
-from medunifier.evaluation.loading import Trained, load_model, load_trained
+from medunifier.evaluation import loading
+from medunifier.evaluation.loading import load_model, load_trained
+from medunifier.evaluation.trained_model import TrainedModel
 from medunifier.metrics.bootstrap import BootstrapOptions, bootstrap_means
 from medunifier.results.item_scores import read_items
 from medunifier.runtime.errors import InputError
@@ -39,16 +41,15 @@ def run_retrieve(params) -> dict[str, float]:
 def knowing(direction: np.ndarray):
     """A stand-in for `load_trained`: both towers put an item at the place that `direction` [n, P] gives it."""
 
-    class Knowing(Trained):
-        def embed_images(self, store, ids):
+    class Knowing(TrainedModel):
+        def embed_images(self, ids):
             return np.repeat(direction[:, None], 2, axis=1)
 
         def embed_texts(self, texts):
             return direction
 
-    return lambda params, variant, dataset: (
-        Knowing(None, None, None),
-        FeatureStore(f"data/features/{dataset}"),
+    return lambda params, variant, dataset: Knowing(
+        None, None, None, stored=FeatureStore(f"data/features/{dataset}")
     )
 
 
@@ -82,10 +83,9 @@ def test_the_real_model_is_ranked_by_its_own_similarity(params):
 
     items = pl.read_parquet(TEST)
     rankings = pl.read_parquet(f"results/retrieval/{VARIANT}-{DATASET}/rankings.parquet")
-    store = FeatureStore(f"data/features/{DATASET}")
-    trained = load_trained(VARIANT, store)
+    trained = load_trained(VARIANT, DATASET)
     with torch.no_grad():
-        images = trained.model.encode_image(trained.features(store, items["image_id"].to_list()))[1]
+        images = trained.model.encode_image(trained.features(items["image_id"].to_list()))[1]
         texts = torch.cat(
             [trained.model.encode_text(*trained.tokens([report]))[1] for report in items["report"]]
         )
@@ -181,14 +181,15 @@ def test_missing_model_features_or_table_is_an_input_error(params):
         run_retrieve(params)
 
 
-def test_features_of_another_vit_are_an_input_error(params):
+def test_features_of_another_vit_are_an_input_error(params, monkeypatch):
     class Other:
         width, folder = 9, "data/features/other"
 
+    monkeypatch.setattr(loading, "open_features", lambda dataset: Other())
     with pytest.raises(
-        InputError, match="data/features/other: tokens are 9 wide, models/full was trained on 8"
+        InputError, match="data/features/other: features are 9 wide, models/full was trained on 8"
     ):
-        load_trained(VARIANT, Other())
+        load_trained(VARIANT, "other")
 
 
 def test_same_seed_same_numbers(params):
@@ -205,13 +206,13 @@ def test_the_matching_head_ranks_the_first_candidates_anew(params, monkeypatch):
     base = knowing(np.ones((SPLITS["test"], 3), np.float32))
 
     def load(params, variant, dataset):
-        model, store = base(params, variant, dataset)
+        model = base(params, variant, dataset)
 
         class Matching(type(model)):
-            def match(self, store, ids, texts):
+            def match(self, ids, texts):
                 return np.array([10.0 * (own[i] == t) for i, t in zip(ids, texts, strict=True)])
 
-        return Matching(None, None, None), store
+        return Matching(None, None, None, stored=model.images, can_match=True)
 
     monkeypatch.setattr(stage, "load_model", load)
     chosen = params.retrieve.replace(rerank=8)
@@ -227,7 +228,7 @@ def test_re_ranking_by_the_real_matching_head(params):
 
     table, items = pl.read_parquet(TEST), read_items(f"retrieve@{VARIANT}-{DATASET}")
     rankings = pl.read_parquet(f"results/retrieval/{VARIANT}-{DATASET}/rankings.parquet")
-    model, store = load_model(params, VARIANT, DATASET)
+    model = load_model(params, VARIANT, DATASET)
     reports = dict(table.select("image_id", "report").iter_rows())
     for direction in ("i2t", "t2i"):
         plain, again = (rankings.filter(direction=name) for name in (direction, f"itm_{direction}"))
@@ -242,7 +243,7 @@ def test_re_ranking_by_the_real_matching_head(params):
         ):
             similar = dict(zip(*first, strict=True))
             pairs = [(query, other) if direction == "i2t" else (other, query) for other in later[:4]]
-            odds = [model.match(store, [image], [reports[text]])[0] for image, text in pairs]
+            odds = [model.match([image], [reports[text]])[0] for image, text in pairs]
             assert scores[:4].to_numpy() == pytest.approx(
                 [similar[other] + o for other, o in zip(later[:4], odds, strict=True)], abs=1e-5
             )

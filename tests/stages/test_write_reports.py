@@ -20,9 +20,8 @@ from medunifier.report.differences import OF_SUMS
 from medunifier.results.item_scores import read_items
 from medunifier.runtime.errors import InputError
 from medunifier.tracking import LocalRun
-from medunifier.vision.feature_shards import FeatureStore
 from stages import write_reports as stage
-from stages.write_reports import generate, nearest_reports, write_reports
+from stages.write_reports import nearest_reports, write_reports
 from tests.support.recording_run import Noting
 from tests.support.trained_project import DATASET, SPLITS, VARIANT, make_project, report_of, with_answers
 
@@ -63,8 +62,8 @@ def run_write_reports(params) -> dict[str, float]:
 def writes(text_of):
     """A stand-in for `load_trained`: a model that writes `text_of(number)` about an image."""
 
-    def load(variant, store):
-        trained = load_trained(variant, store)
+    def load(variant, dataset):
+        trained = load_trained(variant, dataset)
         embed = {"encode_image": trained.model.encode_image, "encode_text": trained.model.encode_text}
         answer = with_answers(
             trained,
@@ -155,12 +154,12 @@ def test_other_intervals_draw_patients(params, monkeypatch, shared_java):
 
 
 def test_words_are_chosen_as_params_say(params, monkeypatch):
-    store = FeatureStore(f"data/features/{DATASET}")
-    trained, ids = load_trained(VARIANT, store), store.image_ids[:4]
-    features = trained.features(store, ids)
+    trained = load_trained(VARIANT, DATASET)
+    ids = trained.images.image_ids[:4]
+    features = trained.features(ids)
 
     def written(**choice) -> list[str]:
-        return generate(trained, store, ids, params.write_reports.replace(**choice), 5)
+        return trained.generate_reports(ids, params.write_reports.replace(**choice), 5)
 
     greedy = {"num_beams": 1, "do_sample": False}
     for choice in (greedy, greedy | {"num_beams": 3}, greedy | {"do_sample": True, "temperature": 2.0}):
@@ -215,20 +214,20 @@ def test_the_real_model_writes_and_every_metric_is_there(params, shared_java):
 
 
 def test_batches_do_not_change_the_reports(params):
-    store = FeatureStore(f"data/features/{DATASET}")
-    trained, ids = load_trained(VARIANT, store), store.image_ids[:7]
+    trained = load_trained(VARIANT, DATASET)
+    ids = trained.images.image_ids[:7]
     for choice in ({}, {"num_beams": 2}):
         one, three = (params.write_reports.replace(batch_size=size, **choice) for size in (1, 3))
-        assert generate(trained, store, ids, one, 0) == generate(trained, store, ids, three, 0)
+        assert trained.generate_reports(ids, one, 0) == trained.generate_reports(ids, three, 0)
 
 
 def test_nearest_report_is_the_most_similar_one(params):
-    store = FeatureStore(f"data/features/{DATASET}")
-    trained, ids = load_trained(VARIANT, store), store.image_ids[16:]
+    trained = load_trained(VARIANT, DATASET)
+    ids = trained.images.image_ids[16:]
     reports = [report_of(n) for n in range(12)]
-    images, texts = trained.embed_images(store, ids), trained.embed_texts(reports)
+    images, texts = trained.embed_images(ids), trained.embed_texts(reports)
     similarity = np.array([[(image @ text).max() for text in texts] for image in images])
-    found = [reports.index(report) for report in nearest_reports(trained, store, ids, reports)]
+    found = [reports.index(report) for report in nearest_reports(trained, ids, reports)]
     # sums are rounded otherwise there: of two that are equal to the last place, either will do
     assert similarity[np.arange(len(ids)), found] == pytest.approx(similarity.max(1), abs=1e-6)
     assert np.ptp(similarity, axis=1).min() > 2e-5

@@ -13,6 +13,7 @@ from medunifier.metrics.bootstrap import BootstrapOptions, bootstrap_means
 from medunifier.results.item_scores import read_items
 from medunifier.runtime.errors import InputError
 from medunifier.tracking import LocalRun
+from medunifier.vision.feature_shards import FeatureStore
 from stages import zero_shot as stage
 from stages.zero_shot import class_scores, zero_shot
 from tests.support.trained_project import DATASET, REPOSITORY, VARIANT, make_project
@@ -47,13 +48,16 @@ class Knowing:
 
     can_match = True
 
-    def embed_images(self, store, ids):
+    def __init__(self):
+        self.images = FeatureStore(f"data/features/{DATASET}")
+
+    def embed_images(self, ids):
         return np.stack([np.eye(2, dtype=np.float32)[[int(i[1:]) % 2] * 3] for i in ids])
 
     def embed_texts(self, texts):
         return np.eye(2, dtype=np.float32)[[int("cardiomegaly" in text) for text in texts]]
 
-    def match(self, store, ids, texts):
+    def match(self, ids, texts):
         """Wrong on purpose, so that it cannot be taken for the similarity."""
         return np.array(
             [float((int(i[1:]) % 2 == 1) != ("cardiomegaly" in t)) for i, t in zip(ids, texts, strict=True)]
@@ -62,8 +66,7 @@ class Knowing:
 
 @pytest.mark.parametrize("aggregation", ["max", "mean", "ensemble"])
 def test_a_model_that_knows_scores_100(params, monkeypatch, aggregation):
-    real = load_model
-    monkeypatch.setattr(stage, "load_model", lambda *a: (Knowing(), real(*a)[1]))
+    monkeypatch.setattr(stage, "load_model", lambda *_: Knowing())
     metrics = run_zero_shot(params, aggregation=aggregation, itm=True)
     assert metrics["accuracy"] == metrics["accuracy_ci_low"] == metrics["macro_auroc"] == 100
     assert metrics["accuracy_chance"] == 50 and metrics["accuracy_n"] == metrics["n_items"] == 8
@@ -117,11 +120,11 @@ def test_aggregation_by_hand():
 def test_matching_is_that_of_the_model(params):
     import torch
 
-    model, store = load_model(params, VARIANT, DATASET)
+    model = load_model(params, VARIANT, DATASET)
     ids, texts = ["i00", "i05"], ["large effusion", "no pneumothorax"]
     with torch.no_grad():
-        logits = model.model.match(model.features(store, ids), *model.tokens(texts))
-    assert model.match(store, ids, texts) == pytest.approx((logits[:, 1] - logits[:, 0]).numpy(), abs=1e-5)
+        logits = model.model.match(model.features(ids), *model.tokens(texts))
+    assert model.match(ids, texts) == pytest.approx((logits[:, 1] - logits[:, 0]).numpy(), abs=1e-5)
 
 
 def test_benchmark_items(params):

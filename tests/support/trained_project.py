@@ -3,12 +3,13 @@
 Feature 0 of each image's first token is the image's number, so that a stand-in model knows what it looks at.
 """
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 
-from medunifier.evaluation.loading import Trained
+from medunifier.evaluation.trained_model import TrainedModel
 from medunifier.runtime.params import Params, load_params
 from medunifier.storage.image_shards import write_images
 from medunifier.storage.tables import PREPARED, write_table
@@ -133,6 +134,6 @@ class StandIn:
         return lambda features, *rest, **_: answer([int(n) for n in features[:, 0, 0]], *rest)
 
 
-def with_answers(trained: Trained, **answers) -> Trained:
+def with_answers(trained: TrainedModel, **answers) -> TrainedModel:
     """`trained` with a stand-in for its model."""
-    return Trained(StandIn(trained.model.config, **answers), trained.folder, trained.device)
+    return dataclasses.replace(trained, model=StandIn(trained.model.config, **answers))

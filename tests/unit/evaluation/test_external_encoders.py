@@ -129,13 +129,13 @@ BACKBONES = {"timm": save_timm, "torchvision": save_torchvision}
 def test_the_same_evaluations_run_on_it(params, kind):
     torch.manual_seed(0)
     SAVERS[kind]("models/other")
-    model, store = load_model(params, "other", DATASET)
-    ids = store.image_ids[:3]
-    images, texts = model.embed_images(store, ids), model.embed_texts(["edema", "no edema"])
+    model = load_model(params, "other", DATASET)
+    ids = model.images.image_ids[:3]
+    images, texts = model.embed_images(ids), model.embed_texts(["edema", "no edema"])
     assert np.linalg.norm(images, axis=-1) == pytest.approx(1, abs=1e-5)
     assert np.linalg.norm(texts, axis=-1) == pytest.approx(1, abs=1e-5)
     assert images.shape == (3, 4 if kind == "blip_2" else 1, texts.shape[1])
-    assert np.allclose(model.embed_images(store, ids[1:2]), images[1:2], atol=1e-5), "batches change nothing"
+    assert np.allclose(model.embed_images(ids[1:2]), images[1:2], atol=1e-5), "batches change nothing"
 
     run = LocalRun(f"retrieve@other-{DATASET}", "results/metrics")
     retrieve(params, run, "other", DATASET)
@@ -149,8 +149,8 @@ def test_the_same_evaluations_run_on_it(params, kind):
 def test_training_changes_the_copy_and_not_the_original(params, kind):
     torch.manual_seed(0)
     (SAVERS | BACKBONES)[kind]("models/other")
-    model, store = load_model(params, "other", DATASET)
-    images = model.read_images(store, np.arange(4))
+    model = load_model(params, "other", DATASET)
+    images = model.read_images(model.images.image_ids[:4])
     net = Classifier(copy.deepcopy(model.image_encoder()), 1).eval()
     original = {name: value.clone() for name, value in model.encoder.network.state_dict().items()}
     with torch.no_grad():
@@ -315,6 +315,6 @@ def test_what_cannot_be_used_is_told(params):
     Path("models/other/config.json").unlink()
     Path("models/other").rmdir()
     save_torchvision("models/other")
-    model, _ = load_model(params, "other", DATASET)
+    model = load_model(params, "other", DATASET)
     with pytest.raises(InputError, match="a backbone reads no text"):
         model.embed_texts(["a"])

@@ -10,7 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from medunifier.evaluation.loading import BATCH, load_trained
+from medunifier.evaluation.items import BATCH
+from medunifier.evaluation.loading import load_trained
 from medunifier.huggingface.modeling_medunifier import MedUnifierModel
 from medunifier.runtime.errors import InputError
 from medunifier.synthesis.generator import load_priors
@@ -27,11 +28,11 @@ def store(tmp_path, monkeypatch):
 
 
 def test_codes_and_reconstructions_are_made_in_evaluation_mode(store):
-    trained = load_trained(VARIANT, store)
+    trained = load_trained(VARIANT, DATASET)
     assert trained.model.config.dropout > 0
     assert not any(module.training for module in trained.model.modules())
     before = {name: value.clone() for name, value in trained.model.state_dict().items()}
-    inputs = trained.features(store, store.image_ids[:2]), *trained.tokens([report_of(0), report_of(1)])
+    inputs = trained.features(store.image_ids[:2]), *trained.tokens([report_of(0), report_of(1)])
     with torch.no_grad():
         codes, again = (trained.model.encode_codes(*inputs) for _ in range(2))
         images = [trained.model.reconstruct(*inputs) for _ in range(2)]
@@ -48,10 +49,10 @@ def test_features_of_a_vit_with_other_weights_are_refused(store):
     vision = {"model": "none", "revision": None, "skip_last_blocks": 0}
     path.write_text(json.dumps(config | {"vision": vision | {"checksum": "of other weights"}}))
     with pytest.raises(InputError, match="another ViT's than those that models/full was trained on"):
-        load_trained(VARIANT, store)
+        load_trained(VARIANT, DATASET)
     own = next(iter(store.manifests.values()))["checksum"]
     path.write_text(json.dumps(config | {"vision": vision | {"checksum": own}}))
-    assert load_trained(VARIANT, store).model.config.vision["checksum"] == own
+    assert load_trained(VARIANT, DATASET).model.config.vision["checksum"] == own
 
 
 def test_weights_that_lack_a_tensor_are_refused_and_not_made_up(store):
@@ -73,12 +74,12 @@ def test_weights_that_lack_a_tensor_are_refused_and_not_made_up(store):
 
 
 def test_the_network_of_a_folder_is_that_of_the_transformers_model(store):
-    trained, model = load_trained(VARIANT, store), MedUnifierModel.from_pretrained(f"models/{VARIANT}")
+    trained, model = load_trained(VARIANT, DATASET), MedUnifierModel.from_pretrained(f"models/{VARIANT}")
     weights, expected = trained.model.state_dict(), model.state_dict()
     assert list(weights) == list(expected)
     assert all(torch.equal(weights[name], expected[name]) for name in weights)
     assert all(p.requires_grad for p in trained.model.parameters()) and not trained.model.training
-    inputs = trained.features(store, store.image_ids[:2]), *trained.tokens([report_of(0), report_of(1)])
+    inputs = trained.features(store.image_ids[:2]), *trained.tokens([report_of(0), report_of(1)])
     with torch.no_grad():
         assert torch.equal(trained.model.match(*inputs), model.match(*inputs))
 
@@ -87,7 +88,7 @@ def test_the_network_of_a_folder_is_that_of_the_transformers_model(store):
 def test_a_broken_configuration_is_told(store, text):
     (Path("models") / VARIANT / "config.json").write_text(text)
     with pytest.raises(InputError, match=f"models/{VARIANT}: not a whole model .*config.json"):
-        load_trained(VARIANT, store)
+        load_trained(VARIANT, DATASET)
 
 
 @pytest.mark.parametrize(
@@ -108,21 +109,19 @@ def test_weights_of_other_code_are_refused(store, change, complaint):
 
 
 def test_matching_many_texts_reads_each_image_once_for_a_batch(store):
-    trained = load_trained(VARIANT, store)
+    trained = load_trained(VARIANT, DATASET)
     rng = np.random.default_rng(0)
     ids = [store.image_ids[number] for number in rng.permutation(np.repeat([20, 3, 11, 7], 40))]
     texts = [report_of(number) for number in rng.integers(0, 24, len(ids))]
-    one_by_one = [
-        trained.match(store, [image_id], [text])[0] for image_id, text in zip(ids, texts, strict=True)
-    ]
-    read, rows_read = store.read, []
+    one_by_one = [trained.match([image_id], [text])[0] for image_id, text in zip(ids, texts, strict=True)]
+    read, rows_read = trained.images.read, []
 
     def counted(rows):
         rows_read.extend(rows)
         return read(rows)
 
-    store.read = counted
-    assert trained.match(store, ids, texts) == pytest.approx(np.array(one_by_one), abs=1e-5)
+    trained.images.read = counted
+    assert trained.match(ids, texts) == pytest.approx(np.array(one_by_one), abs=1e-5)
     assert len(rows_read) <= 4 + len(ids) // BATCH, "once, and once more where a batch ends between its texts"
 
 
