@@ -1,28 +1,35 @@
 # Each target sets up what it needs (once; again when requirements.txt changes), then runs one command.
-#   make demo   the whole pipeline as params.yaml has it; as shipped: phantom data, on the CPU
-#   make test   the tests
-#   make cluster-test   the pipeline on a real Slurm of four nodes on this machine (root, Debian)
-#   make lint   ruff, snakemake --lint, snakefmt
-#   make ui     MLflow's pages on http://127.0.0.1:5000 (another port: make ui PORT=5001)
-#   make setup  only the set-up
-#   make lock   requirements.txt anew from pyproject.toml
+#   make demo          the whole pipeline as params.yaml has it; as shipped: phantom data, on the CPU
+#   make test          all tests
+#   make test-fast     the tests that take under 3 minutes: no slow ones, none that start snakemake, dvc or mlflow
+#   make lint          ruff, pyright, snakefmt, snakemake --lint, what is written by command, docs, spelling
+#   make docs          the documentation as a website, in site/
+#   make cluster-test  the pipeline on a real Slurm of four nodes on this machine (root, Debian)
+#   make ui            MLflow's pages on http://127.0.0.1:5000 (another port: make ui PORT=5001)
+#   make setup         only the set-up
+#   make lock          requirements.txt again from pyproject.toml
 
 PYTHON ?= python3
 PORT ?= 5000
 READY := .venv/requirements.installed
+PROSE := README.md CHANGELOG.md CONTRIBUTING.md SECURITY.md docs .github
 
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: demo test cluster-test lint ui setup lock
+.PHONY: demo test test-fast lint docs cluster-test ui setup lock
 
 demo: export HF_HUB_OFFLINE := 1
 demo: export TRANSFORMERS_OFFLINE := 1
 demo: setup
 	snakemake --profile local
 	python -m workflow.headline
+	@echo "To keep these results: git add dvc.lock && git commit (dvc.lock names them; the files are in DVC's cache)."
 
 test: setup
-	pytest -n 2
+	pytest -n auto
+
+test-fast: setup
+	pytest -n auto -m "not slow and not workflow and not gpu"
 
 cluster-test: setup
 	pytest -x -n 0 --durations=0 tests/cluster/on_slurm.py
@@ -30,8 +37,15 @@ cluster-test: setup
 lint: setup
 	ruff check .
 	ruff format --check .
+	pyright
 	snakefmt --check Snakefile
 	snakemake --lint
+	python -m workflow.code_deps --check
+	codespell $(PROSE)
+	@site=$$(mktemp -d) && trap 'rm -rf "$$site"' EXIT && mkdocs build --strict --quiet --site-dir "$$site"
+
+docs: setup
+	mkdocs build --strict
 
 ui: setup
 	python -m medunifier.tracking prepare
@@ -40,7 +54,7 @@ ui: setup
 setup: $(READY)
 
 # Compiled once here: some 40 stages import torch, and where nothing may be written beside the packages (a read-only
-# file system, PYTHONDONTWRITEBYTECODE, as containers often set it) each would compile it anew, for 10 to 20 s.
+# file system, PYTHONDONTWRITEBYTECODE, as containers often set it) each would compile it again, for 10 to 20 s.
 $(READY): requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed (make PYTHON=...)")'
 	$(PYTHON) -m venv .venv

@@ -64,7 +64,7 @@ def test_conda_python_is_one_that_the_project_takes() -> None:
 def imported_modules() -> set[str]:
     """Top-level modules that the code imports."""
     names = set()
-    for folder in ("stages", "workflow", "tests", "benchmarks"):
+    for folder in ("medunifier", "stages", "workflow", "tests", "benchmarks", "examples"):
         for path in (REPO / folder).rglob("*.py"):
             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
                 if isinstance(node, ast.Import):
@@ -76,7 +76,7 @@ def imported_modules() -> set[str]:
 
 def test_what_the_code_imports_is_declared() -> None:
     """Against the packages that are installed: each imported module belongs to a direct dependency."""
-    declared = {canonicalize_name(requirement.name) for requirement in DIRECT}
+    declared = {canonicalize_name(requirement.name) for requirement in DIRECT} | {PROJECT["name"]}
     owners = packages_distributions()
     missing = {
         module: owners[module]
@@ -84,3 +84,29 @@ def test_what_the_code_imports_is_declared() -> None:
         if not declared & {canonicalize_name(package) for package in owners[module]}
     }
     assert not missing, "add the packages to pyproject.toml, then run `make lock`"
+
+
+def test_public_continuous_integration_runs_the_oldest_and_the_newest_python() -> None:
+    workflow = YAML(typ="safe").load(REPO / ".github/workflows/tests.yml")
+    supported = Requirement("python" + PROJECT["requires-python"]).specifier
+    admitted = [f"3.{minor}" for minor in range(8, 30) if Version(f"3.{minor}") in supported]
+    assert workflow["jobs"]["tests"]["strategy"]["matrix"]["python"] == [admitted[0], admitted[-1]]
+    steps = [step for job in workflow["jobs"].values() for step in job["steps"]]
+    assert {step["run"] for step in steps if "run" in step} == {"make lint", "make test"}
+    assert all(re.fullmatch(r"[\w/-]+@v\d+", step["uses"]) for step in steps if "uses" in step)
+
+
+def test_hooks_before_a_commit_run_what_lint_runs() -> None:
+    hooks = YAML(typ="safe").load(REPO / ".pre-commit-config.yaml")["repos"][0]["hooks"]
+    lint = re.search(r"^lint:.*\n((?:\t.*\n)+)", (REPO / "Makefile").read_text(), re.MULTILINE)[1]
+    for hook in hooks:
+        program = " ".join(hook["entry"].split()[: 3 if hook["entry"].startswith("python") else 1])
+        assert program in lint, hook["id"]
+    assert len(hooks) >= 8
+
+
+def test_the_citation_names_the_licence_and_the_version() -> None:
+    citation = YAML(typ="safe").load(REPO / "CITATION.cff")
+    assert citation["license"] == PROJECT["license"]
+    assert citation["version"] == PROJECT["version"]
+    assert "Apache License" in (REPO / "LICENSE").read_text()
