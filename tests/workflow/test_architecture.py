@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import pytest
 
-from medunifier.runtime.dvc_pipeline import read_yaml
+from medunifier.runtime.yaml import read_mapping
 from tests.support.paths import REPO
 
 CODE = ("medunifier", "stages", "workflow")
@@ -113,7 +113,7 @@ def test_no_file_imports_itself_through_others():
 
 
 def test_stages_holds_the_stage_files_alone():
-    families = set(read_yaml(REPO / "dvc.yaml")["stages"])
+    families = set(read_mapping(REPO / "dvc.yaml")["stages"])
     assert len(families) == 15
     found = {path.name for path in (REPO / "stages").rglob("*") if path.is_file() and path.suffix != ".pyc"}
     assert found == {"__init__.py", *(f"{name}.py" for name in families)}

@@ -1,6 +1,5 @@
 """The worked examples of docs/extending.md, taken from the page and run."""
 
-import dataclasses
 import importlib.util
 import re
 import sys
@@ -13,8 +12,8 @@ import torch
 from ruamel.yaml import YAML
 
 from medunifier.data.layouts import LAYOUTS
-from medunifier.runtime.dvc_pipeline import read_yaml
 from medunifier.runtime.params import load_params
+from medunifier.runtime.yaml import read_mapping
 from medunifier.storage.image_shards import ImageStore
 from medunifier.storage.tables import PREPARED, write_table
 from medunifier.tracking import LocalRun
@@ -58,7 +57,7 @@ def test_the_data_set_goes_through(tmp_path, monkeypatch):
     with (tmp_path / "params.yaml").open("w") as file:
         yaml.dump(whole, file)
     settings = load_params(tmp_path / "params.yaml").datasets[name]
-    settings = dataclasses.replace(settings, root=str(tmp_path / "hospital"))
+    settings = settings.replace(root=str(tmp_path / "hospital"))
 
     monkeypatch.chdir(tmp_path)
     rows = [
@@ -120,14 +119,14 @@ def test_the_stage_s_entry_is_whole(tmp_path, monkeypatch):
     whole = code_deps.rewritten((REPO / "dvc.yaml").read_text("utf-8") + "\n" + entry)
     code_deps.imports.cache_clear()
     path = put(tmp_path / "dvc.yaml", whole.encode())
-    made = read_yaml(path)["stages"]["describe_reports"]
+    made = read_mapping(path)["stages"]["describe_reports"]
     deps = made["deps"]
     assert deps[0] == "stages/describe_reports.py"
     assert "data/prepared/${item.dataset}" in deps
     assert any(name.startswith("medunifier/storage") for name in deps)
     assert made["cmd"].split()[:3] == ["python", "-m", "stages.describe_reports"]
-    before = read_yaml(REPO / "dvc.yaml")["stages"]
-    assert {name: stage for name, stage in read_yaml(path)["stages"].items() if name in before} == before
+    before = read_mapping(REPO / "dvc.yaml")["stages"]
+    assert {name: stage for name, stage in read_mapping(path)["stages"].items() if name in before} == before
 
 
 def test_the_encoder_s_features_are_its_library_s(tmp_path, monkeypatch):

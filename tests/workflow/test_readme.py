@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from medunifier.runtime.dvc_pipeline import read_yaml
+from medunifier.runtime.yaml import read_mapping
 from tests.support.paths import REPO
 
 README = (REPO / "README.md").read_text(encoding="utf-8")
@@ -26,7 +26,7 @@ def test_readme_is_short():
 
 
 def test_the_table_of_stages_is_that_of_dvc_yaml():
-    families = read_yaml(REPO / "dvc.yaml")["stages"]
+    families = read_mapping(REPO / "dvc.yaml")["stages"]
     named = re.findall(r"^\| `([a-z_]+)(?:@[A-Z-]+)?` \|", README, flags=re.MULTILINE)
     assert [name for name in named if name in families] == list(families)
 
