@@ -1,8 +1,7 @@
-"""dvc.yaml as data, without importing DVC (which costs a second): each stage with its command, inputs,
-parameters and outputs, for the parameters of the day.
+"""dvc.yaml as data, without importing DVC (which takes a second): each stage of the current params.yaml.
 
-Understands what this repository's dvc.yaml uses: `foreach`, `matrix` and `${...}` over params.yaml.
-A test compares every stage with DVC's own reading.
+Reads what this repository's dvc.yaml uses: `foreach`, `matrix` and `${...}` over params.yaml. A test compares every
+stage with DVC's own reading.
 """
 
 from __future__ import annotations
@@ -39,9 +38,10 @@ class Stage:
 
 
 class Pipeline:
-    """The stages that a folder's dvc.yaml makes of its params.yaml, in dvc.yaml's order.
+    """The stages that a folder's dvc.yaml defines for its params.yaml, in dvc.yaml's order.
 
-    Raises InputError if one of the files is missing or names a parameter that does not exist.
+    Raises:
+        InputError: One of the files is missing, or dvc.yaml names a parameter that does not exist.
     """
 
     def __init__(self, folder: str | Path = ".") -> None:
@@ -65,7 +65,7 @@ class Pipeline:
                 )
 
     def upstream(self, name: str) -> list[str]:
-        """Names of the stages on whose outputs stage `name` depends, directly or not, in dvc.yaml's order."""
+        """Return the names of the stages on whose outputs stage `name` depends, directly or not, in dvc.yaml's order."""
         found: set[str] = set()
         pending = [name]
         while pending:
@@ -75,7 +75,7 @@ class Pipeline:
         return [other for other in self.stages if other in found]
 
     def makers(self, name: str) -> set[str]:
-        """Names of the stages that make an input of stage `name`."""
+        """Return the names of the stages that make an input of stage `name`."""
         inputs = self.stages[name].inputs
         return {
             other.name
@@ -84,14 +84,14 @@ class Pipeline:
         }
 
     def stage_parameters(self, name: str) -> dict[str, Any]:
-        """The parameters that dvc.yaml declares for the stage: flat, dotted keys."""
+        """Return the parameters that dvc.yaml declares for the stage: flat, dotted keys."""
         flat: dict[str, Any] = {}
         for key in self.stages[name].parameters:
             flat |= flatten(look_up(self.parameters, key, name), key)
         return flat
 
     def signature(self, name: str) -> str:
-        """Digest of what determines the stage's result: its command, parameters and the content of its inputs.
+        """Return a digest of what determines the stage's result: its command, parameters and inputs' content.
 
         Outputs of other stages count by their hash in dvc.lock; files that no stage makes by their content.
         """
@@ -104,7 +104,7 @@ class Pipeline:
 
     @cached_property
     def locked(self) -> dict[str, str]:
-        """Path -> hash of every output recorded in dvc.lock; empty if nothing is recorded yet."""
+        """Hash of every output recorded in dvc.lock, by path; empty if nothing is recorded yet."""
         path = self.folder / "dvc.lock"
         if not path.exists():
             return {}
@@ -119,7 +119,7 @@ class Pipeline:
 
 
 def instances(entry: Mapping, parameters: Mapping) -> Iterator[tuple[str, dict, Mapping]]:
-    """(suffix of the name, values of `key` and `item`, body) of each stage that one entry stands for."""
+    """Yield (suffix of the name, values of `key` and `item`, body) for each stage that one entry stands for."""
     if "foreach" in entry:
         values = fill(entry["foreach"], parameters, "foreach")
         pairs = values.items() if isinstance(values, Mapping) else ((value, value) for value in values)
@@ -135,7 +135,7 @@ def instances(entry: Mapping, parameters: Mapping) -> Iterator[tuple[str, dict, 
 
 
 def fill(value: Any, scope: Mapping, where: str) -> Any:
-    """`value` with every `${a.b}` replaced; a text that is one placeholder takes the value's own type."""
+    """Return `value` with every `${a.b}` replaced; a text that is one placeholder takes the value's own type."""
     if isinstance(value, Mapping):
         return {fill(key, scope, where): fill(item, scope, where) for key, item in value.items()}
     if isinstance(value, list):
@@ -148,7 +148,11 @@ def fill(value: Any, scope: Mapping, where: str) -> Any:
 
 
 def look_up(tree: Mapping, path: str, where: str) -> Any:
-    """The value at a dotted path; InputError if there is none."""
+    """Return the value at a dotted path.
+
+    Raises:
+        InputError: There is none.
+    """
     value: Any = tree
     for part in path.strip().split("."):
         if not isinstance(value, Mapping) or part not in value:
@@ -158,17 +162,17 @@ def look_up(tree: Mapping, path: str, where: str) -> Any:
 
 
 def paths(entries: list | None) -> list[str]:
-    """The paths of an `outs`, `metrics` or `plots` list, whose entries may carry options."""
+    """Return the paths of an `outs`, `metrics` or `plots` list, whose entries may carry options."""
     return [next(iter(entry)) if isinstance(entry, Mapping) else entry for entry in entries or ()]
 
 
 def overlap(first: str, second: str) -> bool:
-    """True if the paths are equal or one contains the other."""
+    """Return whether the paths are equal or one contains the other."""
     return first == second or first.startswith(second + "/") or second.startswith(first + "/")
 
 
 def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
-    """A nested mapping as dotted keys; lists stay values."""
+    """Return a nested mapping as dotted keys; lists stay values."""
     if not isinstance(value, Mapping):
         return {prefix: value}
     flat: dict[str, Any] = {}
@@ -178,12 +182,12 @@ def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def digest(value: Any) -> str:
-    """SHA-256 of a value's canonical JSON."""
+    """Return the SHA-256 of a value's canonical JSON."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def content_digest(path: Path) -> str:
-    """Digest of a file, or of all files of a folder with their names; `missing` if there is neither."""
+    """Return the digest of a file, or of all files of a folder with their names; `missing` if there is neither."""
     if not path.exists():
         return "missing"
     files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())

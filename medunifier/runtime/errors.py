@@ -1,4 +1,4 @@
-"""What a user can mend: bad input, and a full disk. Everything else is a bug and shows its traceback."""
+"""Errors that a user can fix: bad input and a full disk. Everything else is a bug and shows its traceback."""
 
 import errno
 import os
@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 DISK_FULL_CODES = (errno.ENOSPC, errno.EDQUOT)
-# Rust and C++ libraries (polars, safetensors, sqlite) lose the errno and keep the words.
+# Rust and C++ libraries (polars, safetensors, sqlite) lose the errno and keep the text.
 DISK_FULL_WORDS = ("No space left on device", "Disk quota exceeded", "database or disk is full")
 
 
@@ -18,7 +18,7 @@ class InputError(Exception):
 
 
 def disk_full_message(error: BaseException) -> str | None:
-    """What to tell the user if a full disk lies behind `error` or one of its causes, else None."""
+    """Return a message for the user if `error` or one of its causes comes from a full disk, else None."""
     seen: BaseException | None = error
     while seen is not None:
         full = isinstance(seen, OSError) and seen.errno in DISK_FULL_CODES

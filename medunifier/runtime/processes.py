@@ -1,4 +1,4 @@
-"""The processes that run a stage together, and the Slurm job around them."""
+"""Processes that run a stage together, and the Slurm job around them."""
 
 import os
 import re
@@ -10,12 +10,12 @@ LONGEST_WAIT = timedelta(days=7)  # for a process with more to do; should one fa
 
 
 def place() -> tuple[int, int]:
-    """This process's number among those that run the stage together, and how many they are."""
+    """Return this process's rank among those that run the stage together, and their number."""
     return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def wait_for_all() -> None:
-    """Return when every process of the stage has come to this point. Needs what `workflow.launch` sets up."""
+    """Return when every process of the stage has reached this point. Needs the environment of `workflow.launch`."""
     if place()[1] == 1:
         return
     import torch.distributed as dist
@@ -27,8 +27,11 @@ def wait_for_all() -> None:
 
 @cache
 def slurm_job() -> dict[str, float | str]:
-    """What Slurm says of the job around this process: nodes, cores and memory_mib on each, gpus in all, gpu_type,
-    queue_seconds from submission to start. Empty outside a job, or when Slurm does not answer.
+    """Return what Slurm reports of the job around this process.
+
+    Returns:
+        nodes, cores and memory_mib per node, gpus in all, gpu_type, queue_seconds from submission to start. Empty
+        outside a job, or when Slurm does not answer.
     """
     number = os.environ.get("SLURM_JOB_ID")
     if not number:
@@ -42,18 +45,22 @@ def slurm_job() -> dict[str, float | str]:
 
 
 def parse_job(text: str) -> dict[str, float | str]:
-    """The line that `scontrol --details --oneliner show job` prints. KeyError if it lacks what is needed."""
+    """Parse the line that `scontrol --details --oneliner show job` prints; see `slurm_job`.
+
+    Raises:
+        KeyError: The line lacks a field that is needed.
+    """
     fields = dict(re.findall(r"(\S+?)=(\S*)", text))
     nodes = int(fields["NumNodes"].partition("-")[0])
     memory = re.search(r"mem=([\d.]+)([KMGT]?)", fields.get("TRES", ""))
     factor = {"K": 2**-10, "M": 1, "": 1, "G": 2**10, "T": 2**20}
-    cards = re.findall(r"gpu(?::([^:,()]+))?:(\d+)", fields.get("JOB_GRES", ""))
+    gpus = re.findall(r"gpu(?::([^:,()]+))?:(\d+)", fields.get("JOB_GRES", ""))
     submitted, started = (datetime.fromisoformat(fields[key]) for key in ("SubmitTime", "StartTime"))
     return {
         "nodes": nodes,
         "cores": int(fields["NumCPUs"].partition("-")[0]) / nodes,
         "memory_mib": float(memory[1]) * factor[memory[2]] / nodes if memory else 0,
-        "gpus": sum(int(number) for _, number in cards),
-        "gpu_type": next((kind for kind, _ in cards if kind), "gpu" if cards else ""),
+        "gpus": sum(int(number) for _, number in gpus),
+        "gpu_type": next((kind for kind, _ in gpus if kind), "gpu" if gpus else ""),
         "queue_seconds": max(0.0, (started - submitted).total_seconds()),
     }

@@ -1,6 +1,6 @@
 """The rules between parameters, which no field can check alone."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import product
 from pathlib import Path
 
@@ -11,28 +11,8 @@ from medunifier.runtime.sections.whole import Params
 RESERVED = ("priors", "tokenizer")  # folders of models/ that hold something else
 
 
-def broken_rules(params: Params) -> Iterator[str]:
-    """Yield one line for each rule that `params` break: the path, the value and what is allowed."""
-    for rule in (
-        known_datasets,
-        split_fractions,
-        objectives,
-        models,
-        trained,
-        stage_names,
-        heads,
-        pretraining,
-        augmentation,
-        report_sampling,
-        prior,
-        image_encoder,
-        tokenizer,
-    ):
-        yield from rule(params)
-
-
 def known_datasets(params: Params) -> Iterator[str]:
-    """Every data set that is used is listed."""
+    """Every data set in pretrain.dataset and `evaluate` is listed under `datasets`."""
     used = {"pretrain.dataset": (params.pretrain.dataset,)}
     for name in ("finetune", "zero_shot", "retrieve", "write_reports"):
         used[f"evaluate.{name}"] = tuple(getattr(params.evaluate, name))
@@ -44,7 +24,7 @@ def known_datasets(params: Params) -> Iterator[str]:
 
 
 def split_fractions(params: Params) -> Iterator[str]:
-    """The parts of a split make a whole, and the parts that are needed are not empty."""
+    """split_fractions sum to 1; train is above 0, and with split patient all parts are."""
     for name, dataset in params.datasets.items():
         fractions = dataset.split_fractions
         path = f"datasets.{name}.split_fractions"
@@ -55,14 +35,14 @@ def split_fractions(params: Params) -> Iterator[str]:
 
 
 def objectives(params: Params) -> Iterator[str]:
-    """A variant trains something."""
+    """A variant has at least one weight above 0."""
     for name, variant in params.variants.items():
         if not any(variant.weights.values()):
             yield refused(f"variants.{name}", variant.weights, "at least one weight above 0")
 
 
 def models(params: Params) -> Iterator[str]:
-    """Names of models are known where they are used, and no two models share a folder."""
+    """evaluate.finetune_models names variants and encoders; no two models share a folder of models/."""
     known = (*params.variants, *params.encoders)
     for name in params.evaluate.finetune_models:
         if name not in known:
@@ -78,7 +58,7 @@ def models(params: Params) -> Iterator[str]:
 
 
 def trained(params: Params) -> Iterator[str]:
-    """Evaluations run on models that trained what they need."""
+    """trained.OBJECTIVE names variants whose weight of it is above 0; trained.itc may name encoders, too."""
     for objective, names in params.trained:
         able = [name for name, variant in params.variants.items() if getattr(variant, objective) > 0]
         able += params.encoders if objective == "itc" else ()  # they embed images and texts, no more
@@ -90,26 +70,28 @@ def trained(params: Params) -> Iterator[str]:
 
 
 def stage_names(params: Params) -> Iterator[str]:
-    """No two stages share the name MODEL-DATASET: `a-b` on `c` would be `a` on `b-c`."""
+    """No two stages have the same name MODEL-DATASET: model `a-b` on `c` would be `a` on `b-c`."""
     seen: dict[str, tuple[str, str]] = {}
     for model, dataset in product((*params.variants, *params.encoders), params.datasets):
         name = f"{model}-{dataset}"
         if name in seen:
             other = " on ".join(seen[name])
             path = "variants" if model in params.variants else "encoders"
-            yield refused(path, model, f"another name: on {dataset}, its stages are called as those of {other}")
+            yield refused(
+                path, model, f"another name: on {dataset}, its stages are called as those of {other}"
+            )
         seen[name] = (model, dataset)
 
 
 def heads(params: Params) -> Iterator[str]:
-    """Widths divide into their attention heads."""
+    """simulate.vit.width and model.width are multiples of their heads."""
     for path, part in {"simulate.vit.width": params.simulate.vit, "model.width": params.model}.items():
         if part.width % part.heads:
             yield refused(path, part.width, f"a multiple of the {part.heads} heads")
 
 
 def pretraining(params: Params) -> Iterator[str]:
-    """The recipe of pre-training agrees with itself."""
+    """In `pretrain`, no learning rate is above the peak, temperature lies in its range, accumulate divides batch_size."""
     recipe = params.pretrain
     for name in ("warmup_start", "final_learning_rate"):
         rate, peak = getattr(recipe, name), recipe.learning_rate
@@ -117,15 +99,21 @@ def pretraining(params: Params) -> Iterator[str]:
             yield refused(f"pretrain.{name}", rate, f"at most pretrain.learning_rate ({peak})")
     low, high = recipe.temperature_range or (0.0, float("inf"))
     if recipe.temperature_range is not None and not 0 < low <= high:
-        yield refused("pretrain.temperature_range", recipe.temperature_range, "two values above 0, the lower first")
+        yield refused(
+            "pretrain.temperature_range", recipe.temperature_range, "two values above 0, the lower first"
+        )
     elif not low <= recipe.temperature <= high:
-        yield refused("pretrain.temperature", recipe.temperature, f"within temperature_range ({low} to {high})")
+        yield refused(
+            "pretrain.temperature", recipe.temperature, f"within temperature_range ({low} to {high})"
+        )
     if recipe.batch_size % recipe.accumulate:
-        yield refused("pretrain.accumulate", recipe.accumulate, f"a divisor of batch_size ({recipe.batch_size})")
+        yield refused(
+            "pretrain.accumulate", recipe.accumulate, f"a divisor of batch_size ({recipe.batch_size})"
+        )
 
 
 def augmentation(params: Params) -> Iterator[str]:
-    """Images change only where the encoder reads them again."""
+    """pretrain.augment is null unless features.mode is online."""
     augment = params.pretrain.augment
     if augment is not None and params.features.mode != "online":
         allowed = "null unless features.mode is online: stored features know nothing of a changed image"
@@ -133,13 +121,13 @@ def augmentation(params: Params) -> Iterator[str]:
 
 
 def report_sampling(params: Params) -> Iterator[str]:
-    """Beam search does not sample."""
+    """write_reports.do_sample is false with num_beams above 1."""
     if params.write_reports.do_sample and params.write_reports.num_beams > 1:
         yield refused("write_reports.do_sample", True, "false with num_beams above 1")
 
 
 def prior(params: Params) -> Iterator[str]:
-    """A level's sizes fit the recipe that both levels share."""
+    """In each level of `prior`, the kernel is odd, channels are a multiple of twice the heads, and training fits it."""
     recipe = params.prior.training
     for level, sizes in {"top": params.prior.top, "bottom": params.prior.bottom}.items():
         path = f"prior.{level}"
@@ -158,7 +146,7 @@ def prior(params: Params) -> Iterator[str]:
 
 
 def image_encoder(params: Params) -> Iterator[str]:
-    """The frozen encoder is one of a hub, pinned, or one in a local folder."""
+    """Exactly one of vision.model, which needs a revision, and vision.folder names the encoder."""
     vision = params.vision
     if vision.model is None and vision.folder == NO_FILE:
         yield refused("vision.folder", vision.folder, "a local folder, as vision.model is null")
@@ -171,7 +159,7 @@ def image_encoder(params: Params) -> Iterator[str]:
 
 
 def tokenizer(params: Params) -> Iterator[str]:
-    """The tokenizer is one of a hub or one in a local folder, and a checkpoint of the text side lies beside it."""
+    """At most one of tokenizer.pretrained and tokenizer.folder names a tokenizer; model.text_checkpoint needs one."""
     settings = params.tokenizer
     if settings.pretrained is not None and settings.folder != NO_FILE:
         allowed = f"{NO_FILE}, as tokenizer.pretrained names a tokenizer of a hub"
@@ -182,3 +170,26 @@ def tokenizer(params: Params) -> Iterator[str]:
     if params.model.text_checkpoint and settings.source is None:
         allowed = "false, as neither tokenizer.pretrained nor tokenizer.folder names a checkpoint"
         yield refused("model.text_checkpoint", True, allowed)
+
+
+RULES: tuple[Callable[[Params], Iterator[str]], ...] = (
+    known_datasets,
+    split_fractions,
+    objectives,
+    models,
+    trained,
+    stage_names,
+    heads,
+    pretraining,
+    augmentation,
+    report_sampling,
+    prior,
+    image_encoder,
+    tokenizer,
+)
+
+
+def broken_rules(params: Params) -> Iterator[str]:
+    """Yield one line for each rule that `params` break: the path, the value and what is allowed."""
+    for rule in RULES:
+        yield from rule(params)

@@ -75,23 +75,23 @@ def violations(error: ValidationError, model: type[BaseModel]) -> list[str]:
         kind = found["type"]
         if kind in ("extra_forbidden", "invalid_key"):
             value = "" if kind == "invalid_key" else f" (value {show(found['input'])})"
-            known = ", ".join(_at(schema, parents).get("properties", {}))
+            known = ", ".join(part_at(schema, parents).get("properties", {}))
             lines[path] = f"{path}: unknown key{value}; allowed here: {known}"
         elif kind == "missing":
-            lines[path] = f"{path}: missing; allowed: {allowed(_at(schema, found['loc']))}"
+            lines[path] = f"{path}: missing; allowed: {allowed(part_at(schema, found['loc']))}"
         elif last == "[key]":  # of a mapping whose keys users choose
             where = ".".join(map(str, parents[:-1]))
-            names = _resolved(schema, _at(schema, parents[:-1])).get("propertyNames", {"type": "string"})
+            names = _resolved(schema, part_at(schema, parents[:-1])).get("propertyNames", {"type": "string"})
             lines[path] = refused(where, found["input"], allowed(names))
         elif kind == "finite_number":
             lines[path] = f"{path}: {found['input']} is refused; allowed: a finite number"
         else:
-            lines[path] = refused(path, found["input"], allowed(_at(schema, found["loc"])))
+            lines[path] = refused(path, found["input"], allowed(part_at(schema, found["loc"])))
     return list(lines.values())
 
 
-def _at(schema: dict, loc: Any) -> dict:
-    """The part of a JSON schema that describes what lies at a path."""
+def part_at(schema: dict, loc: Any) -> dict:
+    """Return the part of a JSON schema that describes what lies at a path of keys."""
     part = _resolved(schema, schema)
     for step in loc:
         inside = part.get("properties", {}).get(step) or part.get("items") or part.get("additionalProperties")

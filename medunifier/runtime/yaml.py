@@ -29,7 +29,9 @@ def read_yaml(path: str | Path, *, missing: str = "not found; run from the repos
     path = Path(path)
     try:
         if path.stat().st_size > MAX_BYTES:
-            raise InputError(f"{path}: larger than {MAX_BYTES // 2**20} MiB, which no file of this kind needs")
+            raise InputError(
+                f"{path}: larger than {MAX_BYTES // 2**20} MiB, which no file of this kind needs"
+            )
         return parse_yaml(path.read_text(encoding="utf-8"), str(path))
     except FileNotFoundError:
         raise InputError(f"{path}: {missing}") from None
@@ -75,7 +77,9 @@ def _check_limits(events: Any) -> None:
     Reads the parser's events one by one, so that nothing is built before it is known to be small.
     """
     sizes: dict[str, int] = {}  # of finished nodes with an anchor
-    open_nodes: list[tuple[str | None, int]] = []  # (anchor, nodes before it) of lists and mappings not finished
+    open_nodes: list[
+        tuple[str | None, int]
+    ] = []  # (anchor, nodes before it) of lists and mappings not finished
     nodes, aliases = 0, 0
     for event in events:
         kind = type(event).__name__

@@ -25,9 +25,7 @@ class Section(BaseModel):
         return self.model_copy(update=changes)
 
 
-def knob(
-    description: str, *, unit: str | None = None, allowed: str | None = None, **limits: Any
-) -> Any:
+def knob(description: str, *, unit: str | None = None, allowed: str | None = None, **limits: Any) -> Any:
     """Declare a parameter: pydantic's `Field` with one sentence and the unit.
 
     Args:

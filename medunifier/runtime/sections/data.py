@@ -67,7 +67,9 @@ class Benchmark(Section):
     pool: Literal["train", "all"] = knob(
         "Frontal images from which it is sampled: those of the training split, or all."
     )
-    remove: Literal["patients", "images", "none"] = knob("What leaves the splits: its patients, its images or none.")
+    remove: Literal["patients", "images", "none"] = knob(
+        "What leaves the splits: its patients, its images or none."
+    )
 
 
 class Dataset(Section):
@@ -93,7 +95,9 @@ class Dataset(Section):
         "scikit-learn's train_test_split, twice; list: index.lists."
     )
     split_fractions: Fractions = knob(
-        "Parts of train, validate and test; used where split is patient or two_step.", min_length=3, max_length=3
+        "Parts of train, validate and test; used where split is patient or two_step.",
+        min_length=3,
+        max_length=3,
     )
     benchmark: Benchmark | None = knob("Class-balanced subset that is kept out of training; null: none.")
 

@@ -31,7 +31,7 @@ class Evaluate(Section):
     )
     finetune_models: Names = knob("Variants and encoders to fine-tune.")
     finetune_percents: Percents = knob(
-        "Parts of the training split: stratified, each inside the next.", unit="%", min_length=1
+        "Parts of the training split, in %: stratified, each inside the next.", unit="%", min_length=1
     )
     zero_shot: Names = knob("Data sets for zero-shot classification.")
     retrieve: Names = knob("Data sets for retrieval.")
@@ -47,7 +47,9 @@ class Finetune(Section):
         "Images in an optimizer step; fewer where the part is smaller.", unit="images", ge=1, le=MAX_COUNT
     )
     precision: Precision = knob("Number format of the arithmetic.")
-    learning_rate: float = knob("Learning rate of the pre-trained weights at its peak (paper: 3e-6).", ge=0, le=10)
+    learning_rate: float = knob(
+        "Learning rate of the pre-trained weights at its peak (paper: 3e-6).", ge=0, le=10
+    )
     head_learning_rate: float = knob("Learning rate of the task head at its peak (paper: 3e-4).", gt=0, le=10)
     head_start: Literal["zero", "probe"] = knob("Start of the task head: zero, or the linear probe.")
     warmup_fraction: float = knob("Part of the steps in which the learning rate rises.", ge=0, le=1)
@@ -77,7 +79,9 @@ class Retrieve(Section):
 
     ks: CutOffs = knob("Cut-offs K of mAP@K.", min_length=1)
     rerank: Int | None = knob(
-        "First candidates that the matching head ranks again, scored in addition; null: none.", ge=2, le=MAX_COUNT
+        "First candidates that the matching head ranks again, scored in addition; null: none.",
+        ge=2,
+        le=MAX_COUNT,
     )
     bootstrap: Int = knob(BOOTSTRAP, ge=1, le=1_000_000)
 
@@ -106,7 +110,9 @@ class Generate(Section):
     )
     prompts: Text = knob("File of prompts: YAML, or .txt with one a line.")
     samples: Int = knob("Images of each prompt.", unit="images", ge=2, le=MAX_COUNT)
-    shown: Int = knob("Images of the first two sets that are also PNG files.", unit="images", ge=1, le=MAX_COUNT)
+    shown: Int = knob(
+        "Images of the first two sets that are also PNG files.", unit="images", ge=1, le=MAX_COUNT
+    )
     batch_size: Int = knob(
         "Images generated at a time; results do not depend on it.", unit="images", ge=1, le=MAX_COUNT
     )

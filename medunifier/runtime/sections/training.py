@@ -25,7 +25,10 @@ class Model(Section):
     layers: Int = knob("Blocks of the Q-Former.", ge=1, le=1000)
     heads: Int = knob("Attention heads.", ge=1, le=1000)
     queries: Int = knob(
-        "Learnable query embeddings: the top latent, a map of 4 x queries / 4.", ge=4, le=MAX_WIDTH, multiple_of=4
+        "Learnable query embeddings: the top latent, a map of 4 x queries / 4.",
+        ge=4,
+        le=MAX_WIDTH,
+        multiple_of=4,
     )
     cross_attention_every: Int = knob(
         "Blocks from one cross-attention to the next: 1 in every block (paper), 2 in every second (release).",
@@ -52,7 +55,7 @@ class Model(Section):
     codebook_weight: float = knob("Weight of the codebook term of Eq. 23 (release: 0.5).", ge=0, le=1000)
     commitment: float = knob("beta_1 = beta_2 of Eq. 23 (release: 1.0).", ge=0, le=1000)
     adapter: Literal["unit_length", "rectified"] = knob(
-        "How latents end: at unit length, or rectified (release)."
+        "How latents end: unit_length, or rectified (release)."
     )
     adapter_blocks: Int = knob("Residual blocks in each latent adapter (release: 3).", ge=1, le=1000)
     bottom_latents: Literal["joined", "concatenated"] = knob(
@@ -105,14 +108,16 @@ class Pretrain(Section):
     weight_decay: float = knob(
         "Weight decay of matrices; biases, norms and embeddings of one dimension have none.", ge=0, le=10
     )
-    decay_all: bool = knob("true: weight decay of biases, norms and embeddings of one dimension, too (release).")
+    decay_all: bool = knob(
+        "true: weight decay of biases, norms and embeddings of one dimension, too (release)."
+    )
     clip_norm: float | None = knob("Largest norm of the gradient; null: any.", gt=0, le=1_000_000)
     temperature: float = knob("ITC temperature at the start.", gt=0, le=100)
     temperature_range: Floats | None = knob(
         "Lowest and highest ITC temperature; null: any (release).", min_length=2, max_length=2
     )
     negatives: Literal["global", "local"] = knob(
-        "Where the negatives of ITC and ITM come from: the global batch, or each process's own (release)."
+        "Negatives of ITC and ITM: global: from the whole batch; local: from each process's own part (release)."
     )
     equal_reports: Literal["apart", "negatives"] = knob(
         "Pairs with equal reports in ITM: apart: no negatives of each other; negatives: like any two pairs (release)."
@@ -122,7 +127,7 @@ class Pretrain(Section):
         "Texts are padded to the longest of the batch, or to max_text_tokens (full: release)."
     )
     order: Literal["shuffled", "by_shard"] = knob(
-        "Order of the images: shuffled, or feature shard after shard, shuffled inside (for slow random reads)."
+        "shuffled, or by_shard: feature shard after shard, shuffled inside (for slow random reads)."
     )
     augment: Augment | None = knob(
         "Random changes of training images, with online features only; null: none. An example: "
@@ -131,7 +136,7 @@ class Pretrain(Section):
     validate_every: Int = knob("Optimizer steps between two validations.", unit="steps", ge=1, le=MAX_COUNT)
     checkpoint_every: Int = knob("Optimizer steps between two checkpoints.", unit="steps", ge=1, le=MAX_COUNT)
     checkpoint_minutes: float = knob(
-        "Time between two checkpoints at most; whichever comes first.", unit="minutes", gt=0, le=1_000_000
+        "Longest time between two checkpoints, in minutes.", unit="minutes", gt=0, le=1_000_000
     )
 
 
@@ -178,7 +183,7 @@ class PriorTraining(Section):
     validate_every: Int = knob("Optimizer steps between two validations.", unit="steps", ge=1, le=MAX_COUNT)
     checkpoint_every: Int = knob("Optimizer steps between two checkpoints.", unit="steps", ge=1, le=MAX_COUNT)
     checkpoint_minutes: float = knob(
-        "Time between two checkpoints at most; whichever comes first.", unit="minutes", gt=0, le=1_000_000
+        "Longest time between two checkpoints, in minutes.", unit="minutes", gt=0, le=1_000_000
     )
 
 
@@ -194,9 +199,7 @@ class PriorLevel(Section):
     )
     blocks: Int = knob("PixelSNAIL blocks.", ge=1, le=1000)
     residual_blocks: Int = knob("Residual blocks in each PixelSNAIL block.", ge=1, le=1000)
-    residual_channels: Int = knob(
-        "Channels between a residual block's two convolutions.", ge=1, le=MAX_WIDTH
-    )
+    residual_channels: Int = knob("Channels between a residual block's two convolutions.", ge=1, le=MAX_WIDTH)
     attention: bool = knob("Whether a block attends to all earlier positions.")
     heads: Int = knob("Attention heads.", ge=1, le=1000)
     dropout: Fraction = knob("Probability of dropout.")

@@ -99,7 +99,7 @@ def test_upstream_is_transitive_and_in_order():
 
 
 @pytest.mark.parametrize(
-    "params, dvc, message",
+    ("params", "dvc", "message"),
     [
         (None, "stages: {}", r"params.yaml: not found; run from the repository root"),
         ("a: [", "stages: {}", r"params.yaml: not valid YAML"),

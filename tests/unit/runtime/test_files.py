@@ -12,10 +12,15 @@ from medunifier.runtime.files import atomic_path, write_json, write_text
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path, shared: bool) -> None:
     path = tmp_path / "new/file.txt"
     write_text(path, "old ä", shared=shared)
-    with pytest.raises(KeyError), atomic_path(path, shared=shared) as temporary:
-        temporary.write_text("half")
-        assert temporary.parent == path.parent and temporary != path
-        raise KeyError
+
+    def fail_half_way() -> None:
+        with atomic_path(path, shared=shared) as temporary:
+            temporary.write_text("half")
+            assert temporary.parent == path.parent and temporary != path
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail_half_way()
     assert path.read_text(encoding="utf-8") == "old ä"
     assert list(path.parent.iterdir()) == [path], "the temporary file is gone"
 
