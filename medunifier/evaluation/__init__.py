@@ -1,0 +1,1 @@
+"""Evaluation of trained models: loading, images and texts to embeddings, classification, retrieval, reports."""

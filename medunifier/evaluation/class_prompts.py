@@ -1,4 +1,4 @@
-"""Zero-shot classes as sentences, read from a YAML file (workflow/zero_shot_prompts.yaml or a user's own)."""
+"""Zero-shot classes as prompts, read from a YAML file (workflow/zero_shot_prompts.yaml or a user's own)."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ PARTS = ("severity", "subtype", "location")
 
 @dataclass(frozen=True)
 class ClassPrompts:
-    """One class: all its sentences, and the values of the prepared table that an image of the class has."""
+    """One class: its prompts, and the values that an image of the class has in the prepared table."""
 
     name: str
     prompts: tuple[str, ...]
     where: Mapping[str, Any]
 
     def draw(self, number: int | None, seed: int) -> list[str]:
-        """`number` different sentences in the file's order, drawn by `seed`; all if it is None or too large.
+        """Draw `number` different prompts by `seed`, in the file's order; all if it is None or too large.
 
-        What is drawn for a class does not depend on the other classes.
+        The draw does not depend on the other classes.
         """
         if number is None or number >= len(self.prompts):
             return list(self.prompts)
@@ -39,7 +39,7 @@ class ClassPrompts:
 
 @dataclass(frozen=True)
 class PromptFile:
-    """What a prompt file says: which images are judged (`benchmark` or `test`), and the classes."""
+    """Content of a prompt file: which images are classified (`benchmark` or `test`), and the classes."""
 
     path: Path
     items: str
@@ -47,7 +47,11 @@ class PromptFile:
 
 
 def read_prompts(path: str | Path) -> PromptFile:
-    """Reads and checks a prompt file; InputError names the class and key that are wrong, and what is expected."""
+    """Read and check a prompt file.
+
+    Raises:
+        InputError: Names the class and key that are wrong, and what is expected.
+    """
     path = Path(path)
     content = read_yaml(path, missing="not found; zero_shot.prompts in params.yaml names the file")
     if not isinstance(content, dict) or not isinstance(content.get("classes"), dict):

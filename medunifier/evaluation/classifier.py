@@ -1,4 +1,4 @@
-"""Image classification on a pre-trained Q-Former: uni-modal masking, a linear head (paper section 4.2, Table 1)."""
+"""Image classification on a pre-trained encoder: linear head, linear probe (paper section 4.2, Table 1)."""
 
 from typing import Any
 
@@ -12,10 +12,16 @@ from medunifier.model.network import MedUnifierNetwork
 PENALTIES = (0.01, 0.1, 1.0, 10.0, 100.0)  # inverse L2 penalties among which the probe chooses
 
 
-class QueryEncoder(nn.Module):
-    """The part of MedUnifier that sees images: the norm after the ViT, the queries, their blocks.
+class ImageEncoder(nn.Module):
+    """A trainable image encoder: maps a batch to vectors (B, `width`)."""
 
-    The queries attend to themselves and to the image, never to text (uni-modal mask of Fig. 2).
+    width: int
+
+
+class QueryEncoder(ImageEncoder):
+    """The image side of MedUnifier: the norm after the frozen encoder, the queries and their blocks.
+
+    The queries attend to themselves and to the image, never to text (uni-modal mask of paper Fig. 2).
     """
 
     def __init__(self, model: MedUnifierNetwork):
@@ -24,18 +30,20 @@ class QueryEncoder(nn.Module):
         self.width = model.config.width
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """ViT tokens (B, T, vision width) -> the mean of the queries' outputs (B, W)."""
+        """Return the mean (B, W) of the queries' outputs for features (B, T, vision width)."""
         queries, _ = self.qformer.encode_queries(self.qformer.read_image(self.vision_norm(features)))
         return queries.mean(1)
 
 
 class Classifier(nn.Module):
-    """An image encoder, which maps a batch to vectors (B, `width`), and a linear head on top of it.
+    """An image encoder with a linear head.
 
-    One output for a binary task (logit of the positive class), one for each class otherwise.
+    Args:
+        encoder: Maps a batch to vectors (B, `width`).
+        outputs: 1 for a binary task (logit of the positive class), the number of classes otherwise.
     """
 
-    def __init__(self, encoder: nn.Module, outputs: int):
+    def __init__(self, encoder: ImageEncoder, outputs: int):
         super().__init__()
         self.encoder = encoder
         self.head = nn.Linear(encoder.width, outputs)
@@ -43,13 +51,16 @@ class Classifier(nn.Module):
         nn.init.zeros_(self.head.bias)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """What the encoder reads, (B, ...) -> logits (B, outputs)."""
+        """Return the logits (B, outputs) of what the encoder reads, (B, ...)."""
         return self.head(self.encoder(images))
 
     def parameter_groups(self, rate: float, head_rate: float, weight_decay: float) -> list[dict[str, Any]]:
-        """AdamW groups for `training.train` with `head_rate` as the recipe's learning rate.
+        """Return AdamW groups for a `Trainer` with `head_rate` as its recipe's learning rate.
 
-        Pre-trained weights learn at `rate`, the head at `head_rate`; vectors do not decay.
+        Args:
+            rate: Learning rate of the pre-trained weights.
+            head_rate: Learning rate of the head.
+            weight_decay: Weight decay of matrices; vectors do not decay.
         """
         groups = []
         for part, scale in ((self.encoder, rate / head_rate), (self.head, 1.0)):
@@ -61,14 +72,14 @@ class Classifier(nn.Module):
 
 
 def cross_entropy(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Mean loss of logits (B, 1) against 0 and 1, or (B, C) against class numbers; target int64 (B,)."""
+    """Compute the mean loss of logits (B, 1) against 0 and 1, or (B, C) against class numbers; target int64 (B,)."""
     if logits.shape[1] == 1:
         return F.binary_cross_entropy_with_logits(logits[:, 0], target.to(logits.dtype))
     return F.cross_entropy(logits, target)
 
 
 def probabilities(logits: torch.Tensor) -> torch.Tensor:
-    """Logits (B, outputs) -> probabilities (B, C) of all classes; (not positive, positive) of a binary task."""
+    """Turn logits (B, outputs) into probabilities (B, C) of all classes; (not positive, positive) of a binary task."""
     if logits.shape[1] == 1:
         return torch.cat([torch.sigmoid(-logits), torch.sigmoid(logits)], 1)
     return logits.softmax(1)
@@ -81,12 +92,16 @@ def fit_probe(
     validate_target: np.ndarray,
     outputs: int,
 ) -> nn.Linear:
-    """A linear probe: logistic regression on frozen vectors, its L2 penalty chosen on validation.
+    """Fit a linear probe: logistic regression on frozen vectors, with the L2 penalty chosen on validation.
 
     Vectors are standardised by the training part's mean and deviation; the returned layer takes plain vectors.
 
     Args:
-        train, validate: float32 [n, W] and [m, W]. Targets: int64, 0 .. C - 1. outputs: 1 (binary) or C.
+        train: Vectors, float32 [n, W].
+        train_target: Class numbers 0 .. C - 1, int64 [n].
+        validate: Vectors, float32 [m, W].
+        validate_target: As `train_target`, int64 [m].
+        outputs: 1 for a binary task, C otherwise.
     """
     mean, scale = train.mean(0), train.std(0) + 1e-6
     x, y = torch.from_numpy((train - mean) / scale).double(), torch.from_numpy(train_target)
@@ -94,23 +109,25 @@ def fit_probe(
         torch.from_numpy((validate - mean) / scale).double(),
         torch.from_numpy(validate_target),
     )
-    best, best_loss = None, float("inf")
+    best_loss, best = float("inf"), None
     for penalty in PENALTIES:
         weight = torch.zeros(outputs, x.shape[1], dtype=torch.double, requires_grad=True)
         bias = torch.zeros(outputs, dtype=torch.double, requires_grad=True)
         optimizer = torch.optim.LBFGS([weight, bias], max_iter=200, line_search_fn="strong_wolfe")
 
-        def closure(weight=weight, bias=bias, penalty=penalty, optimizer=optimizer):
+        def closure(weight=weight, bias=bias, penalty=penalty, optimizer=optimizer) -> float:
             optimizer.zero_grad()
             loss = cross_entropy(F.linear(x, weight, bias), y) + (weight**2).sum() / (2 * penalty * len(x))
             loss.backward()
-            return loss
+            return loss.item()
 
         optimizer.step(closure)
         with torch.no_grad():
             found = cross_entropy(F.linear(held, weight, bias), held_target).item()
         if found < best_loss:
-            best, best_loss = (weight.detach(), bias.detach()), found
+            best_loss, best = found, (weight.detach(), bias.detach())
+    if best is None:
+        raise ValueError("no penalty gives a finite validation loss")
     weight = best[0] / torch.from_numpy(scale)
     layer = nn.Linear(x.shape[1], outputs)
     with torch.no_grad():

@@ -1,19 +1,24 @@
-"""Other people's encoders behind one small interface: image -> embedding(s), text -> embedding.
+"""Encoders of others behind one small interface: image -> embedding(s), text -> embedding.
 
-A folder is recognised by what lies in it: a transformers CLIP, SigLIP or BLIP-2 (config.json with `model_type`), an
+A folder is recognised by its files: a transformers CLIP, SigLIP or BLIP-2 (config.json with `model_type`), an
 open_clip model (open_clip_config.json), a timm backbone (config.json with `architecture`), or a torchvision backbone
 (config.json {"torchvision": NAME}, and model.safetensors). Backbones read no text: they can be fine-tuned only.
+
+transformers, open_clip, timm and torchvision are imported where they are used: an evaluation needs one of them, and each
+takes seconds.
 """
 
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from medunifier.evaluation.classifier import ImageEncoder
 from medunifier.runtime.errors import InputError
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -26,12 +31,14 @@ class Encoder:
     """An encoder in evaluation mode.
 
     Attributes:
-        network: holds every weight. size: height = width in pixels of what it reads.
-        mean, std: by which its images are normalised.
-        embed_images: pixels (B, 3, size, size) -> (B, Q, P), L2-normalised; Q is 1 but for BLIP-2.
-        embed_texts: texts -> (n, P), L2-normalised; None for a backbone.
-        vectors: network, pixels -> (B, W), what a classifier's head reads; differentiable. The network is an argument,
-            so that a copy can be trained.
+        network: Holds every weight.
+        size: Height and width of its images in pixels.
+        mean: Of the normalisation of pixels, by channel.
+        std: Of the normalisation of pixels, by channel.
+        vectors: Maps a network and pixels to (B, W), the input of a classifier's head; differentiable. The network is
+            an argument, so that a copy can be trained.
+        embed_images: Maps pixels (B, 3, size, size) to embeddings (B, Q, P), L2-normalised; Q is 1 except for BLIP-2.
+        embed_texts: Maps texts to embeddings (n, P), L2-normalised; None for a backbone.
     """
 
     network: nn.Module
@@ -43,7 +50,7 @@ class Encoder:
     embed_texts: Callable[[Sequence[str]], torch.Tensor] | None
 
     def prepare(self, grey: torch.Tensor) -> torch.Tensor:
-        """Grey images uint8 (B, H, W) -> normalised pixels (B, 3, size, size)."""
+        """Turn grey images, uint8 (B, H, W), into normalised pixels (B, 3, size, size)."""
         pixels = grey[:, None].float() / 255
         if pixels.shape[-2:] != (self.size, self.size):
             pixels = F.interpolate(pixels, (self.size, self.size), mode="bicubic", antialias=True).clamp(0, 1)
@@ -51,7 +58,7 @@ class Encoder:
         return (pixels.expand(-1, 3, -1, -1) - mean) / std
 
 
-class Vectors(nn.Module):
+class VectorEncoder(ImageEncoder):
     """The trainable image side of an encoder, as `Classifier` takes it."""
 
     def __init__(self, encoder: Encoder):
@@ -63,12 +70,16 @@ class Vectors(nn.Module):
             self.width = encoder.vectors(encoder.network, blank).shape[1]
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Pixels (B, 3, size, size) -> (B, width)."""
+        """Return the vectors (B, width) of pixels (B, 3, size, size)."""
         return self._vectors(self.network, pixels)
 
 
 def load_encoder(folder: str | Path) -> Encoder:
-    """The encoder in a folder. InputError when it is none of the known kinds or cannot be loaded."""
+    """Load the encoder in a folder.
+
+    Raises:
+        InputError: If it is none of the known kinds or cannot be loaded.
+    """
     folder = Path(folder)
     try:
         if (folder / "open_clip_config.json").is_file():
@@ -94,13 +105,13 @@ def _normalised(x: torch.Tensor) -> torch.Tensor:
     return F.normalize(x.float(), dim=-1)
 
 
-def _tensor(output: torch.Tensor | object) -> torch.Tensor:
-    """The features, which some versions of transformers wrap."""
+def _tensor(output: Any) -> torch.Tensor:
+    """Return the features, which some versions of transformers wrap."""
     return output if isinstance(output, torch.Tensor) else output.pooler_output
 
 
 def _image_settings(folder: Path, default: tuple) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and deviation of preprocessor_config.json, if there is one."""
+    """Return mean and deviation from preprocessor_config.json, if there is one."""
     path = folder / "preprocessor_config.json"
     if not path.is_file():
         return default

@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import nn
 
-from medunifier.evaluation.classifier import QueryEncoder
-from medunifier.evaluation.external_encoders import Encoder, Vectors
+from medunifier.evaluation.classifier import ImageEncoder, QueryEncoder
+from medunifier.evaluation.external_encoders import Encoder, VectorEncoder
 from medunifier.evaluation.items import BATCH, batches
 from medunifier.model.network import MedUnifierNetwork
 from medunifier.model.text import Text
@@ -56,7 +55,7 @@ class EvaluatedModel(ABC):
         """Return the input of `image_encoder` for these images, on the CPU, float32 [n, ...]."""
 
     @abstractmethod
-    def image_encoder(self) -> nn.Module:
+    def image_encoder(self) -> ImageEncoder:
         """Return the trainable image encoder, a module with `width` that maps `read_images` to [n, width]."""
 
     def embed_images(self, ids: Sequence[str]) -> np.ndarray:
@@ -128,7 +127,7 @@ class TrainedModel(EvaluatedModel):
         ids, mask = tokenize(self.tokenizer, list(texts), self.model.config.max_text_tokens)
         return ids.to(self.device), mask.to(self.device)
 
-    def image_encoder(self) -> nn.Module:
+    def image_encoder(self) -> ImageEncoder:
         """Return the Q-Former's image side (see `QueryEncoder`)."""
         return QueryEncoder(self.model)
 
@@ -225,9 +224,9 @@ class ExternalModel(EvaluatedModel):
         """Return the normalised pixels of images, on the CPU, float32 [n, 3, size, size]."""
         return self.encoder.prepare(torch.from_numpy(self.images.read(self.images.rows(ids))))
 
-    def image_encoder(self) -> nn.Module:
-        """Return the encoder's image side (see `Vectors`)."""
-        return Vectors(self.encoder)
+    def image_encoder(self) -> ImageEncoder:
+        """Return the encoder's image side (see `VectorEncoder`)."""
+        return VectorEncoder(self.encoder)
 
     def _embed_image_batch(self, ids: Sequence[str]) -> torch.Tensor:
         return self.encoder.embed_images(self.read_images(ids).to(self.device))

@@ -1,0 +1,1 @@
+"""Metrics on arrays and texts, with bootstrap confidence intervals."""

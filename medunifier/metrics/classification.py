@@ -1,7 +1,7 @@
-"""Classification from scores: AUROC, average precision, figures at a threshold, calibration.
+"""Classification metrics from scores: AUROC, average precision, metrics at a threshold, calibration.
 
-Functions of a bootstrap take `counts`, how often each item was drawn, so that a thousand draws cost one sorting.
-Scores are fractions in [0, 1]. A figure that a draw leaves undefined (one class is missing in it) is NaN.
+For the bootstrap, functions take `counts`, how often each item was drawn, so that a thousand draws cost one sorting.
+Values are fractions in [0, 1]. A metric that a draw leaves undefined (one class is missing in it) is NaN.
 """
 
 import numpy as np
@@ -10,11 +10,15 @@ BINS = 10  # of equal width, for calibration
 
 
 def auroc(scores: np.ndarray, positive: np.ndarray, counts: np.ndarray | None = None) -> np.ndarray:
-    """Area under the ROC curve, equal scores counted half (Hanley and McNeil 1982).
+    """Compute the area under the ROC curve, equal scores counted half (Hanley and McNeil 1982).
 
     Args:
-        scores: [n]. positive: bool [n]. counts: [..., n]; None: every item once.
-    Returns: [...].
+        scores: [n].
+        positive: bool [n].
+        counts: How often each item was drawn, [..., n]; None: every item once.
+
+    Returns:
+        float64 [...].
     """
     hits, misses = _by_threshold(scores, positive, counts)
     below = misses[..., ::-1].cumsum(-1)[..., ::-1] - misses  # negatives with a smaller score
@@ -25,7 +29,7 @@ def auroc(scores: np.ndarray, positive: np.ndarray, counts: np.ndarray | None = 
 def average_precision(
     scores: np.ndarray, positive: np.ndarray, counts: np.ndarray | None = None
 ) -> np.ndarray:
-    """Area under the precision-recall curve as the step sum of precision over recall; as `auroc` otherwise."""
+    """Compute average precision, the step sum of precision over recall; arguments as for `auroc`."""
     hits, misses = _by_threshold(scores, positive, counts)
     found, called = hits.cumsum(-1), (hits + misses).cumsum(-1)
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -36,7 +40,7 @@ def average_precision(
 def _by_threshold(
     scores: np.ndarray, positive: np.ndarray, counts: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Drawn positives and negatives at each distinct score, highest first: float64 [..., scores] each."""
+    """Return the drawn positives and negatives at each distinct score, highest first: float64 [..., scores] each."""
     counts = np.ones(len(scores)) if counts is None else counts
     order = np.argsort(-scores, kind="stable")
     starts = np.flatnonzero(np.diff(scores[order], prepend=np.nan) != 0)
@@ -48,16 +52,17 @@ def _by_threshold(
 
 
 def roc_curve(scores: np.ndarray, positive: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """False and true positive rate at every threshold, from (0, 0) to (1, 1)."""
+    """Return false and true positive rates at every threshold, from (0, 0) to (1, 1)."""
     hits, misses = _by_threshold(scores, positive, None)
     rates = [np.concatenate([[0.0], part.cumsum() / max(part.sum(), 1)]) for part in (misses, hits)]
     return rates[0], rates[1]
 
 
 def best_threshold(scores: np.ndarray, positive: np.ndarray) -> float:
-    """The score from which on items are called positive, for the largest sensitivity + specificity (Youden 1950).
+    """Return the threshold with the largest sensitivity + specificity (Youden 1950); scores from it on are positive.
 
-    It lies half-way between the two neighbouring scores; of equals the highest. Chosen on validation, never on test.
+    It lies half-way between the two neighbouring scores; among equals it is the highest. To be chosen on validation
+    data, never on test data.
     """
     false, true = roc_curve(scores, positive)
     distinct = np.unique(scores)[::-1]
@@ -70,25 +75,25 @@ def best_threshold(scores: np.ndarray, positive: np.ndarray) -> float:
 
 
 def confusion(called: np.ndarray, positive: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, ...]:
-    """True positives, false positives, true negatives, false negatives, [...] each; called, positive bool [n]."""
+    """Count true positives, false positives, true and false negatives, [...] each; `called`, `positive` bool [n]."""
     cases = (called & positive, called & ~positive, ~called & ~positive, ~called & positive)
     return tuple(counts @ case.astype(np.float64) for case in cases)
 
 
 def f1(called: np.ndarray, positive: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """F1 of the positive class, 0 where nothing is right."""
+    """Compute F1 of the positive class, 0 where nothing is right."""
     tp, fp, _, fn = confusion(called, positive, counts)
     return _ratio(2 * tp, 2 * tp + fp + fn, empty=0.0)
 
 
 def sensitivity(called: np.ndarray, positive: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Share of the positives that are called positive."""
+    """Compute the share of the positives that are called positive."""
     tp, _, _, fn = confusion(called, positive, counts)
     return _ratio(tp, tp + fn)
 
 
 def specificity(called: np.ndarray, positive: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Share of the negatives that are called negative."""
+    """Compute the share of the negatives that are called negative."""
     _, fp, tn, _ = confusion(called, positive, counts)
     return _ratio(tn, tn + fp)
 
@@ -98,11 +103,15 @@ def _ratio(above: np.ndarray, below: np.ndarray, empty: float = np.nan) -> np.nd
 
 
 def calibration_error(confidence: np.ndarray, right: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Expected calibration error over `BINS` bins of equal width (Guo et al. 2017, Eq. 3).
+    """Compute the expected calibration error over `BINS` bins of equal width (Guo et al. 2017, Eq. 3).
 
     Args:
-        confidence: predicted probability of the predicted class (of the positive class in a binary task), [n].
-        right: bool [n], whether that class is the true one.
+        confidence: Predicted probability of the predicted class (of the positive class in a binary task), [n].
+        right: Whether that class is the true one, bool [n].
+        counts: How often each item was drawn, [..., n].
+
+    Returns:
+        float64 [...].
     """
     error = np.zeros(np.shape(counts)[:-1])
     for chosen in _bins(confidence):
@@ -112,7 +121,7 @@ def calibration_error(confidence: np.ndarray, right: np.ndarray, counts: np.ndar
 
 
 def reliability(confidence: np.ndarray, right: np.ndarray) -> list[tuple[float, float, int]]:
-    """(mean confidence, share that is right, items) of each bin that holds any."""
+    """Return (mean confidence, share that is right, items) of each bin that holds items."""
     return [
         (float(confidence[chosen].mean()), float(right[chosen].mean()), int(chosen.sum()))
         for chosen in _bins(confidence)
@@ -121,6 +130,6 @@ def reliability(confidence: np.ndarray, right: np.ndarray) -> list[tuple[float, 
 
 
 def _bins(confidence: np.ndarray) -> np.ndarray:
-    """Which items are in each bin, bool [BINS, n]; 1.0 belongs to the last."""
+    """Return which items are in each bin, bool [BINS, n]; 1.0 belongs to the last."""
     number = np.minimum((confidence * BINS).astype(int), BINS - 1)
     return number == np.arange(BINS)[:, None]

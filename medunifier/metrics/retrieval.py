@@ -1,49 +1,49 @@
-"""Cross-modal retrieval: ranking by similarity, average precision in two readings, recall, chance levels.
+"""Cross-modal retrieval: ranking by similarity, average precision in two definitions, recall, chance levels.
 
-Scores are fractions in [0, 1], one for each query. Candidates are ranked by decreasing similarity, equal ones
-by their number, so that a ranking never depends on chance or on the size of the blocks.
+Values are fractions in [0, 1], one for each query. Candidates are ranked by decreasing similarity, equal ones by
+their number, so that a ranking depends neither on chance nor on the size of the blocks.
 """
 
 from collections.abc import Iterator
 from math import comb
-from typing import TYPE_CHECKING
 
 import numpy as np
-
-if TYPE_CHECKING:
-    import torch
+import torch
 
 _IMAGES, _TEXTS = 512, 2048  # a block of similarities: 4 MB, which stays in the processor's cache
 
 
 def rank_texts(images: np.ndarray, texts: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """The `k` most similar texts of each image.
+    """Rank the `k` most similar texts of each image.
 
     Similarity is the largest dot product over an image's query embeddings (paper Eq. 10 without temperature).
 
     Args:
-        images: [N, Q, P], L2-normalised. texts: [M, P], L2-normalised.
-    Returns: numbers of texts, int64 [N, min(k, M)], best first, and their similarities, float32, same shape.
+        images: Embeddings [N, Q, P], L2-normalised.
+        texts: Embeddings [M, P], L2-normalised.
+        k: Number of texts for each image.
+
+    Returns:
+        Numbers of texts, int64 [N, min(k, M)], best first, and their similarities, float32, of the same shape.
     """
     return _rank(images, texts, k, 0)[0]
 
 
 def rank_images(images: np.ndarray, texts: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """The `k` most similar images of each text: int64 and float32 [M, min(k, N)]; else as `rank_texts`."""
+    """Rank the `k` most similar images of each text: int64 and float32 [M, min(k, N)]; otherwise as `rank_texts`."""
     return _rank(images, texts, 0, k)[1]
 
 
 def rank_both(
     images: np.ndarray, texts: np.ndarray, k: int
 ) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
-    """`rank_texts` and `rank_images`, each similarity computed once."""
+    """Return `rank_texts` and `rank_images`, with each similarity computed once."""
     return _rank(images, texts, k, k)
 
 
 def _rank(images: np.ndarray, texts: np.ndarray, k_texts: int, k_images: int) -> tuple:
-    """Exact, block by block; memory grows with N + M, not with N x M."""
-    import torch  # its maxima are taken by all cores, NumPy's by one
-
+    """Rank exactly, block by block: memory grows with N + M, not with N x M."""
+    # torch, since its maxima are computed by all cores, NumPy's by one
     by_query = torch.from_numpy(np.ascontiguousarray(images.transpose(1, 0, 2), np.float32))  # (Q, N, P)
     across = torch.from_numpy(np.ascontiguousarray(texts.T, np.float32))  # (P, M)
     of_images = _Best(len(images), min(k_texts, len(texts)))
@@ -51,17 +51,16 @@ def _rank(images: np.ndarray, texts: np.ndarray, k_texts: int, k_images: int) ->
     for rows in _blocks(len(images), _IMAGES):
         for columns in _blocks(len(texts), _TEXTS):
             found = _similarity(by_query[:, rows], across[:, columns])
-            of_images.see(rows, columns.start, found)
-            of_texts.see(columns, rows.start, found.T)
+            of_images.update(rows, columns.start, found)
+            of_texts.update(columns, rows.start, found.T)
     return (of_images.ids, of_images.scores), (of_texts.ids, of_texts.scores)
 
 
-def _similarity(images: "torch.Tensor", texts: "torch.Tensor") -> np.ndarray:
-    """(Q, n, P) and (P, m) -> [n, m]. Rounded, as the last bits of a matrix product depend on its shape and would
-    break ties.
-    """
-    import torch
+def _similarity(images: torch.Tensor, texts: torch.Tensor) -> np.ndarray:
+    """Return the similarity [n, m] of images (Q, n, P) to texts (P, m).
 
+    It is rounded, since the last bits of a matrix product depend on its shape and would break ties.
+    """
     best = images[0] @ texts
     product = torch.empty_like(best)
     for query in images[1:]:
@@ -72,15 +71,15 @@ def _similarity(images: "torch.Tensor", texts: "torch.Tensor") -> np.ndarray:
 
 
 class _Best:
-    """The `k` best candidates of each of `n` queries so far; candidates come in ascending order of their numbers."""
+    """The `k` best candidates of each of `n` queries so far. Candidates come in ascending order of their numbers."""
 
     def __init__(self, n: int, k: int):
         self.k = k
         self.scores = np.full((n, k), -np.inf, np.float32)
         self.ids = np.zeros((n, k), np.int64)
 
-    def see(self, queries: slice, first: int, found: np.ndarray) -> None:
-        """Candidates first, first + 1 ... with their scores [queries, candidates]."""
+    def update(self, queries: slice, first: int, found: np.ndarray) -> None:
+        """Take candidates first, first + 1 ... into account, by their scores [queries, candidates]."""
         if self.k == 0:
             return
         if first == 0:
@@ -103,7 +102,7 @@ class _Best:
 
 
 def _top_columns(scores: np.ndarray, k: int) -> np.ndarray:
-    """Columns of the k largest values of each row, largest first, the lower column first among equals."""
+    """Return the columns of the k largest values of each row, largest first, the lower column first among equals."""
     width = scores.shape[1]
     threshold = np.partition(scores, width - k, axis=1)[:, width - k, None]
     rows, columns = np.nonzero(scores >= threshold)  # at least k in each row
@@ -113,9 +112,15 @@ def _top_columns(scores: np.ndarray, k: int) -> np.ndarray:
 
 
 def rerank(ranked: np.ndarray, scores: np.ndarray, more: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Rankings and their scores, [n, depth], with the first K candidates in a new order.
+    """Re-rank the first K candidates of each query by their scores plus `more`.
 
-    That order is by their scores plus `more` [n, K], highest first; those become their scores.
+    Args:
+        ranked: Candidates of each query, best first, int64 [n, depth].
+        scores: Their scores, [n, depth].
+        more: What is added to the scores of the first K, [n, K].
+
+    Returns:
+        Candidates and scores in the new order, [n, depth] each.
     """
     k = more.shape[1]
     total = scores[:, :k] + more
@@ -132,22 +137,23 @@ def _blocks(n: int, size: int) -> Iterator[slice]:
 
 
 def average_precision(relevant: np.ndarray, n_relevant: np.ndarray, k: int) -> np.ndarray:
-    """AP@K of each query, textbook form: summed precisions at the hits / min(K, relevant candidates).
+    """Compute AP@K of each query, textbook form: summed precisions at the hits / min(K, relevant candidates).
 
     Args:
-        relevant: bool [Q, >= K or all candidates], whether each ranked candidate is relevant, best first.
-        n_relevant: int [Q], relevant candidates in all, at least 1.
+        relevant: Whether each ranked candidate is relevant, best first, bool [Q, >= K or all candidates].
+        n_relevant: Relevant candidates in all, at least 1, int [Q].
+        k: K.
     """
     return _summed_precisions(relevant[:, :k]) / np.minimum(k, n_relevant)
 
 
-def average_precision_release(relevant: np.ndarray, k: int) -> np.ndarray:
-    """AP@K of each query as the authors' release computes it: summed precisions / hits within K (0 if none)."""
+def average_precision_authors(relevant: np.ndarray, k: int) -> np.ndarray:
+    """Compute AP@K of each query as the authors' code does: summed precisions / hits within K (0 if none)."""
     return _summed_precisions(relevant[:, :k]) / np.maximum(relevant[:, :k].sum(1), 1)
 
 
 def recall(relevant: np.ndarray, k: int) -> np.ndarray:
-    """Recall@K of each query in the sense of the field: 1 if a relevant candidate is within K, else 0."""
+    """Compute Recall@K of each query in the sense of the field: 1 if a relevant candidate is within K, else 0."""
     return relevant[:, :k].any(1).astype(float)
 
 
@@ -157,7 +163,7 @@ def _summed_precisions(relevant: np.ndarray) -> np.ndarray:
 
 
 def chance_average_precision(n_relevant: int, n_candidates: int, k: int) -> float:
-    """Expected `average_precision` of a random ranking; exact.
+    """Return the expected `average_precision` of a random ranking, exactly.
 
     Rank i is relevant with probability R/M, together with an earlier rank with R(R-1)/(M(M-1)).
     """
@@ -166,8 +172,8 @@ def chance_average_precision(n_relevant: int, n_candidates: int, k: int) -> floa
     return sum((r / m + (i - 1) * pair) / i for i in range(1, min(k, m) + 1)) / min(k, r)
 
 
-def chance_average_precision_release(n_relevant: int, n_candidates: int, k: int) -> float:
-    """Expected `average_precision_release` of a random ranking; exact.
+def chance_average_precision_authors(n_relevant: int, n_candidates: int, k: int) -> float:
+    """Return the expected `average_precision_authors` of a random ranking, exactly.
 
     The number of hits within K is hypergeometric; given it, the hits' places are uniform, which is the
     textbook form with K candidates.
@@ -182,6 +188,6 @@ def chance_average_precision_release(n_relevant: int, n_candidates: int, k: int)
 
 
 def chance_recall(n_relevant: int, n_candidates: int, k: int) -> float:
-    """Expected `recall` of a random ranking; exact."""
+    """Return the expected `recall` of a random ranking, exactly."""
     k = min(k, n_candidates)
     return 1 - comb(n_candidates - n_relevant, k) / comb(n_candidates, k)

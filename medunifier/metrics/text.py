@@ -1,7 +1,7 @@
-"""Generated reports against references: two scoring protocols, BLEU and ROUGE-L, the best constant report.
+"""Generated reports against references: two scoring protocols, BLEU, ROUGE-L and CIDEr, the constant baseline.
 
-BLEU is kept as counts for each item, whose sums give the score of the corpus, so that a bootstrap over items
-costs a matrix product. METEOR, in the same manner, is in meteor.py. All scores are in [0, 1].
+BLEU is kept as counts for each item, whose sums give the score of the corpus, so that a bootstrap over items costs a
+matrix product. METEOR, in the same manner, is in meteor.py. Scores are in [0, 1], those of CIDEr in [0, 10].
 """
 
 import re
@@ -18,7 +18,7 @@ Cleaned = tuple[list[list[str]], list[str]]
 
 
 def clean_report(text: str) -> str:
-    """A report as R2Gen (Chen et al. 2020) scores it on MIMIC-CXR.
+    """Clean a report as R2Gen (Chen et al. 2020) does on MIMIC-CXR.
 
     Lower case; enumeration ("1. ", " 2. ") and punctuation gone, hyphens excepted; each sentence ends in the
     word ".". Sentences end at a full stop followed by a space.
@@ -36,22 +36,22 @@ def clean_report(text: str) -> str:
 
 
 def clean_caption(text: str, max_words: int = 95) -> str:
-    """A text as the authors' release prepares it: case and full stops kept, some marks gone, cut after 95 words."""
+    """Clean a text as the authors' code does: case and full stops kept, some marks gone, cut after 95 words."""
     return " ".join(re.sub(r'[!"()*#:;~]', " ", text).split()[:max_words])
 
 
 def sentences(text: str) -> list[str]:
-    """The sentences of a report; they end at . ! or ? before white space."""
+    """Split a report into sentences, which end at . ! or ? before white space."""
     return [sentence for sentence in re.split(r"(?<=[.!?])\s+", text.strip()) if sentence]
 
 
 def report_protocol(references: Sequence[str], predictions: Sequence[str]) -> Cleaned:
-    """The field's protocol (R2Gen's): the whole reference is the one reference; both sides cleaned alike."""
+    """Clean texts by the field's protocol (R2Gen's): the whole reference is the one reference, both sides alike."""
     return [[clean_report(text)] for text in references], [clean_report(text) for text in predictions]
 
 
-def release_protocol(references: Sequence[str], predictions: Sequence[str]) -> Cleaned:
-    """The authors' release: every sentence of the reference is a reference of its own, case counts.
+def authors_protocol(references: Sequence[str], predictions: Sequence[str]) -> Cleaned:
+    """Clean texts by the protocol of the authors' code: every sentence of the reference is a reference, case counts.
 
     A perfect copy does not reach 1 (a word is credited as often as the richest sentence has it), and a copy
     in lower case, as a lower-casing tokenizer writes it, loses the first word of every sentence. CIDEr punishes the
@@ -63,14 +63,14 @@ def release_protocol(references: Sequence[str], predictions: Sequence[str]) -> C
 
 PROTOCOLS: dict[str, Callable[[Sequence[str], Sequence[str]], Cleaned]] = {
     "report": report_protocol,
-    "release": release_protocol,
+    "release": authors_protocol,  # the name is part of metric names
 }
 
 
 def bleu_statistics(references: Sequence[Sequence[str]], predictions: Sequence[str]) -> np.ndarray:
-    """Counts of each item, float64 [N, 10], by pycocoevalcap.
+    """Count the n-grams of each item with pycocoevalcap, float64 [N, 10].
 
-    They are: matched n-grams (n = 1 to 4), n-grams of the prediction (1 to 4), words of the prediction, words
+    The counts are: matched n-grams (n = 1 to 4), n-grams of the prediction (1 to 4), words of the prediction, words
     of the reference nearest in length.
     """
     from pycocoevalcap.bleu.bleu_scorer import cook_refs, cook_test
@@ -83,7 +83,7 @@ def bleu_statistics(references: Sequence[Sequence[str]], predictions: Sequence[s
 
 
 def bleu(statistics: np.ndarray) -> np.ndarray:
-    """BLEU-1 to BLEU-4 [..., 4] from (sums of) statistics [..., 10]; no smoothing, closest reference length."""
+    """Compute BLEU-1 to BLEU-4 [..., 4] from (sums of) statistics [..., 10]; no smoothing, closest reference length."""
     matched, guessed = statistics[..., :ORDERS], statistics[..., ORDERS : 2 * ORDERS]
     predicted, reference = statistics[..., -2:-1], statistics[..., -1:]
     with np.errstate(divide="ignore"):
@@ -94,7 +94,7 @@ def bleu(statistics: np.ndarray) -> np.ndarray:
 
 
 def rouge_l(references: Sequence[Sequence[str]], predictions: Sequence[str]) -> np.ndarray:
-    """ROUGE-L (F with beta = 1.2) of each item [N], by pycocoevalcap."""
+    """Compute ROUGE-L (F with beta = 1.2) of each item [N] with pycocoevalcap."""
     from pycocoevalcap.rouge.rouge import Rouge
 
     scorer = Rouge()
@@ -103,7 +103,7 @@ def rouge_l(references: Sequence[Sequence[str]], predictions: Sequence[str]) -> 
 
 
 def cider(references: Sequence[Sequence[str]], predictions: Sequence[str]) -> np.ndarray:
-    """CIDEr of each item [N], by pycocoevalcap, whose scale ends at 10; words are weighed by these references."""
+    """Compute CIDEr of each item [N] with pycocoevalcap, in [0, 10]; word weights come from these references."""
     from pycocoevalcap.cider.cider import Cider
 
     truth = {number: list(texts) for number, texts in enumerate(references)}
@@ -112,11 +112,11 @@ def cider(references: Sequence[Sequence[str]], predictions: Sequence[str]) -> np
 
 
 def best_constant(reports: Sequence[str]) -> str:
-    """The one of `reports` that scores the highest BLEU-4, under the protocol `report`, as the prediction for
-    every one of them: what a model that never looks at an image can reach.
+    """Return the one of `reports` with the highest BLEU-4 as the prediction for every one of them.
 
-    Exact, and linear in the number of reports: with one reference each, the matches of a candidate's k-th
-    occurrence of an n-gram are the reports that have it at least k times. Of equals the most frequent wins,
+    This constant baseline is what a model that ignores the image can reach, under the protocol `report`. The search is
+    exact, and linear in the number of reports: with one reference each, the matches of a candidate's k-th
+    occurrence of an n-gram are the reports that have it at least k times. Among equals the most frequent wins,
     then the first in the alphabet.
     """
     if not reports:
@@ -145,7 +145,7 @@ def best_constant(reports: Sequence[str]) -> str:
 
 
 def _occurrences(words: list[str]) -> Iterator[tuple[tuple[str, ...], int]]:
-    """Every n-gram of 1 to 4 words with the number of times it came before."""
+    """Yield every n-gram of 1 to 4 words with the number of times it came before."""
     seen: Counter[tuple[str, ...]] = Counter()
     for n in range(1, ORDERS + 1):
         for start in range(len(words) - n + 1):

@@ -1,0 +1,1 @@
+"""Files of results: item scores, predictions, rankings, examples for readers, plots."""

@@ -1,4 +1,4 @@
-"""What each item scored in an evaluation: results/items/STAGE.parquet, from which models are compared in pairs."""
+"""Scores of single items: results/items/STAGE.parquet, from which models are compared in pairs."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,6 +6,9 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from medunifier.metrics.meteor import meteor
+from medunifier.metrics.report_scores import TextScores
+from medunifier.metrics.text import ORDERS, bleu
 from medunifier.storage.tables import Schema, read_table, write_table
 
 ITEMS = Schema(
@@ -34,7 +37,17 @@ def item_rows(
     positive: np.ndarray | None = None,
     statistics: np.ndarray | None = None,
 ) -> pl.DataFrame:
-    """The rows of one metric under one seed; values [n], positive bool [n], statistics [n, S]."""
+    """Build the rows of one metric under one seed.
+
+    Args:
+        metric: Name, as in the stage's metrics file.
+        ids: n items.
+        patients: Their patients.
+        values: Their scores, [n].
+        seed: Seed of the evaluation.
+        positive: For AUROC: whether each item is positive, bool [n].
+        statistics: For BLEU and METEOR: counts of each item, [n, S].
+    """
     n = len(ids)
     columns = {
         "metric": [metric] * n,
@@ -48,16 +61,75 @@ def item_rows(
     return pl.DataFrame(columns, schema=dict(ITEMS.columns))
 
 
+def classifier_rows(
+    prefix: str,
+    ids: Sequence[str],
+    patients: Sequence[str],
+    target: np.ndarray,
+    seeds: Sequence[int],
+    scores: Sequence[np.ndarray],
+) -> list[pl.DataFrame]:
+    """Build the rows of a classifier: `auroc` of a binary task, `accuracy` otherwise.
+
+    Args:
+        prefix: Put before the name of the metric.
+        ids: n images.
+        patients: Their patients.
+        target: Their class numbers, int64 [n].
+        seeds: Seeds of the evaluation.
+        scores: Probabilities [n, C] under each seed.
+    """
+    rows = []
+    for seed, found in zip(seeds, scores, strict=True):
+        if found.shape[1] == 2:
+            rows.append(
+                item_rows(f"{prefix}auroc", ids, patients, found[:, 1], seed=seed, positive=target == 1)
+            )
+        else:
+            rows.append(accuracy_rows(prefix, ids, patients, target, seed, found))
+    return rows
+
+
+def accuracy_rows(
+    prefix: str,
+    ids: Sequence[str],
+    patients: Sequence[str],
+    target: np.ndarray,
+    seed: int,
+    scores: np.ndarray,
+) -> pl.DataFrame:
+    """Build the rows of `accuracy` under one seed, from scores [n, C]; arguments as for `classifier_rows`."""
+    return item_rows(f"{prefix}accuracy", ids, patients, scores.argmax(1) == target, seed=seed)
+
+
+def report_rows(scores: TextScores, ids: Sequence[str], patients: Sequence[str]) -> list[pl.DataFrame]:
+    """Build the rows of generated reports: BLEU-1 to 4, METEOR, ROUGE-L and CIDEr."""
+    bleus = bleu(scores.bleu)
+    return [
+        *(
+            item_rows(f"bleu_{n}", ids, patients, bleus[:, n - 1], statistics=scores.bleu)
+            for n in range(1, ORDERS + 1)
+        ),
+        item_rows("meteor", ids, patients, meteor(scores.meteor), statistics=scores.meteor),
+        item_rows("rouge_l", ids, patients, scores.rouge_l),
+        item_rows("cider", ids, patients, scores.cider),
+    ]
+
+
 def write_items(stage: str, rows: Sequence[pl.DataFrame]) -> None:
-    """`rows` of all metrics of a stage as its file."""
+    """Write the rows of all metrics of a stage as its file."""
     write_table(pl.concat(rows), items_path(stage), ITEMS)
 
 
 def read_items(stage: str) -> pl.DataFrame:
-    """What `write_items` wrote; InputError if it is missing."""
+    """Read the rows of a stage.
+
+    Raises:
+        InputError: If its file is missing.
+    """
     return read_table(items_path(stage), ITEMS)
 
 
 def items_path(stage: str) -> Path:
-    """Where a stage's item scores lie."""
+    """Return the file of a stage's item scores."""
     return Path("results/items") / f"{stage}.parquet"

@@ -1,6 +1,7 @@
 """ROC curves and reliability plots as SVG files that stand alone."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -12,8 +13,34 @@ COLOURS = ("#1d5fa8", "#c2571a", "#3b7d3b", "#7a4fa3", "#777777")
 Curves = Mapping[str, tuple[np.ndarray, np.ndarray]]  # class -> (scores [n], positive bool [n])
 
 
+def write_classifier_plots(
+    folder: Path, labels: Sequence[str], target: np.ndarray, scores: Mapping[str, np.ndarray]
+) -> list[Path]:
+    """Write ROC curves and reliability plots as SVG, and the points of the curves as CSV.
+
+    Args:
+        folder: Where to write `roc_NAME.svg`, `roc_NAME.csv` and `reliability_NAME.svg`.
+        labels: The label of a binary task, or the C classes.
+        target: Class numbers, int64 [n].
+        scores: Probabilities [n, C] of each classifier, by name; C is 2 for a binary task.
+
+    Returns:
+        The SVG files.
+    """
+    written = []
+    for name, found in scores.items():
+        first = found.shape[1] - len(labels)  # a binary task has its one label in column 1
+        curves = {label: (found[:, i], target == i) for i, label in enumerate(labels, first)}
+        (folder / f"roc_{name}.csv").write_text(roc_csv(curves), encoding="utf-8")
+        for kind, svg in (("roc", roc_svg(curves)), ("reliability", reliability_svg(found, target))):
+            path = folder / f"{kind}_{name}.svg"
+            path.write_text(svg, encoding="utf-8")
+            written.append(path)
+    return written
+
+
 def roc_svg(curves: Curves) -> str:
-    """One curve for each class, its AUROC in the legend."""
+    """Return a plot with the ROC curve of each class, its AUROC in the legend."""
     body, legend = [], []
     for number, (name, (scores, positive)) in enumerate(curves.items()):
         body.append(_line(*roc_curve(scores, positive), number))
@@ -22,7 +49,7 @@ def roc_svg(curves: Curves) -> str:
 
 
 def roc_csv(curves: Curves) -> str:
-    """The points of the curves: class, false_positive_rate, true_positive_rate."""
+    """Return the points of the curves: class, false_positive_rate, true_positive_rate."""
     rows = ["class,false_positive_rate,true_positive_rate"]
     for name, (scores, positive) in curves.items():
         rows += [f"{name},{x:.6g},{y:.6g}" for x, y in zip(*roc_curve(scores, positive), strict=True)]
@@ -30,8 +57,11 @@ def roc_csv(curves: Curves) -> str:
 
 
 def reliability_svg(scores: np.ndarray, target: np.ndarray) -> str:
-    """Share of right answers over predicted probability: of the positive class in a binary task, of the most
-    probable class otherwise. scores [n, C], target int64 [n].
+    """Return a reliability plot: share of right answers over predicted probability.
+
+    Args:
+        scores: Probabilities [n, C]. Of the positive class in a binary task, of the most probable class otherwise.
+        target: Class numbers, int64 [n].
     """
     if scores.shape[1] == 2:
         confidence, right = scores[:, 1], target == 1
@@ -62,7 +92,7 @@ def _line(x: np.ndarray, y: np.ndarray, number: int) -> str:
 
 
 def _plot(body: str, x_label: str, y_label: str, legend: list[str]) -> str:
-    """A unit square with ticks, the diagonal, and what is drawn in it."""
+    """Return a unit square with ticks, the diagonal and `body`."""
     size = SIDE + EDGE + 12
     parts = [
         f'<rect x="{EDGE}" y="8" width="{SIDE}" height="{SIDE}" fill="none" stroke="#999"/>',

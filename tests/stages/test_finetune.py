@@ -1,4 +1,4 @@
-"""The stage finetune on a tiny project: nested parts, figures that follow the truth, early stopping, bad input."""
+"""The stage finetune on a tiny project: metrics that follow the truth, early stopping, bad input."""
 
 import json
 from pathlib import Path
@@ -8,14 +8,15 @@ import polars as pl
 import pytest
 
 from medunifier.evaluation.classifier import QueryEncoder
+from medunifier.evaluation.finetuning import encode
 from medunifier.metrics.bootstrap import BootstrapOptions, bootstrap_counts
 from medunifier.metrics.classification import auroc
 from medunifier.results.item_scores import read_items
 from medunifier.runtime.errors import InputError
 from medunifier.tracking import LocalRun
-from medunifier.vision.feature_shards import FeatureStore, write_feature_shard
+from medunifier.vision.feature_shards import write_feature_shard
 from stages import finetune as stage
-from stages.finetune import encode, finetune, nested_part, read_task
+from stages.finetune import finetune
 from tests.support.trained_project import DATASET, TOKENS, VARIANT, WIDTH, make_project
 
 LABEL = "edema"  # even numbers are positive, see trained_project
@@ -79,7 +80,7 @@ def test_zero_head_learns_and_ends_with_the_best_validation_loss(params):
     ] < 0.5 < np.log(2)
 
 
-def test_a_start_that_no_step_betters_is_told(params, capsys):
+def test_a_start_that_no_step_improves_is_logged(params, capsys):
     show_the_label()
     spoilt = params.finetune.replace(learning_rate=1.0, head_learning_rate=1.0, seeds=(0, 1))
     metrics = run_finetune(params.replace(finetune=spoilt))
@@ -108,11 +109,11 @@ def test_what_does_not_depend_on_the_seed_is_encoded_once(params, monkeypatch):
 def test_the_threshold_is_chosen_on_validation(params, monkeypatch):
     """Scores that split the classes at 0.3 there, and at 0.6 in the test split."""
 
-    def told(negative: float, positive: float, n: int) -> np.ndarray:
+    def scores_of(negative: float, positive: float, n: int) -> np.ndarray:
         scores = np.where(np.arange(n) % 2 == 0, positive, negative)  # even numbers are positive
         return np.stack([1 - scores, scores], axis=1)
 
-    scores = {"validate": told(0.2, 0.4, 4), "test": told(0.5, 0.7, 8)}
+    scores = {"validate": scores_of(0.2, 0.4, 4), "test": scores_of(0.5, 0.7, 8)}
     monkeypatch.setattr(stage, "fit_linear_probe", lambda *_: (None, scores))
     monkeypatch.setattr(stage, "fit_classifier", lambda *_: (scores, 1))
     metrics = run_finetune(params)
@@ -153,40 +154,13 @@ def test_several_labels_are_classes_that_exclude_each_other(params):
     assert metrics["accuracy_seed_sd"] == 0 and metrics["n_train_used"] == 6
 
 
-def test_the_same_seed_gives_the_same_figures(params):
+def test_the_same_seed_gives_the_same_metrics(params):
     assert run_finetune(params, "10") == run_finetune(params, "10")
-
-
-def test_parts_are_nested_stratified_and_seeded():
-    target = np.array([0] * 90 + [1] * 10)
-    parts = {percent: nested_part(target, percent, 3) for percent in (1, 10, 50, 100)}
-    assert set(parts[1]) < set(parts[10]) < set(parts[50]) < set(parts[100]) == set(range(100))
-    assert [np.bincount(target[part]).tolist() for part in parts.values()] == [
-        [1, 1],  # at least one of each
-        [9, 1],
-        [45, 5],
-        [90, 10],
-    ]
-    assert not np.array_equal(parts[10], nested_part(target, 10, 4))
-
-
-def test_rows_without_class_or_image_are_counted(params):
-    path = f"data/prepared/{DATASET}/test.parquet"
-    table = pl.read_parquet(path)
-    changed = table.with_columns(
-        label_edema=pl.Series([None, -1, *table["label_edema"].to_list()[2:]], dtype=pl.Int8),
-        image_id=pl.Series([*table["image_id"].to_list()[:-1], "gone"]),
-    )
-    changed.write_parquet(path)
-    run = LocalRun("finetune@x", "results/metrics")
-    task = read_task(DATASET, "test", [LABEL], FeatureStore(f"data/features/{DATASET}"), run)
-    assert task.ids == [f"i{n}" for n in range(18, 23)] and task.target.tolist() == [1, 0, 1, 0, 1]
-    assert run.final == {"test_without_class": 2, "test_without_picture": 1}
 
 
 def test_missing_labels_and_classes_are_input_errors(params):
     wrong = params.evaluate.replace(finetune={DATASET: ("oedema",)})
-    with pytest.raises(InputError, match="no column label_oedema; .*may name: edema, cardiomegaly"):
+    with pytest.raises(InputError, match=r"no column label_oedema; .*may name: edema, cardiomegaly"):
         run_finetune(params.replace(evaluate=wrong))
     path = f"data/prepared/{DATASET}/validate.parquet"
     pl.read_parquet(path).with_columns(label_edema=pl.lit(0, pl.Int8)).write_parquet(path)

@@ -1,4 +1,4 @@
-"""The stage zero_shot and its prompts: a model that knows scores 100, a user's own classes work, bad files are told."""
+"""The stage zero_shot and its prompts: a model that knows scores 100, a user's own classes work, bad files are refused."""
 
 import json
 from pathlib import Path
@@ -15,7 +15,7 @@ from medunifier.runtime.errors import InputError
 from medunifier.tracking import LocalRun
 from medunifier.vision.feature_shards import FeatureStore
 from stages import zero_shot as stage
-from stages.zero_shot import class_scores, zero_shot
+from stages.zero_shot import zero_shot
 from tests.support.trained_project import DATASET, REPOSITORY, VARIANT, make_project
 
 SHIPPED = REPOSITORY / "workflow/zero_shot_prompts.yaml"
@@ -44,7 +44,7 @@ def run_zero_shot(params, **changes) -> dict[str, float]:
 
 
 class Knowing:
-    """Puts images and sentences of one class at the same place."""
+    """Puts images and prompts of one class at the same place."""
 
     can_match = True
 
@@ -106,17 +106,6 @@ def test_intervals_draw_patients(params):
         assert (blind.low, blind.high) != pytest.approx((found.low, found.high))
 
 
-def test_aggregation_by_hand():
-    class Texts:
-        def embed_texts(self, texts):
-            return np.array([[1.0, 0.0], [0.0, 1.0]], np.float32)[: len(texts)]
-
-    images = np.array([[[0.6, 0.8], [1.0, 0.0]]], np.float32)  # one image, two queries
-    for aggregation, expected in (("max", 1.0), ("mean", 0.9), ("ensemble", 1.4 / 2**0.5)):
-        scores, best = class_scores(Texts(), images, [["a", "b"]], aggregation)
-        assert scores[0, 0] == pytest.approx(expected, abs=1e-6) and best[0, 0] == 0
-
-
 def test_matching_is_that_of_the_model(params):
     import torch
 
@@ -134,10 +123,10 @@ def test_benchmark_items(params):
     metrics = run_zero_shot(params, prompts=str(SHIPPED))
     assert metrics["n_items"] == 8 and metrics["n_classes"] == 2
     Path("one.yaml").write_text(SHIPPED.read_text().replace("  edema:", "  oedema:"))
-    with pytest.raises(InputError, match="no prompts for edema, classes of phantom's benchmark"):
+    with pytest.raises(InputError, match=r"no prompts for edema, classes of phantom's benchmark"):
         run_zero_shot(params, prompts="one.yaml")
     Path(f"data/prepared/{DATASET}/benchmark.parquet").unlink()
-    with pytest.raises(InputError, match="items is `benchmark`, but phantom has none"):
+    with pytest.raises(InputError, match=r"items is `benchmark`, but phantom has none"):
         run_zero_shot(params, prompts=str(SHIPPED))
 
 
@@ -150,7 +139,7 @@ def test_images_of_no_class_or_several_are_counted(params):
     metrics = run_zero_shot(params)
     assert (metrics["n_items"], metrics["n_of_several_classes"], metrics["n_without_class"]) == (6, 1, 1)
     Path("own.yaml").write_text(OWN.replace("label_edema", "label_oedema"))
-    with pytest.raises(InputError, match="classes.wet_lung.where: the data set has no column label_oedema"):
+    with pytest.raises(InputError, match=r"classes.wet_lung.where: the data set has no column label_oedema"):
         run_zero_shot(params)
 
 
@@ -170,7 +159,7 @@ def test_images_of_no_class_or_several_are_counted(params):
         ),
     ],
 )
-def test_a_where_that_cannot_hold_is_told(params, where, message):
+def test_a_where_that_cannot_hold_is_refused(params, where, message):
     Path("own.yaml").write_text(OWN.replace("label_edema: 1", where))
     with pytest.raises(InputError, match=f"own.yaml: classes.wet_lung.*{message}"):
         run_zero_shot(params)
@@ -188,18 +177,18 @@ def test_null_is_a_blank(params):
     assert of_class.to_list() == table.filter(label_edema=1)["image_id"].to_list()
 
 
-def test_a_class_whose_images_are_not_stored_is_told(params):
+def test_a_class_whose_images_are_not_stored_is_refused(params):
     path = f"data/prepared/{DATASET}/test.parquet"
     table = pl.read_parquet(path)
     table.with_columns(
         image_id=pl.when(label_edema=1).then(pl.lit("gone ") + pl.col("image_id")).otherwise("image_id")
     ).write_parquet(path)
-    with pytest.raises(InputError, match="own.yaml: classes.wet_lung: no image of"):
+    with pytest.raises(InputError, match=r"own.yaml: classes.wet_lung: no image of"):
         run_zero_shot(params)
     pl.read_parquet(path).with_columns(
         benchmark_class=pl.Series(["edema", "cardiomegaly"] * 4)
     ).write_parquet(path.replace("test", "benchmark"))
-    with pytest.raises(InputError, match="classes.edema: no image of .*benchmark.parquet.*rejected.parquet"):
+    with pytest.raises(InputError, match=r"classes.edema: no image of .*benchmark.parquet.*rejected.parquet"):
         run_zero_shot(params, prompts=str(SHIPPED))
 
 

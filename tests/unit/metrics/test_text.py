@@ -10,13 +10,13 @@ from pycocoevalcap.bleu.bleu import Bleu
 from pycocoevalcap.rouge.rouge import Rouge
 
 from medunifier.metrics.text import (
+    authors_protocol,
     best_constant,
     bleu,
     bleu_statistics,
     cider,
     clean_caption,
     clean_report,
-    release_protocol,
     report_protocol,
     rouge_l,
     sentences,
@@ -86,14 +86,14 @@ def test_cleaning_of_the_report_protocol(text, cleaned):
 def test_release_keeps_case_and_splits_sentences():
     text = 'Heart size (CTR) is normal.  No "large" effusion! Dr. X'
     assert sentences(text) == ["Heart size (CTR) is normal.", 'No "large" effusion!', "Dr.", "X"]
-    references, predictions = release_protocol([text], [text])
+    references, predictions = authors_protocol([text], [text])
     assert references == [["Heart size CTR is normal.", "No large effusion", "Dr.", "X"]]
     assert predictions == ["Heart size CTR is normal. No large effusion Dr. X"]
     assert clean_caption("word " * 100).count("word") == 95
 
 
 def test_release_of_an_empty_reference_still_scores():
-    references, predictions = release_protocol(["  "], ["something"])
+    references, predictions = authors_protocol(["  "], ["something"])
     assert references == [[""]]
     assert corpus_bleu(references, predictions).tolist() == [0, 0, 0, 0]
 
@@ -177,14 +177,15 @@ def test_perfect_copies_score_1_under_report():
 
 
 def test_perfect_copies_of_real_reports(findings):
-    """The figures of reference/datasets.md: 100 under the first protocol, about 74.5 under the second, where
-    the release's tokenizer has put the copy in lower case.
+    """The values of reference/datasets.md: 100 under the first protocol, about 74.5 under the second.
+
+    There the tokenizer of the authors' code has put the copy in lower case.
     """
     findings = findings[:1000]
     assert corpus_bleu(*report_protocol(findings, findings)) == pytest.approx([1, 1, 1, 1])
     lower = [text.lower() for text in findings]
-    assert corpus_bleu(*release_protocol(findings, lower))[0] == pytest.approx(0.745, abs=0.01)
-    assert 0.8 < corpus_bleu(*release_protocol(findings, findings))[0] < 0.9
+    assert corpus_bleu(*authors_protocol(findings, lower))[0] == pytest.approx(0.745, abs=0.01)
+    assert 0.8 < corpus_bleu(*authors_protocol(findings, findings))[0] < 0.9
 
 
 def best_by_trying(reports: list[str]) -> tuple[float, float]:
@@ -224,7 +225,7 @@ def test_best_constant_is_chosen_by_rule_among_equals():
         best_constant([])
 
 
-def test_cider_of_a_perfect_report_is_nothing_under_the_release_protocol():
+def test_cider_of_a_perfect_report_is_nothing_under_the_authors_protocol():
     """CIDEr punishes a difference in length, and there a report is held against single sentences."""
     reports = [
         " ".join(
@@ -234,9 +235,9 @@ def test_cider_of_a_perfect_report_is_nothing_under_the_release_protocol():
         for i, word in enumerate(["red", "green", "blue"])
     ]
     assert cider(*report_protocol(reports, reports)) == pytest.approx([10, 10, 10])
-    assert cider(*release_protocol(reports, reports)).max() < 0.01
+    assert cider(*authors_protocol(reports, reports)).max() < 0.01
     single = [text.split(". ")[0] + "." for text in reports]
-    assert cider(*release_protocol(single, single)) == pytest.approx([10, 10, 10])
+    assert cider(*authors_protocol(single, single)) == pytest.approx([10, 10, 10])
 
 
 def test_cider_of_copies_is_10_and_of_strangers_0():
