@@ -21,7 +21,9 @@ import torch
 
 from benchmarks import records
 from medunifier.data.tokenizer import load_tokenizer
+from medunifier.huggingface.new_model import build_model
 from medunifier.image_scoring.similarity import psnr, ssim
+from medunifier.pretraining.pairs import Pairs
 from medunifier.runtime.params import Params, load_params
 from medunifier.runtime.yaml import read_mapping
 from medunifier.tracking import LocalRun
@@ -30,7 +32,6 @@ from medunifier.training.checkpoints import Checkpoints
 from medunifier.training.loop import Trainer
 from medunifier.training.recipe import Recipe
 from medunifier.training.throughput import flop_counter
-from stages.pretrain import Pairs, build_model
 
 REPO = Path(__file__).resolve().parents[1]
 WEIGHTS = {"itc": 0.0, "itm": 0.0, "itg": 0.0, "tig": 1.0}
@@ -55,11 +56,11 @@ def trained(params: Params, decoder: dict[str, Any], steps: int, seed: int) -> d
     torch.manual_seed(mix(seed, 0))
     with tempfile.TemporaryDirectory() as temporary:
         run = LocalRun("decoder", temporary)
-        model = build_model(params, tokenizer, pairs.features, run)
-        model.standardise_vision(pairs.see(model, pairs.load(np.arange(64)))["features"])
+        model = build_model(params, tokenizer, pairs.features, run.log)
+        model.standardise_vision(pairs.model_inputs(model, pairs.load(np.arange(64)))["features"])
 
         def loss(called, batch, generator):
-            losses = called(**pairs.see(model, batch), weights=WEIGHTS, generator=generator)
+            losses = called(**pairs.model_inputs(model, batch), weights=WEIGHTS, generator=generator)
             return losses.total, losses.parts
 
         p = params.pretrain
@@ -87,7 +88,7 @@ def trained(params: Params, decoder: dict[str, Any], steps: int, seed: int) -> d
     with torch.no_grad():
         for rows in np.arange(min(SCORED, len(held_out))).reshape(-1, 16):
             batch = {name: value.to(model.device) for name, value in held_out.load(rows).items()}
-            batch = held_out.see(model, batch)
+            batch = held_out.model_inputs(model, batch)
             top, bottom = model.encode_codes(batch["features"], batch["input_ids"], batch["attention_mask"])
             made.append(model.decode_codes(top, bottom).mean(1).cpu().numpy())
             real.append(batch["images"].mean(1).cpu().numpy())

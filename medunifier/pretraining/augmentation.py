@@ -1,4 +1,4 @@
-"""Random changes of a radiograph that leave its report true. No mirroring: the report tells left from right."""
+"""Data augmentation that keeps a report true of its radiograph. No mirroring: reports tell left from right."""
 
 import math
 
@@ -18,20 +18,20 @@ def augment(
     brightness: float = 0.0,
     contrast: float = 0.0,
 ) -> torch.Tensor:
-    """Each image turned, moved, zoomed, brightened and spread by amounts of its own, uniform within the limits.
+    """Rotate, shift, zoom and change brightness and contrast, each image by its own uniform random amounts.
 
     Args:
-        pixels: (B, C, H, W) in [0, 1]; what comes in from outside the image is black.
-        generator: on the CPU, in the same state on all processes. Amounts are drawn for the whole batch of all
-            processes, each of which takes its own: how many there are does not change any image.
-        rotation: degrees, either way, about the centre.
-        shift: either way, in each direction, as a part of the width or height.
+        pixels: images (B, C, H, W) in [0, 1]. What comes in from outside the image is black.
+        generator: on the CPU, in the same state on all processes. Amounts are drawn for the global batch, and each
+            process takes its own: their number does not change any image.
+        rotation: largest angle in degrees, either way, about the centre.
+        shift: largest shift, either way, in each direction, as a share of width or height.
         zoom: the size is multiplied by 1 - zoom to 1 + zoom.
         brightness: added, -brightness to brightness.
         contrast: distances from the image's mean are multiplied by 1 - contrast to 1 + contrast.
 
     Returns:
-        (B, C, H, W) in [0, 1].
+        Images (B, C, H, W) in [0, 1].
     """
     own = own_rows(len(pixels))
     draws = torch.rand((len(pixels) * world_size(), 6), generator=generator)[own].to(pixels) * 2 - 1
@@ -39,7 +39,7 @@ def augment(
     angle, scale = math.radians(rotation) * turn, 1 + zoom * size
     height, width = pixels.shape[-2:]
     cos, sin = angle.cos() / scale, angle.sin() / scale
-    # where each pixel of the result comes from, in coordinates of -1 to 1: twice a part of the width or height
+    # source of each pixel of the result, in coordinates of -1 to 1: twice a share of the width or height
     rows = (
         torch.stack([cos, sin * height / width, -2 * shift * right], 1),
         torch.stack([-sin * width / height, cos, -2 * shift * down], 1),

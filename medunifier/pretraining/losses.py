@@ -1,6 +1,6 @@
 """The four pre-training losses (paper section 3.3-3.5, Eq. 8-24), as functions of tensors.
 
-Shapes: n rows of this process, N rows of all processes, Q queries, P projection width.
+Shapes: n rows of this process, N rows of all processes, Q queries, P projection width, L tokens, V vocabulary.
 """
 
 from collections.abc import Callable
@@ -14,9 +14,14 @@ UNLABELLED = -100  # label of a pair that ITM leaves out
 
 
 def similarity(queries: torch.Tensor, texts: torch.Tensor) -> torch.Tensor:
-    """Best cosine over the queries of each image with each text (Eq. 10, the max inside).
+    """Return the largest cosine over an image's queries with each text (the max in Eq. 10).
 
-    queries (n, Q, P) and texts (m, P), both L2-normalised -> (n, m).
+    Args:
+        queries: (n, Q, P), L2-normalised.
+        texts: (m, P), L2-normalised.
+
+    Returns:
+        Cosines (n, m).
     """
     return torch.einsum("nqp,mp->nqm", queries, texts).amax(1)
 
@@ -28,15 +33,17 @@ def contrastive(
     smoothing: float = 0.0,
     gather: Callable[[torch.Tensor], torch.Tensor] = all_gather,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """ITC (Eq. 10-12) over the global batch.
+    """Compute ITC (Eq. 10-12) over the global batch.
 
     Args:
-        queries (n, Q, P), texts (n, P): L2-normalised, row i of one belongs to row i of the other.
-        temperature: tau. smoothing: label smoothing (0: paper; 0.1: release).
-        gather: own rows -> all rows that serve as candidates (N); the identity keeps to this process (release).
+        queries: (n, Q, P), L2-normalised.
+        texts: (n, P), L2-normalised; row i belongs to row i of `queries`.
+        temperature: tau.
+        smoothing: label smoothing (0: paper; 0.1: authors' code).
+        gather: own rows -> all candidate rows (N). The identity keeps to this process (authors' code).
 
     Returns:
-        the loss; cosines of own images with all texts (n, N); cosines of own texts with all images (n, N).
+        The loss; cosines of own images with all texts (n, N); cosines of own texts with all images (n, N).
     """
     image_to_text = similarity(queries, gather(texts))
     text_to_image = similarity(gather(queries), texts).T
@@ -51,19 +58,20 @@ def contrastive(
 
 @torch.no_grad()
 def hard_negatives(
-    cosines: torch.Tensor, temperature: torch.Tensor, same: torch.Tensor, generator: torch.Generator
+    cosines: torch.Tensor, temperature: torch.Tensor, same: torch.Tensor, generator: torch.Generator | None
 ) -> torch.Tensor:
-    """One negative for each row, drawn in proportion to exp(cosine / tau) (ALBEF, Li et al. 2021).
+    """Draw one negative for each row, with probability proportional to exp(cosine / tau) (ALBEF, Li et al. 2021).
 
-    All rows are drawn at once, by adding Gumbel noise and taking the largest.
+    All rows are drawn at once: add Gumbel noise, take the largest.
 
     Args:
-        cosines (n, N): own rows against all candidates.
-        same (n, N): True where the candidate is no negative: the pair itself or one equal to it.
+        cosines: own rows with all candidates (n, N).
+        temperature: tau.
+        same: (n, N), True where the candidate is no negative: the pair itself or one equal to it.
         generator: in the same state on every process, so that the draw does not depend on their number.
 
     Returns:
-        (n,) indices into the global batch. A row whose candidates are all `same` gets the next row.
+        Indices into the candidates (n,). A row whose candidates are all `same` gets the next row.
     """
     n, total = cosines.shape
     own = _own(n, total)
@@ -75,14 +83,16 @@ def hard_negatives(
 
 
 def _own(n: int, total: int) -> slice:
-    """Where own rows stand among all candidates, be these of all processes or of this one."""
+    """Return the place of own rows among the candidates, which may be of all processes or of this one."""
     return own_rows(n) if total > n else slice(n)
 
 
 def matching(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """ITM (Eq. 13): two-class cross-entropy, mean over the labelled pairs.
+    """Compute ITM (Eq. 13): two-class cross-entropy, mean over the labelled pairs.
 
-    logits (k, 2), labels (k,): 1 for a matched pair, 0 for another, UNLABELLED for a pair that does not count.
+    Args:
+        logits: (k, 2).
+        labels: (k,), 1 for a matched pair, 0 for another, `UNLABELLED` for a pair that does not count.
     """
     return F.cross_entropy(logits.float(), labels, ignore_index=UNLABELLED)
 
@@ -90,10 +100,13 @@ def matching(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 def generation(
     logits: torch.Tensor, targets: torch.Tensor, mask: torch.Tensor | None, smoothing: float = 0.0
 ) -> torch.Tensor:
-    """ITG (Eq. 15): mean over all tokens of the global batch of -log p(token | image, tokens before).
+    """Compute ITG (Eq. 15): mean of -log p(token | image, tokens before) over all tokens of the global batch.
 
-    logits (n, L, V) at positions 0 .. L-1, targets (n, L) the tokens that follow, mask (n, L) of real targets;
-    or logits (R, V) and targets (R,), all of them real, and no mask.
+    Args:
+        logits: (n, L, V) at positions 0 .. L - 1; or (R, V) of real tokens, without a mask.
+        targets: the tokens that follow, (n, L) or (R,).
+        mask: (n, L), True where a target is a real token; None: all are.
+        smoothing: label smoothing.
     """
     if mask is not None:
         logits, targets = logits[mask.bool()], targets[mask.bool()]
@@ -103,5 +116,5 @@ def generation(
 
 
 def reconstruction(images: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """First term of TIG (Eq. 23): mean squared error of (n, C, H, W) in [0, 1]."""
+    """Compute the first term of TIG (Eq. 23): mean squared error of images (n, C, H, W) in [0, 1]."""
     return F.mse_loss(images.float(), targets.float())

@@ -16,7 +16,9 @@ class Control:
 
     def __init__(self, accelerator: Accelerator) -> None:
         several = accelerator.num_processes > 1
-        self.group = dist.new_group(backend="gloo") if several else None
+        group = dist.new_group(backend="gloo") if several else None
+        assert not isinstance(group, int)  # an int where this process is not in the group
+        self.group = group
 
     def largest(self, *numbers: int) -> list[int]:
         """Return the largest value of each number over all processes."""

@@ -81,7 +81,7 @@ def matmul_flops(device: torch.device, size: int = 1024, repeats: int = 5) -> fl
     for _ in range(repeats):
         _wait(device)
         start = time.perf_counter()
-        a @ a
+        torch.matmul(a, a)
         _wait(device)
         best = min(best, time.perf_counter() - start)
     return 2 * size**3 / best

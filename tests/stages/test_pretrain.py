@@ -13,6 +13,9 @@ import torch
 from transformers import AutoModel, AutoTokenizer
 
 from medunifier.data.tokenizer import DECODE_TOKEN, decode
+from medunifier.huggingface.new_model import build_model
+from medunifier.pretraining.pairs import Pairs
+from medunifier.pretraining.validation import validation_losses
 from medunifier.runtime.errors import InputError
 from medunifier.runtime.params import load_params
 from medunifier.tracking import LocalRun
@@ -137,7 +140,7 @@ def test_stopped_and_begun_again_it_leaves_the_same(project, monkeypatch):
 
     whole, curves = result("whole")
     assert {"usage", "started", "revived"} <= {name.rpartition(".")[2] for name in whole}
-    load, calls = pretrain.Pairs.load, iter(range(100))
+    load, calls = Pairs.load, iter(range(100))
 
     def dies(pairs, rows):
         if (
@@ -147,7 +150,7 @@ def test_stopped_and_begun_again_it_leaves_the_same(project, monkeypatch):
         return load(pairs, rows)
 
     with monkeypatch.context() as patch:
-        patch.setattr(pretrain.Pairs, "load", dies)
+        patch.setattr(Pairs, "load", dies)
         with pytest.raises(KeyboardInterrupt):
             result("stopped")
     assert not Path("models/full").exists() and list(Path(".state/checkpoints").rglob("stopped/step-*.pt"))
@@ -201,10 +204,12 @@ def test_pairs_leave_out_what_has_no_report_and_read_what_belongs_together(proje
     gap = pl.when(pl.col("image_id") == "i03").then(None).otherwise(pl.col("report"))
     frame.with_columns(gap.alias("report")).write_parquet(table)
     tokenizer = AutoTokenizer.from_pretrained("models/tokenizer")
-    pairs = pretrain.Pairs(project, tokenizer, "train")
+    pairs = Pairs(project, tokenizer, "train")
     ids = [i for i in frame["image_id"].to_list() if i != "i03"]
     assert len(pairs) == len(ids)
-    batch = pairs.see(None, pairs.load(torch.tensor([5, 2]).numpy()))  # stored features need no model
+    batch = pairs.model_inputs(
+        None, pairs.load(torch.tensor([5, 2]).numpy())
+    )  # stored features need no model
     for place, row in enumerate((5, 2)):
         number = int(ids[row][1:])
         assert batch["features"][place, 0, 0] == number
@@ -213,8 +218,8 @@ def test_pairs_leave_out_what_has_no_report_and_read_what_belongs_together(proje
             frame.filter(pl.col("image_id") == ids[row])["report"][0].lower()
         ]
         assert real.sum() == len(pairs.tokens[row])
-    bare = pretrain.Pairs(project, tokenizer, "train", with_images=False)
-    without = bare.see(None, bare.load(torch.tensor([5, 2]).numpy()))
+    bare = Pairs(project, tokenizer, "train", with_images=False)
+    without = bare.model_inputs(None, bare.load(torch.tensor([5, 2]).numpy()))
     assert without.keys() == batch.keys() - {"images"}
     assert all(torch.equal(without[name], batch[name]) for name in without)
     assert batch["images"].min() >= 0 and batch["images"].max() <= 1 and batch["images"].shape[1] == 1
@@ -231,21 +236,21 @@ def test_a_data_set_without_reports_is_refused(project):
 
 def test_validation_equals_the_losses_of_its_batches_by_hand(project):
     tokenizer = AutoTokenizer.from_pretrained("models/tokenizer")
-    pairs = pretrain.Pairs(project, tokenizer, "train")  # 12 items, batches of 8: the second wraps around
+    pairs = Pairs(project, tokenizer, "train")  # 12 items, batches of 8: the second wraps around
     torch.manual_seed(0)
-    model = pretrain.build_model(project, tokenizer, pairs.features, LocalRun("x", "results/metrics")).eval()
+    model = build_model(project, tokenizer, pairs.features, print).eval()
     weights = {"itc": 1.0, "itm": 1.0, "itg": 1.0, "tig": 1.0}
-    found = pretrain.validation_losses(model, pairs, 8, weights, 7)
+    found = validation_losses(model, pairs, 8, weights, 7)
     by_hand = []
     with torch.no_grad():
         for number, rows in enumerate(([*range(8)], [8, 9, 10, 11, 0, 1, 2, 3])):
-            batch = pairs.see(model, pairs.load(torch.tensor(rows).numpy()))
+            batch = pairs.model_inputs(model, pairs.load(torch.tensor(rows).numpy()))
             by_hand.append(
                 model(**batch, weights=weights, generator=torch.Generator().manual_seed(7 + number)).parts
             )
     for name in weights:
         assert found[name] == pytest.approx(sum(float(p[name]) for p in by_hand) / 2, rel=1e-5)
-    assert pretrain.validation_losses(model, pairs, 8, weights, 7) == found
+    assert validation_losses(model, pairs, 8, weights, 7) == found
 
 
 def test_by_shard_reads_the_features_of_one_shard_after_the_other(project, monkeypatch):
@@ -255,14 +260,14 @@ def test_by_shard_reads_the_features_of_one_shard_after_the_other(project, monke
     manifest = {"model": "none", "revision": None, "skip_last_blocks": 0, "checksum": ""}
     for shard in range(3):  # neighbours lie in different shards
         write_feature_shard(folder / str(shard), ids[shard::3], [tokens[shard::3]], manifest)
-    read, load = [], pretrain.Pairs.load
+    read, load = [], Pairs.load
 
     def noted(pairs, rows):
         if len(pairs) == 12:  # the training split
             read.extend(rows % 3)
         return load(pairs, rows)
 
-    monkeypatch.setattr(pretrain.Pairs, "load", noted)
+    monkeypatch.setattr(Pairs, "load", noted)
     by_shard = project.replace(pretrain=project.pretrain.replace(order="by_shard", validate_every=6))
     pretrain.pretrain(by_shard, LocalRun("pretrain@full", "results/metrics"), "full")
     trained = np.array(read[12:]).reshape(-1, 4)  # behind the look at 12 items before the first step

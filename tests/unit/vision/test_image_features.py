@@ -9,6 +9,8 @@ import pytest
 import torch
 from transformers import AutoTokenizer, ViTConfig, ViTModel
 
+from medunifier.huggingface.new_model import build_model
+from medunifier.pretraining.pairs import Pairs
 from medunifier.runtime.errors import InputError
 from medunifier.runtime.params import Augment
 from medunifier.storage.image_shards import ImageStore
@@ -97,8 +99,8 @@ def test_training_sees_the_same_online_as_from_disk(project):
 def training_pairs(params):
     """The training split and a new model."""
     tokenizer = AutoTokenizer.from_pretrained("models/tokenizer")
-    pairs = pretrain.Pairs(params, tokenizer, "train")
-    return pairs, pretrain.build_model(params, tokenizer, pairs.features, LocalRun("x", "metrics"))
+    pairs = Pairs(params, tokenizer, "train")
+    return pairs, build_model(params, tokenizer, pairs.features, print)
 
 
 def test_the_trainings_precision_does_not_reach_what_it_sees(project):
@@ -110,9 +112,9 @@ def test_the_trainings_precision_does_not_reach_what_it_sees(project):
     for params in (project, project.replace(pretrain=augmented)):
         pairs, model = training_pairs(params)
         batch = pairs.load(np.arange(4))
-        full = pairs.see(model, batch, torch.Generator().manual_seed(1))
+        full = pairs.model_inputs(model, batch, torch.Generator().manual_seed(1))
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            half = pairs.see(model, batch, torch.Generator().manual_seed(1))
+            half = pairs.model_inputs(model, batch, torch.Generator().manual_seed(1))
         assert full.keys() == half.keys() and all(torch.equal(full[name], half[name]) for name in full)
         if params is project:
             stored = torch.from_numpy(pairs.features.read(pairs.feature_rows[:4])).float()
@@ -126,8 +128,8 @@ def test_augmentation_changes_what_the_vit_sees_and_the_target_alike(project):
     pairs, model = training_pairs(params)
     batch = pairs.load(np.arange(4))
     assert "features" not in batch and batch["pixels"].dtype == torch.uint8
-    plain = pairs.see(model, batch)
-    seen = [pairs.see(model, batch, torch.Generator().manual_seed(1)) for _ in range(2)]
+    plain = pairs.model_inputs(model, batch)
+    seen = [pairs.model_inputs(model, batch, torch.Generator().manual_seed(1)) for _ in range(2)]
     assert torch.equal(seen[0]["features"], seen[1]["features"])  # the generator decides: resume is exact
     assert not torch.allclose(seen[0]["features"], plain["features"], atol=1e-2)
     again = model.extract_features(seen[0]["images"].expand(-1, 3, -1, -1))
@@ -181,11 +183,11 @@ def test_a_image_whose_tokens_half_precision_cannot_hold_is_named(project):
     means = pairs.images.read(pairs.image_rows).mean((1, 2))
     rows = np.array([means.argmin(), means.argmax()])
     name = pairs.image_ids[rows[1]]
-    assert (pairs.see(model, pairs.load(rows[:1]))["features"] == 1).all()
+    assert (pairs.model_inputs(model, pairs.load(rows[:1]))["features"] == 1).all()
     with pytest.raises(
         InputError, match=f"image {name}: the frozen model gives tokens that are NaN or beyond"
     ):
-        pairs.see(model, pairs.load(rows))
+        pairs.model_inputs(model, pairs.load(rows))
 
 
 def test_shards_of_both_kinds_are_refused(project):
