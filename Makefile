@@ -41,6 +41,7 @@ lint: setup
 	snakefmt --check Snakefile
 	snakemake --lint
 	python -m workflow.code_deps --check
+	python -m workflow.parameters --check
 	codespell $(PROSE)
 	@site=$$(mktemp -d) && trap 'rm -rf "$$site"' EXIT && mkdocs build --strict --quiet --site-dir "$$site"
 
