@@ -1,79 +1,88 @@
-"""A judge of findings: one linear classifier for each, trained on real images, asked about drawn ones.
+"""A finding classifier: one linear classifier per finding, trained on real images, applied to generated ones.
 
-It looks at `thumbnails`, each brought to mean 0 and variance 1: coarse enough not to tell a smooth drawn image from a
-sharp real one, fine enough for a phantom's findings. How good it is must be measured on real images and told
-beside whatever it says of drawn ones.
+Its input is a coarse thumbnail with mean 0 and variance 1. It is too coarse for a smooth generated image to differ
+from a sharp real one, and fine enough for a phantom's findings. Its quality has to be measured on real images and
+reported beside its results on generated ones.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from sklearn.linear_model import LogisticRegression
 
-FEWEST = 10  # training images that a finding needs on either side, present and absent
-STRENGTH = 0.03  # inverse of the penalty on squared weights; of 0.003 to 0.3 the best on the demo's validation images
+MIN_IMAGES_PER_CLASS = 10  # training images that a finding needs with and without it
+INVERSE_PENALTY = 0.03  # on squared weights; of 0.003 to 0.3 the best on the demo's validation images
 
 
 @dataclass(frozen=True)
-class Judge:
-    """Linear classifiers of the findings `names`, C of them, on views of D values."""
+class FindingClassifier:
+    """Linear classifiers of C findings on inputs of D values.
+
+    Attributes:
+        names: the findings, C.
+        weights: float [D, C].
+        offsets: float [C].
+    """
 
     names: tuple[str, ...]
-    weights: np.ndarray  # [D, C]
-    offsets: np.ndarray  # [C]
+    weights: np.ndarray
+    offsets: np.ndarray
 
-    def evidence(self, views: np.ndarray) -> np.ndarray:
-        """Log p(view | finding) - log p(view | no finding), [n, C]: how much more likely the image makes the
-        finding. How common a finding is in the training images does not enter.
+    def evidence(self, inputs: np.ndarray) -> np.ndarray:
+        """Return log p(image | finding) - log p(image | no finding), [n, C], for `standardize`d inputs [n, D].
+
+        The prevalence of a finding in the training images does not enter.
         """
-        return views @ self.weights + self.offsets
+        return inputs @ self.weights + self.offsets
 
     def columns(self, names: Sequence[str]) -> list[int]:
-        """The columns of `evidence` for these findings."""
+        """Return the columns of `evidence` for these findings."""
         return [self.names.index(name) for name in names]
 
 
-def judge_views(thumbnails: np.ndarray) -> np.ndarray:
-    """Thumbnails [n, D] with mean 0 and variance 1 each, so that exposure does not count."""
+def standardize(thumbnails: np.ndarray) -> np.ndarray:
+    """Scale each thumbnail [n, D] to mean 0 and variance 1, so that exposure has no influence."""
     centred = thumbnails - thumbnails.mean(1, keepdims=True)
     return centred / (centred.std(1, keepdims=True) + 1e-6)
 
 
-def train_judge(views: np.ndarray, truth: np.ndarray, names: Sequence[str]) -> Judge:
-    """A judge trained on real images.
+def fit_finding_classifier(inputs: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> FindingClassifier:
+    """Train a finding classifier on real images.
 
     Args:
-        views: `judge_views` of them, [n, D].
-        truth: int [n, findings]: 1 present, 0 absent, -1 unknown (such an image does not train that finding).
-        names: of the findings; those with fewer than `FEWEST` images on either side are left out.
+        inputs: `standardize`d thumbnails, [n, D].
+        labels: int [n, findings]: 1 present, 0 absent, -1 unknown (such an image does not train that finding).
+        names: of the findings. Those with fewer than `MIN_IMAGES_PER_CLASS` images in a class are left out.
     """
-    from sklearn.linear_model import LogisticRegression
-
-    mean, scale = views.mean(0), views.std(0) + 1e-6
-    standard = (views - mean) / scale
+    mean, scale = inputs.mean(0), inputs.std(0) + 1e-6
+    scaled = (inputs - mean) / scale
     kept, weights, offsets = [], [], []
-    for name, column in zip(names, np.asarray(truth).T, strict=True):
+    for name, column in zip(names, np.asarray(labels).T, strict=True):
         known = column >= 0
         present = int((column == 1).sum())
-        if min(present, int(known.sum()) - present) < FEWEST:
+        if min(present, int(known.sum()) - present) < MIN_IMAGES_PER_CLASS:
             continue
-        model = LogisticRegression(C=STRENGTH, max_iter=500).fit(standard[known], column[known])
+        model = LogisticRegression(C=INVERSE_PENALTY, max_iter=500).fit(scaled[known], column[known])
         prior = np.log(present / (known.sum() - present))
         kept.append(name)
         weights.append(model.coef_[0] / scale)
         offsets.append(model.intercept_[0] - mean @ weights[-1] - prior)
     if not kept:
-        return Judge((), np.zeros((views.shape[1], 0)), np.zeros(0))
-    return Judge(tuple(kept), np.stack(weights, axis=1), np.array(offsets))
+        return FindingClassifier((), np.zeros((inputs.shape[1], 0)), np.zeros(0))
+    return FindingClassifier(tuple(kept), np.stack(weights, axis=1), np.array(offsets))
 
 
-def chance(asked: np.ndarray, answered: np.ndarray) -> float:
-    """How often `answered` would be right if it had nothing to do with `asked`: the sum over classes of the product
-    of their shares. 1 / classes where each class is asked for equally often.
+def chance_level(expected: np.ndarray, answers: np.ndarray) -> float:
+    """Return the accuracy of answers that are independent of the expected classes.
+
+    It is the sum over classes of the product of their shares: 1 / classes where every class is expected equally
+    often.
 
     Args:
-        asked, answered: int [n], classes.
+        expected: classes, int [n].
+        answers: classes, int [n].
     """
-    size = int(max(asked.max(), answered.max())) + 1
-    shares = [np.bincount(side, minlength=size) / len(side) for side in (asked, answered)]
+    size = int(max(expected.max(), answers.max())) + 1
+    shares = [np.bincount(side, minlength=size) / len(side) for side in (expected, answers)]
     return float(shares[0] @ shares[1])

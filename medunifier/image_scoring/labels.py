@@ -1,4 +1,4 @@
-"""What real images show: labels, and sides read off the reports."""
+"""Labels of real images: findings from the labels of a data set, sides from the reports."""
 
 from collections.abc import Sequence
 
@@ -8,67 +8,70 @@ import polars as pl
 from medunifier.metrics.mentions import NAMES, findings_mentioned
 from medunifier.storage.tables import LABEL_PREFIX
 
-NO_FINDINGS = ("no_finding", "support_devices")  # labels that name nothing a prompt asks for
+NO_FINDINGS = ("no_finding", "support_devices")  # labels that are no findings of a prompt
 SIDES = ("left", "right")
 
 
-def findings_of(table: pl.DataFrame) -> tuple[str, ...]:
-    """The findings that a prepared table has labels for; every finding with known words where it has no labels."""
+def labelled_findings(table: pl.DataFrame) -> tuple[str, ...]:
+    """Return the findings that a prepared table has labels for; without labels every finding in `NAMES`."""
     labels = [name.removeprefix(LABEL_PREFIX) for name in table.columns if name.startswith(LABEL_PREFIX)]
     return tuple(name for name in labels if name not in NO_FINDINGS) or tuple(NAMES)
 
 
-def truth_of(table: pl.DataFrame) -> tuple[list[str], np.ndarray]:
-    """Names and truth, int8 [n, 3 * findings], of each finding, of it on the left, and of it on the right.
+def finding_labels(table: pl.DataFrame) -> tuple[list[str], np.ndarray]:
+    """Return labels for each finding, for it on the left, and for it on the right.
 
-    1 present, 0 absent, -1 unknown. A label of 1 is present, blank or 0 absent, -1 unknown; without labels a
-    finding is present if the report tells of it. The side is what the report says of it (`findings_mentioned`); a
-    finding that is present on a side that the report does not tell is unknown there.
+    A label of 1 is present, blank or 0 absent, -1 unknown. Without labels a finding is present if the report
+    mentions it. The side is the one that the report mentions (`findings_mentioned`). A finding that is present with
+    no side in the report is unknown on both sides.
 
     Args:
-        table: a prepared table.
+        table: a prepared table of n images.
+
+    Returns:
+        Names and labels, int8 [n, 3 * findings]: 1 present, 0 absent, -1 unknown.
     """
-    findings = findings_of(table)
-    told = [findings_mentioned(report or "", findings) for report in table["report"]]
+    findings = labelled_findings(table)
+    mentioned = [findings_mentioned(report or "", findings) for report in table["report"]]
     names, columns = [], []
     for finding in findings:
         if LABEL_PREFIX + finding in table.columns:
             present = table[LABEL_PREFIX + finding].fill_null(0).to_numpy().astype(np.int8)
         else:
-            present = np.array([finding in report for report in told], np.int8)
+            present = np.array([finding in report for report in mentioned], np.int8)
         names.append(finding)
         columns.append(present)
+        sides = [report.get(finding) for report in mentioned]
         for side in SIDES:
             names.append(on_side(finding, side))
-            columns.append(
-                np.array(
-                    [
-                        _present_on(side, value, report.get(finding))
-                        for value, report in zip(present, told, strict=True)
-                    ],
-                    np.int8,
-                )
-            )
+            pairs = zip(present, sides, strict=True)
+            columns.append(np.array([_present_on(side, value, found) for value, found in pairs], np.int8))
     return names, np.stack(columns, axis=1)
 
 
-def _present_on(side: str, present: int, told: str | None) -> int:
+def _present_on(side: str, present: int, mentioned: str | None) -> int:
+    """Return the label of a finding on one side, from its label and the side that the report mentions."""
     if present != 1:
         return int(present)
-    return -1 if told is None else int(told in (side, "both"))
+    return -1 if mentioned is None else int(mentioned in (side, "both"))
 
 
 def on_side(finding: str, side: str) -> str:
-    """The name of a finding on one side."""
+    """Return the name of a finding on one side."""
     return f"{finding}_{side}"
 
 
-def single(truth: np.ndarray, names: Sequence[str], findings: Sequence[str]) -> np.ndarray:
-    """The number in `findings` of the one finding that each image shows, int64 [n]; -1 if none, several or unknown.
+def single_finding(labels: np.ndarray, names: Sequence[str], findings: Sequence[str]) -> np.ndarray:
+    """Return which finding an image shows, where it shows exactly one.
 
     Args:
-        truth: [n, names].
+        labels: [n, names] as from `finding_labels`.
+        names: of the columns of `labels`.
+        findings: those to consider.
+
+    Returns:
+        Index into `findings`, int64 [n]; -1 if none, several or unknown.
     """
-    values = truth[:, [names.index(finding) for finding in findings]]
+    values = labels[:, [names.index(finding) for finding in findings]]
     one = (values == 1).sum(1) == 1
     return np.where(one & (values >= 0).all(1), values.argmax(1), -1)

@@ -1,22 +1,20 @@
-"""How like real images drawn ones are, and how unlike each other: distances, coverage, diversity, memorisation."""
+"""Realism of sets of images: distances to real ones, diversity, copies of training images."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
 
-from medunifier.evaluation.items import BATCH, batches
 from medunifier.image_scoring.set_distances import kernel_distance, nearest, precision_recall
 from medunifier.image_scoring.similarity import frechet_distance, ms_ssim
 from medunifier.metrics.bootstrap import BootstrapOptions, bootstrap_means
-from medunifier.storage.image_shards import ImageStore
 from medunifier.storage.tables import Schema
 
 Metrics = dict[str, float | int]
-Images = Callable[[], Iterable[np.ndarray]]  # gives uint8 batches [k, H, W], anew at every call
-Features = Callable[[Iterable[np.ndarray]], np.ndarray]  # image batches -> float [n, D]
 
-LOW = 0.05  # the quantile of validation images' distances below which an image is suspiciously near
+LOW = 0.05  # quantile of validation images' distances; a smaller distance is suspicious
+CANDIDATES = 4096  # training images compared at once
 NEAREST = Schema(
     "nearest training images",
     {
@@ -29,41 +27,69 @@ NEAREST = Schema(
 )
 
 
-def distances(names: Mapping[str, str], sets: Mapping[str, np.ndarray], seed: int) -> Metrics:
-    """Distances of each set of features to the set `reference`.
+@dataclass(frozen=True)
+class FeatureSpace:
+    """Names of the metrics in a space of features.
+
+    Attributes:
+        frechet: of the Frechet distance.
+        kernel: of the kernel distance.
+        suffix: what follows `precision_` and `recall_`.
+    """
+
+    frechet: str
+    kernel: str
+    suffix: str
+
+
+VIT = FeatureSpace("fd_vit", "kd_vit", "vit")
+INCEPTION = FeatureSpace("fid", "kid", "inception")
+
+
+def distances(space: FeatureSpace, sets: Mapping[str, np.ndarray], seed: int) -> Metrics:
+    """Measure distances of each set of features to the set `reference`.
 
     Args:
-        names: of the `frechet` and the `kernel` distance, and what follows `precision_` and `recall_` (`space`).
+        space: names of the metrics.
         sets: features, [n, D], of the training images (`reference`) and of any others.
-    Returns: `FRECHET_SET`, `KERNEL_SET`, `precision_SPACE_SET`, `recall_SPACE_SET`, and `FRECHET_SET_n`.
+        seed: of the kernel distance's subsets.
+
+    Returns:
+        `FRECHET_SET`, `FRECHET_SET_n`, `KERNEL_SET`, `precision_SPACE_SET`, `recall_SPACE_SET`.
     """
     reference = sets["reference"]
-    metrics: Metrics = {f"{names['frechet']}_reference_n": len(reference)}
+    metrics: Metrics = {f"{space.frechet}_reference_n": len(reference)}
     for name, features in sets.items():
         if name == "reference":
             continue
-        metrics[f"{names['frechet']}_{name}"] = frechet_distance(features, reference)
-        metrics[f"{names['frechet']}_{name}_n"] = len(features)
-        metrics[f"{names['kernel']}_{name}"] = kernel_distance(features, reference, seed)
+        metrics[f"{space.frechet}_{name}"] = frechet_distance(features, reference)
+        metrics[f"{space.frechet}_{name}_n"] = len(features)
+        metrics[f"{space.kernel}_{name}"] = kernel_distance(features, reference, seed)
         if min(len(features), len(reference)) >= 4:
             precision, recall = precision_recall(features, reference)
-            metrics[f"precision_{names['space']}_{name}"] = precision
-            metrics[f"recall_{names['space']}_{name}"] = recall
+            metrics[f"precision_{space.suffix}_{name}"] = precision
+            metrics[f"recall_{space.suffix}_{name}"] = recall
     return metrics
 
 
-def diversity(drawn: np.ndarray, rows: np.ndarray, real: np.ndarray, options: BootstrapOptions) -> Metrics:
-    """MS-SSIM between samples of one prompt, each with the next (`ms_ssim_prompt`, intervals over prompts), and
-    between as many pairs of different real images (`ms_ssim_real`). 1: copies of each other.
+def diversity(
+    generated: np.ndarray, rows: np.ndarray, real: np.ndarray, options: BootstrapOptions
+) -> Metrics:
+    """Measure the MS-SSIM between samples of one prompt, and between different real images; 1: copies.
+
+    ms_ssim_prompt   each sample with the next one of the same prompt; interval over prompts
+    ms_ssim_real     as many pairs of real images
 
     Args:
-        drawn: uint8 [n, H, W]. rows: which prompt each is of, int [n], samples of a prompt in a row.
+        generated: uint8 [n, H, W], samples of a prompt in a row.
+        rows: the prompt of each, int [n].
         real: uint8 [m, H, W].
+        options: of the bootstrap over pairs.
     """
     pairs = np.flatnonzero(rows[1:] == rows[:-1])
     if not len(pairs):
         return {}
-    scores = ms_ssim(drawn[pairs] / 255, drawn[pairs + 1] / 255)
+    scores = ms_ssim(generated[pairs] / 255, generated[pairs + 1] / 255)
     (interval,) = bootstrap_means(scores[:, None], options.with_clusters(rows[pairs].tolist()))
     metrics: Metrics = interval.flat("ms_ssim_prompt")
     if len(real) > 1:
@@ -76,22 +102,27 @@ def diversity(drawn: np.ndarray, rows: np.ndarray, real: np.ndarray, options: Bo
 def memorisation(
     sets: Mapping[str, tuple[list[str], np.ndarray]], train: tuple[list[str], np.ndarray]
 ) -> tuple[pl.DataFrame, Metrics]:
-    """The training image nearest to each image of `sets`, and whether drawn images are nearer than real ones.
+    """Find the training image nearest to each image, and whether generated images are nearer than real ones.
 
-    `nearest_SET`: the median distance to the nearest training image, in grey values (0 to 255), on a 32 x 32 grid.
-    `nearest_SET_suspicious`: how many of the set, in percent, are nearer than all but 5 % of the validation images
-    are. About 5 is expected of new images; a model that copies has many more.
+    nearest_SET              median distance to the nearest training image, in grey values (0 to 255), on a
+                             32 x 32 grid
+    nearest_SET_suspicious   percent of the set that are nearer than all but 5 % of the validation images: about 5
+                             for new images, many more for a model that copies
 
     Args:
-        sets: name -> ids and thumbnails [n, D], `validation` among them. train: the same of the training images.
-    Returns: a table by `NEAREST`, and the metrics.
+        sets: ids and thumbnails [n, D] by the name of the set, `validation` among them.
+        train: ids and thumbnails of the training images.
+
+    Returns:
+        A table by the schema `NEAREST`, and the metrics.
     """
     ids, candidates = train
     tables, distance = [], {}
-    for name, (own, thumbnails) in sets.items():
-        found, who = nearest(thumbnails, (candidates[i : i + 4096] for i in range(0, len(candidates), 4096)))
+    for name, (own, images) in sets.items():
+        parts = (candidates[i : i + CANDIDATES] for i in range(0, len(candidates), CANDIDATES))
+        found, numbers = nearest(images, parts)
         distance[name] = 255 * found.astype(np.float64)
-        columns = {"set": [name] * len(own), "image_id": own, "nearest_id": [ids[i] for i in who]}
+        columns = {"set": [name] * len(own), "image_id": own, "nearest_id": [ids[i] for i in numbers]}
         tables.append(pl.DataFrame(columns | {"distance": distance[name]}, schema=dict(NEAREST.columns)))
     limit = np.quantile(distance["validation"], LOW)
     metrics: Metrics = {}
@@ -100,10 +131,3 @@ def memorisation(
         if name != "validation":
             metrics[f"nearest_{name}_suspicious"] = 100 * float((values < limit).mean())
     return pl.concat(tables), metrics
-
-
-def stored(store: ImageStore, ids: Iterable[str] | None = None) -> Iterable[np.ndarray]:
-    """Stored images, all or those of `ids`, in uint8 batches [k, H, W]."""
-    rows = np.arange(len(store)) if ids is None else store.rows(ids)
-    for part in batches(len(rows), BATCH, "read images"):
-        yield store.read(rows[part])

@@ -1,9 +1,13 @@
-"""Images against images: PSNR, SSIM, MS-SSIM, Frechet distance between sets of features, Inception features."""
+"""Similarity of images: PSNR, SSIM, MS-SSIM, Frechet distance between sets of features, Inception features."""
 
+import pickle
 from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
+import torch
+from skimage.metrics import structural_similarity
+from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
 from medunifier.runtime.errors import InputError
 
@@ -13,10 +17,11 @@ _SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # Wang et al. 2003, f
 
 
 def psnr(images: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """Peak signal-to-noise ratio in dB of each image, at most 100.
+    """Compute the peak signal-to-noise ratio in dB of each image, at most 100.
 
     Args:
-        images: float [N, H, W] in [0, 1]. truth: same, or one [H, W] for all (or the other way round).
+        images: float [N, H, W] in [0, 1].
+        truth: the same, or one [H, W] for all (or the other way round).
     """
     difference = np.asarray(images, np.float64) - truth
     error = (difference**2).mean((-2, -1))
@@ -24,28 +29,26 @@ def psnr(images: np.ndarray, truth: np.ndarray) -> np.ndarray:
 
 
 def ssim(images: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """Structural similarity of each image, with the Gaussian window of Wang et al. 2004.
+    """Compute the structural similarity of each image, with the Gaussian window of Wang et al. 2004.
 
     Args:
-        images, truth: float [N, H, W] in [0, 1].
+        images: float [N, H, W] in [0, 1].
+        truth: float [N, H, W] in [0, 1].
     """
-    from skimage.metrics import structural_similarity
-
     return np.array([structural_similarity(a, b, **_SSIM) for a, b in zip(images, truth, strict=True)])
 
 
 def ms_ssim(images: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Multi-scale structural similarity of each pair (Wang, Simoncelli and Bovik 2003, Eq. 7).
+    """Compute the multi-scale structural similarity of each pair (Wang, Simoncelli and Bovik 2003, Eq. 7).
 
     Contrast and structure count at five scales, each half as fine as the one before (means of 2 x 2), luminance
-    at the coarsest only. Negative terms count as 0. Between samples of one prompt it tells diversity (Odena et
+    at the coarsest only. Negative terms count as 0. Between samples of one prompt it measures diversity (Odena et
     al. 2017): 1 for copies, lower for images that differ.
 
     Args:
-        images, others: float [N, H, W] in [0, 1], H and W multiples of 16 and at least 176.
+        images: float [N, H, W] in [0, 1], H and W multiples of 16 and at least 176.
+        others: the same.
     """
-    from skimage.metrics import structural_similarity
-
     a, b = (np.asarray(side, np.float64) for side in (images, others))
     product = np.ones(len(a))
     for scale, weight in enumerate(_SCALE_WEIGHTS, start=1):
@@ -59,16 +62,20 @@ def ms_ssim(images: np.ndarray, others: np.ndarray) -> np.ndarray:
 
 
 def _halved(images: np.ndarray) -> np.ndarray:
-    """Means of 2 x 2 pixels."""
+    """Average 2 x 2 pixels, [n, H, W] -> [n, H / 2, W / 2]."""
     n, height, width = images.shape
     return images.reshape(n, height // 2, 2, width // 2, 2).mean((2, 4))
 
 
 def thumbnails(images: np.ndarray, side: int = 32) -> np.ndarray:
-    """Mean grey values of a `side` x `side` grid, float32 [k, side * side] in [0, 1], row by row.
+    """Return mean grey values of a `side` x `side` grid, float32 [k, side * side] in [0, 1], row by row.
 
     Args:
-        images: uint8 [k, H, W], H and W multiples of `side` (ValueError otherwise).
+        images: uint8 [k, H, W], H and W multiples of `side`.
+        side: height and width of the grid.
+
+    Raises:
+        ValueError: if the images do not divide into the grid.
     """
     k, height, width = images.shape
     if height % side or width % side:
@@ -78,8 +85,12 @@ def thumbnails(images: np.ndarray, side: int = 32) -> np.ndarray:
 
 
 def mean_image(batches: Iterable[np.ndarray]) -> np.ndarray:
-    """The mean, float64 [H, W] in [0, 1], of uint8 images that come in batches [k, H, W]."""
-    total, count = 0.0, 0
+    """Return the mean, float64 [H, W] in [0, 1], of uint8 images that come in batches [k, H, W].
+
+    Raises:
+        ValueError: if there are no images.
+    """
+    total, count = np.zeros(()), 0
     for batch in batches:
         total = total + batch.sum(0, dtype=np.float64)
         count += len(batch)
@@ -89,13 +100,17 @@ def mean_image(batches: Iterable[np.ndarray]) -> np.ndarray:
 
 
 def frechet_distance(first: np.ndarray, second: np.ndarray) -> float:
-    """Frechet distance between Gaussians fitted to two sets of features (Heusel et al. 2017, Eq. 6).
+    """Compute the Frechet distance between Gaussians fitted to two sets of features (Heusel et al. 2017, Eq. 6).
 
-    It falls with the number of items even when nothing else changes: compare only distances between sets of
-    the same sizes. A bootstrap would inflate it (duplicates narrow the covariance), so it has no interval.
+    It falls with the number of items even when nothing else changes: compare only distances between sets of the
+    same sizes. A bootstrap would inflate it (duplicates narrow the covariance), so it has no confidence interval.
 
     Args:
-        first, second: float [n, D] and [m, D], n and m at least 2.
+        first: float [n, D], n at least 2.
+        second: float [m, D], m at least 2.
+
+    Raises:
+        ValueError: if a set has fewer than 2 items.
     """
     if min(len(first), len(second)) < 2:
         raise ValueError(f"a covariance needs 2 items, got {len(first)} and {len(second)}")
@@ -114,19 +129,17 @@ def frechet_distance(first: np.ndarray, second: np.ndarray) -> float:
 def inception_features(
     batches: Iterable[np.ndarray], weights: str | Path, device: str = "cpu", layer: str = "2048"
 ) -> np.ndarray:
-    """Features, float32 [N, D], of torch-fidelity's Inception v3, the network behind published FID figures.
+    """Compute features, float32 [N, D], of torch-fidelity's Inception v3, the network of published FID values.
 
     Args:
         batches: uint8 grey images [k, H, W].
         weights: the file `weights-inception-2015-12-05-6726825d.pth` of torch-fidelity's releases.
+        device: where the network runs.
         layer: "2048" for FID; "64", "192", "768" are lower ones.
-    Raises: InputError if the file cannot be read or holds other weights.
+
+    Raises:
+        InputError: if the file cannot be read or holds other weights.
     """
-    import pickle
-
-    import torch
-    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
-
     try:
         network = FeatureExtractorInceptionV3(
             "inception", [layer], feature_extractor_weights_path=str(weights)

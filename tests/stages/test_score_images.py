@@ -1,4 +1,4 @@
-"""The stage score_images: known errors give known figures; the real model's images are those of its codes."""
+"""The stage score_images: known errors give known metrics; the real model's images are those of its codes."""
 
 import dataclasses
 import json
@@ -10,20 +10,20 @@ import pytest
 from PIL import Image
 
 from medunifier.evaluation.loading import load_trained
-from medunifier.image_scoring import finding_classifier as judge
+from medunifier.image_scoring import classifier_quality, finding_classifier
 from medunifier.image_scoring import prompt_fidelity as fidelity
 from medunifier.image_scoring.similarity import frechet_distance, thumbnails
 from medunifier.runtime.errors import InputError
+from medunifier.synthesis import scoring_inputs
 from medunifier.synthesis.codes import write_codes
 from medunifier.synthesis.generated_sets import GENERATED, write_generated_set
-from medunifier.synthesis.png_metadata import read_png
 from medunifier.tracking import LocalRun
 from stages import score_images as stage
-from stages.score_images import score_images, write_grid
+from stages.score_images import score_images
 from tests.support.trained_project import DATASET, SPLITS, VARIANT, WIDTH, image_of, make_project, report_of
 
 VIT_WIDTH = WIDTH  # what the model reads
-N_DRAWN = {"unconditional": 6, "reports": 5, "prompts": 4, "strips": 2}
+N_GENERATED = {"unconditional": 6, "reports": 5, "prompts": 4, "strips": 2}
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def params(tmp_path, monkeypatch):
         codes = numbers[:, None].repeat(64, 1), (numbers[:, None] + np.arange(256)) % 32
         write_codes(f"data/codes/{VARIANT}/{split}.parquet", ids, *codes)
         start += size
-    for name, size in N_DRAWN.items():
+    for name, size in N_GENERATED.items():
         write_set(name, size)
     config = ViTConfig(
         hidden_size=VIT_WIDTH, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8, patch_size=56
@@ -50,7 +50,7 @@ def params(tmp_path, monkeypatch):
 
 
 def write_set(name: str, size: int) -> None:
-    """Images as generate_images leaves them: those of the test images from 17 on, a little darker."""
+    """Write a set as generate_images does: the test images from 17 on, a little darker."""
     source = [f"i{17 + i}" for i in range(size)] if name == "reports" else [None] * size
     prompts = {"unconditional": [None] * size, "reports": [report_of(17 + i) for i in range(size)]}
     prompts["strips"] = ["left edema", "right edema"]
@@ -97,10 +97,10 @@ def off_by_a_tenth(monkeypatch):
         trained = load_trained(variant)
         return dataclasses.replace(trained, model=Model(trained.model))
 
-    monkeypatch.setattr(stage, "load_trained", load)
+    monkeypatch.setattr(scoring_inputs, "load_trained", load)
 
 
-def test_a_known_error_gives_known_figures(params, off_by_a_tenth, capsys):
+def test_a_known_error_gives_known_metrics(params, off_by_a_tenth, capsys):
     metrics = run_score_images(params)
     assert metrics["psnr_reconstruction"] == pytest.approx(20, abs=1e-3)
     assert metrics["psnr_reconstruction_ci_low"] == pytest.approx(20, abs=1e-3)
@@ -149,14 +149,14 @@ def test_frechet_distances_are_those_of_the_frozen_vits_features(params, off_by_
 
     everything = params.score_images.replace(max_images=4)
     metrics = run_score_images(params.replace(score_images=everything))
-    drawn = pl.read_parquet(f"results/images/{VARIANT}/scores.parquet")["image_id"]
-    chosen = [int(image_id[1:]) for image_id in drawn]
+    scored = pl.read_parquet(f"results/images/{VARIANT}/scores.parquet")["image_id"]
+    chosen = [int(image_id[1:]) for image_id in scored]
     assert len(chosen) == metrics["psnr_gain_n"] == metrics["fd_vit_reference_n"] == 4
     assert metrics["fd_vit_reconstruction"] > 0
     assert set(chosen) <= set(range(16, 24))
 
 
-def test_the_real_model_draws_what_its_codes_say(params):
+def test_the_real_model_decodes_its_codes(params):
     import torch
 
     metrics = run_score_images(params)
@@ -165,19 +165,19 @@ def test_the_real_model_draws_what_its_codes_say(params):
     number = 20
     top, bottom = torch.full((1, 64), number), ((number + torch.arange(256)) % 32)[None]
     with torch.no_grad():
-        drawn = trained.model.decode_codes(top, bottom)[0, 0].numpy()
-    expected = -10 * np.log10(((drawn - image_of(number) / 255) ** 2).mean())
+        decoded = trained.model.decode_codes(top, bottom)[0, 0].numpy()
+    expected = -10 * np.log10(((decoded - image_of(number) / 255) ** 2).mean())
     scores = pl.read_parquet(f"results/images/{VARIANT}/scores.parquet")
     assert scores.filter(image_id=f"i{number}")["psnr"].item() == pytest.approx(expected, abs=1e-3)
 
 
 def test_fid_where_the_weights_are_given(params, off_by_a_tenth, monkeypatch):
-    """Inception's part is tested in metrics/test_image.py; here: what it is given, and the names."""
-    asked = []
+    """Inception itself is tested in unit/image_scoring/test_similarity.py; here: its input, and the names."""
+    inputs = []
 
     def inception(images, weights, device):
         batch = np.concatenate(list(images))
-        asked.append((batch.shape, batch.dtype, weights))
+        inputs.append((batch.shape, batch.dtype, weights))
         return batch[:, ::56, 0].astype(np.float32)
 
     monkeypatch.setattr(stage, "inception_features", inception)
@@ -185,94 +185,91 @@ def test_fid_where_the_weights_are_given(params, off_by_a_tenth, monkeypatch):
     metrics = run_score_images(params.replace(score_images=given))
     assert {"fid_reconstruction", "fid_validation", "fid_reference_n", "fid_reconstruction_n"} <= set(metrics)
     assert {"fid_synthetic", "fid_reports", "kid_synthetic", "precision_inception_reports"} <= set(metrics)
-    assert asked == [((n, 224, 224), np.uint8, "weights.pth") for n in (12, 4, 4, 4, 4)]
+    assert inputs == [((n, 224, 224), np.uint8, "weights.pth") for n in (12, 4, 4, 4, 4)]
 
 
 def test_missing_weights_codes_or_images_are_input_errors(params, off_by_a_tenth):
     given = params.score_images.replace(inception_weights="nowhere.pth")
-    with pytest.raises(InputError, match="nowhere.pth does not hold torch-fidelity's Inception weights"):
+    with pytest.raises(InputError, match=r"nowhere.pth does not hold torch-fidelity's Inception weights"):
         run_score_images(params.replace(score_images=given))
     path = f"data/prepared/{DATASET}/test.parquet"
     table = pl.read_parquet(path)
     table[1:].write_parquet(path)
-    with pytest.raises(InputError, match=r"1 images are not in phantom's table; run encode_codes@full again"):
+    with pytest.raises(
+        InputError, match=r"1 images are not in data/prepared/phantom; run encode_codes@full again"
+    ):
         run_score_images(params)
     table.write_parquet(path)
     write_codes(
         f"data/codes/{VARIANT}/validate.parquet", ["i12"], np.zeros((1, 64), int), np.zeros((1, 256), int)
     )
-    with pytest.raises(InputError, match="validate.parquet: 1 images, at least 2 are needed"):
+    with pytest.raises(InputError, match=r"validate.parquet: 1 images, at least 2 are needed"):
         run_score_images(params)
 
 
-def test_grid_pads_shorter_lines(tmp_path):
-    real, drawn = np.zeros((3, 4, 5), np.uint8), np.full((2, 4, 5), 9, np.uint8)
-    write_grid(tmp_path / "grid.png", real, drawn)
-    grid = np.array(Image.open(tmp_path / "grid.png"))
-    assert grid.shape == (8, 15)
-    assert [grid[row, 0] for row in (0, 4)] == [0, 9]
-    assert (grid[4:, 10:] == 255).all()
-    _, fields = read_png(tmp_path / "grid.png")
-    assert (fields["synthetic"], fields["model"]) == ("in part", "MedUnifier")
-
-
-def test_drawn_images_are_scored(params, off_by_a_tenth):
+def test_generated_images_are_scored(params, off_by_a_tenth):
     metrics = run_score_images(params)
     assert (
         metrics["prompts_drawn"] == 4 and metrics["prompts_judged"] == 0
-    )  # a judge of 12 images knows nothing
+    )  # 12 training images are too few for any finding
     assert metrics["prompt_retrieval_recall_at_1_chance"] == 50
     assert metrics["report_retrieval_recall_at_1_n"] == 5
     assert 0.9 < metrics["ms_ssim_prompt"] <= 1 and metrics["ms_ssim_prompt_n"] == 2
     nearest = pl.read_parquet(f"results/images/{VARIANT}/nearest.parquet")
-    assert nearest["set"].unique(maintain_order=True).to_list() == ["validation", "reconstruction", *N_DRAWN]
-    drawn = nearest.filter(set="unconditional")
-    assert drawn["nearest_id"].to_list() == ["i11"] * 6  # the brightest
+    assert nearest["set"].unique(maintain_order=True).to_list() == [
+        "validation",
+        "reconstruction",
+        *N_GENERATED,
+    ]
+    generated = nearest.filter(set="unconditional")
+    assert generated["nearest_id"].to_list() == ["i11"] * 6  # the brightest
     expected = [image_of(17 + i) - image_of(11) - 3 for i in range(6)]
-    assert drawn["distance"].to_list() == pytest.approx([float(d.mean()) for d in expected], abs=0.2)
+    assert generated["distance"].to_list() == pytest.approx([float(d.mean()) for d in expected], abs=0.2)
 
     figure = np.array(Image.open(f"results/images/{VARIANT}/figure_3.png"))
     assert figure.shape == (4 * 224, 5 * 224)
-    for line, shift in enumerate((0, 25.5, -3, -3)):  # real, reconstructed, from reports, from nothing
+    for line, shift in enumerate((0, 25.5, -3, -3)):  # real, reconstructed, from reports, without a text
         found = figure[line * 224 : (line + 1) * 224, 224:448].astype(float)
         assert np.abs(found - image_of(18) - shift).max() <= 1
 
 
-def test_the_judge_learns_from_training_images_and_looks_at_those_of_the_prompts(
+def test_the_classifier_is_trained_on_training_images_and_applied_to_those_of_the_prompts(
     params, off_by_a_tenth, monkeypatch
 ):
-    """The functions themselves are tested in scoring/test_fidelity.py; here: what they are given."""
+    """The functions themselves are tested in unit/image_scoring; here: their inputs."""
     given = {}
 
-    def spy(name):
-        original = getattr(fidelity, name)
+    def spy(module, name):
+        original = getattr(module, name)
 
         def call(*arguments):
             given[name] = arguments
             return original(*arguments)
 
-        monkeypatch.setattr(fidelity, name, call)
+        monkeypatch.setattr(module, name, call)
 
-    monkeypatch.setattr(judge, "FEWEST", 2)
-    for name in ("judge_of", "judge_itself", "prompt_fidelity", "report_fidelity"):
-        spy(name)
+    monkeypatch.setattr(finding_classifier, "MIN_IMAGES_PER_CLASS", 2)
+    spy(stage, "train_finding_classifier")
+    spy(classifier_quality, "classifier_quality")
+    spy(fidelity, "prompt_fidelity")
+    spy(fidelity, "report_fidelity")
     metrics = run_score_images(params)
 
     def small(numbers, shift=0):
         return thumbnails(np.stack([image_of(n) - np.uint8(shift) for n in numbers]))
 
-    train, images = given["judge_of"]
+    train, images = given["train_finding_classifier"]
     assert train["image_id"].to_list() == [f"i{n:02}" for n in range(12)]
     assert (images == small(range(12))).all()
-    _, test, images, *_ = given["judge_itself"]
+    _, test, images, *_ = given["classifier_quality"]
     assert test["image_id"].to_list() == [f"i{n}" for n in range(16, 24)]
     assert (images == small(range(16, 24))).all()
-    _, asked, drawn, without, _ = given["prompt_fidelity"]
-    assert asked.rows.tolist() == [0, 1, 2, 3] and (drawn == small(range(17, 21), 3)).all()
-    assert (without == small(range(17, 23), 3)).all()
-    _, sources, drawn, _ = given["report_fidelity"]
+    _, prompted, generated, unconditional, _ = given["prompt_fidelity"]
+    assert prompted.rows.tolist() == [0, 1, 2, 3] and (generated == small(range(17, 21), 3)).all()
+    assert (unconditional == small(range(17, 23), 3)).all()
+    _, sources, generated, _ = given["report_fidelity"]
     assert sources["report"].to_list() == [report_of(n) for n in range(17, 22)]
-    assert (drawn == small(range(17, 22), 3)).all()
+    assert (generated == small(range(17, 22), 3)).all()
     assert metrics["prompts_judged"] == metrics["prompt_fidelity_n"] == 4 and metrics["judge_accuracy_n"] == 8
     assert metrics["judge_auroc_n"] == 8 and metrics["report_fidelity_auroc_n"] == 5
 

@@ -1,36 +1,36 @@
-"""What is seen in images without stored features, and which text the model finds for them."""
+"""Retrieval of the text that an image was generated from."""
 
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from medunifier.image_scoring.encoding import Seen, retrieval
+from medunifier.image_scoring.encoding import EncodedImages, prompt_retrieval
 from medunifier.metrics.bootstrap import BootstrapOptions
 
 OPTIONS = BootstrapOptions(100, 0)
 TEXTS = ["edema", "edema", "effusion", "clear", "clear"]
 
 
-def seen(directions: list[int]) -> Seen:
-    """Images one of whose two query embeddings points the way of the text of that number."""
+def encoded(directions: list[int]) -> EncodedImages:
+    """Return images one of whose two query embeddings equals the embedding of the text of that number."""
     embeddings = np.zeros((len(directions), 2, 4), np.float32)
-    embeddings[:, 0, 3] = 1  # the way of no text
+    embeddings[:, 0, 3] = 1  # no text has this direction
     embeddings[np.arange(len(directions)), 1, directions] = 1
-    return Seen(np.zeros((len(directions), 1), np.float32), embeddings)
+    return EncodedImages(np.zeros((len(directions), 1), np.float32), embeddings)
 
 
-def test_the_model_finds_the_texts_that_images_were_drawn_from():
-    """Each text counts once, however many images were drawn from it."""
-    asked = []
+def test_the_model_retrieves_the_texts_that_images_were_generated_from():
+    """Each text counts once, however many images were generated from it."""
+    embedded = []
 
     def embed_texts(texts):
-        asked.extend(texts)
+        embedded.extend(texts)
         return np.eye(3, 4, dtype=np.float32)
 
     trained = SimpleNamespace(embed_texts=embed_texts)
-    found = retrieval("prompt", seen([0, 1, 1, 0, 2]), TEXTS, trained, OPTIONS)
-    assert asked == ["edema", "effusion", "clear"]
+    found = prompt_retrieval("prompt", encoded([0, 1, 1, 0, 2]), TEXTS, trained, OPTIONS)
+    assert embedded == ["edema", "effusion", "clear"]
     name = "prompt_retrieval_recall_at_1"
     assert found[name] == pytest.approx(60) and found[f"{name}_n"] == 5
     assert found[f"{name}_ci_low"] < 60 < found[f"{name}_ci_high"]

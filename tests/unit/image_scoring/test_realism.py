@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from medunifier.image_scoring.realism import NEAREST, distances, diversity, memorisation
+from medunifier.image_scoring.realism import NEAREST, FeatureSpace, distances, diversity, memorisation
 from medunifier.image_scoring.similarity import frechet_distance, ms_ssim, thumbnails
 from medunifier.metrics.bootstrap import BootstrapOptions
 
@@ -25,7 +25,7 @@ def test_distances_of_a_set_to_the_reference():
         "near": rng.normal(size=(40, 4)),
         "far": rng.normal(2, 1, (40, 4)),
     }
-    found = distances({"frechet": "fd_x", "kernel": "kd_x", "space": "x"}, sets, seed=0)
+    found = distances(FeatureSpace("fd_x", "kd_x", "x"), sets, seed=0)
     assert found["fd_x_reference_n"] == 60 and found["fd_x_near_n"] == 40
     assert found["fd_x_far"] == pytest.approx(frechet_distance(sets["far"], sets["reference"]))
     assert found["fd_x_near"] < found["fd_x_far"] and found["kd_x_near"] < found["kd_x_far"]
@@ -34,14 +34,14 @@ def test_distances_of_a_set_to_the_reference():
 
 
 def test_diversity_compares_samples_of_one_prompt_alone():
-    drawn = blobs(6, 0)
-    drawn[1] = drawn[0]
+    generated = blobs(6, 0)
+    generated[1] = generated[0]
     rows = np.array([0, 0, 1, 1, 2, 2])
-    found = diversity(drawn, rows, blobs(5, 1), OPTIONS)
-    expected = ms_ssim(drawn[[0, 2, 4]] / 255, drawn[[1, 3, 5]] / 255)
+    found = diversity(generated, rows, blobs(5, 1), OPTIONS)
+    expected = ms_ssim(generated[[0, 2, 4]] / 255, generated[[1, 3, 5]] / 255)
     assert expected[0] == pytest.approx(1) and found["ms_ssim_prompt"] == pytest.approx(expected.mean())
     assert found["ms_ssim_prompt_n"] == found["ms_ssim_real_n"] == 3
-    assert diversity(drawn[:3], np.arange(3), drawn, OPTIONS) == {}
+    assert diversity(generated[:3], np.arange(3), generated, OPTIONS) == {}
 
 
 def test_copies_are_found():

@@ -1,4 +1,4 @@
-"""Scores between sets: against slow definitions, known cases, and torch-fidelity's own way through."""
+"""Scores between sets: against slow definitions, known cases."""
 
 import numpy as np
 import pytest
@@ -11,14 +11,16 @@ def points(n: int, seed: int, shift: float = 0.0, width: int = 3) -> np.ndarray:
 
 
 def test_precision_and_recall_by_their_definition():
-    drawn, real = points(40, 0, 0.5), points(60, 1)
+    generated, real = points(40, 0, 0.5), points(60, 1)
 
     def covered(items, centres):
         distances = np.linalg.norm(centres[:, None] - centres[None], axis=-1)
         radius = np.sort(distances, axis=1)[:, 3]  # place 0 is the item itself
         return np.mean([(np.linalg.norm(centres - item, axis=1) <= radius).any() for item in items])
 
-    assert precision_recall(drawn, real) == pytest.approx((covered(drawn, real), covered(real, drawn)))
+    assert precision_recall(generated, real) == pytest.approx(
+        (covered(generated, real), covered(real, generated))
+    )
 
 
 def test_precision_and_recall_of_clear_cases():
@@ -26,7 +28,7 @@ def test_precision_and_recall_of_clear_cases():
     assert precision_recall(real.copy(), real) == (1.0, 1.0)
     assert precision_recall(real + 100, real) == (0.0, 0.0)
     precision, recall = precision_recall(np.repeat(real[:1], 50, 0) + points(50, 1) * 1e-3, real)
-    assert precision == 1.0 and recall < 0.2  # one image drawn again and again
+    assert precision == 1.0 and recall < 0.2  # copies of one image
 
 
 def test_kernel_distance_by_its_definition():
@@ -54,7 +56,7 @@ def test_kernel_distance_does_not_grow_for_small_sets():
 def test_nearest_over_batches():
     queries, candidates = points(9, 0, width=16), points(50, 1, width=16)
     candidates[33] = queries[4]
-    distances, who = nearest(queries, [candidates[:20], candidates[20:45], candidates[45:]])
+    distances, numbers = nearest(queries, [candidates[:20], candidates[20:45], candidates[45:]])
     every = np.sqrt(((queries[:, None] - candidates[None]) ** 2).mean(-1))
-    assert (who == every.argmin(1)).all() and who[4] == 33
+    assert (numbers == every.argmin(1)).all() and numbers[4] == 33
     assert distances == pytest.approx(every.min(1), abs=1e-3)

@@ -7,13 +7,13 @@ from PIL import Image
 
 from medunifier.report.images import grid_pairs, jpeg_uri, mark_shared
 from medunifier.runtime.errors import InputError
-from stages.score_images import _lines, write_grid
+from medunifier.synthesis.image_grids import write_pairs
 
 
 def test_pairs_come_back_out_of_the_grid_that_score_images_draws(tmp_path):
     rng = np.random.default_rng(0)
     real, drawn = rng.integers(0, 255, (2, 11, 32, 32), dtype=np.uint8)
-    write_grid(tmp_path / "grid.png", *_lines(real, drawn))
+    write_pairs(tmp_path / "grid.png", real, drawn)
     pairs = grid_pairs(tmp_path / "grid.png", 32)
     assert len(pairs) == 11
     for (a, b), c, d in zip(pairs, real, drawn, strict=True):
