@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file
 from torch import nn
 
 from medunifier.evaluation.classifier import ImageEncoder
@@ -217,7 +218,6 @@ def _timm(folder: Path) -> Encoder:
 
 def _torchvision(folder: Path, name: str) -> Encoder:
     import torchvision
-    from safetensors.torch import load_file
 
     network = torchvision.models.get_model(name, weights=None)
     head = next(part for part in ("fc", "classifier", "heads", "head") if hasattr(network, part))

@@ -1,7 +1,7 @@
 """Clinical correctness of generated reports: mentioned findings against labels, and published clinical scorers.
 
 The published scorers are models with weights of their own, the one exception to the rule that metrics/ knows no model:
-they are metrics for the field, come as packages, and are used only where installed.
+they are metrics for the field, come as optional packages (imported where they are used), and need no file of this project.
 """
 
 from collections.abc import Callable, Mapping, Sequence

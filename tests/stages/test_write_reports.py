@@ -36,7 +36,7 @@ def params(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def java():
-    """One Java for all tests: loading its dictionaries takes seconds."""
+    """One Java for all tests: loading its dictionaries takes seconds, for which tests that use it are marked slow."""
     with Meteor() as running:
         yield running
 
@@ -76,6 +76,7 @@ def writes(text_of):
     return load
 
 
+@pytest.mark.slow
 def test_writing_the_references_scores_100(params, monkeypatch, shared_java):
     monkeypatch.setattr(stage, "load_trained", writes(report_of))
     metrics = run_write_reports(params)
@@ -108,6 +109,7 @@ def test_writing_the_references_scores_100(params, monkeypatch, shared_java):
     assert table["prediction"].to_list() == [report_of(n).lower() for n in range(16, 24)]
 
 
+@pytest.mark.slow
 def test_items_give_the_metrics_and_their_clustered_intervals(params, monkeypatch, shared_java):
     monkeypatch.setattr(stage, "load_trained", writes(lambda n: report_of(n + n % 3)))
     metrics = run_write_reports(params)
@@ -140,6 +142,7 @@ def test_items_give_the_metrics_and_their_clustered_intervals(params, monkeypatc
         assert rows["value"].is_between(0, 10 if metric == "cider" else 1).all()
 
 
+@pytest.mark.slow
 def test_other_intervals_draw_patients(params, monkeypatch, shared_java):
     """Two like images of each patient say as much as one."""
     for split in SPLITS:
@@ -175,6 +178,7 @@ def test_tokens_are_chosen_as_params_say(params, monkeypatch):
     assert written(**greedy) != written(**greedy | {"do_sample": True, "temperature": 2.0})
 
 
+@pytest.mark.slow
 def test_installed_clinical_scorers_are_used_and_others_logged(params, monkeypatch, shared_java, capsys):
     class F1RadGraph:
         def __init__(self, reward_level):
@@ -198,6 +202,7 @@ def test_installed_clinical_scorers_are_used_and_others_logged(params, monkeypat
     )
 
 
+@pytest.mark.slow
 def test_the_constant_is_chosen_on_training_reports_only(params, monkeypatch, shared_java, capsys):
     path = f"data/prepared/{DATASET}/train.parquet"
     usual = "The heart is of normal size. The lungs are clear."
@@ -211,6 +216,7 @@ def test_the_constant_is_chosen_on_training_reports_only(params, monkeypatch, sh
     assert [metrics[f"constant_bleu_{n}"] for n in (1, 2, 3, 4)] == pytest.approx(expected)
 
 
+@pytest.mark.slow
 def test_the_real_model_generates_and_every_metric_is_there(params, shared_java):
     metrics = run_write_reports(params.replace(seed=3))
     scores = ("bleu_1", "bleu_2", "bleu_3", "bleu_4", "meteor", "rouge_l")
@@ -228,6 +234,7 @@ def test_batches_do_not_change_the_reports(params):
         assert trained.generate_reports(ids, one, 0) == trained.generate_reports(ids, three, 0)
 
 
+@pytest.mark.slow
 def test_a_seeded_sample_of_the_test_split(params, monkeypatch, shared_java):
     monkeypatch.setattr(stage, "load_trained", writes(report_of))
 
@@ -241,6 +248,7 @@ def test_a_seeded_sample_of_the_test_split(params, monkeypatch, shared_java):
     assert len({tuple(written(seed)) for seed in range(4)}) > 1
 
 
+@pytest.mark.slow
 def test_examples_are_rows_of_the_predictions(params, monkeypatch, shared_java):
     monkeypatch.setattr(stage, "load_trained", writes(lambda number: f"No edema, image {number}."))
     monkeypatch.setattr(stage, "EXAMPLES", 3)
@@ -262,6 +270,7 @@ def test_examples_are_rows_of_the_predictions(params, monkeypatch, shared_java):
     assert shown(0) == examples != shown(1)
 
 
+@pytest.mark.slow
 def test_missing_java_model_or_reports_is_an_input_error(params, monkeypatch, shared_java):
     path = f"data/prepared/{DATASET}/test.parquet"
     table = pl.read_parquet(path)
@@ -282,6 +291,7 @@ def test_missing_java_model_or_reports_is_an_input_error(params, monkeypatch, sh
         run_write_reports(params)
 
 
+@pytest.mark.slow
 def test_empty_predictions_score_0(params, monkeypatch, shared_java):
     monkeypatch.setattr(stage, "load_trained", writes(lambda number: ""))
     metrics = run_write_reports(params)

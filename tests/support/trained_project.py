@@ -1,6 +1,6 @@
 """A project folder as it is after pre-training, tiny and with random weights, for tests of the evaluations.
 
-Feature 0 of each image's first token is the image's number, so that a stand-in model knows what it looks at.
+Feature 0 of each image's first token is the image's number, so that a stand-in model knows the image.
 """
 
 import dataclasses
@@ -122,7 +122,7 @@ def image_of(number: int) -> np.ndarray:
 
 
 class StandIn:
-    """A model that does whatever `answers` say of the numbers of the images before it."""
+    """A model whose methods answer by the numbers of the images, as `answers` say."""
 
     def __init__(self, config, **answers):
         self.config = config

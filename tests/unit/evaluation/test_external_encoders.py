@@ -1,4 +1,4 @@
-"""Other people's encoders: small random checkpoints, saved and loaded for real, judged by the same stages."""
+"""Encoders of others: small random checkpoints, saved and loaded for real, evaluated by the same stages."""
 
 import copy
 import json
@@ -136,6 +136,8 @@ def test_the_same_evaluations_run_on_it(params, kind):
     assert np.linalg.norm(texts, axis=-1) == pytest.approx(1, abs=1e-5)
     assert images.shape == (3, 4 if kind == "blip_2" else 1, texts.shape[1])
     assert np.allclose(model.embed_images(ids[1:2]), images[1:2], atol=1e-5), "batches change nothing"
+    with pytest.raises(InputError, match=r"models/other: has no matching head"):
+        model.match(ids[:1], ["edema"])
 
     run = LocalRun(f"retrieve@other-{DATASET}", "results/metrics")
     retrieve(params, run, "other", DATASET)
@@ -304,7 +306,7 @@ def test_images_are_prepared_as_their_library_does(params, kind, own):
     assert (found - expected).abs().max() < 1.5 / 255 / 0.2
 
 
-def test_what_cannot_be_used_is_told(params):
+def test_what_cannot_be_used_is_refused(params):
     with pytest.raises(InputError, match="models/other: cannot be loaded as an encoder"):
         load_model(params, "other", DATASET)
     Path("models/other").mkdir()

@@ -85,7 +85,7 @@ def test_the_network_of_a_folder_is_that_of_the_transformers_model(store):
 
 
 @pytest.mark.parametrize("text", ["{", "[1]", '{"model_type": "bert"}'])
-def test_a_broken_configuration_is_told(store, text):
+def test_a_broken_configuration_is_refused(store, text):
     (Path("models") / VARIANT / "config.json").write_text(text)
     with pytest.raises(InputError, match=f"models/{VARIANT}: not a whole model .*config.json"):
         load_trained(VARIANT, DATASET)
@@ -125,10 +125,16 @@ def test_matching_many_texts_reads_each_image_once_for_a_batch(store):
     assert len(rows_read) <= 4 + len(ids) // BATCH, "once, and once more where a batch ends between its texts"
 
 
+@pytest.mark.slow
 def test_an_evaluation_that_reads_no_text_does_not_wait_for_transformers(store):
-    """Its import takes longer than many a fine-tuning."""
+    """Importing it takes longer than many a fine-tuning."""
     code = (
         f"import sys; sys.path.insert(0, {str(REPO)!r}); from medunifier.evaluation.loading import load_trained; "
         f"load_trained({VARIANT!r}); sys.exit('transformers' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_without_a_data_set_there_are_no_images(store):
+    with pytest.raises(ValueError, match=r"models/full: loaded without a data set"):
+        load_trained(VARIANT).embed_images(store.image_ids[:1])

@@ -26,7 +26,7 @@ def test_areas_are_those_of_scikit_learn(seed):
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_figures_at_a_threshold_are_those_of_scikit_learn(seed):
+def test_metrics_at_a_threshold_are_those_of_scikit_learn(seed):
     scores, positive, counts = example(seed)
     called = scores >= 0.5
     for mine, theirs in ((c.f1, sk.f1_score), (c.sensitivity, sk.recall_score)):

@@ -1,4 +1,4 @@
-"""Figures of merit against scikit-learn, over the items that each looks at."""
+"""Classification metrics against scikit-learn, each over its own number of items."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from medunifier.metrics.classification_scores import score_binary, score_exclusi
 OPTIONS = BootstrapOptions(20, 0)
 
 
-def test_binary_figures_count_the_items_they_look_at():
+def test_binary_metrics_count_their_items():
     rng = np.random.default_rng(0)
     scores, target = rng.random(30), np.arange(30) % 5 // 3  # 12 positives, 18 negatives
     held, held_target = rng.random(20), np.arange(20) % 2
@@ -25,7 +25,7 @@ def test_binary_figures_count_the_items_they_look_at():
     assert (found["sensitivity"].n, found["specificity"].n, found["auroc"].n) == (12, 18, 30)
 
 
-def test_a_class_s_figures_count_the_items_they_look_at():
+def test_metrics_of_a_class_count_their_items():
     target = np.array([0] * 7 + [1] * 2 + [2] * 4)
     scores = np.random.default_rng(1).dirichlet(np.ones(3), 13)
     found = score_exclusive([scores], target, ["a", "b", "c"]).intervals(OPTIONS)

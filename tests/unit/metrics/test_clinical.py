@@ -1,4 +1,4 @@
-"""Findings told against labels: F1 by scikit-learn; optional scorers run when they are there and are told of when not."""
+"""Mentioned findings against labels: F1 by scikit-learn; optional scorers run where installed and are named where not."""
 
 import sys
 import types
@@ -12,19 +12,19 @@ from medunifier.metrics.clinical import finding_counts, finding_f1, optional_sco
 
 def test_f1_is_that_of_scikit_learn():
     rng = np.random.default_rng(0)
-    told, truth = rng.random((40, 4)) < 0.4, (rng.random((40, 4)) < 0.3).astype(float)
-    micro, macro = finding_f1(finding_counts(told, truth).sum(0))
-    assert micro == pytest.approx(f1_score(truth.astype(int), told.astype(int), average="micro"))
-    assert macro == pytest.approx(f1_score(truth.astype(int), told.astype(int), average="macro"))
+    mentioned, truth = rng.random((40, 4)) < 0.4, (rng.random((40, 4)) < 0.3).astype(float)
+    micro, macro = finding_f1(finding_counts(mentioned, truth).sum(0))
+    assert micro == pytest.approx(f1_score(truth.astype(int), mentioned.astype(int), average="micro"))
+    assert macro == pytest.approx(f1_score(truth.astype(int), mentioned.astype(int), average="macro"))
 
 
 def test_uncertain_labels_and_absent_findings_count_neither_way():
-    told = np.array([[True, False], [True, False]])
+    mentioned = np.array([[True, False], [True, False]])
     truth = np.array([[1.0, 0.0], [np.nan, 0.0]])
-    assert finding_f1(finding_counts(told, truth).sum(0)).tolist() == [1.0, 1.0]
+    assert finding_f1(finding_counts(mentioned, truth).sum(0)).tolist() == [1.0, 1.0]
 
 
-def test_scorers_that_are_not_installed_are_told_of(monkeypatch):
+def test_scorers_that_are_not_installed_are_named(monkeypatch):
     for name in ("f1chexbert", "radgraph", "RadEval"):
         monkeypatch.setitem(sys.modules, name, None)  # importing it raises ImportError
     scores, missing = optional_scores(["a"], ["b"])
@@ -32,7 +32,7 @@ def test_scorers_that_are_not_installed_are_told_of(monkeypatch):
     assert "CheXbert F1 is left out: its package is not installed (pip install f1chexbert" in missing[0]
 
 
-def test_scorers_run_when_they_are_there_and_tell_of_missing_weights(monkeypatch):
+def test_scorers_run_where_installed_and_name_missing_weights(monkeypatch):
     class F1RadGraph:
         def __init__(self, reward_level):
             assert reward_level == "all"

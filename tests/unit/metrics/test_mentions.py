@@ -1,4 +1,4 @@
-"""Findings and sides read off texts: hand-written sentences, and the phantom's reports against what was drawn."""
+"""Findings and sides that texts mention: hand-written sentences, and the phantom's reports against what was drawn."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from medunifier.phantom.reports import Facts, findings_section, impression_secti
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "mentioned"),
     [
         ("There is a large left pleural effusion.", {"pleural_effusion": "left"}),
         ("large LEFT pleural effusion", {"pleural_effusion": "left"}),
@@ -36,23 +36,23 @@ from medunifier.phantom.reports import Facts, findings_section, impression_secti
         ("", {}),
     ],
 )
-def test_hand_written_sentences(text, told):
-    assert findings_mentioned(text, FINDINGS) == told
+def test_hand_written_sentences(text, mentioned):
+    assert findings_mentioned(text, FINDINGS) == mentioned
 
 
 def test_a_label_without_known_words_goes_by_its_name():
     assert findings_mentioned("COVID 19 in the left lung.", ("covid_19",)) == {"covid_19": "left"}
 
 
-def test_the_phantoms_reports_tell_what_was_drawn():
+def test_the_phantoms_reports_mention_what_was_drawn():
     """Every finding that the phantom has, on its side, and no other; the heart and the haze have none."""
     rng = np.random.default_rng(0)
     for _ in range(400):
         facts = Facts(draw_anatomy(rng), draw_findings(rng), "none", portable=False)
         sentences = findings_section(facts, rng) + impression_section(facts, rng)
-        told = findings_mentioned(" ".join(sentence.text for sentence in sentences), FINDINGS)
+        mentioned = findings_mentioned(" ".join(sentence.text for sentence in sentences), FINDINGS)
         drawn = {f.name: None if f.side == "none" else f.side for f in facts.findings}
-        assert told.keys() == drawn.keys()
-        assert {k: v for k, v in told.items() if k != "edema"} == {
+        assert mentioned.keys() == drawn.keys()
+        assert {k: v for k, v in mentioned.items() if k != "edema"} == {
             k: v for k, v in drawn.items() if k != "edema"
         }

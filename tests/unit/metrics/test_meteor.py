@@ -42,6 +42,7 @@ def java_scores(program: Meteor, statistics: np.ndarray) -> tuple[list[float], f
     return items, corpus
 
 
+@pytest.mark.slow
 def test_equals_java_for_items_and_corpus(program):
     rng = random.Random(0)
 
@@ -57,6 +58,7 @@ def test_equals_java_for_items_and_corpus(program):
     assert meteor(statistics.sum(0)) == pytest.approx(corpus)
 
 
+@pytest.mark.slow
 def test_bounds_and_odd_texts(program):
     texts = ["the heart is normal . no effusion .", "left effusion"]
     copies = program.statistics([[text] for text in texts], texts)

@@ -145,7 +145,7 @@ def test_chance_equals_the_mean_over_all_rankings(relevant, candidates, k):
 
 @pytest.mark.parametrize(("k", "release", "textbook"), [(1, 20, 20), (5, 35.8, 11.6), (10, 35.0, 8.7)])
 def test_chance_on_five_classes_of_200(k, release, textbook):
-    """The simulated figures of reference/datasets.md; a simulation of 1000 queries is off by up to 1."""
+    """The simulated values of reference/datasets.md; a simulation of 1000 queries is off by up to 1."""
     assert 100 * chance_average_precision_authors(200, 1000, k) == pytest.approx(release, abs=1)
     assert 100 * chance_average_precision(200, 1000, k) == pytest.approx(textbook, abs=0.5)
 

@@ -1,4 +1,4 @@
-"""Examples to be read: texts appear as they are, whatever Markdown makes of their signs."""
+"""Examples for readers: texts appear as they are, Markdown markup included."""
 
 from medunifier.results.examples import write_examples
 
