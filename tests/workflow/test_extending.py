@@ -42,9 +42,9 @@ def executed(code: str, name: str) -> types.SimpleNamespace:
 
 
 def test_the_data_set_goes_through(tmp_path, monkeypatch):
-    """The module, the line of the registry and the entry of params.yaml."""
-    module, line, entry = blocks("A data set")
-    name, imported = re.fullmatch(r' +"(\w+)": "([\w.]+)",\n', line).groups()
+    """The module, as if it lay in the folder of layouts, and the entry of params.yaml."""
+    module, entry = blocks("A data set")
+    name, imported = "hospital", "medunifier.data.layouts.hospital"
     spec = importlib.util.spec_from_file_location(imported, put(tmp_path / "hospital.py", module))
     monkeypatch.setitem(sys.modules, imported, importlib.util.module_from_spec(spec))
     spec.loader.exec_module(sys.modules[imported])
