@@ -35,11 +35,6 @@ def data_section(
         benchmark_undecoded: images of the benchmark that could not be decoded.
     """
     kept = prepared["kept"]
-    rejects: list[tuple[str, str, int]] = [
-        (stage, reason, images)
-        for stage, summary in (("prepare", prepared), ("decode_images", decoded))
-        for reason, images in summary["rejected"].items()
-    ]
     classes = prepared.get("benchmark", {}).get("classes", {})
     notes = dict(prepared["notes"])
     shared = notes.pop("benchmark_images_in_training", None)
@@ -68,17 +63,27 @@ def data_section(
         "digests": prepared["image_ids_sha256"],
         "notes": [(words(name), number) for name, number in notes.items() if number],
         "benchmark_undecoded": benchmark_undecoded,
-        "rejects": [
-            {
-                "stage": stage,
-                "reason": words(reason),
-                "images": images,
-                "meaning": with_code(meanings.get(reason, "")),
-            }
-            for stage, reason, images in sorted(rejects, key=lambda reject: -reject[2])
-            if images
-        ],
+        "rejects": reject_rows(prepared, decoded, meanings),
     }
+
+
+def reject_rows(prepared: Mapping, decoded: Mapping, meanings: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Return the reasons for rejections at both stages with their counts, the most frequent first."""
+    rejects: list[tuple[str, str, int]] = [
+        (stage, reason, images)
+        for stage, summary in (("prepare", prepared), ("decode_images", decoded))
+        for reason, images in summary["rejected"].items()
+    ]
+    return [
+        {
+            "stage": stage,
+            "reason": words(reason),
+            "images": images,
+            "meaning": with_code(meanings.get(reason, "")),
+        }
+        for stage, reason, images in sorted(rejects, key=lambda reject: -reject[2])
+        if images
+    ]
 
 
 def training_section(

@@ -15,6 +15,11 @@ FLOORS = (
     "metrics", "evaluation", "image_scoring", "synthesis", "results", "report",
 )  # fmt: skip  # from the bottom: a folder imports from itself and from those before it
 ABOVE_ALL_FLOORS = {"medunifier.stage", "medunifier"}  # what every stage does first; the package's exports
+LONGEST_FILE, LONGEST_STAGE, LONGEST_FUNCTION = 350, 160, 60
+
+# Longer on purpose, with the reason. An entry that is no longer needed fails, too.
+LONG_FUNCTIONS: dict[str, str] = {}
+LONG_FILES: dict[str, str] = {}
 
 FILES = sorted(path for folder in CODE for path in (REPO / folder).rglob("*.py"))
 
@@ -117,6 +122,30 @@ def test_stages_holds_the_stage_files_alone():
     assert len(families) == 15
     found = {path.name for path in (REPO / "stages").rglob("*") if path.is_file() and path.suffix != ".pyc"}
     assert found == {"__init__.py", *(f"{name}.py" for name in families)}
+
+
+def lengths(longest, of=FILES):
+    counts = {str(path.relative_to(REPO)): len(path.read_text("utf-8").splitlines()) for path in of}
+    return {name: count for name, count in counts.items() if count > longest}
+
+
+def test_stage_files_are_short():
+    assert not lengths(LONGEST_STAGE, [path for path in FILES if path.parent.name == "stages"])
+
+
+def test_files_are_read_in_one_sitting():
+    assert lengths(LONGEST_FILE).keys() == LONG_FILES.keys()
+
+
+def test_functions_fit_a_screen():
+    long = {}
+    for module in MODULES:
+        for node in ast.walk(tree_of(module)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                lines = node.end_lineno - node.lineno + 1
+                if lines > LONGEST_FUNCTION:
+                    long[f"{module}.{node.name}"] = lines
+    assert long.keys() == LONG_FUNCTIONS.keys(), long
 
 
 OPENERS = {
