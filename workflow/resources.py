@@ -31,7 +31,7 @@ SITE = {
     "cluster": "cluster",
     "extra": "slurm_extra",
 }
-GPU_STAGES = "gpu_stages"  # in site.yaml: what holds for every family that asks for graphics cards
+GPU_STAGES = "gpu_stages"  # in site.yaml: what holds for every family that asks for GPUs
 LARGEST = 3  # memory and run time grow up to three times the first attempt's
 
 Needs = dict[str, Any]
@@ -40,9 +40,13 @@ Needs = dict[str, Any]
 def load_resources(
     families: Iterable[str], path: Path = RESOURCES_FILE, site_path: Path = SITE_FILE
 ) -> dict[str, Needs]:
-    """What each family needs: from `path`, filled up from its `default`, then from the site's own file if there is one.
+    """Return what each stage family needs, from `path` and, where it exists, the site's own file.
 
-    Raises InputError for a family that dvc.yaml does not have, an unknown key or a value of the wrong type.
+    Values are taken from the family's entry in the site's file, then its `gpu_stages` for families with GPUs, the
+    family's entry in `path`, the site's `default` and the `default` of `path`.
+
+    Raises:
+        InputError: A family that dvc.yaml does not have, an unknown key or a value of the wrong type.
     """
     families = list(families)
     common = _read(path, ["default", *families], NEEDS)
@@ -57,7 +61,7 @@ def load_resources(
 
 
 def snakemake_resources(needs: Needs) -> dict[str, int | str | Callable]:
-    """The keywords of a rule's `resources`; memory and run time grow with the attempt."""
+    """Return the keywords of a rule's `resources`; memory and run time grow with the attempt."""
 
     def growing(first: int) -> Callable:
         return lambda wildcards, attempt: first * min(attempt, LARGEST)
@@ -80,7 +84,7 @@ def snakemake_resources(needs: Needs) -> dict[str, int | str | Callable]:
 
 
 def describe(needs: Needs) -> str:
-    """What a stage's first attempt asks a cluster for, in words, to follow its message."""
+    """Return in words what a stage's first attempt requests from a cluster, to follow its message."""
     if needs["local"]:
         return "; runs beside snakemake"
     nodes = f"{needs['nodes']} nodes, each " if needs["nodes"] > 1 else ""
@@ -95,7 +99,7 @@ def describe(needs: Needs) -> str:
 
 
 def _read(path: Path, families: list[str], kinds: Mapping[str, type]) -> dict[str, Needs]:
-    """One of the two files, checked; nothing if the file does not exist."""
+    """Return the content of one of the two files, checked; nothing if the file does not exist."""
     if not path.exists():
         return {}
     entries = read_yaml(path) or {}

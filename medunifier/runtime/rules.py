@@ -98,10 +98,8 @@ def pretraining(params: Params) -> Iterator[str]:
         if rate > peak:
             yield refused(f"pretrain.{name}", rate, f"at most pretrain.learning_rate ({peak})")
     low, high = recipe.temperature_range or (0.0, float("inf"))
-    if recipe.temperature_range is not None and not 0 < low <= high:
-        yield refused(
-            "pretrain.temperature_range", recipe.temperature_range, "two values above 0, the lower first"
-        )
+    if recipe.temperature_range is not None and low > high:
+        yield refused("pretrain.temperature_range", recipe.temperature_range, "two values, the lower first")
     elif not low <= recipe.temperature <= high:
         yield refused(
             "pretrain.temperature", recipe.temperature, f"within temperature_range ({low} to {high})"

@@ -61,7 +61,7 @@ def test_memory_and_time_grow_with_the_attempt_to_three_times() -> None:
     ("changed", "gres"),
     [({}, "gpu:2"), ({"gpu_type": "a100"}, "gpu:a100:2"), ({"gpus": 0, "gpu_type": "a100"}, None)],
 )
-def test_graphics_cards_are_asked_for_per_node_or_not_at_all(changed: dict, gres: str | None) -> None:
+def test_gpus_are_requested_per_node_or_not_at_all(changed: dict, gres: str | None) -> None:
     assert snakemake_resources(NEEDS | changed).get("gres") == gres
 
 

@@ -86,5 +86,5 @@ Percents = Annotated[tuple[Annotated[Int, Field(ge=1, le=100)], ...], *_LIST]
 CutOffs = Annotated[tuple[Annotated[Int, Field(ge=1, le=MAX_COUNT)], ...], *_LIST]
 Seeds = Annotated[tuple[Seed, ...], *_LIST, Field(min_length=1)]
 Fractions = Annotated[tuple[Fraction, ...], Strict(False)]  # lists of a fixed length, set at the field
-Floats = Annotated[tuple[float, ...], Strict(False)]
+Temperatures = Annotated[tuple[Annotated[float, Field(gt=0, le=100)], ...], Strict(False)]
 Widths = Annotated[tuple[Annotated[Int, Field(ge=1, le=MAX_WIDTH)], ...], Strict(False)]

@@ -5,7 +5,6 @@ from typing import Literal
 from medunifier.runtime.sections.base import (
     MAX_COUNT,
     MAX_WIDTH,
-    Floats,
     Fraction,
     Fractions,
     Int,
@@ -13,6 +12,7 @@ from medunifier.runtime.sections.base import (
     Precision,
     Section,
     Seed,
+    Temperatures,
     Widths,
     knob,
 )
@@ -113,7 +113,7 @@ class Pretrain(Section):
     )
     clip_norm: float | None = knob("Largest norm of the gradient; null: any.", gt=0, le=1_000_000)
     temperature: float = knob("ITC temperature at the start.", gt=0, le=100)
-    temperature_range: Floats | None = knob(
+    temperature_range: Temperatures | None = knob(
         "Lowest and highest ITC temperature; null: any (release).", min_length=2, max_length=2
     )
     negatives: Literal["global", "local"] = knob(

@@ -181,6 +181,7 @@ def test_numbers_are_read_as_dvc_reads_them(tmp_path: Path) -> None:
         ("generate.guidance", 1e30, "1e+30", "at most 1000"),
         ("variants.full.seed", 2**32, "4294967296", "at most 4294967295"),
         ("pretrain.temperature_range", [0.5, 0.01], "[0.5, 0.01]", "the lower first"),
+        ("pretrain.temperature_range", [0, 0.5], "0", "number, above 0"),
         ("preset", "a;b", "a;b", "the first a letter or digit"),
     ],
 )
