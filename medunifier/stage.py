@@ -16,6 +16,8 @@ from typing import NoReturn
 
 from medunifier.runtime.cpu import available_cores
 from medunifier.runtime.errors import InputError, disk_full_message
+from medunifier.runtime.params import load_params
+from medunifier.tracking import Run
 
 LIBRARY_DEFAULTS = {
     "TOKENIZERS_PARALLELISM": "false",
@@ -41,15 +43,11 @@ def run_stage(
     values = vars(command_line(stem, function, arguments, check).parse_args())
     only_check = values.pop("check", False)
     name = stem + ("@" + "-".join(values.values()) if values else "")
-    set_library_defaults()
     # Importing torch and transformers makes a million objects, none of them garbage: looking for it again and again
     # takes half a second.
     gc.set_threshold(10_000)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
-        from medunifier.runtime.params import load_params
-        from medunifier.tracking import Run
-
         params = load_params()
         if only_check:
             check(params, **values)

@@ -1,6 +1,7 @@
 import os
 import shutil
 import sqlite3
+from pathlib import Path
 
 import pytest
 
@@ -9,24 +10,28 @@ import pytest
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from tests.support.tracking_project import start, write_project
+from tests.support.tracking_project import python, write_project
 
 
 @pytest.fixture(scope="session")
-def fresh_store(tmp_path_factory):
-    """A store made by several writers at once on an empty folder: (folder, what they printed)."""
+def fresh_store(tmp_path_factory) -> Path:
+    """The file of an MLflow store that holds nothing but the experiment."""
     folder = tmp_path_factory.mktemp("fresh")
-    writers = [start(folder, "-m", "medunifier.tracking", "prepare") for _ in range(4)]
-    return folder, [(*writer.communicate(timeout=300), writer.returncode) for writer in writers]
+    done = python(folder, "-m", "medunifier.tracking", "prepare")
+    assert done.returncode == 0, done.stderr
+    return folder / "mlflow.db"
 
 
 @pytest.fixture
 def project(tmp_path, fresh_store, monkeypatch):
-    """The working directory: a small project with an empty MLflow store."""
-    for variable in ("MLFLOW_TRACKING_URI", "RANK", "SLURM_JOB_ID", "SLURM_ARRAY_JOB_ID"):
+    """The working directory: a small project with an empty MLflow store, and no uploader in the background."""
+    for variable in ("MLFLOW_TRACKING_URI", "RANK", "SLURM_JOB_ID", "SLURM_ARRAY_JOB_ID", "DVC_ROOT"):
         monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv(
+        "MEDUNIFIER_UPLOADER", "off"
+    )  # `tests.support.stored_runs.send` uploads in this process
     folder = write_project(tmp_path / "project")
-    shutil.copy(fresh_store[0] / "mlflow.db", folder)
+    shutil.copy(fresh_store, folder)
     database = sqlite3.connect(folder / "mlflow.db")
     database.execute("UPDATE experiments SET artifact_location = ?", ((folder / "mlartifacts").as_uri(),))
     database.commit()

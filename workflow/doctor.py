@@ -7,7 +7,6 @@ import json
 import os
 import re
 import socket
-import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -17,6 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medunifier.runtime.errors import InputError
+from medunifier.tracking import StoreError, background
+from medunifier.tracking.journal import Journal
+from medunifier.tracking.settings import UPLOAD_COMMAND, store_uri
 
 OLD = 3600  # seconds; DVC's hard-linked locks are renewed by a living owner long before
 
@@ -112,36 +114,17 @@ def cache_links() -> Iterator[Finding]:
 
 
 def tracking_store() -> Iterator[Finding]:
-    """A SQLite store without tables or experiment, or a server that does not answer."""
-    from medunifier.tracking import store
-    from medunifier.tracking.interface import StoreError, store_uri
+    """A store that MLflow's client cannot use or would have to bring up to date, and records that wait for it."""
+    from medunifier.tracking.store import inspect  # imports MLflow, which takes seconds
 
-    path = store.sqlite_path(store_uri())
     try:
-        if path is None:
-            store.prepare_store()
-        elif path.exists() and not store.ready(path):
-            yield Finding(
-                f"{path}: lacks the tables of the installed MLflow, or the experiment",
-                "python -m medunifier.tracking prepare",
-            )
-    except (StoreError, sqlite3.Error) as error:
+        for problem in inspect(store_uri()):
+            yield Finding(problem, "python -m medunifier.tracking prepare")
+    except StoreError as error:
         yield Finding(str(error), "python -m medunifier.tracking prepare")
-    waiting = [path for path in Path(".state/tracking").glob("*/*/journal.jsonl") if is_unsent(path)]
-    if waiting:
-        yield Finding(
-            f"{len(waiting)} record(s) of stages have not reached MLflow",
-            "python -m medunifier.tracking upload",
-        )
-
-
-def is_unsent(journal: Path) -> bool:
-    """Whether nobody writes the journal any more, and the store lacks a part of it."""
-    from workflow import locks
-
-    sent = journal.with_name("sent")
-    size = int(sent.read_text()) if sent.exists() else 0
-    return size < journal.stat().st_size and locks.is_free(journal)
+    waiting = [journal for journal in Journal.all() if journal.waits and not journal.alive]
+    if waiting and not background.is_running():
+        yield Finding(f"{len(waiting)} record(s) of stages have not reached MLflow", UPLOAD_COMMAND)
 
 
 def half_written() -> Iterator[Finding]:

@@ -4,6 +4,7 @@ import sys
 from typing import IO
 
 from medunifier.runtime.errors import InputError
+from medunifier.tracking import adopt, begin_run
 from workflow import locks, remote
 from workflow.changes import STAMPS, STATE, Stage
 
@@ -11,9 +12,10 @@ _held: list[IO] = []  # run.lock, open until this process ends
 
 
 def before_run() -> None:
-    """Claim the folder for this run, get the MLflow store ready for many writers at once, and ask DVC's remote.
+    """Claim the folder for this run, start the uploader, check the MLflow store, and ask DVC's remote.
 
-    Raises InputError if another snakemake runs here, or if the store cannot be used.
+    Raises:
+        InputError: If another snakemake runs here, or if the store cannot be used.
     """
     with locks.exclusive(STATE / "sync.lock"):
         lock = locks.hold_until_exit(STATE / "run.lock")
@@ -22,24 +24,21 @@ def before_run() -> None:
             f"another snakemake runs in this folder ({locks.owner(STATE / 'run.lock')}); wait for it"
         )
     _held.append(lock)
-
-    from medunifier.tracking import prepare_store
-
-    prepare_store()
+    begin_run()
     remote.fetch_run_cache()
 
 
 def after_run(stages: dict[str, Stage]) -> None:
-    """Let MLflow's parent run of this configuration know every stage that is up to date, also those whose
-    results came from the cache or from an earlier run. A store that fails now costs no finished run its success.
-    """
-    from medunifier.tracking import adopt
+    """Show in MLflow's run of this configuration every stage that is up to date, and wait until all is sent.
 
+    That includes stages whose results came from the cache or from an earlier run. A store that fails now does not
+    make a finished run fail.
+    """
     try:
         adopt([name for name in stages if (STAMPS / name).exists()])
     except InputError as error:
         print(
-            f"MLflow: {error}\nMLflow does not yet show every stage of this run; when it works again: "
-            "python -m medunifier.tracking adopt",
+            f"MLflow: {error}\nMLflow does not yet show everything of this run; when it works again: "
+            "python -m medunifier.tracking upload",
             file=sys.stderr,
         )

@@ -5,50 +5,27 @@ DVC keep in files of their own outlives a kill -9 and is cleared here once it is
 """
 
 import contextlib
-import fcntl
 import json
 import os
-import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import IO
+
+from medunifier.runtime.file_locks import exclusive, hold_until_exit, is_free, owner
 
 SNAKEMAKE_LEFTOVERS = (Path(".snakemake/locks"), Path(".snakemake/incomplete"))
 RWLOCK = Path(".dvc/tmp/rwlock")  # DVC's record of which process reads and writes which path
 GRACE = 60  # seconds for an orphaned stage to save its checkpoint
 
-
-@contextlib.contextmanager
-def exclusive(path: Path, waiting: str = "") -> Iterator[None]:
-    """Hold the lock file `path`; wait for it if need be, and then print `waiting`."""
-    with _open(path) as file:
-        if not _try_lock(file):
-            if waiting:
-                print(f"{waiting} (held by {owner(path)})", flush=True)
-            fcntl.flock(file, fcntl.LOCK_EX)
-        _sign(file)
-        yield
-
-
-def hold_until_exit(path: Path) -> IO | None:
-    """Take the lock file `path` for as long as the returned file stays open; None if another has it."""
-    file = _open(path)
-    if not _try_lock(file):
-        file.close()
-        return None
-    _sign(file)
-    return file
-
-
-def is_free(path: Path) -> bool:
-    """Whether no process holds the lock file `path`."""
-    with _open(path) as file:
-        return _try_lock(file)
-
-
-def owner(path: Path) -> str:
-    """Host and process id of the last holder of `path`."""
-    return path.read_text(encoding="utf-8").strip() if path.exists() else "nobody"
+__all__ = [
+    "clear_dvc_locks",
+    "clear_snakemake_locks",
+    "end_orphans",
+    "exclusive",
+    "hold_until_exit",
+    "is_alive",
+    "is_free",
+    "owner",
+]
 
 
 def clear_snakemake_locks() -> None:
@@ -135,22 +112,3 @@ def is_alive(entry: dict) -> bool:
     except psutil.Error:
         return False
     return running.endswith(entry["cmd"].partition(" ")[2])  # the first word may be a path or `python -m`
-
-
-def _open(path: Path) -> IO:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return path.open("a+", encoding="utf-8")
-
-
-def _try_lock(file: IO) -> bool:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def _sign(file: IO) -> None:
-    file.truncate(0)
-    file.write(f"{socket.gethostname()} process {os.getpid()}")
-    file.flush()

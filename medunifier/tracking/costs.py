@@ -1,4 +1,4 @@
-"""What an execution of a stage has cost: time, processor, memory, and what Slurm gave it."""
+"""Costs of an execution of a stage: time, processor, memory, and what Slurm allocated to it."""
 
 from __future__ import annotations
 
@@ -11,29 +11,40 @@ from pathlib import Path
 
 from medunifier.runtime.processes import slurm_job
 from medunifier.tracking import provenance
-from medunifier.tracking.interface import state_folder
+from medunifier.tracking.settings import now, state_folder
 
-STARTED = time.monotonic() - time.process_time()  # of this process: so far it has done nothing but import
-RECORDS = Path("results/runs")  # the record of each stage's execution; DVC keeps it with the results
+# When this process started: so far it has done nothing but import.
+STARTED = time.monotonic() - time.process_time()
+# The record of each stage's execution; DVC keeps it with the results.
+RECORDS = Path("results/runs")
+
+
+def started() -> int:
+    """Return when this process started, in milliseconds since 1970."""
+    return now() - round(1000 * (time.monotonic() - STARTED))
 
 
 def history() -> Path:
-    """Folder with the record of each stage's last finished execution here, whatever became of its results."""
+    """Return the folder with the record of each stage's last finished execution here."""
     return state_folder().parent / "costs"
 
 
 def record_path(stage: str, outputs: Collection[str]) -> Path:
-    """Where a stage leaves its record: in RECORDS, or beside it if dvc.yaml says so (for a stage that reads RECORDS)."""
+    """Return where a stage leaves its record.
+
+    That is in RECORDS, or in `results/` if dvc.yaml lists it there, for a stage that reads RECORDS.
+    """
     beside = Path(f"results/{stage}_run.json")
     return beside if str(beside) in outputs else RECORDS / f"{stage}.json"
 
 
 def measure() -> dict[str, float]:
-    """Costs of this process and its children since it started, imports included.
+    """Measure the costs of this process and its children since it started, imports included.
 
-    `wall_seconds`, `cpu_seconds`, `peak_memory_mib`, `nodes`, `cores` (of this process), `gpus` (of all nodes),
-    `cpu_efficiency` (cpu_seconds over wall_seconds x cores); in a Slurm job also `queue_seconds` and
-    `memory_efficiency` (peak over what was asked for). Of a distributed stage the first process measures itself.
+    Returns:
+        `wall_seconds`, `cpu_seconds`, `peak_memory_mib`, `nodes`, `cores` (of this process), `gpus` (of all nodes),
+        `cpu_efficiency` (cpu_seconds over wall_seconds x cores); in a Slurm job also `queue_seconds` and
+        `memory_efficiency` (peak over what was requested). Of a distributed stage the first process measures itself.
     """
     own, children = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     kibibyte = 1 if sys.platform == "darwin" else 1024  # bytes in one unit of ru_maxrss
@@ -59,7 +70,7 @@ def measure() -> dict[str, float]:
 
 
 def tags() -> dict[str, str]:
-    """Kind of accelerator: as PyTorch names it, else as Slurm does; `none` without one."""
+    """Return the kind of accelerator: as PyTorch names it, else as Slurm does; `none` without one."""
     device = provenance.device()
     return {
         "device": device,

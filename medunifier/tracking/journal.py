@@ -1,62 +1,94 @@
-"""What a stage reports is first appended to a journal on disk, then sent to the store: training never waits,
-and nothing is lost when the store breaks or the stage is killed.
+"""Journals: what a stage reports is appended to a file on disk, and the uploader brings it into MLflow's store.
 
-A journal is a folder `.state/tracking/STAGE/RUN_ID/`:
-`run.json` (whose run it is), `journal.jsonl` (one entry per line), `sent` (bytes of it that the store has),
-`artifacts/` (copies of files that wait). The process that writes it holds a lock on `journal.jsonl`.
+Training never waits for the store, and nothing is lost when the store, the stage or the uploader ends early.
+A journal is a folder `.state/tracking/journals/STAGE/ID/`:
+`about.json` (whose it is), `journal.jsonl` (one entry a line), `artifacts/` (copies of files to upload),
+`progress.json` (written by the uploader: what the store has). Its writer holds a lock on `journal.jsonl`.
 """
 
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import os
 import shutil
 import threading
+import time
+import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
+from medunifier.runtime.file_locks import is_free, try_lock
 from medunifier.runtime.files import atomic_path
-from medunifier.tracking.interface import PARENT_TAG, Point, Store, exclusive, now, state_folder
+from medunifier.tracking.settings import now, state_folder
+
+REQUESTS = "requests"  # in place of a stage: journals of what is asked of the uploader
 
 
 class Journal:
-    """One execution of a stage, on disk."""
+    """One execution of a stage, or one request to the uploader, on disk.
+
+    Attributes:
+        about: For whom: `uri` of the store, `configuration` (see `configuration.describe`), and for an execution
+            `stage`, `execution_id`, `signature`, `started` (milliseconds since 1970) and `tags`.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.path = folder / "journal.jsonl"
-        self.about: dict[str, str] = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        self.about: dict[str, Any] = json.loads((folder / "about.json").read_text(encoding="utf-8"))
         self.writing = threading.Lock()
-        self.sending = threading.Lock()
         self.file: Any = None
         self.known: set[tuple[str, int]] = set()  # (metric, step) already in the journal
 
     @classmethod
-    def create(cls, stage: str, run_id: str, parent_id: str, signature: str, uri: str) -> Journal:
-        """A new journal; `uri` is the store that holds the run."""
-        folder = state_folder() / stage / run_id
-        about = {"stage": stage, "run_id": run_id, "parent_id": parent_id, "signature": signature, "uri": uri}
-        (folder / "artifacts").mkdir(parents=True, exist_ok=True)
-        (folder / "journal.jsonl").touch()
-        with atomic_path(folder / "run.json") as temporary:
+    def create(cls, about: Mapping[str, Any]) -> Journal:
+        """Make a new journal and claim it for this process."""
+        name = about.get("execution_id") or uuid.uuid4().hex
+        folder = state_folder() / "journals" / about.get("stage", REQUESTS) / name
+        folder.mkdir(parents=True)
+        file = (folder / "journal.jsonl").open("x+b", buffering=0)
+        try_lock(file)  # before about.json exists nobody else knows the journal
+        with atomic_path(folder / "about.json") as temporary:
             temporary.write_text(json.dumps(about, sort_keys=True) + "\n", encoding="utf-8")
-        return cls(folder)
+        journal = cls(folder)
+        journal.file = file
+        return journal
 
     @classmethod
     def all(cls, stage: str | None = None) -> list[Journal]:
-        """Every journal on disk, or those of one stage, oldest first."""
-        found = state_folder().glob(f"{stage or '*'}/*/run.json")
-        return [cls(path.parent) for path in sorted(found, key=lambda path: (path.stat().st_mtime, path))]
+        """Return every journal on disk, or those of one stage, oldest first."""
+        found: list[tuple[float, Path]] = []
+        for path in (state_folder() / "journals").glob(f"{stage or '*'}/*/about.json"):
+            try:
+                found.append((path.stat().st_mtime, path))
+            except FileNotFoundError:  # the uploader has sent all of it, meanwhile
+                continue
+        journals = []
+        for _, path in sorted(found):
+            try:
+                journals.append(cls(path.parent))
+            except FileNotFoundError:
+                continue
+        return journals
 
     def claim(self) -> bool:
-        """Takes the journal for writing; False if a living process has it."""
-        file = self.path.open("r+b", buffering=0)
+        """Take the journal for writing; False if a living process has it, or if it has been removed."""
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            file = self.path.open("r+b", buffering=0)
+        except FileNotFoundError:
+            return False
+        for _ in range(
+            10
+        ):  # the uploader holds a shared lock for a moment when it looks whether someone writes
+            if try_lock(file):
+                break
+            time.sleep(0.02)
+        else:
+            file.close()
+            return False
+        if not self._is_on_disk(file):
             file.close()
             return False
         content = file.read()
@@ -67,13 +99,20 @@ class Journal:
             self.known |= {(key, entry["step"]) for key in entry.get("curve", ())}
         return True
 
+    def _is_on_disk(self, file: IO) -> bool:
+        """Return whether the open file is still the journal's: the uploader may have removed it before the lock."""
+        try:
+            return self.path.stat().st_ino == os.fstat(file.fileno()).st_ino
+        except FileNotFoundError:
+            return False
+
     def release(self) -> None:
-        """Gives the journal back."""
+        """Give the journal back."""
         self.file.close()
         self.file = None
 
     def append(self, **entry: Any) -> None:
-        """Adds one entry; it survives the process at once."""
+        """Add one entry; it survives the process at once."""
         line = json.dumps(entry | {"time": now()}).encode() + b"\n"
         with self.writing:
             start = self.file.tell()
@@ -82,104 +121,76 @@ class Journal:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
 
     def append_curve(self, step: int, values: Mapping[str, float]) -> None:
-        """Adds values at a step, save those that an interrupted execution has already reported."""
+        """Add values at a step, except those that an interrupted execution has already reported."""
         new = {key: value for key, value in values.items() if (key, step) not in self.known}
         if new:
             self.known |= {(key, step) for key in new}
             self.append(step=step, curve=new)
 
     def append_artifact(self, path: Path, folder: str) -> None:
-        """Keeps a copy of the file until the store has it."""
+        """Keep a copy of the file until all of the execution is in the store."""
         place = Path("artifacts") / folder / path.name
         (self.folder / place).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, self.folder / place)
         self.append(artifact=str(place), folder=folder)
 
     def entries(self, start: int) -> Iterator[tuple[dict[str, Any], int]]:
-        """Each whole entry from byte `start` on, with the position after it."""
+        """Yield each whole entry from byte `start` on, with the position after it."""
         with self.path.open("rb") as file:
             file.seek(start)
             for line in file:
+                if not line.endswith(b"\n"):
+                    return
                 start += len(line)
-                if line.endswith(b"\n"):
-                    yield json.loads(line), start
+                yield json.loads(line), start
 
     @property
-    def sent(self) -> int:
-        """Bytes of the journal that the store has."""
-        path = self.folder / "sent"
-        return int(path.read_text()) if path.exists() else 0
+    def size(self) -> int:
+        """Bytes in the journal; 0 if it has been removed."""
+        try:
+            return self.path.stat().st_size
+        except FileNotFoundError:
+            return 0
 
     @property
     def status(self) -> str:
-        """What the execution said last of its status: RUNNING, FINISHED, FAILED or KILLED."""
+        """What the execution reported last of its status: RUNNING, FINISHED, FAILED or KILLED."""
         states = [entry["status"] for entry, _ in self.entries(0) if "status" in entry]
         return states[-1] if states else "RUNNING"
 
     @property
     def ended(self) -> bool:
-        """True if the execution came to its end, good or bad, rather than being killed."""
+        """Whether the execution came to its end, good or bad, rather than being killed."""
         return self.status in ("FINISHED", "FAILED")
 
-    def send(self, store: Store) -> bool:
-        """Gives the store what it does not have yet; False if there was nothing. Raises StoreError.
+    @property
+    def alive(self) -> bool:
+        """Whether a process is writing the journal."""
+        return not is_free(self.path)
 
-        Sending an entry twice changes nothing in a store, so a crash before `sent` is written does no harm.
-        """
-        with self.sending:
-            pending = list(self.entries(self.sent))
-            if not pending:
-                return False
-            deliver(store, self.about, self.folder, [entry for entry, _ in pending])
-            with atomic_path(self.folder / "sent") as temporary:
-                temporary.write_text(str(pending[-1][1]))
-        for entry, _ in pending:
-            if "artifact" in entry:
-                (self.folder / entry["artifact"]).unlink(missing_ok=True)
-        return True
+    @property
+    def progress(self) -> dict[str, Any]:
+        """What the store has: `offset` (bytes of the journal), `run_id` and `status` of the run."""
+        path = self.folder / "progress.json"
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+    def save_progress(self, progress: Mapping[str, Any]) -> None:
+        """Write what the store has."""
+        with atomic_path(self.folder / "progress.json") as temporary:
+            temporary.write_text(json.dumps(progress), encoding="utf-8")
+
+    @property
+    def waits(self) -> bool:
+        """Whether the store lacks a part of it, or that a killed execution has ended."""
+        progress = self.progress
+        try:
+            if next(self.entries(progress.get("offset", 0)), None) is not None:
+                return True
+        except FileNotFoundError:  # removed: all of it has been sent
+            return False
+        return progress.get("status") == "RUNNING" and not self.alive
 
     def remove(self) -> None:
-        """Forgets the execution; everything must have been sent."""
-        shutil.rmtree(self.folder)
-
-
-def deliver(store: Store, about: Mapping[str, str], folder: Path, entries: list[dict[str, Any]]) -> None:
-    """Writes journal entries to the store: metrics, parameters and tags in one batch, then files, then the status.
-
-    Final metrics go to the parent too, as STAGE/METRIC, so that configurations can be compared there.
-    """
-    run_id, parent_id = about["run_id"], about["parent_id"]
-    points: list[Point] = []
-    summary: list[Point] = []
-    params: dict[str, Any] = {}
-    tags: dict[str, str] = {}
-    for entry in entries:
-        time, step = entry["time"], entry.get("step", 0)
-        points += [Point(key, value, time, step) for key, value in entry.get("curve", {}).items()]
-        points += [
-            Point(key, value, time)
-            for key, value in (entry.get("metrics", {}) | entry.get("costs", {})).items()
-        ]
-        summary += [
-            Point(f"{about['stage']}/{key}", value, time) for key, value in entry.get("metrics", {}).items()
-        ]
-        params |= entry.get("params", {})
-        tags |= entry.get("tags", {})
-    store.log(run_id, points, params, tags)
-    if summary:
-        store.log(parent_id, summary, {}, {})
-    for entry in entries:
-        if "artifact" in entry:
-            store.add_artifact(run_id, folder / entry["artifact"], entry["folder"])
-    states = [entry["status"] for entry in entries if "status" in entry]
-    if states:
-        store.set_status(run_id, states[-1])
-        settle_parent(store, parent_id)
-
-
-def settle_parent(store: Store, parent_id: str) -> None:
-    """Gives the parent its last child's status, or RUNNING while any child runs."""
-    with exclusive():  # two children that end together must see each other
-        states = [child.status for child in store.find({PARENT_TAG: parent_id})]
-        if states:
-            store.set_status(parent_id, "RUNNING" if "RUNNING" in states else states[-1])
+        """Delete the journal; everything must have been sent."""
+        (self.folder / "about.json").unlink(missing_ok=True)  # from here on it is not found any more
+        shutil.rmtree(self.folder, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""Where a run comes from: the commit, the machine, the job."""
+"""Provenance of a run: the commit, the machine, the job."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import subprocess
 import sys
 from functools import cache
 
-CODE = ("stages", "params.yaml", "dvc.yaml")
+CODE = ("stages", "medunifier", "params.yaml", "dvc.yaml")
 
 
 def tags(stage: str, signature: str) -> dict[str, str]:
-    """The tags of one execution of a stage; `device` is known better at its end."""
+    """Return the tags of one execution of a stage; `device` is known better at its end."""
     return common() | {
         "dvc_stage": stage,
         "stage_signature": signature,
@@ -25,14 +25,14 @@ def tags(stage: str, signature: str) -> dict[str, str]:
 
 
 def slurm_job_id() -> str:
-    """Number of the Slurm job around this process, ARRAY_TASK in an array; `none` outside a job."""
+    """Return the number of the Slurm job around this process, ARRAY_TASK in an array; `none` outside a job."""
     if array := os.environ.get("SLURM_ARRAY_JOB_ID"):
         return f"{array}_{os.environ.get('SLURM_ARRAY_TASK_ID', '')}"
     return os.environ.get("SLURM_JOB_ID", "none")
 
 
 def common() -> dict[str, str]:
-    """The tags of every run: the commit, whether the code differs from it, the user."""
+    """Return the tags of every run: the commit, whether the code differs from it, the user."""
     commit = git("rev-parse", "HEAD")
     return {
         "git_commit": commit or "unknown",
@@ -44,7 +44,7 @@ def common() -> dict[str, str]:
 
 @cache
 def git(*arguments: str) -> str:
-    """What git answers, or nothing where there is no git or no repository."""
+    """Return what git answers, or nothing where there is no git or no repository."""
     try:
         done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=False)
     except FileNotFoundError:
@@ -53,7 +53,7 @@ def git(*arguments: str) -> str:
 
 
 def device() -> str:
-    """The accelerator that this process has used, or `cpu`. Never the reason that torch is imported."""
+    """Return the accelerator that this process has used, or `cpu`. Does not import torch."""
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
         return torch.cuda.get_device_name()

@@ -1,42 +1,40 @@
-"""What a stage holds while it works: it reports, and the reports reach MLflow and the results folder."""
+"""A stage's run: what it reports goes to the results folder and, by way of a journal, to MLflow."""
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import platform
 import sys
-import threading
-from collections.abc import Callable, Mapping
+import uuid
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from medunifier.runtime.dvc_pipeline import Pipeline
+import psutil
+
+from medunifier.runtime.dvc_pipeline import Pipeline, digest
 from medunifier.runtime.errors import InputError
-from medunifier.runtime.files import atomic_path
-from medunifier.tracking import costs, provenance
-from medunifier.tracking.configurations import adopt_under, find_parent
-from medunifier.tracking.interface import PARENT_TAG, Store, StoreError, exclusive, store_uri
+from medunifier.runtime.files import write_json
+from medunifier.tracking import background, configuration, costs, provenance
 from medunifier.tracking.journal import Journal
-from medunifier.tracking.leftovers import retire
-from medunifier.tracking.store import open_store
-
-METRICS = Path("results/metrics")
-SEND_EVERY = 10.0  # seconds between batches; a stage shorter than this sends once, at its end
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Writes JSON with sorted keys, whole or not at all."""
-    with atomic_path(path) as temporary:
-        temporary.write_text(
-            json.dumps(content, indent=2, sort_keys=True, allow_nan=False) + "\n", encoding="utf-8"
-        )
+from medunifier.tracking.settings import (
+    CONFIGURATION_TAG,
+    EXECUTION_TAG,
+    STATE_FOLDER_TAG,
+    now,
+    state_folder,
+    store_uri,
+)
 
 
 def finite(values: Mapping[str, float], run_name: str) -> dict[str, float]:
-    """`values` as plain ints and floats; InputError names the first that is not a finite number."""
+    """Return `values` as plain ints and floats.
+
+    Raises:
+        InputError: Naming the first that is not a finite number.
+    """
     plain = {}
     for name, value in values.items():
         number = int(value) if hasattr(value, "__index__") else float(value)
@@ -50,10 +48,13 @@ def finite(values: Mapping[str, float], run_name: str) -> dict[str, float]:
 
 
 class LocalRun:
-    """What a stage reports, without MLflow: final metrics go to `FOLDER/NAME.json`, or, without a folder, nowhere.
+    """A run without MLflow: final metrics go to `FOLDER/NAME.json`, or, without a folder, nowhere.
 
-    `signature` is a digest of what determines the stage's result: command, parameters, inputs. What a stage
-    keeps between executions (checkpoints) belongs to one signature.
+    Attributes:
+        name: The stage, as in dvc.yaml.
+        signature: Digest of what determines the stage's result: command, parameters and inputs. What a stage
+            keeps between executions (checkpoints) belongs to one signature.
+        final: The final metrics reported so far.
     """
 
     def __init__(self, name: str, folder: str | Path | None, signature: str = "local") -> None:
@@ -63,54 +64,67 @@ class LocalRun:
         self.final: dict[str, float] = {}
 
     def curve(self, step: int, values: Mapping[str, float]) -> None:
-        """Records metrics that belong to one step of training. InputError on a NaN or infinity."""
+        """Record metrics that belong to one step of training.
+
+        Raises:
+            InputError: On a NaN or infinity.
+        """
         self.record(step=int(step), curve=finite(values, self.name))
 
     def metrics(self, values: Mapping[str, float]) -> None:
-        """Adds final metrics; several calls are merged. InputError on a NaN or infinity."""
+        """Add final metrics; several calls are merged.
+
+        Raises:
+            InputError: On a NaN or infinity.
+        """
         plain = finite(values, self.name)
         self.final |= plain
         self.write_metrics()
         self.record(metrics=plain)
 
     def artifact(self, path: str | Path, folder: str = "") -> None:
-        """Records a file (image, CSV) in `folder` of the run; InputError if it does not exist."""
+        """Record a file (image, CSV) in `folder` of the run's artifacts.
+
+        Raises:
+            InputError: If the file does not exist.
+        """
         if not Path(path).is_file():
             raise InputError(f"{path}: no such file to record as an artifact of {self.name}")
         self.record(artifact=Path(path), folder=folder)
 
     def params(self, values: Mapping[str, Any]) -> None:
-        """Records parameters besides those that dvc.yaml declares for the stage."""
+        """Record parameters besides those that dvc.yaml declares for the stage."""
         self.record(params=dict(values))
 
     def log(self, text: str) -> None:
-        """Prints one line of progress."""
+        """Print one line of progress."""
         print(f"[{self.name}] {text}", flush=True)
 
     def finish(self) -> None:
-        """Writes the metrics file, even if the stage reported none."""
+        """Write the metrics file, even if the stage reported none."""
         self.write_metrics()
 
     def write_metrics(self) -> None:
-        """Writes the final metrics reported so far."""
+        """Write the final metrics reported so far."""
         if self.metrics_path is not None:
-            write_json(self.metrics_path, self.final)
+            write_json(self.metrics_path, dict(sorted(self.final.items())))
 
     def record(self, **entry: Any) -> None:
-        """Where reports go besides the metrics file: nowhere."""
+        """Take a report besides the metrics file: here it goes nowhere."""
 
 
 class SilentRun(LocalRun):
-    """The run of the processes of a distributed stage other than the first: reports nothing."""
+    """The run in the processes of a distributed stage other than the first: reports nothing."""
 
     def metrics(self, values: Mapping[str, float]) -> None:
+        """Check the metrics."""
         finite(values, self.name)
 
     def log(self, text: str) -> None:
-        pass
+        """Print nothing."""
 
     def finish(self) -> None:
-        pass
+        """Write nothing."""
 
     def __enter__(self) -> Self:
         return self
@@ -122,27 +136,22 @@ class SilentRun(LocalRun):
 class Run(LocalRun):
     """A stage's run in MLflow, a child of the present configuration's run.
 
-    Reports go to a journal on disk; a thread sends it every SEND_EVERY seconds, and the end sends the rest.
-    If the store fails meanwhile, the stage goes on, and a warning tells how to send the rest later.
+    Reports go to a journal on disk. The uploader, a process of its own, sends it to MLflow's store while the stage
+    works; whatever becomes of the store or the uploader, the stage goes on.
     """
 
-    def __init__(
-        self, name: str, folder: Path | None, store: Store, journal: Journal, record_path: Path
-    ) -> None:
+    def __init__(self, name: str, folder: Path | None, journal: Journal, record_path: Path) -> None:
         super().__init__(name, folder, journal.about["signature"])
-        self.store = store
         self.journal = journal
         self.record_path = record_path
-        self.warned = False
-        self.stop = threading.Event()
-        self.sender = threading.Thread(target=self.send_at_intervals, daemon=True, name="mlflow-sender")
+        self.keeper = None if background.is_under_snakemake() else background.Keeper()
 
     @classmethod
     def open(cls, name: str) -> Run | SilentRun:
-        """The run of stage `name`, begun, or continued if this very execution was killed before.
+        """Begin the run of stage `name`, or continue it if this very execution was killed before.
 
-        Raises InputError if dvc.yaml has no such stage, and StoreError, within a bounded time, if the MLflow
-        store is locked or cannot be reached.
+        Raises:
+            InputError: If dvc.yaml has no such stage.
         """
         pipeline = Pipeline()
         if name not in pipeline.stages:
@@ -151,104 +160,112 @@ class Run(LocalRun):
         signature = pipeline.signature(name)
         if int(os.environ.get("RANK", "0")) > 0:
             return SilentRun(name, None, signature)
-        store = open_store()
-        with exclusive():
-            parent_id = find_parent(store, pipeline)
-            adopt_under(store, parent_id, pipeline, pipeline.upstream(name), only_unchanged=True)
-            journal = killed_execution(store, name, parent_id, signature)
-            if journal is None:
-                run_id = store.create(name, provenance.tags(name, signature) | {PARENT_TAG: parent_id})
-                journal = Journal.create(name, run_id, parent_id, signature, store_uri())
-                journal.claim()
-                journal.append(params=pipeline.stage_parameters(name))
-            journal.append(status="RUNNING")
-            journal.send(store)
-            close_lost(store, name, parent_id)
+        journal = killed_execution(name, digest(pipeline.parameters), signature)
+        if journal is None:
+            journal = Journal.create(about_execution(pipeline, name, signature))
+            journal.append(params=pipeline.stage_parameters(name))
+        reused = configuration.reused_stages(pipeline, pipeline.upstream(name), only_unchanged=True)
+        if reused:
+            journal.append(reused=reused)
         # A stage that reads results/metrics as a whole declares no metrics file: it would change its own input.
         outputs = pipeline.stages[name].outputs
-        folder = METRICS if f"results/metrics/{name}.json" in outputs else None
-        return cls(name, folder, store, journal, costs.record_path(name, outputs))
+        folder = configuration.METRICS if f"results/metrics/{name}.json" in outputs else None
+        run = cls(name, folder, journal, costs.record_path(name, outputs))
+        journal.append(status="RUNNING", caller=None if run.keeper is None else calling_dvc())
+        if run.keeper is not None:
+            background.start()
+        return run
 
     def finish(self) -> None:
-        """Writes the final metrics, none included, and which run this was and what it cost: the last act of a stage."""
+        """Write the final metrics, none included, and the record of this execution: the last act of a stage."""
         super().finish()
-        about = {
-            "run_id": self.journal.about["run_id"],
+        about = self.journal.about
+        record = {
+            "execution_id": about["execution_id"],
             "stage": self.name,
+            "signature": self.signature,
+            "configuration": about["configuration"]["digest"],
+            "started": about["started"],
+            "ended": now(),
+            "git_commit": about["tags"]["git_commit"],
             "costs": costs.measure(),
-        }
-        about |= {"node": platform.node(), "slurm_job_id": provenance.slurm_job_id()} | costs.tags()
-        write_json(self.record_path, about)
-        write_json(costs.history() / f"{self.name}.json", about)
+            "node": platform.node(),
+            "slurm_job_id": provenance.slurm_job_id(),
+        } | costs.tags()
+        write_json(self.record_path, record)
+        write_json(costs.history() / f"{self.name}.json", record)
 
     def record(self, **entry: Any) -> None:
-        """Appends a report to the journal."""
+        """Append a report to the journal."""
         if "curve" in entry:
             self.journal.append_curve(entry["step"], entry["curve"])
+            if self.keeper is not None:
+                self.keeper.check()
         elif "artifact" in entry:
             self.journal.append_artifact(entry["artifact"], entry["folder"])
         else:
             self.journal.append(**entry)
 
-    def send_at_intervals(self) -> None:
-        while not self.stop.wait(SEND_EVERY):
-            self.attempt(self.journal.send)
-
-    def attempt(self, action: Callable[[Store], object]) -> bool:
-        """Does something with the store; False, after one warning, if the store refuses."""
-        try:
-            action(self.store)
-            return True
-        except StoreError as error:
-            if not self.warned:
-                print(
-                    f"[{self.name}] warning: {error}\n[{self.name}] the stage goes on and its results are written; "
-                    "send its record to MLflow later: python -m medunifier.tracking upload",
-                    file=sys.stderr,
-                    flush=True,
-                )
-            self.warned = True
-            return False
-
     def __enter__(self) -> Self:
-        self.sender.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Closes the run; an error that ends the block goes on, and leaves the run FAILED or KILLED."""
-        self.stop.set()
-        self.sender.join()
-        if error is None:
-            status = "FINISHED"
-        else:
-            status = "FAILED" if isinstance(error, Exception) else "KILLED"  # SIGTERM, SIGINT
+        """Close the run; an error that ends the block goes on, and leaves the run FAILED or KILLED."""
+        failed = "FAILED" if isinstance(error, Exception) else "KILLED"  # KILLED: SIGTERM, SIGINT
+        status = "FINISHED" if error is None else failed
         spent = {f"system/{name}": value for name, value in costs.measure().items()}
-        self.journal.append(costs=spent, tags=costs.tags())
-        self.journal.append(status=status)
-        sent = self.attempt(self.journal.send)
-        ended = self.journal.ended
+        self.journal.append(costs=spent, tags=costs.tags(), status=status)
         self.journal.release()
-        if sent and ended:
-            self.journal.remove()
-        if status == "FINISHED" and sent:
-            self.attempt(lambda store: retire(self.name, store))
+        if self.keeper is not None:
+            background.start()
+            if text := background.warning(self.name, self.journal.about["uri"]):
+                print(text, file=sys.stderr, flush=True)
 
 
-def killed_execution(store: Store, stage: str, parent_id: str, signature: str) -> Journal | None:
-    """The claimed journal of an execution of the same work that was killed, to be continued; or None."""
+def about_execution(pipeline: Pipeline, name: str, signature: str) -> dict[str, Any]:
+    """Return what the journal of a new execution of a stage says of it (see `Journal`)."""
+    described = configuration.describe(pipeline)
+    execution_id = uuid.uuid4().hex
+    tags = provenance.tags(name, signature) | {
+        EXECUTION_TAG: execution_id,
+        CONFIGURATION_TAG: described["digest"],
+        STATE_FOLDER_TAG: str(state_folder().absolute()),
+    }
+    return {
+        "uri": store_uri(),
+        "configuration": described,
+        "stage": name,
+        "execution_id": execution_id,
+        "signature": signature,
+        "started": costs.started(),
+        "tags": tags,
+    }
+
+
+def killed_execution(stage: str, configuration_digest: str, signature: str) -> Journal | None:
+    """Return the claimed journal of an execution of the same work that was killed, to be continued; or None."""
     for journal in reversed(Journal.all(stage)):
         about = journal.about
-        same = (about["parent_id"], about["signature"], about["uri"]) == (parent_id, signature, store_uri())
-        if same and not journal.ended and store.get(about["run_id"]) is not None and journal.claim():
-            return journal
+        known = (about["configuration"]["digest"], about["signature"], about["uri"])
+        if known != (configuration_digest, signature, store_uri()):
+            continue
+        if journal.claim():
+            if not journal.ended:
+                return journal
+            journal.release()
     return None
 
 
-def close_lost(store: Store, stage: str, parent_id: str) -> None:
-    """Marks runs of the stage as killed that have no journal: nobody will ever end them."""
-    known = {journal.about["run_id"] for journal in Journal.all(stage)}
-    for run in store.find({PARENT_TAG: parent_id, "dvc_stage": stage}):
-        if run.status == "RUNNING" and run.run_id not in known:
-            store.set_status(run.run_id, "KILLED")
+def calling_dvc() -> dict[str, Any] | None:
+    """Return host, process id and start time of the `dvc` that runs this stage, for which the uploader waits."""
+    if "DVC_ROOT" not in os.environ:
+        return None
+    try:
+        for process in psutil.Process().parents():
+            if any(Path(word).name == "dvc" for word in process.cmdline()):
+                return {"host": platform.node(), "pid": process.pid, "created": process.create_time()}
+    except psutil.Error:
+        pass
+    return None

@@ -135,9 +135,9 @@ def load_params(path="params.yaml"):
 """
 
 TOY_TRACKING_PY = """\
-def prepare_store():
+def begin_run():
     with open("tracking.txt", "a") as file:
-        file.write("prepare\\n")
+        file.write("begin\\n")
 
 
 def adopt(names):
@@ -145,7 +145,7 @@ def adopt(names):
         file.write("adopt " + " ".join(names) + "\\n")
 """
 
-RUNTIME = ("errors", "dvc_pipeline", "files", "yaml")  # of the library, what planning needs
+RUNTIME = ("errors", "dvc_pipeline", "files", "file_locks", "yaml")  # of the library, what planning needs
 
 RESOURCES = """\
 default: {cpus: 1, mem_mb: 100, runtime: 5, gpus: 0, nodes: 1, local: false}

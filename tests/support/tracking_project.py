@@ -1,11 +1,14 @@
-"""A small project to track: two stages in a folder of its own, around the real parameters."""
+"""A small project to track: three stages in a folder of its own, around the real parameters."""
 
+import json
 import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+from medunifier.tracking import Run, costs
 from tests.support.paths import REPO
 
 PARAMETERS = {
@@ -87,6 +90,17 @@ def set_parameter(folder: Path, key: str, value: str) -> None:
     part, times = re.subn(rf"(?m)^({indent}{name}:[ ]+)\S+", rf"\g<1>{value}", text[start:end])
     assert times == 1, key
     (folder / "params.yaml").write_text(text[:start] + part + text[end:])
+
+
+def execute(name: str, metrics=(), curve=()) -> str:
+    """One execution of a stage in this process and the working directory; returns its execution id."""
+    costs.STARTED = time.monotonic()  # as if in a process of its own
+    with Run.open(name) as run:
+        for step, values in curve:
+            run.curve(step, values)
+        run.metrics(dict(metrics))
+        run.finish()
+    return json.loads(Path(f"results/runs/{name}.json").read_text())["execution_id"]
 
 
 def start(folder: Path, *command: str, **environment: str) -> subprocess.Popen:

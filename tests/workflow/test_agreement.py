@@ -28,7 +28,7 @@ def test_snakemake_runs_every_stage_once_and_dvc_counts_it(toy: Toy) -> None:
     assert toy.unclean() == []
     assert toy.planned() == []
     assert toy.locked() == ALL, "dvc.lock is in the order of dvc.yaml, not of completion"
-    assert toy.read("tracking.txt").splitlines() == ["prepare", f"adopt {' '.join(ALL)}"]
+    assert toy.read("tracking.txt").splitlines() == ["begin", f"adopt {' '.join(ALL)}"]
     toy.call("dvc repro")
     assert toy.ran() == []
 
@@ -166,9 +166,9 @@ def test_a_store_that_fails_at_the_end_costs_no_finished_run_its_success(toy: To
     toy.edit("medunifier/tracking.py", "def adopt(names):\n", f"def adopt(names):\n    {fails}\n")
     toy.edit(
         "medunifier/tracking.py",
-        "def prepare",
-        "from medunifier.runtime.errors import InputError\n\n\ndef prepare",
+        "def begin_run",
+        "from medunifier.runtime.errors import InputError\n\n\ndef begin_run",
     )
     text = toy.call("snakemake --cores 2")
-    assert "mlflow.db: is locked" in text and "python -m medunifier.tracking adopt" in text
+    assert "mlflow.db: is locked" in text and "python -m medunifier.tracking upload" in text
     assert toy.planned() == []

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from medunifier.tracking import prepare_store
+from medunifier.tracking.store import Store
+from tests.support.stored_runs import send
+from tests.support.tracking_project import execute
 from workflow import doctor, locks
 
 
@@ -97,7 +99,7 @@ def test_a_store_without_its_schema(here, capsys):
     (here / "mlflow.db").touch()
     text = said(capsys)
     assert "mlflow.db: lacks the tables" in text and "python -m medunifier.tracking prepare" in text
-    prepare_store()
+    Store("sqlite:///mlflow.db")
     assert said(capsys) == "nothing to mend\n"
 
 
@@ -118,18 +120,10 @@ def test_half_written_shards(here, capsys):
     assert "manifest" not in said(capsys)
 
 
-def test_records_that_have_not_reached_the_store(here, capsys, monkeypatch):
-    from medunifier.tracking import Run
-
-    with Run.open("first") as run:
-        os.rename("mlflow.db", "away.db")
-        run.curve(1, {"loss": 3.0})
-        run.finish()
-    os.rename("away.db", "mlflow.db")
+def test_records_that_have_not_reached_the_store(here, capsys):
+    execute("first", curve=[(1, {"loss": 3.0})])
     assert "1 record(s) of stages have not reached MLflow" in said(capsys)
-    from medunifier.tracking.leftovers import upload
-
-    assert upload() == 1
+    assert send()
     assert said(capsys) == "nothing to mend\n"
 
 
