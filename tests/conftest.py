@@ -38,3 +38,14 @@ def project(tmp_path, fresh_store, monkeypatch):
     database.close()
     monkeypatch.chdir(folder)
     return folder
+
+
+# Whoever asks for one of these starts snakemake, dvc or mlflow.
+STARTS_PROCESSES = {"fresh_template", "done_template", "fresh_store", "checkout"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark tests as `workflow` by their fixtures."""
+    for item in items:
+        if STARTS_PROCESSES & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.workflow)
