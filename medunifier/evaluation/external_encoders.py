@@ -26,6 +26,8 @@ IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 CLIP = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
 PLAIN = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
+ForeignNetwork = Any  # a network of another library, whose methods depend on its kind
+
 
 @dataclass(frozen=True)
 class Encoder:
@@ -46,7 +48,7 @@ class Encoder:
     size: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    vectors: Callable[[nn.Module, torch.Tensor], torch.Tensor]
+    vectors: Callable[[ForeignNetwork, torch.Tensor], torch.Tensor]
     embed_images: Callable[[torch.Tensor], torch.Tensor]
     embed_texts: Callable[[Sequence[str]], torch.Tensor] | None
 
@@ -123,12 +125,12 @@ def _image_settings(folder: Path, default: tuple) -> tuple[tuple[float, ...], tu
 def _two_towers(folder: Path, kind: str) -> Encoder:
     from transformers import AutoModel, AutoTokenizer
 
-    network = AutoModel.from_pretrained(folder).eval()
+    network: ForeignNetwork = AutoModel.from_pretrained(folder).eval()
     tokenizer = AutoTokenizer.from_pretrained(folder)
     longest = network.config.text_config.max_position_embeddings
     padding = "max_length" if kind == "siglip" else True  # SigLIP was trained on full-length texts
 
-    def vectors(network: nn.Module, pixels: torch.Tensor) -> torch.Tensor:
+    def vectors(network: ForeignNetwork, pixels: torch.Tensor) -> torch.Tensor:
         return _tensor(network.get_image_features(pixel_values=pixels))
 
     def embed_texts(texts: Sequence[str]) -> torch.Tensor:
@@ -151,11 +153,11 @@ def _two_towers(folder: Path, kind: str) -> Encoder:
 def _blip_2(folder: Path) -> Encoder:
     from transformers import AutoTokenizer, Blip2ForImageTextRetrieval
 
-    network = Blip2ForImageTextRetrieval.from_pretrained(folder).eval()
+    network: ForeignNetwork = Blip2ForImageTextRetrieval.from_pretrained(folder).eval()
     tokenizer = AutoTokenizer.from_pretrained(folder)
     longest = network.config.qformer_config.max_position_embeddings
 
-    def queries(network: nn.Module, pixels: torch.Tensor) -> torch.Tensor:
+    def queries(network: ForeignNetwork, pixels: torch.Tensor) -> torch.Tensor:
         tokens = network.vision_model(pixel_values=pixels).last_hidden_state
         return network.qformer(
             query_embeds=network.query_tokens.expand(len(tokens), -1, -1),
@@ -187,7 +189,7 @@ def _blip_2(folder: Path) -> Encoder:
 def _open_clip(folder: Path) -> Encoder:
     import open_clip
 
-    network = open_clip.create_model(f"local-dir:{folder.absolute()}").eval()
+    network: ForeignNetwork = open_clip.create_model(f"local-dir:{folder.absolute()}").eval()
     tokenizer = open_clip.get_tokenizer(f"local-dir:{folder.absolute()}")
     size = network.visual.image_size
     mean = getattr(network.visual, "image_mean", None) or CLIP[0]
@@ -210,9 +212,10 @@ def _open_clip(folder: Path) -> Encoder:
 
 def _timm(folder: Path) -> Encoder:
     import timm
+    from timm.data import resolve_model_data_config
 
     network = timm.create_model(f"local-dir:{folder.absolute()}", pretrained=True, num_classes=0).eval()
-    settings = timm.data.resolve_model_data_config(network)
+    settings = resolve_model_data_config(network)
     return _backbone(network, settings["input_size"][-1], settings["mean"], settings["std"])
 
 

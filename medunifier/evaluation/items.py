@@ -9,13 +9,13 @@ from tqdm import tqdm
 
 from medunifier.runtime.errors import InputError
 from medunifier.storage.mapped_rows import MappedRows
-from medunifier.tracking import Run
+from medunifier.tracking import LocalRun
 
 BATCH = 64  # items; results do not depend on it
 
 
 def usable_items(
-    table: pl.DataFrame, source: str, stores: Sequence[MappedRows], run: Run, *, prefix: str = ""
+    table: pl.DataFrame, source: str, stores: Sequence[MappedRows], run: LocalRun, *, prefix: str = ""
 ) -> pl.DataFrame:
     """Select the rows of a prepared table that have a report and are in all `stores`, in the table's order.
 

@@ -49,5 +49,5 @@ def candidate_odds(
     queries = np.repeat(np.arange(len(ids)), ranked.shape[1])
     candidates = ranked.ravel()
     images, texts = (queries, candidates) if direction == "i2t" else (candidates, queries)
-    odds = model.match([ids[i] for i in images], [reports[i] for i in texts])
+    odds = model.match([ids[i] for i in images.tolist()], [reports[i] for i in texts.tolist()])
     return odds.reshape(ranked.shape)

@@ -40,7 +40,7 @@ def finding_f1(sums: np.ndarray) -> np.ndarray:
 
 
 def _chexbert(references: Sequence[str], predictions: Sequence[str]) -> Scores:
-    from f1chexbert import F1CheXbert
+    from f1chexbert import F1CheXbert  # pyright: ignore[reportMissingImports] optional
 
     _, _, every, five = F1CheXbert()(hyps=list(predictions), refs=list(references))
     return {
@@ -52,7 +52,7 @@ def _chexbert(references: Sequence[str], predictions: Sequence[str]) -> Scores:
 
 
 def _radgraph(references: Sequence[str], predictions: Sequence[str]) -> Scores:
-    from radgraph import F1RadGraph
+    from radgraph import F1RadGraph  # pyright: ignore[reportMissingImports] optional
 
     means, *_ = F1RadGraph(reward_level="all")(hyps=list(predictions), refs=list(references))
     return dict(
@@ -61,7 +61,7 @@ def _radgraph(references: Sequence[str], predictions: Sequence[str]) -> Scores:
 
 
 def _radeval(references: Sequence[str], predictions: Sequence[str]) -> Scores:
-    from RadEval import RadEval
+    from RadEval import RadEval  # pyright: ignore[reportMissingImports] optional
 
     found: Mapping[str, Any] = RadEval(do_radgraph=True, do_chexbert=True)(
         refs=list(references), hyps=list(predictions)

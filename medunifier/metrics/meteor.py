@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Self
+from typing import IO, Self, cast
 
 import numpy as np
 from pycocoevalcap.meteor import meteor as wrapper
@@ -69,6 +69,9 @@ class Meteor:
             self._errors.close()
             raise InputError(f"METEOR: cannot start {command[0]} ({error}); install Java again") from error
 
+        # Popen's streams are optional in general, never where they are pipes
+        self._stdin, self._stdout = cast(IO[str], self._process.stdin), cast(IO[str], self._process.stdout)
+
     def __enter__(self) -> Self:
         return self
 
@@ -76,9 +79,9 @@ class Meteor:
         process = self._process
         process.kill()  # an orderly end would gain nothing, and it may still be loading
         process.wait()
-        process.stdout.close()
+        self._stdout.close()
         with suppress(BrokenPipeError):  # what was still buffered for the dead process
-            process.stdin.close()
+            self._stdin.close()
         self._errors.close()
 
     def statistics(self, references: Sequence[Sequence[str]], predictions: Sequence[str]) -> np.ndarray:
@@ -95,8 +98,8 @@ class Meteor:
 
     def _ask(self, line: str) -> str:
         try:
-            self._process.stdin.write(line + "\n")
-            answer = self._process.stdout.readline()
+            self._stdin.write(line + "\n")
+            answer = self._stdout.readline()
         except BrokenPipeError:
             answer = ""
         if not answer:
