@@ -212,7 +212,7 @@ def _open_clip(folder: Path) -> Encoder:
 
 def _timm(folder: Path) -> Encoder:
     import timm
-    from timm.data import resolve_model_data_config
+    from timm.data.config import resolve_model_data_config
 
     network = timm.create_model(f"local-dir:{folder.absolute()}", pretrained=True, num_classes=0).eval()
     settings = resolve_model_data_config(network)

@@ -54,7 +54,7 @@ def reports_of_systems(
 def nearest_reports(model: EvaluatedModel, ids: Sequence[str], reports: Sequence[str]) -> list[str]:
     """Return for each image the one of `reports` with the highest image-text similarity."""
     best, _ = rank_texts(model.embed_images(ids), model.embed_texts(reports), 1)
-    return [reports[number] for number in best[:, 0].tolist()]
+    return [reports[int(number)] for number in best[:, 0]]
 
 
 def finding_labels(table: pl.DataFrame) -> tuple[tuple[str, ...], np.ndarray]:

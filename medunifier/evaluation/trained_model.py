@@ -147,7 +147,7 @@ class TrainedModel(EvaluatedModel):
                 pairs = order[part]
                 distinct, which = np.unique(images[pairs], return_inverse=True)
                 features = self.features(distinct.tolist())[torch.from_numpy(which)]
-                logits = self.model.match(features, *self.tokens([texts[pair] for pair in pairs.tolist()]))
+                logits = self.model.match(features, *self.tokens([texts[int(pair)] for pair in pairs]))
                 odds[pairs] = (logits[:, 1] - logits[:, 0]).float().cpu().numpy()
         return odds
 

@@ -102,7 +102,7 @@ def matching_shares(
         best: Number of each class's most similar prompt, [n, C].
     """
     columns = [
-        model.match(ids, [texts[number] for number in best[:, i].tolist()]) for i, texts in enumerate(prompts)
+        model.match(ids, [texts[int(number)] for number in best[:, i]]) for i, texts in enumerate(prompts)
     ]
     odds = np.stack(columns, axis=1)
     return shares(odds * TEMPERATURE)
