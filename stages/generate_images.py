@@ -12,12 +12,12 @@ from medunifier.synthesis.command_line import run_by_hand
 from medunifier.synthesis.generator import load_generator
 from medunifier.synthesis.image_requests import generate_set, request_sets, write_set
 from medunifier.synthesis.sampler import SamplingSettings
-from medunifier.tracking import LocalRun
+from medunifier.tracking import Run
 
 SHOWN_SAMPLES = 4  # images of each prompt that become PNGs
 
 
-def generate_images(params: Params, run: LocalRun, variant: str) -> None:
+def generate_images(params: Params, run: Run, variant: str) -> None:
     """Generate images with the model VARIANT and its priors, in four sets under data/generated/VARIANT.
 
     unconditional   without a text, as in the paper

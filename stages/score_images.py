@@ -18,7 +18,7 @@ from medunifier.stage import run_stage
 from medunifier.storage.tables import write_table
 from medunifier.synthesis.image_grids import write_figure_3, write_pairs
 from medunifier.synthesis.scoring_inputs import ScoringInputs, read_scoring_inputs
-from medunifier.tracking import LocalRun
+from medunifier.tracking import Run
 
 RESAMPLES = 1000  # of the bootstrap
 MEAN_IMAGES = 10_000  # training images in the mean image, at most
@@ -27,7 +27,7 @@ SHOWN = 16  # images in the grid of reconstructions
 COMPARED = {"synthetic": "unconditional", "reports": "reports"}  # sets of Table 5, by their metrics' name
 
 
-def score_images(params: Params, run: LocalRun, variant: str) -> None:
+def score_images(params: Params, run: Run, variant: str) -> None:
     """Compare images that the model VARIANT reconstructs from test images' codes, or generates, with real ones.
 
     Reconstruction: PSNR (dB) and SSIM are means over test images, on grey values. `psnr_mean_image` is the PSNR of
@@ -55,7 +55,7 @@ def score_images(params: Params, run: LocalRun, variant: str) -> None:
         score_texts(inputs, encoded, small, run)
 
 
-def score_reconstructions(inputs: ScoringInputs, run: LocalRun, folder: Path) -> np.ndarray:
+def score_reconstructions(inputs: ScoringInputs, run: Run, folder: Path) -> np.ndarray:
     """Score and show reconstructed test images; returns them, uint8 [n, H, W]."""
     test, options = inputs.choose(inputs.test, inputs.max_images), BootstrapOptions(RESAMPLES, inputs.seed)
     run.log(f"reconstruct {len(test)} test images from their codes")
@@ -70,7 +70,7 @@ def score_reconstructions(inputs: ScoringInputs, run: LocalRun, folder: Path) ->
 
 
 def compare_sets(
-    params: Params, inputs: ScoringInputs, reconstructed: np.ndarray, run: LocalRun
+    params: Params, inputs: ScoringInputs, reconstructed: np.ndarray, run: Run
 ) -> dict[str, EncodedImages]:
     """Measure distances between sets of images; returns the encoded generated sets."""
     generated, seed = inputs.generated, inputs.seed
@@ -102,7 +102,7 @@ def compare_sets(
 
 
 def find_copies(
-    inputs: ScoringInputs, reconstructed: np.ndarray, run: LocalRun, folder: Path
+    inputs: ScoringInputs, reconstructed: np.ndarray, run: Run, folder: Path
 ) -> dict[str, np.ndarray]:
     """Find the nearest training images; returns the thumbnails of the training images and of the generated sets."""
     run.log("search for copies of training images")
@@ -122,7 +122,7 @@ def find_copies(
 
 
 def score_texts(
-    inputs: ScoringInputs, encoded: dict[str, EncodedImages], small: dict[str, np.ndarray], run: LocalRun
+    inputs: ScoringInputs, encoded: dict[str, EncodedImages], small: dict[str, np.ndarray], run: Run
 ) -> None:
     """Measure fidelity to prompts and reports, retrieval of the text, and diversity of a prompt's samples."""
     run.log("classify the findings of generated images")

@@ -20,14 +20,14 @@ from medunifier.synthesis.prior_training import (
     prior_metrics,
     save_prior,
 )
-from medunifier.tracking import LocalRun
+from medunifier.tracking import Run
 from medunifier.training.batch_order import mix
 from medunifier.training.checkpoints import Checkpoints, state_folder
 from medunifier.training.loop import Trainer
 from medunifier.training.recipe import Recipe
 
 
-def train_prior(params: Params, run: LocalRun, variant: str, level: str) -> None:
+def train_prior(params: Params, run: Run, variant: str, level: str) -> None:
     """Learn the distribution of the codes that VARIANT gives the images of the pre-training data set.
 
     LEVEL is top or bottom. The bottom level is conditioned on the top codes, and both levels, with

@@ -87,7 +87,7 @@ def generate_from_prompt(options: argparse.Namespace, params: Params) -> None:
     """Generate `options.samples` images of `options.prompt` in `options.out` and print their paths."""
     prompt = options.prompt.strip()
     if not prompt:
-        raise InputError("--prompt: the prompt is empty; say what the image shall show")
+        raise InputError("--prompt: the prompt is empty; describe what the image should show")
     variant = options.variant or next(iter(params.trained.tig), None)
     if variant not in params.trained.tig:
         raise InputError(

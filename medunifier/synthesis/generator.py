@@ -101,7 +101,7 @@ class Generator:
         """
         tokens = len(self.trained.tokenizer.encode(text, add_special_tokens=False))
         if not tokens:  # invisible characters give no token
-            raise InputError(f"{where}: the prompt is empty; say what the image shall show")
+            raise InputError(f"{where}: the prompt is empty; describe what the image should show")
         limit = self.trained.model.config.max_text_tokens - 2  # [CLS] and [SEP] are added
         if tokens > limit:
             raise InputError(
@@ -161,7 +161,7 @@ def load_priors(variant: str, trained: TrainedModel) -> tuple[Prior, Prior]:
             raise InputError(f"{folder}: not a whole model ({error}); run {stage} again") from error
         c, expected = prior.config, trained.model.config
         if c.codebook_size != expected.codebook_size or c.text_width not in (0, expected.width):
-            raise InputError(f"{folder}: learnt for another model than models/{variant}; run {stage} again")
+            raise InputError(f"{folder}: trained for another model than models/{variant}; run {stage} again")
         # transformers wraps `to` in a decorator without types
         prior.to(trained.device)  # pyright: ignore[reportArgumentType]
         priors.append(prior.eval())

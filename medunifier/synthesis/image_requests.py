@@ -16,7 +16,7 @@ from medunifier.synthesis.generator import GeneratedImages, Generator
 from medunifier.synthesis.png_metadata import write_png
 from medunifier.synthesis.prompts import read_prompts
 from medunifier.synthesis.sampler import SamplingSettings
-from medunifier.tracking import LocalRun
+from medunifier.tracking import Run
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class ImageRequest:
     row: int = 0
 
 
-def request_sets(params: Params, run: LocalRun, generator: Generator) -> dict[str, list[ImageRequest]]:
+def request_sets(params: Params, run: Run, generator: Generator) -> dict[str, list[ImageRequest]]:
     """Return the images of each set, by its name; only the unconditional set where the priors take no text.
 
     Raises:
@@ -52,7 +52,7 @@ def _seeds(seed: int, number: int, count: int) -> list[int]:
     return np.random.default_rng([seed, number]).integers(2**31, size=count).tolist()
 
 
-def _requests_from_reports(params: Params, run: LocalRun) -> list[ImageRequest]:
+def _requests_from_reports(params: Params, run: Run) -> list[ImageRequest]:
     """Return one image for each of `generate.reports` test reports."""
     dataset = params.pretrain.dataset
     source = Path("data/prepared") / dataset / "test.parquet"

@@ -32,7 +32,7 @@ def count_different_pixels(path: str | Path, generator: Generator | None = None)
             raise ValueError(f"model {fields['model']}")
     except (KeyError, ValueError, TypeError) as error:
         raise InputError(
-            f"{path}: its metadata do not say how to generate it again ({error}); "
+            f"{path}: its metadata are not enough to generate it again ({error}); "
             "only PNGs of generate_images do"
         ) from error
     if generator is None or generator.variant != variant:

@@ -156,7 +156,7 @@ def test_an_edited_image_is_detected(project, tmp_path):
     write_png(tmp_path / "seed.png", pixels, fields | {"seed": "77"})
     assert count_different_pixels(tmp_path / "seed.png")[0] > 0
     write_png(tmp_path / "plain.png", pixels, {})
-    with pytest.raises(InputError, match=r"plain.png: its metadata do not say"):
+    with pytest.raises(InputError, match=r"plain.png: its metadata are not enough"):
         count_different_pixels(tmp_path / "plain.png")
     write_png(tmp_path / "small.png", pixels[::2], fields)
     with pytest.raises(InputError, match=r"small.png: .* the file was resized"):
@@ -276,7 +276,7 @@ def test_the_two_forms_of_the_command(project, monkeypatch, capsys):
     code, text = run("--prompt", "", "--out", "x")
     assert (
         code == 1
-        and text.err == "generate_images: --prompt: the prompt is empty; say what the image shall show\n"
+        and text.err == "generate_images: --prompt: the prompt is empty; describe what the image should show\n"
     )
     code, text = run("--prompt", "edema")
     assert code == 2 and "--out is needed" in text.err

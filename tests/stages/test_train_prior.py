@@ -115,7 +115,7 @@ def test_same_seed_same_weights(params):
     assert not torch.equal(one["leave.weight"], other["leave.weight"])
 
 
-def test_texts_are_dropped_as_often_as_asked_and_by_no_one_else(params):
+def test_texts_are_dropped_at_the_given_rate_and_in_training_alone(params):
     trained = load_trained(VARIANT)
     texts = PriorTexts(trained, 0.25)
     batch = texts.pad(texts.tokenize([report_of(1)] * 2000))
