@@ -1,12 +1,12 @@
-"""Our training step on a graphics card, at the paper's shapes: `python -m benchmarks.cuda_step [--save]`.
+"""Training step on a GPU, at the paper's shapes: `python -m benchmarks.cuda_step [--save]`.
 
 Preset `paper` with cached features, random weights, bf16 autocast, fused AdamW: images per second, MFU (arithmetic
-counted, against the card's dense bf16 peak), and peak memory, for batches of 32, 128 and 512, as PyTorch runs it and
+counted, against the GPU's dense bf16 peak), and peak memory, for batches of 32, 128 and 512, as PyTorch runs it and
 with blocks and decoders under torch.compile. Reports have 95 tokens, then 60 on average (45 to 75). A batch that does
 not fit is done in 2, 4 or 8 micro-batches, as `accumulate` does it in training: their negatives are their own. Each
-figure is the median of 5 repetitions of some steps. Beside them what a step asks of a card, whichever: arithmetic,
+value is the median of 5 repetitions of some steps. Beside them what a step asks of any GPU: arithmetic,
 operations started, and what they read and write, counted by PyTorch's operations (on a CPU a dropout counts three,
-which a card does in one). Where there is no card, the same runs on the CPU, to try it (`--preset demo --batches 4`), and
+which a GPU does in one). Without a GPU the same runs on the CPU, to try it (`--preset demo --batches 4`), and
 `--count` counts alone, two images and four, which takes two minutes.
 `--save` writes benchmarks/results/cuda_step-DATE.json, with `--count` operations-DATE.json.
 """
@@ -36,7 +36,7 @@ PIECES = (1, 2, 4, 8)  # micro-batches tried in turn
 
 
 def compile_blocks(model: MedUnifierModel) -> None:
-    """From now on the Q-Former's blocks, the adapters and the decoders run under torch.compile where they train.
+    """Run the Q-Former's blocks, the adapters and the decoders under torch.compile in training, from now on.
 
     A block is compiled once for each pass, since all blocks share their code; kernels are chosen without trying them
     out, so that the same run gives the same bits.
@@ -52,14 +52,16 @@ def compile_blocks(model: MedUnifierModel) -> None:
 
     for block in model.qformer.blocks:
         block.forward = compiled(block.forward, dynamic=True)  # no two batches have as many words
-    maker = model.image_generator
-    for part in (maker.top_adapter, maker.bottom_adapter, maker.top_decoder, maker.decoder):
+    generator = model.image_generator
+    parts = (generator.top_adapter, generator.bottom_adapter, generator.top_decoder, generator.decoder)
+    for part in parts:
         part.forward = compiled(part.forward, dynamic=False)
 
 
 class Operations(TorchDispatchMode):
-    """Counts PyTorch's operations inside `with`, and the bytes of the tensors that they read and write; views and bare
-    allocations are none.
+    """Counts PyTorch's operations inside `with`, and the bytes of the tensors that they read and write.
+
+    Views and bare allocations do not count.
     """
 
     def __init__(self) -> None:
@@ -76,7 +78,7 @@ class Operations(TorchDispatchMode):
 
 
 class Step:
-    """A whole training step on `pieces` micro-batches of `size` images together."""
+    """A complete training step on `pieces` micro-batches, `size` images in all."""
 
     def __init__(self, model: MedUnifierModel, lengths: tuple[int, int], size: int, pieces: int):
         self.model, self.pieces = model, pieces
@@ -108,7 +110,11 @@ class Step:
 
 
 def measure(model: MedUnifierModel, lengths: tuple[int, int], size: int, pieces: int) -> dict[str, Any]:
-    """Images per second, MFU, GiB. Raises torch.OutOfMemoryError."""
+    """Measure images per second, MFU and GiB.
+
+    Raises:
+        torch.OutOfMemoryError: the batch does not fit.
+    """
     if model.device.type == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
@@ -122,18 +128,18 @@ def measure(model: MedUnifierModel, lengths: tuple[int, int], size: int, pieces:
             step()
         step.wait()
         warm = time.perf_counter() - begun
-        rates = []
+        speeds = []
         for _ in range(REPETITIONS):
             begun = time.perf_counter()
             for _ in range(STEPS):
                 step()
             step.wait()
-            rates.append(STEPS * size / (time.perf_counter() - begun))
+            speeds.append(STEPS * size / (time.perf_counter() - begun))
     peak, against = peak_flops(model.device)
-    rate = statistics.median(rates)
+    speed = statistics.median(speeds)
     return {
-        "pictures_per_second": round(rate, 1),
-        against: round(rate * counter.get_total_flops() / size / peak, 4),
+        "pictures_per_second": round(speed, 1),
+        against: round(speed * counter.get_total_flops() / size / peak, 4),
         "gflop_per_picture": round(counter.get_total_flops() / size / 1e9, 1),
         "operations": operations.number,
         "gb_moved": round(operations.bytes / 1e9, 1),  # by the whole step
@@ -143,9 +149,9 @@ def measure(model: MedUnifierModel, lengths: tuple[int, int], size: int, pieces:
 
 
 def count(model: MedUnifierModel, lengths: tuple[int, int]) -> dict[str, Any]:
-    """Operations of a forward and a backward pass; arithmetic and GB moved for each further image, GB in any case.
+    """Count operations of a forward and a backward pass; arithmetic and GB moved per further image, and fixed GB.
 
-    Without dropout inside attention, which keeps its whole matrix on a CPU, and not on a graphics card.
+    Without dropout inside attention, which keeps its whole matrix on a CPU, and not on a GPU.
     """
     attention = F.scaled_dot_product_attention
 
@@ -173,8 +179,8 @@ def count(model: MedUnifierModel, lengths: tuple[int, int]) -> dict[str, Any]:
 
 
 def save(found: list[dict[str, Any]]) -> None:
-    card = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
-    about = {"card": card, "repetitions": REPETITIONS, "steps_each": STEPS, "figures": found}
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
+    about = {"card": gpu, "repetitions": REPETITIONS, "steps_each": STEPS, "figures": found}
     records.save("cuda_step", "python -m benchmarks.cuda_step --save", about)
 
 

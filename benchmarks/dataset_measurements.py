@@ -1,6 +1,6 @@
 """Single measurements for benchmarks/datasets.py, each started in a process of its own; prints JSON.
 
-Helper processes import this module, too, before they begin: what only some measurements need is imported by them.
+Helper processes import this module too before they begin. So each function imports what it alone needs.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ SIZE = 224
 
 
 def settings(root: str, reports: str | None = None) -> tuple[Params, Dataset]:
-    """The paper's parameters with the copy's place, and a benchmark as small as the copy asks for."""
+    """Return the paper's parameters with the copy as root, and a benchmark subset small enough for it."""
     params = load_params(PRESET)
     dataset = params.datasets[NAME].replace(root=root, reports=reports)
     dataset = dataset.replace(benchmark=dataset.benchmark.replace(per_class=20))
@@ -32,7 +32,7 @@ def settings(root: str, reports: str | None = None) -> tuple[Params, Dataset]:
 
 
 def prepare(root: str) -> dict:
-    """The stage as it is. `sections`: the seconds of it that went into reading and parsing reports."""
+    """Run the stage. `sections`: its seconds for reading and parsing reports."""
     import stages.prepare
     from medunifier.tracking import LocalRun
 
@@ -69,7 +69,7 @@ def watch_memory(used: list[int]) -> None:
 
 
 def studies(root: str) -> pl.DataFrame:
-    """`patient_id`, `study_id` of every study, in the order of the index."""
+    """Return `patient_id`, `study_id` of every study, in the order of the index."""
     names = {"subject_id": "patient_id", "study_id": "study_id"}
     frame = pl.read_csv(
         Path(root) / "mimic-cxr-2.0.0-metadata.csv.gz", columns=list(names), infer_schema=False
@@ -78,7 +78,7 @@ def studies(root: str) -> pl.DataFrame:
 
 
 def sections(reports: str) -> dict:
-    """The adapter's function for every study of a copy; `reports` is its folder or its zip file."""
+    """Run the layout's function for every study of a copy; `reports` is its folder or its zip file."""
     root = reports if Path(reports).is_dir() else str(Path(reports).parent)
     listed = studies(root)
     _, dataset = settings(root, reports)
@@ -90,7 +90,7 @@ def sections(reports: str) -> dict:
 
 
 def plain_sections(root: str) -> dict:
-    """One process, file by file, line by line."""
+    """Read in one process, file by file, line by line."""
     from tests.support.slow_sections import slow_report
 
     listed = studies(root)
@@ -107,7 +107,7 @@ def plain_sections(root: str) -> dict:
 
 
 def digest(rows: Iterable[tuple]) -> str:
-    """SHA-256 over rows: two results are the same exactly if their digests are."""
+    """Return the SHA-256 over rows: results are equal exactly if their digests are."""
     hashed = hashlib.sha256()
     for row in rows:
         hashed.update(repr(tuple(row)).encode())
@@ -115,7 +115,7 @@ def digest(rows: Iterable[tuple]) -> str:
 
 
 def decode_images(folder: str, count: str) -> dict:
-    """The stage, from its table of files to the parts in place."""
+    """Run the stage, from its table of files to the parts in place."""
     import stages.decode_images
     from medunifier.storage.tables import MANIFEST, write_table
     from medunifier.tracking import LocalRun
@@ -132,7 +132,7 @@ def decode_images(folder: str, count: str) -> dict:
 
 
 def bare_decoding(folder: str, count: str, cores: str, margin: str) -> dict:
-    """Libjpeg's scaled decoding and Pillow's resizing, nothing kept; from when every process is ready."""
+    """Time libjpeg's scaled decoding and Pillow's resizing, without output, from when every process is ready."""
     names = sorted(str(path) for path in Path(folder).iterdir())[: int(count)]
     context = multiprocessing.get_context("spawn")
     ready = context.Barrier(int(cores) + 1)
@@ -150,7 +150,7 @@ def bare_decoding(folder: str, count: str, cores: str, margin: str) -> dict:
 
 
 def decode_barely(paths: list[str], margin: int, ready) -> None:
-    """Each file at the smallest scale of libjpeg that leaves `margin` times the size, then down to the size."""
+    """Decode each file at libjpeg's smallest scale of at least `margin` times the size, then resize to the size."""
     import numpy as np
     from PIL import Image
 

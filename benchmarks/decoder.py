@@ -1,11 +1,12 @@
-"""Tapered decoder beside the release's, trained alike: `python -m benchmarks.decoder FOLDER [--save]`.
+"""Tapered decoder and the authors' decoder, trained alike: `python -m benchmarks.decoder FOLDER [--save]`.
 
-FOLDER is the project folder of a finished demo, whose phantom images and features are used. Of the image objective
-(TIG) alone, from the same start, for the same steps on the same images, once for each seed: a model whose decoder
-tapers as the preset `paper` has it, (1536, 768, 768) channels and the shortcut, and one with the release's (2304,
-4608, 4608, 2304), all channels divided by `--divide` (undivided, a step of the release's takes 90 s for each image on a core). Told are PSNR and
-SSIM of the reconstructed validation images, and the arithmetic of an image through each decoder. `--save` writes
-benchmarks/results/decoder-DATE.json. The exit code is 1 if the tapered one is worse in the mean over seeds.
+FOLDER is the project folder of a finished demo, whose phantom images and features are used. Two models are trained on
+the image objective (TIG) alone, from the same start, for the same steps on the same images, once per seed. One has the
+tapered decoder of the preset `paper`, (1536, 768, 768) channels and the shortcut. The other has the authors' (2304,
+4608, 4608, 2304). All channels are divided by `--divide`; undivided, a step of the authors' takes 90 s per image on a
+core. Reported are PSNR and SSIM of the reconstructed validation images, and the arithmetic of an image through each
+decoder. `--save` writes benchmarks/results/decoder-DATE.json. The exit code is 1 if the tapered decoder is worse in
+the mean over seeds.
 """
 
 import argparse
@@ -36,11 +37,11 @@ from medunifier.training.throughput import flop_counter
 REPO = Path(__file__).resolve().parents[1]
 WEIGHTS = {"itc": 0.0, "itm": 0.0, "itg": 0.0, "tig": 1.0}
 SCORED = 128  # validation images
-DECODERS = {"tapered": "paper", "release": "release"}  # the preset that each is taken from
+DECODERS = {"tapered": "paper", "release": "release"}  # name -> preset that it comes from
 
 
 def decoder_of(preset: str, divide: int) -> dict[str, Any]:
-    """What a preset's decoder is made of, its channels divided."""
+    """Return the decoder settings of a preset, its channels divided."""
     model = read_mapping(REPO / "workflow/presets" / f"{preset}.yaml")["model"]
     return {
         "decoder_channels": tuple(width // divide for width in model["decoder_channels"]),
@@ -49,7 +50,7 @@ def decoder_of(preset: str, divide: int) -> dict[str, Any]:
 
 
 def trained(params: Params, decoder: dict[str, Any], steps: int, seed: int) -> dict[str, float]:
-    """PSNR (dB) and SSIM, means over validation images, and GFLOP of decoding one, after training from scratch."""
+    """Train from scratch; return mean PSNR (dB) and SSIM over validation images, and GFLOP of decoding one."""
     params = params.replace(model=params.model.replace(**decoder))
     tokenizer = load_tokenizer("models/tokenizer")
     pairs, held_out = Pairs(params, tokenizer, "train"), Pairs(params, tokenizer, "validate")
@@ -103,7 +104,7 @@ def trained(params: Params, decoder: dict[str, Any], steps: int, seed: int) -> d
 
 
 def earlier_runs(about: dict[str, Any]) -> dict[str, list[dict[str, float]]]:
-    """The runs of today's record, of each decoder that was trained as `about` says."""
+    """Return the runs of today's record, of each decoder that was trained with the same settings."""
     path = records.path("decoder")
     record = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     about = json.loads(json.dumps(about))

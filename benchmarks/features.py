@@ -1,7 +1,7 @@
 """Reading cached features in shuffled order: `python -m benchmarks.features FOLDER [--images 3000] [--save]`.
 
 Writes synthetic features of the paper's shape (257 x 1408 float16, 723 kB an image) in four shards under FOLDER, then
-reads all of them into tensors of 32 images, by turns
+reads all of them into tensors of 32 images, in turn
 * in shuffled order, as training does: `FeatureStore.read` on memory-mapped shards;
 * shard after shard, shuffled inside (`pretrain.order: by_shard`);
 * sequentially, from the first byte of the files to the last, by plain reads into the tensors (`sequential_reads`)
@@ -12,30 +12,27 @@ disk's seek costs on top. `--save` writes benchmarks/results/features-DATE.json;
 """
 
 import argparse
-import datetime
 import json
 import os
-import platform
 import statistics
 import sys
 import time
 from collections.abc import Iterator
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from benchmarks import records
 from medunifier.training.batch_order import permutation
 from medunifier.vision.feature_shards import FeatureStore, write_feature_shard
 
-RESULTS = Path(__file__).resolve().parent / "results"
 TOKENS, WIDTH, SHARDS, BATCH = 257, 1408, 4, 32
 ASKED = 0.8
 
 
 def write(folder: Path, images: int) -> None:
-    """Shards of random tokens; whole ones are left as they are."""
+    """Write shards of random features; complete ones are left as they are."""
     manifest = {"model": "none", "revision": None, "skip_last_blocks": 0, "checksum": ""}
     rng = np.random.default_rng(0)
     for shard in range(SHARDS):
@@ -47,7 +44,7 @@ def write(folder: Path, images: int) -> None:
 
 
 def sequential_reads(folder: Path) -> Iterator[torch.Tensor]:
-    """All bytes of all shards, in order, as tensors of BATCH rows."""
+    """Yield all bytes of all shards, in order, as tensors of BATCH rows."""
     for shard in range(SHARDS):
         path = folder / str(shard) / "tokens.npy"
         rows, offset = np.load(path, mmap_mode="r").shape[0], np.load(path, mmap_mode="r").offset
@@ -61,7 +58,7 @@ def sequential_reads(folder: Path) -> Iterator[torch.Tensor]:
 
 
 def sequential_map(folder: Path) -> Iterator[torch.Tensor]:
-    """The same by copies from a memory map."""
+    """Yield the same by copies from a memory map."""
     for shard in range(SHARDS):
         tokens = np.load(folder / str(shard) / "tokens.npy", mmap_mode="r")
         for start in range(0, len(tokens), BATCH):
@@ -69,13 +66,13 @@ def sequential_map(folder: Path) -> Iterator[torch.Tensor]:
 
 
 def in_order(store: FeatureStore, order: np.ndarray) -> Iterator[torch.Tensor]:
-    """The rows of `order`, as training reads them."""
+    """Yield the rows of `order`, as training reads them."""
     for start in range(0, len(order), BATCH):
         yield torch.from_numpy(store.read(order[start : start + BATCH]))
 
 
 def gb_per_s(batches: Iterator[torch.Tensor]) -> float:
-    """GB of tensors per second of processor time: with a warm cache reading waits for nothing else."""
+    """Return GB of tensors per second of processor time: with a warm cache reading waits for nothing else."""
     start, size = time.process_time(), 0
     for batch in batches:
         size += batch.nbytes
@@ -83,7 +80,7 @@ def gb_per_s(batches: Iterator[torch.Tensor]) -> float:
 
 
 def measure(folder: Path, repeats: int) -> dict[str, list[float]]:
-    """GB/s of each way, `repeats` times by turns."""
+    """Measure GB/s of each way, `repeats` times in turn."""
     store = FeatureStore(folder)
     shards = store.piece_of(np.arange(len(store)))
     blocks = [np.flatnonzero(shards == number) for number in range(SHARDS)]
@@ -118,13 +115,9 @@ def main() -> int:
         name: statistics.median(a / max(b) for a, *b in zip(found[name], *measures, strict=True))
         for name in ("shuffled", "by_shard")
     }
-    record = {
-        "command": "python -m benchmarks.features FOLDER --save",
-        "date": datetime.date.today().isoformat(),
+    about = {
         "cores": os.cpu_count(),
         "load_before": round(load, 1),
-        "python": platform.python_version(),
-        "numpy": version("numpy"),
         "images": arguments.images,
         "repeats": arguments.repeats,
         "cache": "warm",
@@ -133,10 +126,9 @@ def main() -> int:
         **{f"{name}_share_of_sequential": round(value, 3) for name, value in share.items()},
         "asked_share": ASKED,
     }
-    text = json.dumps(record, indent=1)
-    print(text)
+    print(json.dumps(about, indent=1))
     if arguments.save:
-        (RESULTS / f"features-{record['date']}.json").write_text(text + "\n", encoding="utf-8")
+        records.save("features", "python -m benchmarks.features FOLDER --save", about, ("numpy",))
     return 0 if share["shuffled"] >= ASKED else 1
 
 

@@ -1,8 +1,8 @@
-"""Writing reports with and without the key/value cache, at the paper's sizes: `python -m benchmarks.generation [--save]`.
+"""Report generation with and without the key/value cache: `python -m benchmarks.generation [--save]`.
 
-Without the cache all words so far are computed again for each new one (the queries' keys and values are kept either way).
-Both write reports of 95 tokens, greedily, for the same random images with the same random weights (preset `paper`,
-float32); the texts are compared, and have to be equal. Asked: at least 4 x faster for a batch of 16. A single report, told
+Without the cache all tokens so far are computed again for each new one; the queries' keys and values are kept either
+way. Both generate reports of 95 tokens at the paper's sizes, greedily, for the same random images with the same random weights (preset `paper`,
+float32); the texts have to be equal. Asked: at least 4 x faster for a batch of 16. A single report, reported
 beside it, gains less on a CPU: reading the weights is then most of a step. Each time is the median of 5 repetitions, in
 which the two take turns. `--save` writes benchmarks/results/generation-DATE.json. The exit code is 1 if it is missed.
 """
@@ -23,14 +23,14 @@ TOKENS, IMAGES, ASKED, REPETITIONS = 95, (1, 16), 4.0, 5
 
 
 def endless(model: MedUnifierModel) -> MedUnifierModel:
-    """The model, kept from ending a report, so that each has TOKENS tokens."""
+    """Keep the model from ending a report, so that each has TOKENS tokens."""
     with torch.no_grad():
         model.text_head.bias[model.config.sep_token_id] = -1e4
     return model.eval()
 
 
 def measure() -> dict[str, float]:
-    """Medians in seconds for each number of IMAGES, and how many times faster the cache makes it."""
+    """Measure medians in seconds for each number of IMAGES, and the speed-up by the cache."""
     torch.manual_seed(0)
     model, found = endless(MedUnifierModel(config("paper"))), {}
     for images in IMAGES:
@@ -61,9 +61,9 @@ def main() -> int:
         print(f"{name:<16} {value:8.2f}")
     if arguments.save:
         about = {"threads": torch.get_num_threads(), "pictures": IMAGES, "tokens": TOKENS}
-        figures = {name: round(value, 3) for name, value in found.items()}
+        values = {name: round(value, 3) for name, value in found.items()}
         command = "python -m benchmarks.generation --save"
-        records.save("generation", command, about | {"repetitions": REPETITIONS} | figures)
+        records.save("generation", command, about | {"repetitions": REPETITIONS} | values)
     missed = found[f"times_faster_{IMAGES[-1]}"] < ASKED
     print(f"asked: {ASKED:g} x" if missed else "as asked")
     return 1 if missed else 0

@@ -1,8 +1,8 @@
-"""Whether finished runs learnt what they are asked to: `python -m benchmarks.learning FOLDER... [--save]`.
+"""Check that finished runs learnt what is asked of them: `python -m benchmarks.learning FOLDER... [--save]`.
 
-Each FOLDER is the project folder of a finished run, such as a demo; they usually differ in `seed`. Told and, with
-`--save`, written to benchmarks/results/learning-DATE.json are the figures of `python -m workflow.headline`, each with what
-it is held against, and the intervals that go with them. The exit code is 1 if one is not as asked.
+Each FOLDER is the project folder of a finished run, such as a demo; they usually differ in `seed`. Reported and, with
+`--save`, written to benchmarks/results/learning-DATE.json are the values of `python -m workflow.headline`, each with
+its baseline or limit, and their confidence intervals. The exit code is 1 if one is not as asked.
 """
 
 import argparse
@@ -22,7 +22,11 @@ INTERVALS = {
 
 
 def learnt(folder: Path) -> list[dict]:
-    """What each variant of a run learnt. Raises InputError for a folder without params.yaml or with broken metrics."""
+    """Return what each variant of a run learnt.
+
+    Raises:
+        InputError: the folder has no params.yaml, or broken metrics.
+    """
     params = load_params(folder / "params.yaml")
     metrics = folder / "results/metrics"
     found = []
@@ -42,7 +46,7 @@ def learnt(folder: Path) -> list[dict]:
 
 
 def intervals(metrics: Path, variant: str, dataset: str) -> dict[str, list[float]]:
-    """Figure -> value and its 95 % interval, of those that were measured."""
+    """Return metric -> value and its 95 % confidence interval, of those that were measured."""
     found = {}
     for stage, names in INTERVALS.items():
         path = metrics / f"{stage}@{variant}{'' if stage == 'score_images' else f'-{dataset}'}.json"

@@ -1,6 +1,6 @@
-"""Writes copies of MIMIC-CXR-JPG with invented content, in its official layout and at its real size or a part of it.
+"""Write copies of MIMIC-CXR-JPG with synthetic content, in its official layout, at its real size or a share of it.
 
-Counts: 65 379 patients, 227 835 studies, 377 110 images (MIMIC-CXR-JPG 2.0.0). What is costly is as in the
+Counts: 65 379 patients, 227 835 studies, 377 110 images (MIMIC-CXR-JPG 2.0.0). What costs time is as in the
 original: number of rows, files and folders, length and headers of the reports, size of the radiographs.
 """
 
@@ -61,9 +61,13 @@ SENTENCES = (
 
 
 def write_copy(folder: Path, part: float, *, packed: bool = True, seed: int = 0) -> None:
-    """`part` (0 to 1] of the data set: index files and report files in `folder`, empty files for the images.
+    """Write index files, report files and empty image files. One report in 500 is missing.
 
-    `packed` writes the reports a second time, into mimic-cxr-reports.zip. One report in 500 is not there.
+    Args:
+        folder: of the copy.
+        part: share of the data set, (0, 1].
+        packed: write the reports a second time, into mimic-cxr-reports.zip.
+        seed: of the content.
     """
     patients, studies, images = (max(1, round(count * part)) for count in (PATIENTS, STUDIES, IMAGES))
     generator = np.random.default_rng(seed)
@@ -118,14 +122,14 @@ def write_copy(folder: Path, part: float, *, packed: bool = True, seed: int = 0)
 
 
 def write_index(path: Path, frame: pl.DataFrame) -> None:
-    """A gzipped CSV file."""
+    """Write a gzipped CSV file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with gzip.open(path, "wb", compresslevel=1) as file:
         frame.write_csv(file)
 
 
 def write_images(folder: Path, paths: list[str]) -> None:
-    """An empty file for each image, and SHA256SUMS.txt."""
+    """Write an empty file for each image, and SHA256SUMS.txt."""
     made = set()
     for path in paths:
         place = folder / path
@@ -138,9 +142,9 @@ def write_images(folder: Path, paths: list[str]) -> None:
 
 
 def write_reports(folder: Path, paths: list[str], packed: bool, seed: int) -> None:
-    """A report for each path but one in 500; `packed` also into one zip file."""
+    """Write a report for each path but one in 500; `packed` also into one zip file."""
     archive = zipfile.ZipFile(folder / "mimic-cxr-reports.zip", "w", zipfile.ZIP_DEFLATED) if packed else None
-    for number, (path, text) in enumerate(zip(paths, invented_reports(seed), strict=False)):
+    for number, (path, text) in enumerate(zip(paths, synthetic_reports(seed), strict=False)):
         if number % 500 == 0:
             continue
         (folder / path).write_text(text, encoding="utf-8")
@@ -150,12 +154,12 @@ def write_reports(folder: Path, paths: list[str], packed: bool, seed: int) -> No
         archive.close()
 
 
-def invented_reports(seed: int) -> Iterator[str]:
-    """Report texts without end: some 700 characters each, with the headers and line breaks of the data set."""
+def synthetic_reports(seed: int) -> Iterator[str]:
+    """Yield report texts without end: some 700 characters each, with headers and line breaks of the data set."""
     generator = random.Random(seed)
 
     def sentences(count: int) -> str:
-        told = [
+        chosen = [
             template.format(
                 size=generator.choice(("mild", "moderate", "severe")),
                 side=generator.choice(SIDES),
@@ -164,7 +168,7 @@ def invented_reports(seed: int) -> Iterator[str]:
             )
             for template in generator.sample(SENTENCES, count)
         ]
-        return "\n ".join(textwrap.wrap("  ".join(told), 75))
+        return "\n ".join(textwrap.wrap("  ".join(chosen), 75))
 
     findings, impressions = ([sentences(count) for _ in range(POOL)] for count in (5, 2))
     layouts, weights = list(REPORTS), list(REPORTS.values())
@@ -181,7 +185,7 @@ def invented_reports(seed: int) -> Iterator[str]:
 
 
 def write_radiographs(folder: Path, count: int, distinct: int = 8, seed: int = 0) -> list[str]:
-    """`count` JPEG files, of which `distinct` differ and the others are links to them; returns their names."""
+    """Write `count` JPEG files, of which `distinct` differ and the others are hard links; return their names."""
     folder.mkdir(parents=True, exist_ok=True)
     generator = np.random.default_rng(seed)
     rows, columns = RADIOGRAPH

@@ -1,9 +1,9 @@
-"""What an objective that is off costs: `python -m benchmarks.objectives [--save]`.
+"""Cost of an objective of weight 0: `python -m benchmarks.objectives [--save]`.
 
-For each variant of the preset `ablation` one training step (forward, backward), as part of the full one's: its
+For each variant of the preset `ablation` one training step (forward, backward), relative to the full one: its
 arithmetic (FLOP, counted) and its time (median of 5 repetitions, in which the variants take turns). Beside it the
-same with the modules of the objectives that are off taken out of the model, so that nothing of them can run: what a
-switched-off objective costs is the difference. Sizes of the preset, reports of 95 tokens, random weights. `--save`
+same with the modules of the objectives that are off removed from the model, so that they cannot run. The difference
+is what a switched-off objective costs. Sizes of the preset, reports of 95 tokens, random weights. `--save`
 writes benchmarks/results/objectives-DATE.json. The exit code is 1 if a variant does more arithmetic than it would without
 these modules, or takes over a tenth longer.
 """
@@ -34,7 +34,7 @@ IMAGES, REPETITIONS = 16, 5
 
 
 def without(weights: dict[str, float]) -> MedUnifierModel:
-    """A model that lacks the modules of objectives of weight 0. ITC's stay where ITM draws its negatives by them."""
+    """Return a model without the modules of objectives of weight 0."""
     model = MedUnifierModel(config("ablation")).train()
     for objective, names in MODULES.items():
         if weights[objective] == 0:
@@ -48,7 +48,7 @@ def step(model: MedUnifierModel, pairs: dict, weights: dict[str, float]) -> None
 
 
 def measure() -> dict[str, dict[str, float]]:
-    """By variant: FLOP and seconds, as parts of `full`, and both again without the modules that are off."""
+    """Measure by variant FLOP and seconds relative to `full`, with and without the modules that are off."""
     variants = read_mapping(REPO / "workflow/presets/ablation.yaml")["variants"]
     torch.manual_seed(0)
     models = {"switched": {name: MedUnifierModel(config("ablation")).train() for name in variants}}

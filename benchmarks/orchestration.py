@@ -1,18 +1,15 @@
-"""What orchestration costs: `python -m benchmarks.orchestration [--save]`.
+"""Cost of orchestration: `python -m benchmarks.orchestration [--save]`.
 
-Ten stages that do nothing but log one number, in a temporary folder with the repository's own Snakefile, workflow/ and
+Ten stages that only log one number, in a temporary folder with the repository's own Snakefile, workflow/ and
 stages/ (parameters checked by the schema, runs recorded in MLflow):
 * `snakemake -n` and `dvc status` with nothing changed (asked: under 10 s together);
 * CPU seconds that `snakemake` adds to a stage, all processes counted (asked: under 6 s); of these, what starting the stage
   and recording it takes (the stage called by hand), and beside it what one `dvc repro` adds for the same stages.
-`--save` writes the figures to benchmarks/results/, dated. The exit code is 1 if a limit is broken.
+`--save` writes benchmarks/results/orchestration-DATE.json. The exit code is 1 if a limit is broken.
 """
 
 import argparse
-import datetime
-import json
 import os
-import platform
 import re
 import resource
 import shutil
@@ -20,11 +17,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from importlib.metadata import version
 from pathlib import Path
 
+from benchmarks import records
+
 REPO = Path(__file__).resolve().parents[1]
-RESULTS = REPO / "benchmarks" / "results"
 STAGES = 10
 LIMITS = {"nothing_to_do_wall_s": 10.0, "snakemake_cpu_s_per_stage": 6.0}
 
@@ -56,7 +53,7 @@ RESOURCES = "default: {cpus: 1, mem_mb: 100, runtime: 5, gpus: 0, nodes: 1, loca
 
 
 def build(folder: Path) -> None:
-    """The pipeline of stages that do nothing."""
+    """Write the pipeline of stages that do nothing."""
     for name in ("workflow", "stages"):
         shutil.copytree(REPO / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("Snakefile", "environment.yml", ".gitignore", ".dvcignore"):
@@ -73,13 +70,13 @@ def build(folder: Path) -> None:
 
 
 def change(folder: Path, seed: int) -> None:
-    """New parameters, so that every stage has to run."""
+    """Write other parameters, so that every stage has to run."""
     text = (REPO / "workflow/presets/demo.yaml").read_text(encoding="utf-8")
     (folder / "params.yaml").write_text(re.sub("(?m)^seed: 0", f"seed: {seed}", text), encoding="utf-8")
 
 
 def measure(folder: Path, command: str) -> dict[str, float]:
-    """Wall and CPU seconds of a command and of everything that it starts; it must succeed."""
+    """Measure wall and CPU seconds of a command and everything that it starts; it must succeed."""
     before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     done = subprocess.run(
@@ -92,8 +89,8 @@ def measure(folder: Path, command: str) -> dict[str, float]:
     return {"wall": wall, "cpu": cpu}
 
 
-def figures() -> dict[str, float]:
-    """Every measurement, in seconds."""
+def all_measurements() -> dict[str, float]:
+    """Return every measurement, in seconds."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "pipeline"
         folder.mkdir()
@@ -127,24 +124,15 @@ def main() -> int:
     arguments = parser.parse_args()
 
     load = os.getloadavg()[0]
-    measured = figures()
+    measured = all_measurements()
     for name, value in measured.items():
         limit = f"   asked: under {LIMITS[name]:g}" if name in LIMITS else ""
         print(f"{name:<36} {value:6.2f}{limit}")
     if arguments.save:
-        record = {
-            "command": "python -m benchmarks.orchestration --save",
-            "date": datetime.date.today().isoformat(),
-            "cores": os.cpu_count(),
-            "load_before": round(load, 1),
-            "python": platform.python_version(),
-            **{package: version(package) for package in ("snakemake", "dvc")},
-            "stages": STAGES,
-            **{name: round(value, 2) for name, value in measured.items()},
-        }
-        RESULTS.mkdir(exist_ok=True)
-        path = RESULTS / f"orchestration-{record['date']}.json"
-        path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        about = {"cores": os.cpu_count(), "load_before": round(load, 1), "stages": STAGES}
+        about |= {name: round(value, 2) for name, value in measured.items()}
+        command = "python -m benchmarks.orchestration --save"
+        path = records.save("orchestration", command, about, ("snakemake", "dvc"))
         print(f"written: {path.relative_to(REPO)}")
     broken = [name for name, limit in LIMITS.items() if measured[name] >= limit]
     print(f"over the limit: {', '.join(broken)}" if broken else "within the limits")

@@ -1,4 +1,4 @@
-"""Dated figures in benchmarks/results/."""
+"""Dated records of measurements in benchmarks/results/."""
 
 import datetime
 import json
@@ -12,12 +12,22 @@ RESULTS = Path(__file__).resolve().parent / "results"
 
 
 def path(name: str) -> Path:
-    """Where today's figures of a benchmark are kept."""
+    """Return the path of today's record of a benchmark."""
     return RESULTS / f"{name}-{datetime.date.today().isoformat()}.json"
 
 
 def save(name: str, command: str, about: Mapping[str, Any], packages: Sequence[str] = ("torch",)) -> Path:
-    """Write results/NAME-DATE.json: the command, the date, versions of Python and of `packages`, and `about`."""
+    """Write results/NAME-DATE.json.
+
+    Args:
+        name: of the benchmark.
+        command: that measured it.
+        about: settings and values.
+        packages: whose versions are recorded, beside Python's.
+
+    Returns:
+        The path of the record.
+    """
     versions = {"python": platform.python_version(), **{package: version(package) for package in packages}}
     record = {"command": command, "date": datetime.date.today().isoformat(), **versions, **about}
     path(name).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")

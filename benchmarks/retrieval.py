@@ -1,7 +1,7 @@
-"""Retrieval at full size: `python -m benchmarks.retrieval`. 20 000 images x 20 000 texts, both directions, exact.
+"""Exact retrieval, 20 000 images x 20 000 texts, both directions: `python -m benchmarks.retrieval`.
 
-The reference is the time of the matrix products alone, measured in the same run on one block and scaled up: what
-no exact method without bounds on the embeddings can go below. Random unit vectors: nothing in them helps. Writes
+The reference is the time of the matrix products alone, measured in the same run on one block and scaled up. No exact
+method without bounds on the embeddings can be faster. Embeddings are random unit vectors. Writes
 benchmarks/results/retrieval-DATE.json.
 """
 
@@ -19,6 +19,7 @@ from medunifier.metrics.retrieval import rank_both
 
 
 def unit(rng: np.random.Generator, *shape: int) -> np.ndarray:
+    """Return L2-normalised random vectors."""
     x = rng.standard_normal(shape, dtype=np.float32)
     return x / np.linalg.norm(x, axis=-1, keepdims=True)
 
@@ -40,8 +41,8 @@ def main() -> None:
     start, repeats = time.perf_counter(), 40
     for _ in range(repeats):
         _ = block[0] @ block[1]
-    rate = repeats * 2 * 512 * len(texts[:2048]) * settings.width / (time.perf_counter() - start)
-    products = 2 * settings.n**2 * settings.queries * settings.width / rate
+    speed = repeats * 2 * 512 * len(texts[:2048]) * settings.width / (time.perf_counter() - start)
+    products = 2 * settings.n**2 * settings.queries * settings.width / speed
 
     start = time.perf_counter()
     (ranked, _), _ = rank_both(images, texts, 10)
@@ -54,7 +55,7 @@ def main() -> None:
         "seconds": round(seconds, 1),
         "products_alone_seconds": round(products, 1),
         "ratio": round(seconds / products, 2),
-        "gflops": round(rate / 1e9, 1),
+        "gflops": round(speed / 1e9, 1),
         "peak_memory_gib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
         "cores": len(os.sched_getaffinity(0)),
         "load_before": os.getloadavg()[0],

@@ -1,9 +1,9 @@
-"""Drawing codes at the paper's sizes, ours beside the plain way: `python -m benchmarks.sampler [--save]`.
+"""Sampling of codes at the paper's sizes, ours and the plain way: `python -m benchmarks.sampler [--save]`.
 
 The plain way, as in the authors' code, runs the network over all rows so far for each position. It is timed at a
 position of the first, the middle and the last row and interpolated: all positions of a row cost it the same, and each
 row costs about as much more than the one before.
-Ours (medunifier/synthesis/sampler.py) draws whole images. Both take the same priors (preset `paper`: PixelSNAIL of 256
+Ours (medunifier/synthesis/sampler.py) samples whole images. Both take the same priors (preset `paper`: PixelSNAIL of 256
 channels, no text, random weights), in float32, on the same cores; their logits are equal (tests/unit/synthesis/test_sampler.py).
 Asked: at least 20 x faster for a batch of 32, 8 x for a batch of 4. Each time is the median of 5 repetitions, in which
 the two take turns. `--save` writes benchmarks/results/sampler-DATE.json. The exit code is 1 if one is missed.
@@ -32,7 +32,7 @@ REPETITIONS = 5
 
 
 def paper_prior(level: str) -> Prior:
-    """A prior of the preset `paper`, random weights, in evaluation mode."""
+    """Return a prior of the preset `paper`, random weights, in evaluation mode."""
     preset = read_mapping(REPO / "workflow/presets/paper.yaml")
     known = PriorConfig().to_dict()
     sizes = {name: value for name, value in preset["prior"][level].items() if name in known}
@@ -48,7 +48,7 @@ def seconds(work: Callable[[], object]) -> float:
 
 
 def plain_seconds(prior: Prior, batch: int) -> float:
-    """What drawing a level takes that runs the network over all rows so far for each position."""
+    """Estimate the time to sample a level by running the network over all rows so far for each position."""
     grid = GRIDS[prior.config.level]
     codes = torch.randint(prior.config.codebook_size, (batch, grid**2))
     top = torch.randint(prior.config.codebook_size, (batch, 64)) if prior.config.level == "bottom" else None
@@ -58,7 +58,7 @@ def plain_seconds(prior: Prior, batch: int) -> float:
 
 
 def measure() -> dict[str, float]:
-    """Medians in seconds, and how many times faster ours is."""
+    """Measure medians in seconds, and the speed-up of ours."""
     torch.manual_seed(0)
     priors = [paper_prior(level) for level in ("top", "bottom")]
     sampler, found = Sampler(*priors), {}
@@ -88,8 +88,8 @@ def main() -> int:
         print(f"{name:<24} {value:8.2f}")
     if arguments.save:
         about = {"threads": torch.get_num_threads(), "repetitions": REPETITIONS}
-        figures = {name: round(value, 3) for name, value in found.items()}
-        records.save("sampler", "python -m benchmarks.sampler --save", about | figures)
+        values = {name: round(value, 3) for name, value in found.items()}
+        records.save("sampler", "python -m benchmarks.sampler --save", about | values)
     missed = [n for n, times in ASKED.items() if found[f"times_faster_batch_{n}"] < times]
     for n in missed:
         print(f"batch of {n}: asked {ASKED[n]:g} x")

@@ -1,32 +1,34 @@
-"""How fast the stages are, for `python -m workflow.plan`: `python -m benchmarks.stages [--save]`.
+"""Speed of the stages, for `python -m workflow.plan`: `python -m benchmarks.stages [--save]`.
 
-Two kinds of figures, run after a complete `make demo` in this folder:
+Two kinds of values, run after a complete `make demo` in this folder:
 * core-seconds of each stage, as Snakemake measured them (.state/benchmarks), over what the stage worked on;
 * FLOP of one forward pass for each preset, counted by PyTorch on the model itself (random weights).
-`--save` writes them to benchmarks/results/, dated.
+`--save` writes benchmarks/results/stages-DATE.json.
 """
 
 import argparse
 import csv
-import datetime
 import json
 import os
-import platform
 import sys
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks import records
+from medunifier.huggingface.modeling_medunifier import MedUnifierConfig, MedUnifierModel
 from medunifier.runtime.yaml import read_mapping
+from workflow.plan import load_sizes
 
 REPO = Path(__file__).resolve().parents[1]
-RESULTS = REPO / "benchmarks" / "results"
 PAIRS = 4  # of the batch whose FLOP are counted
 PRESETS = ("demo", "paper")
 
 
 def core_seconds(folder: Path) -> dict[str, float]:
-    """Stage family -> processor time of all its stages in the run that `folder` holds."""
+    """Return stage family -> processor time of all its stages in the run that `folder` holds."""
     seconds: dict[str, float] = {}
     for path in sorted((folder / ".state/benchmarks").glob("*.tsv")):
         with path.open(encoding="utf-8") as file:
@@ -37,7 +39,7 @@ def core_seconds(folder: Path) -> dict[str, float]:
 
 
 def worked_on(folder: Path) -> dict[str, float]:
-    """What the stages of that run worked on: images of the index, images decoded, pairs trained on."""
+    """Return the work of that run: images of the index, images decoded, pairs trained on."""
     params = read_mapping(folder / "params.yaml")
     prepared = [json.loads(p.read_text()) for p in (folder / "data/prepared").glob("*/summary.json")]
     decoded = [json.loads(p.read_text()) for p in (folder / "data/images").glob("*/summary.json")]
@@ -50,13 +52,7 @@ def worked_on(folder: Path) -> dict[str, float]:
 
 
 def forward_gflop(preset: str) -> dict[str, float]:
-    """GFLOP of one forward pass for one image and report: of the frozen ViT (by rule), of the model (counted)."""
-    import torch
-    from torch.utils.flop_counter import FlopCounterMode
-
-    from medunifier.huggingface.modeling_medunifier import MedUnifierConfig, MedUnifierModel
-    from workflow.plan import load_sizes
-
+    """Return GFLOP of a forward pass per image and report: of the frozen ViT (by rule), of the model (counted)."""
     sizes = load_sizes(REPO / "workflow/presets" / f"{preset}.yaml")
     m = sizes.params["model"]
     names = set(MedUnifierConfig().to_dict()) & set(m)
@@ -86,8 +82,8 @@ def forward_gflop(preset: str) -> dict[str, float]:
     }
 
 
-def figures(folder: Path) -> dict[str, Any]:
-    """Everything that the planner reads."""
+def planner_values(folder: Path) -> dict[str, Any]:
+    """Return everything that the planner reads."""
     seconds, work = core_seconds(folder), worked_on(folder)
     gflop = {preset: forward_gflop(preset) for preset in PRESETS}
     vit, model = gflop["demo"]["vit"], gflop["demo"]["model"]
@@ -118,20 +114,10 @@ def main() -> int:
     parser.add_argument("--save", action="store_true", help="write benchmarks/results/stages-DATE.json")
     parser.add_argument("--folder", type=Path, default=Path(), help="where the demo has run; default: here")
     arguments = parser.parse_args()
-    record = {
-        "command": "python -m benchmarks.stages --save",
-        "date": datetime.date.today().isoformat(),
-        "cores": os.cpu_count(),
-        "python": platform.python_version(),
-        "torch": version("torch"),
-        **rounded(figures(arguments.folder)),
-    }
-    text = json.dumps(record, indent=1)
-    print(text)
+    about = {"cores": os.cpu_count(), **rounded(planner_values(arguments.folder))}
+    print(json.dumps(about, indent=1))
     if arguments.save:
-        RESULTS.mkdir(exist_ok=True)
-        path = RESULTS / f"stages-{record['date']}.json"
-        path.write_text(text + "\n", encoding="utf-8")
+        path = records.save("stages", "python -m benchmarks.stages --save", about)
         print(f"written: {path.relative_to(REPO)}")
     return 0
 

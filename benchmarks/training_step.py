@@ -1,32 +1,29 @@
-"""One training step at the paper's shapes, ours beside the release's: `python -m benchmarks.training_step [--save]`.
+"""One training step at the paper's shapes, ours and the authors': `python -m benchmarks.training_step [--save]`.
 
 Shapes: 257 x 1408 features, 32 queries, 12 blocks of 768, reports of 95 tokens, targets of 3 x 224 x 224, float32,
-random weights. Ours is the preset `paper` and reads cached features. The release is the preset `release` run by the
-same code: its ViT-g sees each image in each step, its decoder has 741 M parameters, and every text has 95 tokens
+random weights. Ours is the preset `paper` and reads cached features. The authors' code is the preset `release` run by
+our code: its ViT-g encodes each image in each step, its decoder has 741 M parameters, and every text has 95 tokens
 (padding would cost our code nothing, so the texts themselves are that long).
 
-    ours      our whole step, with reports of 95 tokens and of 60 on average
-    vit       the release in parts, as its whole step does not fit a small machine's memory: the ViT,
+    ours      our complete step, with reports of 95 tokens and of 60 on average
+    vit       the authors' in parts, as a complete step does not fit a small machine's memory: the ViT,
     rest      all but the ViT and the bottom decoder,
     decoder   the bottom decoder (minutes)
     memory    bytes kept for the backward pass, per image, and what fits 80 GB
 
-The parts take turns, each in a process of its own, for five repetitions (half an hour); told are medians and their
-ratios, and kept with --save in benchmarks/results/training_step-DATE.json. Times are processor time of one thread, so
-that other work on the machine matters little. A step is forward pass, backward pass and AdamW: per image, AdamW's time over the batch size. The
-depth of the model in `memory` is extrapolated from two shallow ones. On a graphics card: benchmarks/cuda_step.py.
+The parts take turns, each in a process of its own, for five repetitions (half an hour). Reported are medians and their
+ratios; --save writes benchmarks/results/training_step-DATE.json. Times are processor time of one thread, so that other
+work on the machine matters little. A step is forward pass, backward pass and AdamW: per image, AdamW's time over the
+batch size. The depth of the model in `memory` is extrapolated from two shallow ones. On a GPU: benchmarks/cuda_step.py.
 """
 
 import argparse
-import datetime
 import json
-import platform
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -34,39 +31,36 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from benchmarks import records
 from medunifier.huggingface.modeling_medunifier import MedUnifierConfig, MedUnifierModel
 from medunifier.model.image_generator import ImageDecoder
 from medunifier.runtime.yaml import read_mapping
 from medunifier.vision.frozen_encoder import FrozenViT, drop_last_blocks
 
 REPO = Path(__file__).resolve().parents[1]
-RESULTS = REPO / "benchmarks" / "results"
-BATCH = 2  # images: what the release's decoder leaves room for in 24 GB
-LENGTHS = {
-    "95_tokens": (95, 95),
-    "60_tokens": (45, 75),
-}  # of the reports; 60 on average is assumed of MIMIC-CXR
+BATCH = 2  # images: as many as fit beside the authors' decoder in 24 GB
+LENGTHS = {"95_tokens": (95, 95), "60_tokens": (45, 75)}  # of reports; MIMIC-CXR's average is taken as 60
 PAPER_BATCH = 32  # images on each GPU, over which AdamW is spread
-CARD = 80e9  # bytes
+GPU_MEMORY = 80e9  # bytes
 CHUNK = 200_000_000  # parameters that AdamW steps at a time, to spare memory; its time is the sum
 
 
 def config(preset: str) -> MedUnifierConfig:
-    """The model of a preset."""
+    """Return the model configuration of a preset."""
     params = read_mapping(REPO / "workflow/presets" / f"{preset}.yaml")
     known = params["model"] | params["pretrain"]
     return MedUnifierConfig(**{name: known[name] for name in MedUnifierConfig().to_dict() if name in known})
 
 
 class NoDecoder(nn.Module):
-    """Stands where the bottom decoder is when the rest is timed: hands latents' means on as images."""
+    """Stand-in for the bottom decoder while the rest is timed: latents' means as images."""
 
     def forward(self, top: torch.Tensor, bottom: torch.Tensor) -> torch.Tensor:
         return (top.mean((1, 2, 3)) + bottom.mean((1, 2, 3)))[:, None, None, None].expand(-1, 3, 224, 224)
 
 
 def batch(c: MedUnifierConfig, lengths: tuple[int, ...], device: str = "cpu") -> dict[str, Any]:
-    """Random pairs with reports of these lengths."""
+    """Return random pairs with reports of these lengths."""
     n, longest = len(lengths), max(lengths)
     mask = torch.arange(longest) < torch.tensor(lengths)[:, None]
     ids = torch.randint(1000, 30000, (n, longest)) * mask
@@ -81,14 +75,14 @@ def batch(c: MedUnifierConfig, lengths: tuple[int, ...], device: str = "cpu") ->
 
 
 def seconds(work: Callable[[], Any]) -> float:
-    """Processor time, which other work on the machine changes little."""
+    """Return processor time, which other work on the machine changes little."""
     start = time.process_time()
     work()
     return time.process_time() - start
 
 
 def adamw_seconds(model: nn.Module) -> float:
-    """One step of AdamW over all parameters, its moments already there."""
+    """Time one step of AdamW over all parameters, with its moments already made."""
     total, chunk = 0.0, []
     parameters = list(model.parameters())
     for i, parameter in enumerate(parameters):
@@ -107,8 +101,8 @@ def adamw_seconds(model: nn.Module) -> float:
 
 
 def vit_g() -> FrozenViT:
-    """EVA ViT-g with 39 of its 40 blocks, random weights."""
-    import timm
+    """Return EVA ViT-g with 39 of its 40 blocks, random weights."""
+    import timm  # takes seconds; of all parts, each a process, one needs it
 
     with torch.device("meta"):
         vit = timm.create_model("eva_giant_patch14_clip_224", pretrained=False, num_classes=0)
@@ -128,7 +122,7 @@ def vit_g() -> FrozenViT:
 
 
 def ours(note: Callable[[str, float], None]) -> None:
-    """Ours, whole: forward and backward per image, AdamW per step."""
+    """Time our model: forward and backward per image, AdamW per step."""
     model = MedUnifierModel(config("paper")).train()
     for name, lengths in LENGTHS.items():
         pairs = batch(model.config, lengths)
@@ -138,13 +132,13 @@ def ours(note: Callable[[str, float], None]) -> None:
 
 
 def vit(note: Callable[[str, float], None]) -> None:
-    """The release's ViT in the loop: forward per image."""
+    """Time the authors' ViT in the loop: forward per image."""
     model, images = vit_g(), torch.rand(BATCH, 3, 224, 224)
     note("release_vit", seconds(lambda: model(images)) / BATCH)
 
 
 def rest(note: Callable[[str, float], None]) -> None:
-    """The release's model without the bottom decoder: forward and backward per image; AdamW per step."""
+    """Time the authors' model without the bottom decoder: forward and backward per image; AdamW per step."""
     c = config("release")
     model = MedUnifierModel(without_decoder(c)).train()
     model.image_generator.decoder = NoDecoder()
@@ -155,7 +149,7 @@ def rest(note: Callable[[str, float], None]) -> None:
 
 
 def decoder(note: Callable[[str, float], None]) -> None:
-    """The release's bottom decoder: forward and backward of one image; AdamW per step."""
+    """Time the authors' bottom decoder: forward and backward of one image; AdamW per step."""
     c = config("release")
     with torch.device("meta"):
         model = ImageDecoder(
@@ -174,7 +168,7 @@ def decoder(note: Callable[[str, float], None]) -> None:
 
 
 def without_decoder(c: MedUnifierConfig) -> MedUnifierConfig:
-    """The same with a decoder of no size, to be replaced."""
+    """Return the same with a tiny decoder, to be replaced."""
     return MedUnifierConfig(**c.to_dict() | {"decoder_channels": (8, 8, 8, 8)})
 
 
@@ -207,13 +201,13 @@ class Kept:
 
 
 def kept_per_picture(preset: str, lengths: tuple[int, int]) -> float:
-    """Bytes kept in bf16 autocast for each further image: the rest at two depths and two batches, the decoder apart."""
+    """Return bytes kept per further image in bf16 autocast: decoder, and the rest at two depths and two batches."""
     c = config(preset)
     few, more = (kept_by_rest(c, lengths, layers) for layers in (2, 4))
     rest = few + (more - few) / 2 * (c.layers - 2)  # every pair of blocks keeps the same
     width = c.code_width * (1 if c.bottom_latents == "joined" else 2)
     found = []
-    with FakeTensorMode():  # shapes alone: the release's decoder would take minutes
+    with FakeTensorMode():  # shapes alone: the authors' decoder would take minutes
         fake = ImageDecoder(
             c.code_width + width,
             tuple(c.decoder_channels),
@@ -231,9 +225,9 @@ def kept_per_picture(preset: str, lengths: tuple[int, int]) -> float:
 
 
 def kept_by_rest(c: MedUnifierConfig, lengths: tuple[int, int], layers: int) -> float:
-    """Bytes kept for each further image by all but the decoder: a batch of four against one of two.
+    """Return bytes kept per further image by all but the decoder: a batch of four against one of two.
 
-    Without dropout: attention with dropout keeps its whole matrix on a CPU, and not on a graphics card.
+    Without dropout: attention with dropout keeps its whole matrix on a CPU, and not on a GPU.
     """
     model = MedUnifierModel(
         MedUnifierConfig(**without_decoder(c).to_dict() | {"layers": layers, "dropout": 0.0})
@@ -249,7 +243,7 @@ def kept_by_rest(c: MedUnifierConfig, lengths: tuple[int, int], layers: int) -> 
 
 
 def memory() -> dict[str, float]:
-    """Bytes per image in bf16, fixed bytes, and the largest batch of one 80 GB card by calculation.
+    """Return bytes per image in bf16, fixed bytes, and the computed largest batch on one GPU of 80 GB.
 
     Fixed: float32 weights, gradients and two moments (16 bytes a parameter), bf16 copies of the weights (2), and the
     frozen ViT in bf16 where it is in the loop. Work space of single operations is not in it. Dropout's masks
@@ -263,21 +257,20 @@ def memory() -> dict[str, float]:
     ):
         with torch.device("meta"):
             weights = sum(p.numel() for p in MedUnifierModel(config(preset)).parameters())
-        fixed = 18 * weights + (
-            2 * 0.986e9 if name == "release" else 0
-        )  # ViT-g: 39 blocks of 25.0 M and the patches
+        vit_g = 0.986e9 if name == "release" else 0  # weights: 39 blocks of 25.0 M and the patches
+        fixed = 18 * weights + 2 * vit_g
         each = kept_per_picture(preset, lengths)
         found |= {
             f"{name}_million_weights": weights / 1e6,
             f"{name}_fixed_gb": fixed / 1e9,
             f"{name}_mb_per_picture": each / 1e6,
-            f"{name}_largest_batch_80_gb": int((CARD - fixed) // each),
+            f"{name}_largest_batch_80_gb": int((GPU_MEMORY - fixed) // each),
         }
     return found
 
 
 def summary(samples: dict[str, list[float]]) -> dict[str, float]:
-    """Medians; an image's step at the batch of the measurement and at the paper's; ratios."""
+    """Return medians, an image's step at the measured batch and at the paper's, and ratios."""
     found = {name: statistics.median(values) for name, values in samples.items()}
     for b in (BATCH, PAPER_BATCH):
         release = sum(found[f"release_{part}"] for part in ("vit", "rest", "decoder"))
@@ -297,7 +290,7 @@ def main() -> int:
     parser.add_argument(
         "--save", action="store_true", help="write benchmarks/results/training_step-DATE.json"
     )
-    parser.add_argument("--part", choices=(*PARTS, "memory"), help="this alone, told as JSON")
+    parser.add_argument("--part", choices=(*PARTS, "memory"), help="this part only, printed as JSON")
     arguments = parser.parse_args()
     if arguments.part:
         print(json.dumps(measured(arguments.part)))
@@ -313,13 +306,13 @@ def main() -> int:
 
 
 def in_a_process(part: str) -> dict[str, float]:
-    """What a process of its own measures: what one part leaves in memory does not burden the next."""
+    """Measure in a process of its own: what one part leaves in memory does not burden the next."""
     command = [sys.executable, "-m", "benchmarks.training_step", "--part", part]
     return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, cwd=REPO).stdout)
 
 
 def measured(part: str) -> dict[str, float]:
-    """One repetition of a part, or `memory`."""
+    """Return one repetition of a part, or `memory`."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
     if part == "memory":
@@ -330,21 +323,16 @@ def measured(part: str) -> dict[str, float]:
 
 
 def report(samples: dict[str, list[float]], memory: dict[str, float], save: bool) -> None:
-    """Print the figures, and write them to benchmarks/results/."""
-    record = {
-        "command": "python -m benchmarks.training_step --save",
-        "date": datetime.date.today().isoformat(),
+    """Print the values, and write them to benchmarks/results/."""
+    about = {
         "threads": 1,
-        "python": platform.python_version(),
-        "torch": version("torch"),
         "repetitions": {name: len(values) for name, values in samples.items()},
         "core_seconds": {name: float(f"{value:.4g}") for name, value in summary(samples).items()},
         "memory": {name: float(f"{value:.4g}") for name, value in memory.items()},
     }
-    text = json.dumps(record, indent=1)
-    print(text)
+    print(json.dumps(about, indent=1))
     if save:
-        (RESULTS / f"training_step-{record['date']}.json").write_text(text + "\n", encoding="utf-8")
+        records.save("training_step", "python -m benchmarks.training_step --save", about)
 
 
 PARTS = {"ours": ours, "vit": vit, "rest": rest, "decoder": decoder}

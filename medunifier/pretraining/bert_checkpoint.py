@@ -3,13 +3,14 @@
 import json
 import math
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from safetensors.torch import load_file
 
+from medunifier.model.attention import Block
 from medunifier.model.qformer import QFormer
 from medunifier.model.text import TextHead
 from medunifier.runtime.errors import InputError
@@ -39,7 +40,8 @@ def load_bert(qformer: QFormer, text_head: TextHead, name: str) -> LoadReport:
     * One more token here (the added [DEC]) and fewer positions are expected.
 
     Args:
-        qformer, text_head: changed in place.
+        qformer: changed in place.
+        text_head: changed in place.
         name: hub name or folder of the checkpoint.
 
     Raises:
@@ -98,7 +100,7 @@ def read_checkpoint(name: str) -> tuple[dict[str, Any], dict[str, torch.Tensor]]
 
 def check_architecture(name: str, config: dict[str, Any], qformer: QFormer) -> None:
     """Raise InputError unless heads, blocks and activation are the Q-Former's, which tensors do not show."""
-    heads, blocks = qformer.blocks[0].attention.heads, len(qformer.blocks)
+    heads, blocks = cast(Block, qformer.blocks[0]).attention.heads, len(qformer.blocks)
     for key, default, ours, advice in (  # BERT's default where config.json has no value
         ("num_attention_heads", 12, heads, "set model.heads to the checkpoint's"),
         ("num_hidden_layers", 12, blocks, "set model.layers to the checkpoint's"),
@@ -171,7 +173,8 @@ class _Copier:
         Args:
             to: name of our parameter.
             tensor: of the checkpoint; None: nothing is copied.
-            fewer, more: how many rows fewer or more than ours it may have.
+            fewer: how many rows fewer than ours it may have.
+            more: how many rows more than ours it may have.
 
         Raises:
             InputError: the shapes do not fit.

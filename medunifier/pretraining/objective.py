@@ -166,7 +166,7 @@ def generator_loss(
     return total, {"tig_mse": mse, "tig_codebook": codebook, "tig_commitment": commitment}
 
 
-@torch.compiler.disable  # Triton takes the large constant for a 32-bit integer
+@torch.compiler.disable()  # Triton takes the large constant for a 32-bit integer
 def _text_key(ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """Return a 64-bit hash of each text (n,), which does not depend on padding."""
     odd = torch.arange(1, ids.shape[1] + 1, device=ids.device).mul(0x9E3779B97F4A7C1).bitwise_or(1)

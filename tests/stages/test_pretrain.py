@@ -1,4 +1,4 @@
-"""The stages train_tokenizer and pretrain on a tiny project: what they read, leave and say."""
+"""The stages train_tokenizer and pretrain on a tiny project: inputs, outputs, messages."""
 
 import csv
 import shutil
@@ -65,7 +65,7 @@ def test_leaves_a_model_curves_and_metrics(project):
         assert run.final[f"val_{name}_first"] == pytest.approx(validate[0], rel=1e-4)
         assert run.final[f"val_{name}_last"] == pytest.approx(validate[-1], rel=1e-4)
     assert 1 <= run.final["perplexity_top"] <= 32
-    for level in ("top", "bottom"):  # dead codes that came back are told, as curve and as figure
+    for level in ("top", "bottom"):  # revived codes are logged, as a curve and as a metric
         curve = [float(r[f"revived_{level}"]) for r in rows if r["split"] == "train"]
         revived = getattr(model.image_generator, f"{level}_quantizer").revived
         assert curve == sorted(curve) and curve[-1] <= revived == run.final[f"revived_{level}"]
@@ -88,11 +88,12 @@ assert world_size() == 2, world_size()
 
 
 def without_dropout():
-    """`tiny` parameters of a training that does not draw for each image."""
+    """`tiny` parameters of a training without dropout."""
     params = tiny(load_params(REPOSITORY / "params.yaml"), validate_every=6)
     return params.replace(model=params.model.replace(dropout=0.0))
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one_does(project, monkeypatch):
     """The whole stage, from the order of the pairs to the validation: the same curves, step by step."""
 
@@ -128,7 +129,7 @@ def test_two_processes_train_as_one_does(project, monkeypatch):
                 assert float(other[name]) == pytest.approx(float(row[name]), **close), (row["step"], name)
 
 
-def test_stopped_and_begun_again_it_leaves_the_same(project, monkeypatch):
+def test_interrupted_and_resumed_it_leaves_the_same(project, monkeypatch):
     """The stage as a whole, its dropout and the quantisers' counts included: weights, buffers and curves, bit by bit."""
     dropout = project.replace(model=project.model.replace(dropout=0.2))
 
@@ -145,7 +146,7 @@ def test_stopped_and_begun_again_it_leaves_the_same(project, monkeypatch):
     def dies(pairs, rows):
         if (
             len(pairs) == 12 and next(calls) == 5
-        ):  # behind the look before the first step: the fifth step's batch
+        ):  # the first call standardises the norm; then the fifth step's batch
             raise KeyboardInterrupt
         return load(pairs, rows)
 
@@ -173,8 +174,8 @@ def test_same_seed_same_weights_other_seed_others(project):
     assert all(torch.equal(own[k], other[k]) for k in own)
 
 
-def test_the_norm_behind_the_vit_starts_plain_or_on_data(project):
-    """The frozen tokens of the tiny project differ from image to image and are far from standardised."""
+def test_the_norm_after_the_vit_starts_plain_or_on_data(project):
+    """The features of the tiny project differ from image to image and are far from standardised."""
 
     def start(how):
         model = project.model.replace(vision_norm_start=how)
@@ -228,7 +229,7 @@ def test_pairs_leave_out_what_has_no_report_and_read_what_belongs_together(proje
 def test_a_data_set_without_reports_is_refused(project):
     table = Path("data/prepared/phantom/train.parquet")
     pl.read_parquet(table).with_columns(report=pl.lit(None, pl.String)).write_parquet(table)
-    with pytest.raises(InputError, match="train.parquet holds no reports"):
+    with pytest.raises(InputError, match=r"train\.parquet holds no reports"):
         train_tokenizer.train_tokenizer(project, LocalRun("train_tokenizer", "results/metrics"))
     with pytest.raises(InputError, match="no image with a report"):
         pretrain.pretrain(project, LocalRun("pretrain@full", "results/metrics"), "full")
@@ -270,6 +271,6 @@ def test_by_shard_reads_the_features_of_one_shard_after_the_other(project, monke
     monkeypatch.setattr(Pairs, "load", noted)
     by_shard = project.replace(pretrain=project.pretrain.replace(order="by_shard", validate_every=6))
     pretrain.pretrain(by_shard, LocalRun("pretrain@full", "results/metrics"), "full")
-    trained = np.array(read[12:]).reshape(-1, 4)  # behind the look at 12 items before the first step
+    trained = np.array(read[12:]).reshape(-1, 4)  # the first 12 standardise the norm
     assert len(trained) == 6 and all(len(set(step)) == 1 for step in trained)
     assert all(sorted(set(epoch.flat)) == [0, 1, 2] for epoch in (trained[:3], trained[3:]))

@@ -76,7 +76,7 @@ def fit(folder, *, chosen=None, loss=loss, load=data, run=None, blocks=None):
 
 
 def watched(folder, values, *, stop_after=None, **changes):
-    """Trains with early stopping while validation says `values` by step; returns net, weights by step, history."""
+    """Trains with early stopping with `values` as validation losses by step; returns net, weights by step, history."""
     torch.manual_seed(0)
     net, seen = Net(), {}
 

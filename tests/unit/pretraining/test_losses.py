@@ -27,7 +27,7 @@ def test_contrastive_equals_equations_10_to_12():
 
 
 def test_label_smoothing_equals_its_definition():
-    """Targets of the release (Szegedy et al. 2016): 1 - 0.1 on the right one, and 0.1 spread evenly over all."""
+    """Targets of the authors' code (Szegedy et al. 2016): 1 - 0.1 on the right one, and 0.1 spread evenly over all."""
 
     def smoothed(row, target, smoothing=0.1):
         share = np.full(len(row), smoothing / len(row))

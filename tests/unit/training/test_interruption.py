@@ -1,4 +1,4 @@
-"""What stops the training loop, and how it goes on: kills, signals, broken checkpoints, divergence."""
+"""Interruption and resume of the training loop: kills, signals, broken checkpoints, divergence."""
 
 import multiprocessing
 import os
@@ -63,13 +63,13 @@ def test_kill_9_at_every_step(tmp_path):
 def test_sigterm_leaves_a_checkpoint_of_the_step_reached(tmp_path):
     calls = iter(range(100))
 
-    def told(model, batch, generator):
+    def signalled(model, batch, generator):
         if next(calls) == 4:
             os.kill(os.getpid(), signal.SIGTERM)
         return loss(model, batch, generator)
 
     with pytest.raises(SystemExit) as stopped:
-        fit(tmp_path, loss=told)
+        fit(tmp_path, loss=signalled)
     assert stopped.value.code == 128 + signal.SIGTERM
     assert Checkpoints(tmp_path).load()["step"] == 5
     whole, history = fit(tmp_path / "whole")
@@ -162,7 +162,7 @@ def test_weights_are_not_saved_after_a_gradient_that_is_not_finite(tmp_path, cli
         fit(tmp_path, loss=breaks, chosen=chosen)
     state = Checkpoints(tmp_path).load()
     assert state["step"] == 3 and all(weight.isfinite().all() for weight in state["model"].values())
-    resumed, _ = fit(tmp_path, chosen=chosen)  # and from there it goes on
+    resumed, _ = fit(tmp_path, chosen=chosen)  # and it resumes from there
     assert all(weight.isfinite().all() for weight in resumed.parameters())
 
 

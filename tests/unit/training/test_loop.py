@@ -158,7 +158,7 @@ def test_two_runs_are_the_same_to_the_last_bit_though_threads_share_a_sum(tmp_pa
 
 
 def test_the_gradient_norm_without_clipping_is_that_of_the_gradients(tmp_path):
-    """By the first step of plain gradients: the norm that is told equals that of all of them in one vector."""
+    """By the first step of plain gradients: the logged norm equals that of all of them in one vector."""
     found = []
 
     def noted(model, batch, generator):
@@ -170,11 +170,11 @@ def test_the_gradient_norm_without_clipping_is_that_of_the_gradients(tmp_path):
         return value, parts
 
     _, history = fit(tmp_path, loss=noted, chosen=recipe(clip_norm=None, validate_every=1))
-    told = [row["gradient_norm"] for row in history.rows if row["split"] == "train"]
-    assert told == pytest.approx(found, rel=1e-5)
+    logged = [row["gradient_norm"] for row in history.rows if row["split"] == "train"]
+    assert logged == pytest.approx(found, rel=1e-5)
 
 
-def test_batches_that_cannot_be_are_refused(tmp_path):
+def test_impossible_batch_sizes_are_refused(tmp_path):
     with pytest.raises(InputError, match="10 training items are fewer than batch_size = 16"):
         fit(tmp_path, chosen=recipe(batch_size=16))
     with pytest.raises(InputError, match="multiple of processes x accumulate"):
@@ -183,7 +183,7 @@ def test_batches_that_cannot_be_are_refused(tmp_path):
 
 def test_accumulation_equals_the_whole_batch(tmp_path):
     def plain(model, batch, generator):
-        model.eval()  # no dropout: micro-batches draw theirs anew
+        model.eval()  # no dropout: micro-batches have their own
         return ((model(batch["x"]) - batch["y"]) ** 2).mean(), {}
 
     one, _ = fit(tmp_path / "a", loss=plain)
@@ -209,7 +209,7 @@ def test_early_stopping_ends_with_the_best_weights(tmp_path):
     assert all(torch.equal(v, seen[2][k]) for k, v in net.state_dict().items())
 
 
-def test_groups_have_rates_of_their_own(tmp_path):
+def test_groups_have_learning_rates_of_their_own(tmp_path):
     torch.manual_seed(0)
     net, run = Net(), Silent()
     before = {k: v.clone() for k, v in net.named_parameters()}
@@ -247,6 +247,7 @@ def test_fp16_without_a_gpu_is_refused(tmp_path):
         fit(tmp_path, chosen=recipe(precision="fp16"))
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="fp16 with loss scaling needs a GPU")
 def test_fp16_is_close_to_fp32(tmp_path):
     _, whole = fit(tmp_path / "a")
@@ -254,7 +255,7 @@ def test_fp16_is_close_to_fp32(tmp_path):
     assert whole.rows[-2]["mse"] == pytest.approx(half.rows[-2]["mse"], rel=0.05)
 
 
-def test_curves_tell_speed_memory_and_gradients(tmp_path):
+def test_curves_hold_speed_memory_and_gradients(tmp_path):
     run = Silent()
     fit(tmp_path, run=run, chosen=recipe(clip_norm=None))
     points = [values for _, values in run.curves if "train/loss" in values]
@@ -292,7 +293,7 @@ def test_block_by_block_every_row_once_and_blocks_stay_together():
     assert np.array_equal(rows, np.concatenate(orders[:2]))
 
 
-def test_a_training_refuses_sums_without_a_fixed_order_unless_told_otherwise(tmp_path):
+def test_a_training_refuses_sums_without_a_fixed_order_unless_allowed(tmp_path):
     """`put_` has no algorithm with one, on any device."""
 
     def unordered(model, batch, generator):

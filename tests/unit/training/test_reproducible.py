@@ -1,6 +1,6 @@
-"""The same training step gives the same bits, on a graphics card, too, where some sums know no fixed order.
+"""The same training step gives the same bits, on a GPU too, where some sums have no fixed order.
 
-Where there is no card, it is checked that no such operation is called.
+Without a GPU, it is checked that no such operation is called.
 """
 
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from medunifier.training.optimizer import deterministic_algorithms
 from tests.support.priors import CODES, inputs, make_prior
 from tests.unit.model.test_distributed import case
 
-# after the documentation of torch.use_deterministic_algorithms: what raises on a graphics card
+# after the documentation of torch.use_deterministic_algorithms: what raises on a GPU
 NO_FIXED_ORDER = {
     *(f"aten::upsample_{kind}_backward" for kind in ("linear1d", "bilinear2d", "bicubic2d", "trilinear3d")),
     *(f"aten::_upsample_{kind}_aa_backward" for kind in ("bilinear2d", "bicubic2d")),
@@ -34,7 +34,7 @@ FLOAT_ONLY = {"aten::cumsum", "aten::bincount"}
 
 
 class Called(TorchDispatchMode):
-    """Names of the operations inside `with` that have no fixed order on a graphics card."""
+    """Names of the operations inside `with` that have no fixed order on a GPU."""
 
     def __init__(self):
         super().__init__()
@@ -60,7 +60,7 @@ def pretraining() -> tuple[nn.Module, Callable[[torch.device], torch.Tensor]]:
 
 
 def classifier() -> tuple[nn.Module, Callable[[torch.device], torch.Tensor]]:
-    """What the Q-Former's queries see, and a head."""
+    """The Q-Former's query outputs, and a classification head."""
     model, batch = case(dropout=0.1)
     net = Classifier(QueryEncoder(model), 3)
     nn.init.normal_(net.head.weight)
@@ -113,9 +113,10 @@ def test_strict_refuses_what_it_otherwise_warns_of():
         numbers.put_(at, value)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="on a CPU, see test_training.py")
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU; on a CPU see test_loop.py")
 @pytest.mark.parametrize("name", TRAININGS)
-def test_the_same_step_gives_the_same_bits_on_a_graphics_card(name):
+def test_the_same_step_gives_the_same_bits_on_a_gpu(name):
     """Attention sums its gradients in any order there unless it is asked strictly."""
     net, loss = TRAININGS[name]()
     device = torch.device("cuda")
