@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from medunifier.data.tokenizer import encode, pad
 from medunifier.evaluation.items import BATCH
 from medunifier.evaluation.trained_model import TrainedModel
+from medunifier.huggingface.model_card import write_model_card
 from medunifier.metrics.bootstrap import BootstrapOptions, bootstrap_means
 from medunifier.model.text import Text
 from medunifier.runtime.fields import matching_fields
@@ -160,13 +161,11 @@ def save_prior(
     prior.save_pretrained(folder)
     level = prior.config.level
     sizes = getattr(params.prior, level)
-    lines = [
-        "---\nlibrary_name: transformers\ntags: [chest-x-ray, image-generation, medunifier]\n---",
-        f"# Prior of the {level} codes of MedUnifier, variant `{variant}`",
-        f"PixelSNAIL, trained on the codes of `{params.pretrain.dataset}` (seed {params.seed}): {sizes.steps} "
-        f"steps of {sizes.batch_size} images. Condition: {params.prior.condition}.",
-        "Research software: not a medical device, not for clinical use.",
-        "| metric | value |\n|---|---|\n"
-        + "\n".join(f"| {name} | {value:.6g} |" for name, value in values.items()),
-    ]
-    (folder / "README.md").write_text("\n\n".join(lines) + "\n")
+    write_model_card(
+        folder,
+        title=f"Prior of the {level} codes of MedUnifier, variant `{variant}`",
+        tags=("chest-x-ray", "image-generation", "medunifier"),
+        description=f"PixelSNAIL, trained on the codes of `{params.pretrain.dataset}` (seed {params.seed}): "
+        f"{sizes.steps} steps of {sizes.batch_size} images. Condition: {params.prior.condition}.",
+        values=values,
+    )
