@@ -171,12 +171,11 @@ def document(base: Preset) -> str:
     rows = [_row(name, Params, name, base.values[name]) for name in top]
     parts.append(_table("Top level", "", rows))
     for name, field in Params.model_fields.items():
-        if not _has_table(field.annotation):
-            continue
         path, inner, value = name, section_type(field.annotation), base.values[name]
-        if inner is None:
-            path, inner, value = f"{name}.NAME", entry_type(field.annotation), next(iter(value.values()))
-        parts.append(_table(f"`{name}`", sentence(Params, name), list(_rows(path, inner, value))))
+        if inner is None and (inner := section_type(entry_type(field.annotation))) is not None:
+            path, value = f"{name}.NAME", next(iter(value.values()))
+        if inner is not None:
+            parts.append(_table(f"`{name}`", sentence(Params, name), list(_rows(path, inner, value))))
     said = [inspect.getdoc(rule) or "" for rule in rules.RULES]
     parts.append("## Rules between keys\n\n" + "".join(f"* {text}\n" for text in said))
     return "\n".join(parts)

@@ -60,8 +60,8 @@ def load_resources(
     return needs
 
 
-def snakemake_resources(needs: Needs) -> dict[str, int | str | Callable]:
-    """Return the keywords of a rule's `resources`; memory and run time grow with the attempt."""
+def snakemake_resources(needs: Needs) -> dict[str, Any]:
+    """Return the keywords of a rule's `resources`: numbers, texts, and functions of the attempt for what grows."""
 
     def growing(first: int) -> Callable:
         return lambda wildcards, attempt: first * min(attempt, LARGEST)

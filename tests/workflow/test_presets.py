@@ -59,14 +59,14 @@ def checkout(tmp_path: Path) -> Toy:
     return toy
 
 
+@pytest.mark.workflow
 @pytest.mark.parametrize("preset", PRESETS)
 def test_every_preset_plans_its_stages(checkout: Toy, preset: str) -> None:
     shutil.copy(REPO / f"workflow/presets/{preset}.yaml", checkout.folder / "params.yaml")
     for dataset in load_params(checkout.folder / "params.yaml").datasets.values():
         root = checkout.folder / dataset.root
-        if not dataset.root.startswith(
-            "data/"
-        ):  # what no stage makes: a root with nothing but its index files
+        # what no stage makes: a root with nothing but its index files
+        if not dataset.root.startswith("data/"):
             root.mkdir(parents=True, exist_ok=True)
             for file in vars(dataset.index).values():
                 (root / file).parent.mkdir(parents=True, exist_ok=True)
@@ -75,6 +75,7 @@ def test_every_preset_plans_its_stages(checkout: Toy, preset: str) -> None:
     assert checkout.planned(f"snakemake --profile {profile} -n") == expected_stages(preset)
 
 
+@pytest.mark.workflow
 def test_lint_is_clean(checkout: Toy) -> None:
     shutil.copy(REPO / "params.yaml", checkout.folder)
     assert "Congratulations" in checkout.call("snakemake --lint")

@@ -29,14 +29,14 @@ def test_dvc_plots_show_the_loss_of_a_training(stage, dvc_folder):
     curve = dvc_folder / f"results/curves/{stage}.csv"
     curve.parent.mkdir(parents=True, exist_ok=True)
     curve.write_text("step,split,loss,learning_rate\n10,train,3.5,0.1\n20,train,2.5,0.05\n")
-    told = subprocess.run(
+    shown = subprocess.run(
         [sys.executable, "-m", "dvc", "plots", "show", "--json", "-o", "plots", str(curve.relative_to(dvc_folder))],
         cwd=dvc_folder,
         check=True,
         capture_output=True,
         text=True,
     ).stdout  # fmt: skip
-    ((plot,),) = json.loads(told)["data"].values()
+    ((plot,),) = json.loads(shown)["data"].values()
     assert '"y": {"field": "loss"' in json.dumps(plot["content"])
     assert [row["loss"] for row in plot["content"]["data"]["values"]] == ["3.5", "2.5"]
 
@@ -49,7 +49,7 @@ def test_reads_every_stage_as_dvc_does(preset, dvc_folder, monkeypatch):
     shutil.copy(preset, dvc_folder / "params.yaml")
     mine = Pipeline(dvc_folder)
     with Repo() as repo:
-        theirs = {stage.name: stage for stage in repo.index.stages}
+        theirs = {stage.addressing: stage for stage in repo.index.stages}
         assert list(mine.stages) == list(theirs)
         for name, stage in theirs.items():
             params = {key: value for dep in stage.params for key, value in dep.read_params().items()}

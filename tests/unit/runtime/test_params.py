@@ -70,7 +70,8 @@ def test_types_are_those_of_the_annotations(tmp_path: Path) -> None:
     )
     assert type(params.variants["full"].itc) is float and params.pretrain.clip_norm is None
     assert params.features.shards == (0, 1)
-    assert params.datasets["phantom"].benchmark.per_class == 30
+    benchmark = params.datasets["phantom"].benchmark
+    assert benchmark is not None and benchmark.per_class == 30
     with pytest.raises(ValidationError, match="frozen"):
         params.seed = 1
 
@@ -277,7 +278,7 @@ def test_a_head_that_no_objective_trains_is_not_evaluated(tmp_path: Path) -> Non
     )
 
 
-def test_another_encoder_is_judged_where_it_can_be(tmp_path: Path) -> None:
+def test_another_encoder_is_evaluated_where_it_can_be(tmp_path: Path) -> None:
     changes = {
         "encoders": ["clip"],
         "trained.itc": ["full", "clip"],
