@@ -19,7 +19,8 @@ def train_wordpiece(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
     """A lower-casing WordPiece tokenizer with BERT's special tokens and [DEC]. The same texts give the same tokenizer.
 
     Args:
-        texts: the training reports. vocab_size: entries, special tokens included.
+        texts: the training reports.
+        vocab_size: entries, special tokens included.
     """
     tokenizer = Tokenizer(models.WordPiece(unk_token=SPECIAL["unk"]))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)

@@ -1,0 +1,1 @@
+"""MedUnifier in transformers' form: configuration, model, image processor, processor."""

@@ -122,7 +122,8 @@ class MedUnifierModel(MedUnifierNetwork, PreTrainedModel):
 
         Args:
             features: image features (B, T, vision width).
-            input_ids, attention_mask: reports (B, L): [CLS] words [SEP], then padding.
+            input_ids: reports (B, L): [CLS] words [SEP], then padding.
+            attention_mask: 1 at tokens, 0 at padding (B, L).
             images: targets of TIG, (B, image channels, 224, 224) in [0, 1].
             weights: lambda by objective (`itc`, `itm`, `itg`, `tig`); None: 1 for each.
             generator: source of the random hard negatives; in the same state on every process.

@@ -1,60 +1,30 @@
-"""Images and texts as a MedUnifier takes them, in transformers' form.
+"""Images and texts as the model takes them, in transformers' form.
 
-Importing this registers the model, too. The stages do without it: transformers' base classes of processors bring
-torchvision along, seconds of start-up that a stage reading stored features does not need.
+The stages do without this module: transformers' base classes of processors import torchvision, seconds that a stage
+which reads stored features does not need.
 """
 
 from collections.abc import Sequence
-from os import PathLike
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
-from PIL import Image
-from transformers import AutoImageProcessor, AutoProcessor, BatchFeature, PreTrainedTokenizerBase
-from transformers.image_processing_utils import BaseImageProcessor
+from transformers import AutoProcessor, BatchFeature, PreTrainedTokenizerBase
 from transformers.processing_utils import ProcessorMixin
 
 from medunifier.data.tokenizer import decode, tokenize
-from medunifier.huggingface.modeling_medunifier import MedUnifierConfig
-
-ImageInput = str | PathLike | Image.Image
-
-
-class MedUnifierImageProcessor(BaseImageProcessor):
-    """Radiographs as stage decode_images decodes them: grey, square, values in [0, 1], three equal channels.
-
-    Args:
-        size: pixels, height = width. aspect: `squash`, `pad` or `crop` for an image that is not square.
-    """
-
-    model_input_names: ClassVar = ["pixel_values"]
-
-    def __init__(self, size: int = 224, aspect: str = "squash", **kwargs: Any):
-        super().__init__(**kwargs)
-        self.size, self.aspect = size, aspect
-
-    def __call__(self, images: ImageInput | Sequence[ImageInput], **_: Any) -> BatchFeature:
-        """Files (JPEG, PNG, DICOM) or PIL images -> pixel_values (B, 3, size, size)."""
-        from medunifier.data.image_decoding import decode_image, grey, square
-
-        if isinstance(images, ImageInput):
-            images = [images]
-        decoded = [
-            square(grey(image), self.size, self.aspect)
-            if isinstance(image, Image.Image)
-            else decode_image(image, self.size, self.aspect)
-            for image in images
-        ]
-        pixels = torch.stack([torch.from_numpy(image) for image in decoded])[:, None]  # (B, 1, H, W)
-        return BatchFeature({"pixel_values": pixels.expand(-1, 3, -1, -1).float() / 255})
+from medunifier.huggingface.configuration_medunifier import MedUnifierConfig
+from medunifier.huggingface.image_processing_medunifier import ImageInput, MedUnifierImageProcessor
 
 
 class MedUnifierProcessor(ProcessorMixin):
-    """Image processor and tokenizer behind one call.
+    """Image processor and tokenizer in one call.
 
     Args:
-        max_text_tokens: tokens of a text, [CLS] and [SEP] included; the rest is cut.
+        max_text_tokens: longest text in tokens, [CLS] and [SEP] included; the rest is cut.
     """
+
+    image_processor: MedUnifierImageProcessor
+    tokenizer: PreTrainedTokenizerBase
 
     def __init__(
         self,
@@ -69,7 +39,11 @@ class MedUnifierProcessor(ProcessorMixin):
     def __call__(
         self, images: ImageInput | Sequence[ImageInput] | None = None, text: str | Sequence[str] | None = None
     ) -> BatchFeature:
-        """`pixel_values` of images and `input_ids`, `attention_mask` of texts, whichever are given."""
+        """Return `pixel_values` (B, 3, H, W) of images and `input_ids`, `attention_mask` (B, L) of texts.
+
+        Raises:
+            UnreadableImage: a file cannot be decoded.
+        """
         batch = BatchFeature() if images is None else self.image_processor(images)
         if text is not None:
             texts = [text] if isinstance(text, str) else list(text)
@@ -79,9 +53,8 @@ class MedUnifierProcessor(ProcessorMixin):
         return batch
 
     def batch_decode(self, ids: torch.Tensor) -> list[str]:
-        """Ids (B, L) of `generate` -> texts, up to the first [SEP]."""
+        """Return the texts of generated ids (B, L), each up to its first [SEP]."""
         return decode(self.tokenizer, ids)
 
 
-AutoImageProcessor.register(MedUnifierConfig, image_processor_classes={"pil": MedUnifierImageProcessor})
 AutoProcessor.register(MedUnifierConfig, MedUnifierProcessor)

@@ -225,9 +225,11 @@ class Block(nn.Module):
 
         Args:
             x: rows (R, W), those of the queries before text.
-            groups, earlier, last: as in `SelfAttention.forward`.
+            groups: how the rows are grouped.
             queries: (images, Q of each) among the rows.
             images: as in `CrossAttention.forward`; None in place of an image in a block without cross-attention.
+            earlier: as in `SelfAttention.forward`.
+            last: as in `SelfAttention.forward`.
 
         Returns:
             The block's output, (R, W) or fewer rows, and the keys and values of the first group.

@@ -10,7 +10,7 @@ from medunifier.model.config import Sizes
 from medunifier.model.image_generator import BOTTOM_GRID, TOP_GRID, Generated, ImageGenerator
 from medunifier.model.precision import for_products
 from medunifier.model.qformer import QFormer
-from medunifier.model.report_decoding import NextWord, beam_search, choose_words
+from medunifier.model.report_decoding import Limits, NextWord, Sampling, beam_search, choose_words
 from medunifier.model.text import TextHead
 
 
@@ -135,8 +135,12 @@ class MedUnifierNetwork(nn.Module):
 
         Args:
             features: image features (B, T, vision width).
-            num_beams, length_penalty: see `beam_search`; 1 beam: greedy decoding, or sampling.
-            do_sample, temperature, top_k, top_p: sample each token from what `keep_likely` leaves.
+            num_beams: running texts of a beam search; 1: greedy decoding, or sampling.
+            do_sample: sample each token from what `keep_likely` leaves.
+            temperature: divides the logits before sampling.
+            top_k: sample from so many likeliest tokens; None: from all.
+            top_p: sample from the nucleus of this probability; None: from all.
+            length_penalty: of a beam search, exponent of the length.
             max_new_tokens: longest report in tokens, [SEP] included; None: as many as there are positions.
             generator: source of the random numbers of sampling.
             use_cache: keep keys and values of earlier tokens, so that a step computes one token. The result does not
@@ -153,29 +157,11 @@ class MedUnifierNetwork(nn.Module):
         length = min(max_new_tokens or c.max_text_tokens, c.max_text_tokens)
         decoder = self._report_decoder(features, num_beams, length, use_cache)
         first = torch.full((len(features), 1), c.decode_token_id, device=features.device)
-        end, pad = c.sep_token_id, c.pad_token_id
+        limits = Limits(length, c.sep_token_id, c.pad_token_id)
         if num_beams > 1:
-            return beam_search(
-                decoder,
-                first,
-                num_beams=num_beams,
-                max_new_tokens=length,
-                end=end,
-                pad=pad,
-                length_penalty=length_penalty,
-            )
-        return choose_words(
-            decoder,
-            first,
-            max_new_tokens=length,
-            end=end,
-            pad=pad,
-            do_sample=do_sample,
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-            generator=generator,
-        )
+            return beam_search(decoder, first, limits, num_beams, length_penalty)
+        sampling = Sampling(temperature, top_k, top_p, generator) if do_sample else None
+        return choose_words(decoder, first, limits, sampling)
 
     def _report_decoder(self, features: torch.Tensor, rows: int, room: int, use_cache: bool) -> NextWord:
         """Return the decoder of `rows` texts per image, each of at most `room` tokens."""

@@ -176,7 +176,8 @@ class QFormer(nn.Module):
 
         Args:
             images: the pairs' images in groups, as in `CrossAttention.forward`, an entry of `read_image` per block.
-            input_ids, attention_mask: the texts (U, L).
+            input_ids: the texts (U, L).
+            attention_mask: 1 at their tokens, 0 at padding (U, L).
             texts: number of each pair's text, (P,); None: pair i has text i.
         """
         n = self.query_tokens.shape[1]

@@ -5,7 +5,7 @@ that may not come. Searches return ids (B, L): the end token closes each row, pa
 """
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +24,23 @@ class Decoder(Protocol):
     def reorder(self, rows: torch.Tensor) -> None:
         """Replace the state of row i by that of row rows[i]; rows (R,)."""
         ...
+
+
+class Limits(NamedTuple):
+    """Where a text ends."""
+
+    max_new_tokens: int  # longest text in tokens, the end token included
+    end: int  # id that closes a text
+    pad: int  # id after it
+
+
+class Sampling(NamedTuple):
+    """How to sample a token; see `keep_likely`."""
+
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float | None = None
+    generator: torch.Generator | None = None  # source of the random numbers
 
 
 class NextWord:
@@ -77,41 +94,31 @@ class NextWord:
 def choose_words(
     decoder: Decoder,
     first: torch.Tensor,
-    *,
-    max_new_tokens: int,
-    end: int,
-    pad: int,
-    do_sample: bool = False,
-    temperature: float = 1.0,
-    top_k: int | None = None,
-    top_p: float | None = None,
-    generator: torch.Generator | None = None,
+    limits: Limits,
+    sampling: Sampling | None = None,
 ) -> torch.Tensor:
-    """Choose the likeliest token at each place or, with `do_sample`, sample one.
+    """Choose the likeliest token at each place or, with `sampling`, sample one.
 
     Args:
         decoder: gives the logits; called once per token.
         first: the start token of each row (B, 1).
-        max_new_tokens: longest text in tokens, the end token included.
-        end: id that closes a text. pad: id after it.
-        do_sample: sample from what `keep_likely` leaves.
-        temperature, top_k, top_p: see `keep_likely`.
-        generator: source of the random numbers.
+        limits: where a text ends.
+        sampling: None: greedy decoding.
 
     Returns:
-        Ids (B, L) after `first`, L at most `max_new_tokens`.
+        Ids (B, L) after `first`.
     """
     token, done, words = first, torch.zeros(len(first), dtype=torch.bool, device=first.device), []
-    for _ in range(max_new_tokens):
+    for _ in range(limits.max_new_tokens):
         logits = decoder(token).float()  # (B, V)
-        if do_sample:
-            shares = keep_likely(logits, temperature, top_k, top_p).softmax(-1)
-            chosen = torch.multinomial(shares, 1, generator=generator)[:, 0]
+        if sampling is not None:
+            shares = keep_likely(logits, sampling.temperature, sampling.top_k, sampling.top_p).softmax(-1)
+            chosen = torch.multinomial(shares, 1, generator=sampling.generator)[:, 0]
         else:
             chosen = logits.argmax(-1)
-        token = chosen.masked_fill(done, pad)[:, None]
+        token = chosen.masked_fill(done, limits.pad)[:, None]
         words.append(token)
-        done |= token[:, 0] == end
+        done |= token[:, 0] == limits.end
         if done.all():
             break
     return torch.cat(words, 1)
@@ -140,11 +147,8 @@ def keep_likely(
 def beam_search(
     decoder: Decoder,
     first: torch.Tensor,
-    *,
+    limits: Limits,
     num_beams: int,
-    max_new_tokens: int,
-    end: int,
-    pad: int,
     length_penalty: float = 1.0,
 ) -> torch.Tensor:
     """Return the best finished text of a beam search, by log probability / length^length_penalty.
@@ -154,23 +158,24 @@ def beam_search(
 
     Args:
         decoder: holds B * num_beams rows, those of one item side by side.
-        first: the start token of each item (B, 1). num_beams: running texts per item.
-        max_new_tokens: longest text in tokens, the end token included.
-        end: id that closes a text. pad: id after it. length_penalty: exponent of the length.
+        first: the start token of each item (B, 1).
+        limits: where a text ends.
+        num_beams: running texts per item.
+        length_penalty: exponent of the length.
 
     Returns:
         Ids (B, L) after `first`.
     """
-    batch, k = len(first), num_beams
+    (longest, end, pad), batch, k = limits, len(first), num_beams
     tokens = first.repeat_interleave(k, 0)  # (B k, 1)
     words = tokens.new_zeros(batch, k, 0)  # of the running texts
     running = torch.full((batch, k), -torch.inf, device=first.device)
     running[:, 0] = 0.0  # all start alike: one counts
-    finished = torch.full((batch, k, max_new_tokens), pad, device=first.device)
+    finished = torch.full((batch, k, longest), pad, device=first.device)
     scores = torch.full((batch, k), -torch.inf, device=first.device)  # of the finished texts, best first
     is_open = torch.ones(batch, 1, dtype=torch.bool, device=first.device)
     offsets = k * torch.arange(batch, device=first.device)[:, None]
-    for length in range(1, max_new_tokens + 1):
+    for length in range(1, longest + 1):
         chances = decoder(tokens).float().log_softmax(-1).unflatten(0, (batch, k))  # (B, k, V)
         vocabulary = chances.shape[-1]
         # 2 k candidates: k of them may end, and k have to go on
@@ -179,15 +184,15 @@ def beam_search(
         candidates = torch.cat([_pick(words, beam), word[..., None]], 2)  # (B, 2 k, length)
 
         best_k = torch.arange(word.shape[1], device=word.device) < k
-        ends = is_open & best_k & ((word == end) | (length == max_new_tokens))
+        ends = is_open & best_k & ((word == end) | (length == longest))
         new = (chances / length**length_penalty).masked_fill(~ends, -torch.inf)
-        texts = torch.cat([finished, F.pad(candidates, (0, max_new_tokens - length), value=pad)], 1)
+        texts = torch.cat([finished, F.pad(candidates, (0, longest - length), value=pad)], 1)
         scores, kept = torch.cat([scores, new], 1).topk(k)
         finished = _pick(texts, kept)
 
         running, order = chances.masked_fill(word == end, -torch.inf).topk(k)
         is_open = is_open & (running[:, :1] / length**length_penalty > scores[:, -1:])
-        if not is_open.any() or length == max_new_tokens:
+        if not is_open.any() or length == longest:
             break
         words = _pick(candidates, order)
         tokens = words[:, :, -1].reshape(-1, 1)

@@ -1,0 +1,1 @@
+"""Image features: the frozen encoder, cached shards, features computed on the fly."""

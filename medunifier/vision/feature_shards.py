@@ -82,7 +82,8 @@ def shard_rows(images: int, shards: Sequence[str], shard: str) -> range:
 
     Args:
         images: number of images of the data set.
-        shards: names of all shards. shard: name of this one.
+        shards: names of all shards.
+        shard: name of this one.
 
     Raises:
         InputError: the shard is unknown, or would be empty.

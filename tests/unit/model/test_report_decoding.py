@@ -9,7 +9,7 @@ from transformers.generation.logits_process import TopKLogitsWarper, TopPLogitsW
 from transformers.modeling_outputs import CausalLMOutput
 
 from medunifier.model.attention import Memory
-from medunifier.model.report_decoding import beam_search, keep_likely
+from medunifier.model.report_decoding import Limits, beam_search, keep_likely
 from tests.unit.model.test_distributed import case
 
 
@@ -127,9 +127,7 @@ def test_enough_beams_find_the_best_of_all_texts(seed):
                 steps = zip((2, *text), text, strict=False)
                 texts[text] = sum(float(chances[a, b]) for a, b in steps) / length
     best = max(texts, key=texts.get)
-    found = beam_search(
-        Table(logits), torch.tensor([[2]]), num_beams=64, max_new_tokens=longest, end=end, pad=pad
-    )
+    found = beam_search(Table(logits), torch.tensor([[2]]), Limits(longest, end, pad), num_beams=64)
     assert tuple(found[0].tolist()) == best
 
 

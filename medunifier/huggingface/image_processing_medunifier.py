@@ -1,0 +1,53 @@
+"""Radiographs as the model's pixel values, in transformers' form."""
+
+from collections.abc import Sequence
+from os import PathLike
+from typing import Any, ClassVar
+
+import torch
+from PIL import Image
+from transformers import AutoImageProcessor, BatchFeature
+from transformers.image_processing_utils import BaseImageProcessor
+
+from medunifier.data.image_decoding import decode_image, grey, square
+from medunifier.huggingface.configuration_medunifier import MedUnifierConfig
+
+ImageInput = str | PathLike[str] | Image.Image
+
+
+class MedUnifierImageProcessor(BaseImageProcessor):
+    """Decode radiographs as stage decode_images does: grey, square, values in [0, 1], three equal channels.
+
+    Args:
+        size: pixels, height = width. aspect: `squash`, `pad` or `crop` for an image that is not square.
+    """
+
+    model_input_names: ClassVar = ["pixel_values"]
+
+    def __init__(self, size: int = 224, aspect: str = "squash", **kwargs: Any):
+        super().__init__(**kwargs)
+        self.size, self.aspect = size, aspect
+
+    def __call__(self, images: ImageInput | Sequence[ImageInput], **_: Any) -> BatchFeature:
+        """Decode files (JPEG, PNG, DICOM) or PIL images to `pixel_values` (B, 3, size, size).
+
+        Raises:
+            UnreadableImage: a file cannot be decoded.
+        """
+        if isinstance(images, ImageInput):
+            images = [images]
+        decoded = [
+            square(grey(image), self.size, self.aspect)
+            if isinstance(image, Image.Image)
+            else decode_image(image, self.size, self.aspect)
+            for image in images
+        ]
+        pixels = torch.stack([torch.from_numpy(image) for image in decoded])[:, None]  # (B, 1, size, size)
+        return BatchFeature({"pixel_values": pixels.expand(-1, 3, -1, -1).float() / 255})
+
+
+# The same class for both backends: it needs neither, and a missing one would be warned about.
+AutoImageProcessor.register(
+    MedUnifierConfig,
+    image_processor_classes={"pil": MedUnifierImageProcessor, "torchvision": MedUnifierImageProcessor},
+)
