@@ -3,6 +3,7 @@
 import shutil
 from pathlib import Path
 
+from medunifier.data.tokenizer import encode, load_tokenizer, train_wordpiece
 from medunifier.runtime.errors import InputError
 from medunifier.runtime.params import Params
 from medunifier.stage import run_stage
@@ -10,12 +11,14 @@ from medunifier.storage.tables import read_table
 from medunifier.tracking import Run
 
 OUT = Path("models/tokenizer")
+MEASURED = 2000  # reports whose lengths in tokens are recorded
 
 
 def train_tokenizer(params: Params, run: Run) -> None:
-    """Trains WordPiece on the training reports of the pre-training data set, or loads `tokenizer.pretrained` or `tokenizer.folder`."""
-    from medunifier.data.tokenizer import encode, load_tokenizer, train_wordpiece
+    """Train a WordPiece tokenizer on the training reports of the pre-training data set.
 
+    With `tokenizer.pretrained` or `tokenizer.folder` that tokenizer is loaded instead. Writes models/tokenizer.
+    """
     table = Path("data/prepared") / params.pretrain.dataset / "train.parquet"
     reports = [text for text in read_table(table)["report"].to_list() if text]
     if not reports:
@@ -29,7 +32,7 @@ def train_tokenizer(params: Params, run: Run) -> None:
     shutil.rmtree(OUT, ignore_errors=True)
     tokenizer.save_pretrained(OUT)
 
-    lengths = sorted(len(encode(tokenizer, text, 10_000)) for text in reports[:2000])
+    lengths = sorted(len(encode(tokenizer, text, 10_000)) for text in reports[:MEASURED])
     run.metrics(
         {
             "reports": len(reports),

@@ -1,4 +1,4 @@
-"""Reports as tokens: training, loading and use of the tokenizer."""
+"""Train, load and use the tokenizer of reports."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -16,7 +16,9 @@ _INNER = 0xF0000  # a private plane of Unicode, in which every character of the 
 
 
 def train_wordpiece(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
-    """A lower-casing WordPiece tokenizer with BERT's special tokens and [DEC]. The same texts give the same tokenizer.
+    """Train a lower-casing WordPiece tokenizer with BERT's special tokens and [DEC].
+
+    The same texts give the same tokenizer.
 
     Args:
         texts: the training reports.
@@ -28,9 +30,9 @@ def train_wordpiece(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
     tokenizer.decoder = decoders.WordPiece()
     special = [*SPECIAL.values(), DECODE_TOKEN]
 
-    # The library's WordPieceTrainer numbers the inner characters (##a) as a hash map happens to give them, and breaks
-    # ties by these numbers: every training has another outcome (huggingface/tokenizers, issue 1794). Its BpeTrainer
-    # numbers characters in order. So inner characters become characters of their own, and ## again afterwards.
+    # The library's WordPieceTrainer numbers the inner characters (##a) in the order of a hash map, and breaks ties by
+    # these numbers: every training has another outcome (huggingface/tokenizers, issue 1794). Its BpeTrainer numbers
+    # characters in order. So inner characters are mapped to characters of their own, and back to ## afterwards.
     words: Counter[str] = Counter()
     for text in texts:
         split = tokenizer.pre_tokenizer.pre_tokenize_str(tokenizer.normalizer.normalize_str(text))
@@ -54,20 +56,21 @@ def train_wordpiece(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
 
 
 def _as_inner(character: str) -> str:
-    """A character inside a word; those beyond the basic plane, of which reports have none, stay as they are."""
+    """Mark a character inside a word; those beyond the basic plane, of which reports have none, stay unmarked."""
     return chr(_INNER + ord(character)) if ord(character) < 0xFFFE else character
 
 
 def _as_wordpiece(piece: str) -> str:
-    """A piece of marked characters as WordPiece writes it: ## where it does not begin a word."""
+    """Return a piece of marked characters in WordPiece's form: ## where it does not begin a word."""
     plain = "".join(chr(ord(c) - _INNER) if _INNER <= ord(c) < _INNER + 0xFFFE else c for c in piece)
     return plain if plain[0] == piece[0] else "##" + plain
 
 
 def load_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:
-    """A tokenizer by hub name or folder; [DEC] is added where it is missing.
+    """Load a tokenizer by hub name or folder; [DEC] is added where it is missing.
 
-    Raises InputError when it cannot be loaded or lacks one of [CLS], [SEP], [PAD].
+    Raises:
+        InputError: it cannot be loaded, or lacks one of [CLS], [SEP], [PAD].
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(name))
@@ -88,19 +91,19 @@ def load_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:
 def tokenize(
     tokenizer: PreTrainedTokenizerBase, texts: list[str], max_tokens: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Texts -> ids and mask (B, L): [CLS] words [SEP], cut at max_tokens, padded to the longest here."""
+    """Return ids and mask (B, L) of texts: [CLS] words [SEP], cut at `max_tokens`, padded to the longest."""
     ids = [encode(tokenizer, text, max_tokens) for text in texts]
     return pad(ids, tokenizer.pad_token_id)
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, text: str, max_tokens: int) -> list[int]:
-    """One text -> [CLS] words [SEP], cut at max_tokens; the [SEP] stays."""
+    """Return the ids of one text: [CLS] words [SEP]; words are cut at `max_tokens` in all."""
     words = tokenizer.encode(text, add_special_tokens=False, truncation=True, max_length=max_tokens - 2)
     return [tokenizer.cls_token_id, *words, tokenizer.sep_token_id]
 
 
 def pad(rows: list[list[int]], pad_id: int, length: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-    """Lists of ids -> ids and mask (B, L), L the longest or the `length` given."""
+    """Return ids and mask (B, L) of lists of ids; L is `length`, or that of the longest."""
     length = length or max(map(len, rows))
     ids = torch.full((len(rows), length), pad_id)
     mask = torch.zeros(len(rows), length, dtype=torch.long)
@@ -111,7 +114,7 @@ def pad(rows: list[list[int]], pad_id: int, length: int | None = None) -> tuple[
 
 
 def decode(tokenizer: PreTrainedTokenizerBase, ids: torch.Tensor) -> list[str]:
-    """Generated ids (B, L) -> texts, up to the first [SEP], without special tokens."""
+    """Return the texts of generated ids (B, L), each up to its first [SEP], without special tokens."""
     texts = []
     for row in ids.tolist():
         end = row.index(tokenizer.sep_token_id) if tokenizer.sep_token_id in row else len(row)

@@ -34,7 +34,7 @@ class MedUnifierImageProcessor(BaseImageProcessor):
         Raises:
             UnreadableImage: a file cannot be decoded.
         """
-        if isinstance(images, ImageInput):
+        if isinstance(images, str | PathLike | Image.Image):
             images = [images]
         decoded = [
             square(grey(image), self.size, self.aspect)

@@ -52,6 +52,10 @@ class MedUnifierProcessor(ProcessorMixin):
             )
         return batch
 
+    def decode(self, ids: torch.Tensor) -> str:
+        """Return the text of one row of generated ids (L,), up to its first [SEP]."""
+        return decode(self.tokenizer, ids[None])[0]
+
     def batch_decode(self, ids: torch.Tensor) -> list[str]:
         """Return the texts of generated ids (B, L), each up to its first [SEP]."""
         return decode(self.tokenizer, ids)

@@ -12,8 +12,10 @@ from transformers import AutoProcessor, ViTConfig, ViTModel
 
 from medunifier.data.image_decoding import decode_image
 from medunifier.data.tokenizer import DECODE_TOKEN, tokenize, train_wordpiece
-from medunifier.huggingface.modeling_medunifier import MedUnifierConfig, MedUnifierModel
-from medunifier.huggingface.processing_medunifier import MedUnifierImageProcessor, MedUnifierProcessor
+from medunifier.huggingface.configuration_medunifier import MedUnifierConfig
+from medunifier.huggingface.image_processing_medunifier import MedUnifierImageProcessor
+from medunifier.huggingface.modeling_medunifier import MedUnifierModel
+from medunifier.huggingface.processing_medunifier import MedUnifierProcessor
 from medunifier.runtime.errors import InputError
 from medunifier.vision.frozen_encoder import load_vision
 from tests.support.paths import REPO
@@ -22,19 +24,17 @@ README = REPO / "README.md"
 REPORTS = ["There is a large left pleural effusion.", "No pneumothorax. The heart is not enlarged."] * 5
 
 
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
-    """A project with `models/full`, the ViT in `vit`, and radiograph.jpg."""
-    monkeypatch.chdir(tmp_path)
+def make_folder(folder: Path) -> Path:
+    """A project with `models/full`, its ViT in `vit`, and radiograph.jpg."""
     torch.manual_seed(0)
     sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
-    ViTModel(ViTConfig(patch_size=14, **sizes)).save_pretrained("vit")
+    ViTModel(ViTConfig(patch_size=14, **sizes)).save_pretrained(folder / "vit")
     tokenizer = train_wordpiece(REPORTS, 80)
     vision = {
         "model": "vit",
         "revision": None,
         "skip_last_blocks": 0,
-        "checksum": load_vision("vit").checksum,
+        "checksum": load_vision(str(folder / "vit")).checksum,
     }
     config = MedUnifierConfig(
         vision_width=8,
@@ -49,10 +49,19 @@ def folder(tmp_path, monkeypatch):
         decode_token_id=tokenizer.convert_tokens_to_ids(DECODE_TOKEN),
         vision=vision,
     )
-    MedUnifierModel(config).save_pretrained("models/full")
-    MedUnifierProcessor(MedUnifierImageProcessor(224, "pad"), tokenizer, 20).save_pretrained("models/full")
-    Image.fromarray(np.random.default_rng(0).integers(0, 255, (300, 200), np.uint8)).save("radiograph.jpg")
-    return tmp_path
+    trained = folder / "models/full"
+    MedUnifierModel(config).save_pretrained(trained)
+    MedUnifierProcessor(MedUnifierImageProcessor(224, "pad"), tokenizer, 20).save_pretrained(trained)
+    image = np.random.default_rng(0).integers(0, 255, (300, 200), np.uint8)
+    Image.fromarray(image).save(folder / "radiograph.jpg")
+    return folder
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A working directory as `make_folder` makes it."""
+    monkeypatch.chdir(tmp_path)
+    return make_folder(tmp_path)
 
 
 def test_images_and_texts_are_those_of_the_stages(folder):
@@ -64,6 +73,7 @@ def test_images_and_texts_are_those_of_the_stages(folder):
     ids, mask = tokenize(processor.tokenizer, REPORTS[:2], 20)
     assert torch.equal(batch["input_ids"], ids) and torch.equal(batch["attention_mask"], mask)
     assert processor.batch_decode(ids[:, 1:]) == [text.lower() for text in REPORTS[:2]]
+    assert processor.decode(ids[1, 1:]) == REPORTS[1].lower()
     opened = processor(images=Image.open("radiograph.jpg"))["pixel_values"]
     assert opened.shape == (1, 3, 224, 224) and (opened - expected).abs().max() < 0.02
     assert list(processor(text=REPORTS[0])) == ["input_ids", "attention_mask"]

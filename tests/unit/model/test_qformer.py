@@ -16,7 +16,10 @@ CLOSE = {"rtol": 0, "atol": 1e-5}
 
 def random_case(seed: int):
     torch.manual_seed(seed)
-    r = lambda low, high: int(torch.randint(low, high + 1, ()))
+
+    def r(low, high):
+        return int(torch.randint(low, high + 1, ()))
+
     heads = r(1, 4)
     qformer = QFormer(
         width=8 * heads,

@@ -149,7 +149,7 @@ def test_a_checkpoint_without_pooler_has_one_checksum(transformers_vit, tmp_path
 
 
 def test_a_model_that_is_not_there(tmp_path):
-    with pytest.raises(InputError, match="has no config.json"):
+    with pytest.raises(InputError, match=r"has no config\.json"):
         load_vision(str(tmp_path))
 
 
