@@ -102,7 +102,7 @@ def test_tokens_beyond_half_precision_name_the_image(images, monkeypatch, factor
 
 
 def test_another_model_file_leaves_another_checksum(tmp_path, monkeypatch):
-    """DVC sees the changed file (test_pipeline) and runs the stage; the manifest then names other weights."""
+    """DVC notices the changed file (test_pipeline) and runs the stage; the manifest then names other weights."""
     from transformers import ViTConfig, ViTModel
 
     monkeypatch.chdir(tmp_path)

@@ -5,10 +5,10 @@ import torch.nn.functional as F
 
 
 def visible(kind: str, queries: int, mask: torch.Tensor) -> torch.Tensor:
-    """(B, Q + L, Q + L): True where row i may look at column j."""
+    """(B, Q + L, Q + L): True where row i may attend to column j."""
     batch, length = mask.shape
     total = queries + length
-    seen = torch.zeros(batch, total, total, dtype=torch.bool)
+    allowed_pairs = torch.zeros(batch, total, total, dtype=torch.bool)
     for b in range(batch):
         for i in range(total):
             for j in range(total):
@@ -19,8 +19,8 @@ def visible(kind: str, queries: int, mask: torch.Tensor) -> torch.Tensor:
                     "multi-modal causal": (not j_text) or (i_text and j <= i),
                 }[kind]
                 real = not j_text or bool(mask[b, j - queries])
-                seen[b, i, j] = allowed and real
-    return seen
+                allowed_pairs[b, i, j] = allowed and real
+    return allowed_pairs
 
 
 def forward(
@@ -30,9 +30,9 @@ def forward(
     n = qformer.query_tokens.shape[1]
     words = qformer.word_embeddings(ids) + qformer.position_embeddings(torch.arange(ids.shape[1]))
     x = qformer.norm(torch.cat([qformer.query_tokens.expand(len(ids), -1, -1), words], 1))
-    seen = visible(kind, n, mask)
+    allowed_pairs = visible(kind, n, mask)
     for block in qformer.blocks:
-        x = attend(block.attention, x, x, seen)
+        x = attend(block.attention, x, x, allowed_pairs)
         queries, text = x[:, :n], x[:, n:]
         if block.cross_attention is not None:
             everything = torch.ones(len(ids), n, features.shape[1], dtype=torch.bool)
@@ -41,7 +41,7 @@ def forward(
     return x
 
 
-def attend(layer, x, source, seen):
+def attend(layer, x, source, allowed_pairs):
     heads = []
     if hasattr(layer, "query_key_value"):
         queries, keys, values = layer.query_key_value(x).chunk(3, -1)
@@ -51,7 +51,7 @@ def attend(layer, x, source, seen):
     for h in range(layer.heads):
         part = slice(h * size, (h + 1) * size)
         q, k, v = queries[..., part], keys[..., part], values[..., part]
-        scores = (q @ k.transpose(1, 2) / size**0.5).masked_fill(~seen, -torch.inf)
+        scores = (q @ k.transpose(1, 2) / size**0.5).masked_fill(~allowed_pairs, -torch.inf)
         heads.append(scores.softmax(-1).nan_to_num() @ v)
     return layer.norm(x + layer.out(torch.cat(heads, -1)))
 

@@ -27,9 +27,9 @@ def test_greedy_reports_equal_the_argmax_without_a_cache():
     with torch.no_grad():
         model.text_head.bias.normal_(std=2)
         found = model.generate(batch["features"])
-        _, seen = model.qformer.encode_queries(model.read_image(batch["features"]))
+        _, earlier = model.qformer.encode_queries(model.read_image(batch["features"]))
         for row in range(len(found)):
-            own = [kv.take(torch.tensor([row])) for kv in seen]
+            own = [kv.take(torch.tensor([row])) for kv in earlier]
             words = [c.decode_token_id]
             while len(words) <= c.max_text_tokens and words[-1] != c.sep_token_id:
                 x = model.qformer.decode_text(torch.tensor([words]), own)
@@ -55,16 +55,16 @@ def test_codes_and_reconstruction_agree():
 def test_total_is_equation_24_over_equation_23_with_its_weights():
     model, batch = case(codebook_weight=0.5, commitment=0.3)
     model.eval()
-    seen = []  # latents before lookup, top and bottom
+    recorded = []  # latents before lookup, top and bottom
     generator = model.image_generator
     for quantizer in (generator.top_quantizer, generator.bottom_quantizer):
-        quantizer.register_forward_hook(lambda quantizer, z, _: seen.append((z[0], quantizer.codebook)))
+        quantizer.register_forward_hook(lambda quantizer, z, _: recorded.append((z[0], quantizer.codebook)))
     weights = {"itc": 0.7, "itm": 0.0, "itg": 1.3, "tig": 0.8}
     with torch.no_grad():
         losses = model(**batch, weights=weights)
         images = model.generate_image(batch["features"], batch["input_ids"], batch["attention_mask"]).images
     distance = 0.0
-    for z, codebook in seen[:2]:
+    for z, codebook in recorded[:2]:
         flat, codes = z.permute(0, 2, 3, 1).flatten(0, 2).double().numpy(), codebook.double().detach().numpy()
         distance += np.mean([((codes - row) ** 2).sum(1).min() for row in flat]) / z.shape[1]
     error = ((images.double().numpy() - batch["images"].double().numpy()) ** 2).mean()
@@ -75,7 +75,7 @@ def test_total_is_equation_24_over_equation_23_with_its_weights():
 
 
 def spread_case():
-    """`case` with weights and images that tell pairs and words well apart, in evaluation mode."""
+    """`case` with weights and images that separate pairs and words well, in evaluation mode."""
     model, batch = case()
     for part in (model.qformer, model.query_projection, model.text_projection, model.match_head):
         for weight in (p for p in part.parameters() if p.ndim > 1):
@@ -123,7 +123,9 @@ def test_itm_of_a_step_equals_a_slow_version():
     generator, own = torch.Generator().manual_seed(5), torch.eye(6, dtype=torch.bool)
     images = objectives.hard_negatives(cosines.T, model.temperature, own, generator).tolist()
     texts = objectives.hard_negatives(cosines, model.temperature, own, generator).tolist()
-    assert images != texts and cosines.std() > 3 * model.temperature  # else any draw is like a uniform one
+    assert (
+        images != texts and cosines.std() > 3 * model.temperature
+    )  # otherwise the sampling would be nearly uniform
     pairs = [(i, i, 1) for i in range(6)]
     pairs += [(i, texts[i], 0) for i in range(6)] + [(images[i], i, 0) for i in range(6)]
     terms, right = [], []
@@ -144,12 +146,12 @@ def test_itg_of_a_step_equals_a_slow_version():
     for features, ids, mask in zip(
         batch["features"], batch["input_ids"], batch["attention_mask"], strict=True
     ):
-        words = ids[mask.bool()].tolist()[1:]  # behind [CLS]
+        words = ids[mask.bool()].tolist()[1:]  # after [CLS]
         for place, word in enumerate(words):
             before = torch.tensor([[model.config.decode_token_id, *words[:place]]])
             with torch.no_grad():
-                _, seen = model.qformer.encode_queries(model.read_image(features[None]))
-                x = model.qformer.decode_text(before, seen)[0, -1]
+                _, recorded = model.qformer.encode_queries(model.read_image(features[None]))
+                x = model.qformer.decode_text(before, recorded)[0, -1]
                 logits = model.text_head(x, model.qformer.word_embeddings.weight).double().numpy()
             terms.append(np.log(np.exp(logits).sum()) - logits[word])
     np.testing.assert_allclose(losses.parts["itg"].item(), np.mean(terms), rtol=1e-5)
@@ -201,7 +203,7 @@ def test_pairs_with_one_text_are_no_negatives_of_each_other():
     logits = model.match(*(batch[name][:1] for name in ("features", "input_ids", "attention_mask")))[0]
     no, yes = -logits.log_softmax(0).detach()
     torch.testing.assert_close(losses.parts["itm"], yes, rtol=0, atol=1e-5)
-    model.config.equal_reports = "negatives"  # release: each has another as its negative
+    model.config.equal_reports = "negatives"  # as in the authors' code: each has another as its negative
     losses = model(**same, weights={"itm": 1.0}, generator=torch.Generator())
     torch.testing.assert_close(losses.parts["itm"], (yes + 2 * no) / 3, rtol=0, atol=1e-5)
 

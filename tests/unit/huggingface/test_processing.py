@@ -92,11 +92,11 @@ def test_example_of_the_readme_runs(folder):
     assert len([line for line in code.splitlines() if line]) == 5
 
 
-def test_tokens_of_another_vit_are_refused(folder):
+def test_another_encoder_than_that_of_the_training_is_refused(folder):
     model = MedUnifierModel.from_pretrained("models/full")
     model.config.vision["checksum"] = "another"
     with pytest.raises(InputError, match="other weights than those"):
         model.extract_features(torch.rand(1, 3, 224, 224))
     model.config.vision = None
-    with pytest.raises(InputError, match="does not tell which ViT"):
+    with pytest.raises(InputError, match="does not record the frozen encoder"):
         model.extract_features(torch.rand(1, 3, 224, 224))

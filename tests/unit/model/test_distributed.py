@@ -11,7 +11,7 @@ import torch.distributed as dist
 from medunifier.huggingface.modeling_medunifier import MedUnifierConfig, MedUnifierModel
 from tests.support.paths import REPO
 
-WITH_NEGATIVES = {"itc": 1.0, "itm": 1.0, "itg": 0.0, "tig": 0.0}  # the objectives that draw them
+WITH_NEGATIVES = {"itc": 1.0, "itm": 1.0, "itg": 0.0, "tig": 0.0}  # the objectives that use them
 
 
 def batch_norm_case() -> tuple[MedUnifierModel, dict[str, torch.Tensor]]:
@@ -22,7 +22,7 @@ def batch_norm_case() -> tuple[MedUnifierModel, dict[str, torch.Tensor]]:
 
 
 def case(**changes) -> tuple[MedUnifierModel, dict[str, torch.Tensor]]:
-    """A small model, its configuration changed as told, and a batch of 6, the same wherever this is called."""
+    """A small model, its configuration with `changes`, and a batch of 6, the same at every call."""
     torch.manual_seed(3)
     sizes = {
         "vision_width": 10,
@@ -115,7 +115,7 @@ def test_two_processes_equal_one(tmp_path, kind):
 
 
 def test_local_negatives_are_those_of_each_processs_own_half(tmp_path):
-    """As in the authors' release: means of the two halves, each trained on by itself."""
+    """As in the authors' code: means of the two halves, each trained on by itself."""
     halves = []
     for half in (slice(0, 3), slice(3, 6)):
         model, batch = case(negatives="local")

@@ -148,7 +148,7 @@ def test_the_last_transposed_convolution_does_what_the_doublings_leave(channels,
 
 
 @pytest.mark.parametrize("channels", [4, 8, 12, 16, 24, 48, 96, 384])
-def test_norm_keeps_what_channels_tell_of_brightness(channels):
+def test_norm_keeps_the_brightness_in_the_channels(channels):
     """Each channel normalised alone would have mean 0, however bright the image is there."""
     torch.manual_seed(0)
     norm = Norm2d(channels)
@@ -157,7 +157,7 @@ def test_norm_keeps_what_channels_tell_of_brightness(channels):
     assert channels < 64 or norm.num_groups == 8
 
 
-def test_choices_of_the_release():
+def test_choices_of_the_authors_code():
     torch.manual_seed(0)
     model = make(
         adapter="rectified",
@@ -182,7 +182,7 @@ def test_choices_of_the_release():
 
 
 def test_every_residual_block_has_weights_and_every_norm_statistics_of_its_own():
-    """The release runs one block three times and updates its BatchNorm three times in a step."""
+    """The authors' code runs one block three times and updates its BatchNorm three times in a step."""
     model = make(adapter_blocks=3, norm="batch").train()
     blocks = [*model.top_adapter.residual, *model.bottom_adapter.residual]
     assert len({id(p) for block in blocks for p in block.parameters()}) == 6 * 4
@@ -191,7 +191,7 @@ def test_every_residual_block_has_weights_and_every_norm_statistics_of_its_own()
     assert norms and all(m.num_batches_tracked == 1 for m in norms)
 
 
-def test_first_loss_is_of_one_scale_with_the_images_unless_release():
+def test_first_loss_is_of_one_scale_with_the_images_unless_as_in_the_authors_code():
     """Latents that end in a ReLU against codes near zero make a first loss that drowns the others."""
     inputs = torch.randn(4, 32, 12), torch.randn(4, 256, 10), torch.randn(4, 12)
 
@@ -230,13 +230,15 @@ def test_enlarging_is_a_transposed_convolution(source, width, times, side):
     layer = Enlarge(source, width, times).double()
     x = torch.randn(2, source, side, side + 1, dtype=torch.float64, requires_grad=True)
     made = layer(x)
-    asked = F.conv_transpose2d(x, layer.weight, layer.bias, stride=times, padding=times // 2)
+    expected = F.conv_transpose2d(x, layer.weight, layer.bias, stride=times, padding=times // 2)
     assert made.shape == (2, width, times * side, times * (side + 1))
-    torch.testing.assert_close(made, asked, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(made, expected, rtol=1e-12, atol=1e-12)
     upstream = torch.randn_like(made)
     inputs = [x, *layer.parameters()]
     for ours, theirs in zip(
-        torch.autograd.grad(made, inputs, upstream), torch.autograd.grad(asked, inputs, upstream), strict=True
+        torch.autograd.grad(made, inputs, upstream),
+        torch.autograd.grad(expected, inputs, upstream),
+        strict=True,
     ):
         torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
 

@@ -89,8 +89,8 @@ def test_bi_directional(seed):
 def test_causal_shares_the_keys_of_the_uni_modal_queries(seed):
     qformer, features, ids, mask = random_case(seed)
     n = qformer.query_tokens.shape[1]
-    _, seen = qformer.encode_queries(qformer.read_image(features))
-    fast = qformer.decode_text(ids, seen)
+    _, earlier = qformer.encode_queries(qformer.read_image(features))
+    fast = qformer.decode_text(ids, earlier)
     slow = oracle.forward(qformer, features, ids, mask, "multi-modal causal")[:, n:]
     real = mask[..., None].bool()
     compare(qformer, features, fast * real, slow * real)
@@ -140,8 +140,8 @@ def test_pairs_that_share_images_and_texts(seed):
 def test_causal_rows_of_real_tokens_alone(seed):
     qformer, features, ids, mask = random_case(seed)
     n, real = qformer.query_tokens.shape[1], mask.bool()
-    _, seen = qformer.encode_queries(qformer.read_image(features))
-    fast = qformer.decode_text(ids, seen, packing=Packing.of(mask))
+    _, earlier = qformer.encode_queries(qformer.read_image(features))
+    fast = qformer.decode_text(ids, earlier, packing=Packing.of(mask))
     slow = oracle.forward(qformer, features, ids, mask, "multi-modal causal")[:, n:]
     compare(qformer, features, fast, slow[real])
 
@@ -152,7 +152,7 @@ def test_packing_there_and_back_and_its_gradients():
     x = torch.randn(3, 4, 2, dtype=torch.float64, requires_grad=True)
     rows = packing.pack(x)
     assert torch.equal(rows, x[mask.bool()])
-    assert torch.equal(packing.unpack(rows)[mask.bool()], rows)  # what stands at padding means nothing
+    assert torch.equal(packing.unpack(rows)[mask.bool()], rows)  # padding positions are arbitrary
     assert torch.autograd.gradcheck(lambda x: packing.unpack(packing.pack(x).sin())[mask.bool()], x)
     poisoned = (
         torch.where(mask.bool()[..., None], 1.0, torch.nan).double().expand(3, 4, 2)
@@ -170,9 +170,9 @@ def test_packing_there_and_back_and_its_gradients():
 @pytest.mark.parametrize("seed", range(4))
 def test_decoding_token_by_token_equals_decoding_at_once(seed):
     qformer, features, ids, _ = random_case(seed)
-    _, seen = qformer.encode_queries(qformer.read_image(features))
-    whole = qformer.decode_text(ids, seen)
-    memory = [Memory(kv, ids.shape[1]) for kv in seen]
+    _, earlier = qformer.encode_queries(qformer.read_image(features))
+    whole = qformer.decode_text(ids, earlier)
+    memory = [Memory(kv, ids.shape[1]) for kv in earlier]
     with torch.no_grad():
         steps = [qformer.decode_text(ids[:, i : i + 1], memory) for i in range(ids.shape[1])]
     torch.testing.assert_close(torch.cat(steps, 1), whole, **CLOSE)

@@ -90,7 +90,7 @@ def test_the_cache_changes_no_word(model_and_features, how):
     assert torch.equal(one, other)
 
 
-def test_beams_of_a_image_do_not_depend_on_the_others(model_and_features):
+def test_beams_of_an_image_do_not_depend_on_the_others(model_and_features):
     model, features = model_and_features
     together = model.generate(features, num_beams=3)
     for row in range(len(features)):
@@ -142,7 +142,7 @@ def test_likely_words_are_those_of_transformers():
     assert (keep_likely(logits, top_p=1e-9) > -torch.inf).sum(1).eq(1).all()  # the likeliest stays
 
 
-def test_drawn_words_follow_their_probabilities():
+def test_sampled_words_follow_their_probabilities():
     model, batch = case()
     model.eval()
     features = batch["features"][:1].expand(1000, -1, -1)
@@ -155,13 +155,13 @@ def test_drawn_words_follow_their_probabilities():
     generator = torch.Generator().manual_seed(0)
     how = {"do_sample": True, "temperature": 0.05, "top_k": 6, "max_new_tokens": 1}
     with torch.no_grad():
-        drawn = model.generate(features, **how, generator=generator)[:, 0]
-    shares = torch.bincount(drawn, minlength=c.vocab_size) / len(drawn)
+        sampled = model.generate(features, **how, generator=generator)[:, 0]
+    shares = torch.bincount(sampled, minlength=c.vocab_size) / len(sampled)
     assert (expected > 0).sum() == 6
     torch.testing.assert_close(shares, expected, rtol=0, atol=0.06)
 
 
-def test_beams_are_not_drawn():
+def test_beams_are_not_sampled():
     model, batch = case()
     with pytest.raises(ValueError, match="either do_sample or num_beams"):
         model.generate(batch["features"], num_beams=2, do_sample=True)

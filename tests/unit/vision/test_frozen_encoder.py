@@ -109,8 +109,8 @@ def test_eva_without_its_last_block_equals_its_equations(eva_vit):
         bias = torch.cat([w[f"{block}.attn.q_bias"], torch.zeros(32), w[f"{block}.attn.v_bias"]])
         qkv = norm(x, f"{block}.norm1") @ w[f"{block}.attn.qkv.weight"].T + bias
         q, k, v = qkv.reshape(2, 257, 3, 2, 16).permute(2, 0, 3, 1, 4)
-        seen = (q @ k.transpose(2, 3) / 4).softmax(3) @ v
-        x = x + linear(seen.transpose(1, 2).reshape(2, 257, 32), f"{block}.attn.proj")
+        attended = (q @ k.transpose(2, 3) / 4).softmax(3) @ v
+        x = x + linear(attended.transpose(1, 2).reshape(2, 257, 32), f"{block}.attn.proj")
         hidden = linear(norm(x, f"{block}.norm2"), f"{block}.mlp.fc1")
         hidden = hidden * (1 + torch.erf(hidden / 2**0.5)) / 2
         x = x + linear(hidden, f"{block}.mlp.fc2")
@@ -132,7 +132,7 @@ def test_blip2_vision_folder(tmp_path):
     torch.testing.assert_close(load_vision(str(tmp_path))(PIXELS), expected)
 
 
-def test_checksum_tells_weights_apart(transformers_vit, tmp_path):
+def test_checksum_differs_with_the_weights(transformers_vit, tmp_path):
     one = load_vision(str(transformers_vit)).checksum
     assert one == load_vision(str(transformers_vit)).checksum
     model = ViTModel.from_pretrained(transformers_vit)

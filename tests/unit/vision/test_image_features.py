@@ -1,4 +1,4 @@
-"""Tokens computed as they are asked for are the stored ones, and every stage takes either kind."""
+"""Features computed on the fly equal the stored ones, and every stage takes either kind."""
 
 import json
 from pathlib import Path
@@ -74,7 +74,7 @@ def test_tokens_equal_the_stored_ones(project):
         assert open_features(DATASET).manifests["1"]["mode"] == kind
 
 
-def test_training_sees_the_same_online_as_from_disk(project):
+def test_training_is_the_same_online_as_from_disk(project):
     extract(project, "cached")
     from_disk = train(project, "cached")
     extract(project, "online")
@@ -103,7 +103,7 @@ def training_pairs(params):
     return pairs, build_model(params, tokenizer, pairs.features, print)
 
 
-def test_the_trainings_precision_does_not_reach_what_it_sees(project):
+def test_the_trainings_precision_does_not_change_its_inputs(project):
     """Online features of a training in bf16 are those of the stored ones, augmented images those of any training."""
     extract(project, "online")
     augmented = project.pretrain.replace(
@@ -121,7 +121,7 @@ def test_the_trainings_precision_does_not_reach_what_it_sees(project):
             torch.testing.assert_close(half["features"], stored, atol=2e-3, rtol=2e-3)
 
 
-def test_augmentation_changes_what_the_vit_sees_and_the_target_alike(project):
+def test_augmentation_changes_the_encoders_input_and_the_target_alike(project):
     extract(project, "online")
     strong = Augment(rotation=10.0, shift=0.1, zoom=0.1, brightness=0.2, contrast=0.2)
     params = project.replace(pretrain=project.pretrain.replace(augment=strong))
@@ -129,11 +129,13 @@ def test_augmentation_changes_what_the_vit_sees_and_the_target_alike(project):
     batch = pairs.load(np.arange(4))
     assert "features" not in batch and batch["pixels"].dtype == torch.uint8
     plain = pairs.model_inputs(model, batch)
-    seen = [pairs.model_inputs(model, batch, torch.Generator().manual_seed(1)) for _ in range(2)]
-    assert torch.equal(seen[0]["features"], seen[1]["features"])  # the generator decides: resume is exact
-    assert not torch.allclose(seen[0]["features"], plain["features"], atol=1e-2)
-    again = model.extract_features(seen[0]["images"].expand(-1, 3, -1, -1))
-    torch.testing.assert_close(again, seen[0]["features"])
+    augmented_twice = [pairs.model_inputs(model, batch, torch.Generator().manual_seed(1)) for _ in range(2)]
+    assert torch.equal(
+        augmented_twice[0]["features"], augmented_twice[1]["features"]
+    )  # the generator decides: resume is exact
+    assert not torch.allclose(augmented_twice[0]["features"], plain["features"], atol=1e-2)
+    again = model.extract_features(augmented_twice[0]["images"].expand(-1, 3, -1, -1))
+    torch.testing.assert_close(again, augmented_twice[0]["features"])
     torch.testing.assert_close(
         plain["images"][:, 0] * 255,
         torch.from_numpy(ImageStore(f"data/images/{DATASET}").read(np.arange(4))).float(),
@@ -165,7 +167,7 @@ class TooBright(torch.nn.Module):
         return torch.where(high, 1e6, 1.0)[:, None, None].expand(-1, 257, 16)
 
 
-def test_a_image_whose_tokens_half_precision_cannot_hold_is_named(project):
+def test_an_image_whose_features_half_precision_cannot_hold_is_named(project):
     extract(project, "online")
     features = open_features(DATASET)
     features._vit = TooBright()
@@ -178,7 +180,7 @@ def test_a_image_whose_tokens_half_precision_cannot_hold_is_named(project):
     ):
         features.read([dark, bright])
 
-    pairs, model = training_pairs(project)  # and training, which sees them within the step, names it, too
+    pairs, model = training_pairs(project)  # and training, which computes them within the step, names it too
     model.use_encoder(TooBright())
     means = pairs.images.read(pairs.image_rows).mean((1, 2))
     rows = np.array([means.argmin(), means.argmax()])
