@@ -1,4 +1,7 @@
-"""Rank texts for each radiograph: python examples/embed_and_rank.py models/full a.jpg b.png --texts "No effusion."."""
+"""Rank texts for each radiograph by the similarity of their embeddings.
+
+python examples/embed_and_rank.py models/full a.jpg b.png --texts "No pneumothorax." "Large effusion."
+"""
 
 import argparse
 

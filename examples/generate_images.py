@@ -1,4 +1,7 @@
-"""Generate radiographs from a prompt: python examples/generate_images.py . "There is a large left pleural effusion."."""
+"""Generate radiographs from a prompt.
+
+python examples/generate_images.py PROJECT "There is a large left pleural effusion." --out generated
+"""
 
 import argparse
 from contextlib import chdir

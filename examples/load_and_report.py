@@ -1,4 +1,7 @@
-"""Write a report for a radiograph: python examples/load_and_report.py models/full radiograph.jpg."""
+"""Write a report for each radiograph.
+
+python examples/load_and_report.py models/full radiograph.jpg
+"""
 
 import argparse
 
