@@ -18,7 +18,8 @@ from importlib.abc import Loader, MetaPathFinder
 from types import ModuleType
 from typing import Any
 
-__all__ = ["MedUnifierConfig", "MedUnifierModel", "MedUnifierProcessor"]
+# Defined by `__getattr__`; type checkers read them in __init__.pyi.
+__all__ = ["MedUnifierConfig", "MedUnifierModel", "MedUnifierProcessor"]  # pyright: ignore[reportUnsupportedDunderAll]
 
 _EXPORTS = {
     "MedUnifierConfig": "medunifier.huggingface.configuration_medunifier",

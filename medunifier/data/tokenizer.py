@@ -88,18 +88,23 @@ def load_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
+def special_id(tokenizer: PreTrainedTokenizerBase, role: str) -> int:
+    """Return the id of the token `pad`, `cls` or `sep`."""
+    return getattr(tokenizer, f"{role}_token_id")
+
+
 def tokenize(
     tokenizer: PreTrainedTokenizerBase, texts: list[str], max_tokens: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return ids and mask (B, L) of texts: [CLS] words [SEP], cut at `max_tokens`, padded to the longest."""
     ids = [encode(tokenizer, text, max_tokens) for text in texts]
-    return pad(ids, tokenizer.pad_token_id)
+    return pad(ids, special_id(tokenizer, "pad"))
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, text: str, max_tokens: int) -> list[int]:
     """Return the ids of one text: [CLS] words [SEP]; words are cut at `max_tokens` in all."""
     words = tokenizer.encode(text, add_special_tokens=False, truncation=True, max_length=max_tokens - 2)
-    return [tokenizer.cls_token_id, *words, tokenizer.sep_token_id]
+    return [special_id(tokenizer, "cls"), *words, special_id(tokenizer, "sep")]
 
 
 def pad(rows: list[list[int]], pad_id: int, length: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:

@@ -1,7 +1,7 @@
 """Radiographs as the model's pixel values, in transformers' form."""
 
 from collections.abc import Sequence
-from os import PathLike
+from os import PathLike, fspath
 from typing import Any, ClassVar
 
 import torch
@@ -28,7 +28,10 @@ class MedUnifierImageProcessor(BaseImageProcessor):
         super().__init__(**kwargs)
         self.size, self.aspect = size, aspect
 
-    def __call__(self, images: ImageInput | Sequence[ImageInput], **_: Any) -> BatchFeature:
+    # Files are inputs here, and tensors are none: narrower than transformers' own processors.
+    def __call__(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, images: ImageInput | Sequence[ImageInput], **_: Any
+    ) -> BatchFeature:
         """Decode files (JPEG, PNG, DICOM) or PIL images to `pixel_values` (B, 3, size, size).
 
         Raises:
@@ -39,7 +42,7 @@ class MedUnifierImageProcessor(BaseImageProcessor):
         decoded = [
             square(grey(image), self.size, self.aspect)
             if isinstance(image, Image.Image)
-            else decode_image(image, self.size, self.aspect)
+            else decode_image(fspath(image), self.size, self.aspect)
             for image in images
         ]
         pixels = torch.stack([torch.from_numpy(image) for image in decoded])[:, None]  # (B, 1, size, size)

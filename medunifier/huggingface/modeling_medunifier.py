@@ -94,7 +94,9 @@ class MedUnifierModel(MedUnifierNetwork, PreTrainedModel):
         if not self._encoder:
             record = self.config.vision
             if record is None:
-                raise InputError("config.json does not record the frozen encoder of this model; pass `features` instead, or `use_encoder` first")
+                raise InputError(
+                    "config.json does not record the frozen encoder of this model; pass `features` instead, or `use_encoder` first"
+                )
             self.use_encoder(load_recorded_vision(record, self._project(record["model"])))
         encoder = self._encoder[0].to(pixel_values.device)
         return encoder(pixel_values).half().float()

@@ -1,10 +1,11 @@
 """Build an untrained model from the parameters."""
 
 from collections.abc import Callable
+from typing import cast
 
 from transformers import PreTrainedTokenizerBase
 
-from medunifier.data.tokenizer import DECODE_TOKEN
+from medunifier.data.tokenizer import DECODE_TOKEN, special_id
 from medunifier.huggingface.configuration_medunifier import MedUnifierConfig
 from medunifier.huggingface.modeling_medunifier import MedUnifierModel
 from medunifier.model.config import Sizes
@@ -26,10 +27,10 @@ def model_config(params: Params, tokenizer: PreTrainedTokenizerBase, features: F
         vision_tokens=features.n_tokens,
         vision={name: manifest[name] for name in VISION_RECORD},
         vocab_size=len(tokenizer),
-        pad_token_id=tokenizer.pad_token_id,
-        cls_token_id=tokenizer.cls_token_id,
-        sep_token_id=tokenizer.sep_token_id,
-        decode_token_id=tokenizer.convert_tokens_to_ids(DECODE_TOKEN),
+        pad_token_id=special_id(tokenizer, "pad"),
+        cls_token_id=special_id(tokenizer, "cls"),
+        sep_token_id=special_id(tokenizer, "sep"),
+        decode_token_id=cast(int, tokenizer.convert_tokens_to_ids(DECODE_TOKEN)),
     )
 
 

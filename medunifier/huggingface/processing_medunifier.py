@@ -36,7 +36,8 @@ class MedUnifierProcessor(ProcessorMixin):
         super().__init__(image_processor, tokenizer, **kwargs)
         self.max_text_tokens = max_text_tokens
 
-    def __call__(
+    # Images are files or PIL images, and there is no video or audio: narrower than transformers' own processors.
+    def __call__(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, images: ImageInput | Sequence[ImageInput] | None = None, text: str | Sequence[str] | None = None
     ) -> BatchFeature:
         """Return `pixel_values` (B, 3, H, W) of images and `input_ids`, `attention_mask` (B, L) of texts.

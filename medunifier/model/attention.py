@@ -178,7 +178,8 @@ class CrossAttention(Attention):
         queries, parts = self.query(y).split([len(image) * times for image, times in images]), []
         for q, (image, times) in zip(queries, images, strict=True):
             q = q.unflatten(0, (times, -1)).transpose(0, 1).flatten(1, 2)  # (k, times * Q, W)
-            a = self.attend(*self.split_heads(q, 1), KeysValues(*self.split_heads(image, 2)))
+            (q,), (keys, values) = self.split_heads(q, 1), self.split_heads(image, 2)
+            a = self.attend(q, KeysValues(keys, values))
             parts.append(a.unflatten(1, (times, -1)).transpose(0, 1).flatten(0, 1))  # (times * k, Q, W)
         return self.finish(x, torch.cat(parts) if len(parts) > 1 else parts[0])
 

@@ -51,7 +51,7 @@ class _AllGather(torch.autograd.Function):
         return torch.cat(parts)
 
     @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> torch.Tensor:
-        grad = grad.contiguous().clone()
+    def backward(ctx: Any, *grad_outputs: torch.Tensor) -> torch.Tensor:
+        grad = grad_outputs[0].contiguous().clone()
         dist.all_reduce(grad)
         return grad[own_rows(ctx.n)]

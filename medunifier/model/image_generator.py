@@ -48,15 +48,14 @@ class BatchNorm2d(nn.BatchNorm2d):
     PyTorch's SyncBatchNorm does the same, but on GPUs only.
     """
 
-    running_mean: torch.Tensor  # (C,)
-    running_var: torch.Tensor  # (C,)
-    num_batches_tracked: torch.Tensor
-    momentum: float
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Normalise (B, C, h, w)."""
         if not self.training or world_size() == 1:
-            return super().forward(x)
+            return super().forward(input)
+        x = input
+        running_mean, running_var, batches = self.running_mean, self.running_var, self.num_batches_tracked
+        assert running_mean is not None and running_var is not None and batches is not None
+        assert self.momentum is not None  # as nn.BatchNorm2d's default has it
         wide = x.to(torch.promote_types(x.dtype, torch.float32))  # half precision is too coarse for sums
         own = torch.stack(torch.var_mean(wide, (0, 2, 3), correction=0))  # variance, mean (2, C)
         variances, means = all_gather(own[None]).unbind(1)  # (processes, C) each
@@ -64,9 +63,9 @@ class BatchNorm2d(nn.BatchNorm2d):
         variance = variances.mean(0) + (means - mean).square().mean(0)
         with torch.no_grad():
             n = x.numel() // x.shape[1] * world_size()
-            self.running_mean.lerp_(mean, self.momentum)
-            self.running_var.lerp_(variance * n / (n - 1), self.momentum)
-            self.num_batches_tracked.add_(1)
+            running_mean.lerp_(mean, self.momentum)
+            running_var.lerp_(variance * n / (n - 1), self.momentum)
+            batches.add_(1)
         scale = self.weight * (variance + self.eps).rsqrt()
         shift = self.bias - mean * scale
         return (wide * scale[:, None, None] + shift[:, None, None]).to(x.dtype)
@@ -155,7 +154,8 @@ class Enlarge(nn.ConvTranspose2d):
     def __init__(self, source: int, width: int, times: int, bias: bool = True):
         super().__init__(source, width, 2 * times, stride=times, padding=times // 2, bias=bias)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    # The output size follows from the input: this takes one argument less than its base.
+    def forward(self, x: torch.Tensor) -> torch.Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Map (B, source, h, w) to (B, width, times * h, times * w)."""
         times, (h, w) = self.stride[0], x.shape[2:]
         if times < 8:

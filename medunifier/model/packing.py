@@ -16,7 +16,7 @@ class Packing(NamedTuple):
     batch: int  # B
     length: int  # N
     # Of a grid with padding; None: all places are real.
-    index: torch.Tensor | None = None  # (R,) numbers of the real places, counted row by row
+    places: torch.Tensor | None = None  # (R,) numbers of the real places, counted row by row
     inverse: torch.Tensor | None = None  # (B * N,) the row of each place; of padding, an arbitrary row
     real: torch.Tensor | None = None  # (B * N, 1)
 
@@ -25,7 +25,8 @@ class Packing(NamedTuple):
         """Return the real places of a mask (B, N), row by row."""
         real = mask.flatten().bool()
         inverse = (real.cumsum(0) - 1).clamp_(min=0)
-        return cls(*mask.shape, real.nonzero()[:, 0], inverse, real[:, None])
+        batch, length = mask.shape
+        return cls(batch, length, real.nonzero()[:, 0], inverse, real[:, None])
 
     @classmethod
     def whole(cls, batch: int, length: int) -> "Packing":
@@ -35,7 +36,7 @@ class Packing(NamedTuple):
     @property
     def rows(self) -> int:
         """Number of real places, R."""
-        return self.batch * self.length if self.index is None else len(self.index)
+        return self.batch * self.length if self.places is None else len(self.places)
 
     def after_queries(self, queries: int) -> "Packing":
         """Return the grid (B, queries + N). Its rows: the queries of the whole batch first, then these places.
@@ -43,13 +44,13 @@ class Packing(NamedTuple):
         Raises:
             ValueError: the grid has no padding mask (`whole`).
         """
-        if self.index is None or self.inverse is None or self.real is None:
+        if self.places is None or self.inverse is None or self.real is None:
             raise ValueError("after_queries needs a grid made from a mask")
         length, all_queries = queries + self.length, self.batch * queries
-        rows = torch.arange(self.batch, device=self.index.device)[:, None] * length
-        first = (rows + torch.arange(queries, device=self.index.device)).flatten()
-        rest = self.index + (self.index // self.length + 1) * queries
-        numbers = torch.arange(all_queries, device=self.index.device).view(self.batch, queries)
+        rows = torch.arange(self.batch, device=self.places.device)[:, None] * length
+        first = (rows + torch.arange(queries, device=self.places.device)).flatten()
+        rest = self.places + (self.places // self.length + 1) * queries
+        numbers = torch.arange(all_queries, device=self.places.device).view(self.batch, queries)
         texts = (self.inverse + all_queries).view(self.batch, self.length)
         real = F.pad(self.real.view(self.batch, self.length), (queries, 0), value=True)
         return Packing(
@@ -62,22 +63,22 @@ class Packing(NamedTuple):
 
     def pick(self, x: torch.Tensor) -> torch.Tensor:
         """Return the real places (R,) of x (B, N), which needs no gradient."""
-        return x.flatten() if self.index is None else x.flatten()[self.index]
+        return x.flatten() if self.places is None else x.flatten()[self.places]
 
     def pack(self, x: torch.Tensor) -> torch.Tensor:
         """Return the rows (R, W) of x (B, N, W). Padding positions get the gradient 0."""
-        if self.index is None:
+        if self.places is None:
             return x.flatten(0, 1)
-        return _Pack.apply(x.flatten(0, 1), self.index, self.inverse, self.real)
+        return _Pack.apply(x.flatten(0, 1), self.places, self.inverse, self.real)
 
     def unpack(self, rows: torch.Tensor) -> torch.Tensor:
         """Return the grid (B, N, W) of rows (R, W).
 
         Padding positions hold arbitrary rows; mask them before a loss. Their gradient is discarded.
         """
-        if self.index is None:
+        if self.places is None:
             return rows.unflatten(0, (self.batch, self.length))
-        return _Unpack.apply(rows, self.index, self.inverse).unflatten(0, (self.batch, self.length))
+        return _Unpack.apply(rows, self.places, self.inverse).unflatten(0, (self.batch, self.length))
 
 
 class _Pack(torch.autograd.Function):
@@ -89,7 +90,8 @@ class _Pack(torch.autograd.Function):
         return x.index_select(0, index)
 
     @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
+    def backward(ctx: Any, *grad_outputs: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
+        (grad,) = grad_outputs
         inverse, real = ctx.saved_tensors
         return grad.index_select(0, inverse).mul_(real), None, None, None
 
@@ -101,6 +103,7 @@ class _Unpack(torch.autograd.Function):
         return rows.index_select(0, inverse)
 
     @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+    def backward(ctx: Any, *grad_outputs: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        (grad,) = grad_outputs
         (index,) = ctx.saved_tensors
         return grad.index_select(0, index), None, None

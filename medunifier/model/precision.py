@@ -33,5 +33,6 @@ class _ForResidualAndProducts(torch.autograd.Function):
         return x.view_as(x), x.to(dtype)
 
     @staticmethod
-    def backward(ctx: Any, residual: torch.Tensor, product: torch.Tensor) -> tuple[torch.Tensor, None]:
+    def backward(ctx: Any, *grad_outputs: torch.Tensor) -> tuple[torch.Tensor, None]:
+        residual, product = grad_outputs
         return residual + product, None

@@ -137,13 +137,13 @@ def _transformers(name: str, revision: str | None) -> tuple[nn.Module, Encode]:
     config, _ = PreTrainedConfig.get_config_dict(name, revision=revision)
     if config.get("model_type", "").replace("-", "_").startswith("blip_2"):
         # the whole of BLIP-2, or its vision part alone, which the Auto classes do not know
-        vit = Blip2VisionModel.from_pretrained(name, revision=revision)
+        vit = Blip2VisionModel.from_pretrained(name, revision=revision or "main")
     else:
         vit = AutoModel.from_pretrained(name, revision=revision)
         vit = getattr(vit, "vision_model", vit)
     if isinstance(getattr(vit, "pooler", None), nn.Module):
         # It is not used. A checkpoint without one would give it random weights, and a new checksum each time.
-        vit.pooler = None
+        vit.pooler = None  # pyright: ignore[reportArgumentType] PyTorch allows None for a submodule
     return vit, lambda vit, pixels: vit(pixel_values=pixels).last_hidden_state
 
 
