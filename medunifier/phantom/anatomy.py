@@ -1,14 +1,15 @@
-"""The patient behind a phantom: what stays the same from study to study, and the outlines it gives.
+"""The anatomy of a phantom patient, constant over all studies, and the outlines that follow from it.
 
-Outlines are in the body frame of `drawing`. Left and right are the patient's, as on any radiograph:
-the patient's right lung lies on the left of the image.
+Outlines are in the body frame of `shapes`. Left and right are the patient's, as on any radiograph: the patient's
+right lung is on the left of the image.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 
-from medunifier.phantom.drawing import Points, smooth_outline, smooth_path
+from medunifier.phantom.shapes import Points, smooth_outline, smooth_path
 
 SIDES = ("right", "left")
 MIDLINE = 0.5
@@ -33,7 +34,7 @@ class Anatomy:
 
 
 def draw_anatomy(rng: np.random.Generator) -> Anatomy:
-    """A patient drawn from the phantom's population."""
+    """Draw a patient from the phantom's population."""
     volume = str(rng.choice(("low", "normal", "high"), p=(0.35, 0.30, 0.35)))
     bow = float(rng.choice((-1.0, 1.0)) * rng.uniform(0.022, 0.032))
     return Anatomy(
@@ -51,23 +52,23 @@ def draw_anatomy(rng: np.random.Generator) -> Anatomy:
 
 
 def outward(side: str) -> int:
-    """Sign of x on the way from the midline to the lateral wall of `side`."""
+    """Return the sign of x from the midline to the lateral wall of `side`."""
     return -1 if side == "right" else 1
 
 
-def place(side: str, points: list[tuple[float, float]]) -> Points:
-    """Points (distance from the midline, y) of one side, in the body frame [n, 2]."""
-    points = np.asarray(points, dtype=np.float64)
-    return np.stack([MIDLINE + outward(side) * points[:, 0], points[:, 1]], axis=1)
+def place(side: str, points: ArrayLike) -> Points:
+    """Return points (distance from the midline, y) [n, 2] of one side in the body frame."""
+    distance, y = np.asarray(points, dtype=np.float64).T
+    return np.stack([MIDLINE + outward(side) * distance, y], axis=1)
 
 
 def dome_top(anatomy: Anatomy, side: str, raised: float = 0.0) -> float:
-    """Y of the top of a hemidiaphragm; the left one lies a little lower, `raised` lifts it."""
+    """Return y of the top of a hemidiaphragm; the left one is a little lower, `raised` lifts it."""
     return anatomy.dome + (0.018 if side == "left" else 0.0) - raised
 
 
 def lung_outline(anatomy: Anatomy, side: str, raised: float = 0.0) -> Points:
-    """Closed outline of one lung [n, 2], down to the hemidiaphragm and the costophrenic angle."""
+    """Return the closed outline of one lung [n, 2], down to the hemidiaphragm and the costophrenic angle."""
     wall, dome = anatomy.half_width, dome_top(anatomy, side, raised)
     flat = {"low": 1.1, "normal": 1.0, "high": 0.6}[anatomy.volume]
     angle = (wall * 0.99, dome + 0.085 * flat)
@@ -96,12 +97,12 @@ def lung_outline(anatomy: Anatomy, side: str, raised: float = 0.0) -> Points:
 
 
 def heart_width(anatomy: Anatomy, ratio: float) -> float:
-    """Width of a heart of the given cardiothoracic ratio."""
+    """Return the width of a heart of the given cardiothoracic ratio."""
     return ratio * 2 * anatomy.half_width
 
 
 def heart_outline(anatomy: Anatomy, ratio: float) -> Points:
-    """Closed outline of heart and great vessels' root [n, 2] for a cardiothoracic ratio."""
+    """Return the closed outline of heart and root of the great vessels [n, 2] for a cardiothoracic ratio."""
     width = heart_width(anatomy, ratio)
     right, left = MIDLINE - 0.36 * width, MIDLINE + 0.64 * width
     base = anatomy.dome + 0.03
@@ -123,14 +124,14 @@ def heart_outline(anatomy: Anatomy, ratio: float) -> Points:
 
 
 def spine_line(anatomy: Anatomy, steps: int = 24) -> Points:
-    """The middle of the spine from neck to abdomen [steps, 2]."""
+    """Return the centre line of the spine from neck to abdomen [steps, 2]."""
     y = np.linspace(-0.05, 1.05, steps)
     bow = anatomy.scoliosis * np.sin((y - 0.1) * np.pi / 0.8) * (y > 0.1) * (y < 0.9)
     return np.stack([MIDLINE + bow, y], axis=1)
 
 
 def body_outline(anatomy: Anatomy) -> Points:
-    """Closed outline of neck, shoulders and trunk [n, 2]; it leaves the image below."""
+    """Return the closed outline of neck, shoulders and trunk [n, 2]; it extends below the image."""
     chest = anatomy.half_width + 0.075 + 0.045 * anatomy.fat
     half = [
         (0.105, -0.15),
@@ -149,7 +150,7 @@ def body_outline(anatomy: Anatomy) -> Points:
 
 
 def mediastinum_outline(anatomy: Anatomy) -> Points:
-    """Closed outline of the great vessels [n, 2], with the aortic knob, larger if the aorta is tortuous."""
+    """Return the closed outline of the great vessels [n, 2], with the aortic knob, larger if the aorta is tortuous."""
     knob, arch = (0.105, 0.30) if anatomy.tortuous_aorta else (0.072, 0.335)
     left = [(0.050, -0.10), (0.050, 0.14), (0.052, arch - 0.07), (knob, arch), (knob - 0.012, arch + 0.055)]
     left += [(0.062, 0.48), (0.062, 0.64), (0.050, 1.10)]
@@ -158,13 +159,13 @@ def mediastinum_outline(anatomy: Anatomy) -> Points:
 
 
 def breast_outline(side: str) -> Points:
-    """Closed outline of the shadow of one breast [n, 2]."""
+    """Return the closed outline of the shadow of one breast [n, 2]."""
     points = [(0.10, 0.56), (0.26, 0.48), (0.40, 0.56), (0.37, 0.76), (0.22, 0.80), (0.11, 0.72)]
     return smooth_outline(place(side, points))
 
 
 def posterior_ribs(anatomy: Anatomy, side: str) -> list[Points]:
-    """Curves of the dorsal rib halves of one side, top to bottom."""
+    """Return curves of the posterior rib halves of one side, top to bottom."""
     sign, wall, ribs = outward(side), anatomy.half_width, []
     for number in range(10):
         y = 0.095 + number * anatomy.rib_gap
@@ -176,7 +177,7 @@ def posterior_ribs(anatomy: Anatomy, side: str) -> list[Points]:
 
 
 def anterior_ribs(anatomy: Anatomy, side: str) -> list[Points]:
-    """Curves of the ventral rib halves of one side, which slope down to the midline."""
+    """Return curves of the anterior rib halves of one side, which slope down to the midline."""
     sign, wall, ribs = outward(side), anatomy.half_width, []
     for number in range(1, 7):
         y = 0.13 + number * anatomy.rib_gap * 1.12
@@ -187,7 +188,7 @@ def anterior_ribs(anatomy: Anatomy, side: str) -> list[Points]:
 
 
 def clavicle(anatomy: Anatomy, side: str, lift: float) -> Points:
-    """Curve of one clavicle [n, 2]; `lift` moves its lateral end up."""
+    """Return the curve of one clavicle [n, 2]; `lift` moves its lateral end up."""
     sign = outward(side)
     inner = smooth_path((0.045, 0.175), (0.13, 0.150), (0.22, 0.135 - lift / 2))
     outer = smooth_path((0.22, 0.135 - lift / 2), (0.31, 0.115 - lift), (0.43, 0.150 - lift))
@@ -196,6 +197,6 @@ def clavicle(anatomy: Anatomy, side: str, lift: float) -> Points:
 
 
 def hilum(anatomy: Anatomy, side: str) -> tuple[float, float]:
-    """Where the vessels of one lung spring from (x, y)."""
+    """Return the centre (x, y) of the hilum of one lung."""
     height = anatomy.dome - APEX
     return MIDLINE + outward(side) * 0.085, APEX + height * (0.56 if side == "right" else 0.52)

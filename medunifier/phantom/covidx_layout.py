@@ -1,4 +1,7 @@
-"""A phantom COVIDx: labels/{train,test}_COVIDx9A.txt (three classes), train/, test/; some of it is RSNA's."""
+"""A phantom copy of COVIDx (Wang et al. 2020, COVID-Net), which shares images with the RSNA copy, as the originals do.
+
+Files: labels/{train,test}_COVIDx9A.txt (three classes), train/, test/.
+"""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -8,18 +11,19 @@ import numpy as np
 
 from medunifier.phantom import rsna_layout
 from medunifier.phantom.dicom_files import pixels
-from medunifier.phantom.shots import digest_of, jpeg, name_of, png, take_shot
+from medunifier.phantom.image_files import digest_of, jpeg, name_of, png
+from medunifier.phantom.single_images import generate_image
 
 FOLDER = "covidx"
 LIST = "labels/{}_COVIDx9A.txt"
 CLASSES = ("normal", "pneumonia", "COVID-19")
 TEST = 0.2  # share of the images in the test list
-RSNA_EVERY = 6  # of the images of normal and pneumonia patients, one in so many is the RSNA copy's
+RSNA_EVERY = 6  # of the normal and pneumonia images, one in so many is from the RSNA copy
 
 
 @dataclass(frozen=True)
 class Item:
-    """One image on its way to disk; `patient` is known for RSNA's."""
+    """One image to write; `patient` is known for images from RSNA."""
 
     content: bytes
     suffix: str
@@ -28,29 +32,29 @@ class Item:
     patient: str | None
 
 
-def draw(number: int, seed: int, image_size: int) -> Item:
-    """Image `number`. Those taken from RSNA are the pixels of its DICOM files, saved as PNG."""
+def generate(number: int, seed: int, image_size: int) -> Item:
+    """Generate image `number`; an image from RSNA has the pixels of the DICOM file, saved as PNG."""
     kind = CLASSES[number % 3]
     if number % 3 != 2 and number // 3 % RSNA_EVERY == 0:
-        image = rsna_layout.draw(number, seed, image_size)
-        if image.findings in ((), ("pneumonia",)):
-            kind = "pneumonia" if image.findings else "normal"
-            return Item(png(pixels(image.dcm)), ".png", kind, "rsna", image.patient)
+        item = rsna_layout.generate(number, seed, image_size)
+        if item.findings in ((), ("pneumonia",)):
+            kind = "pneumonia" if item.findings else "normal"
+            return Item(png(pixels(item.dcm)), ".png", kind, "rsna", item.patient)
     key = (*b"covidx", seed, number)
     rng = np.random.default_rng(key)
     lobar = str(rng.choice(("consolidation", "pneumonia")))
-    shot = take_shot(
+    image = generate_image(
         rng, key, {"normal": (), "pneumonia": (lobar,), "COVID-19": ("covid_19",)}[kind], image_size
     )
     if kind == "COVID-19":
-        return Item(jpeg(shot.film), ".jpg", kind, "cohen", None)
-    return Item(png(shot.film), ".png", kind, "sirm", None)
+        return Item(jpeg(image.pixels), ".jpg", kind, "cohen", None)
+    return Item(png(image.pixels), ".png", kind, "sirm", None)
 
 
 def write(root: Path, items: Iterable[Item], seed: int) -> list[Path]:
-    """Write all images and both lists below `root`; returns the images' paths.
+    """Write all images and both lists below `root`; return the images' paths.
 
-    As in the real lists, a few rows have no source, and a few file names hold a space.
+    As in the real lists, a few rows have no source, and a few file names contain a space.
     """
     rng = np.random.default_rng([*b"covidx", seed])
     lines: dict[str, list[str]] = {"train": [], "test": []}

@@ -1,4 +1,4 @@
-"""What happens to data sets on their way: files cut short, lost, or written in another encoding."""
+"""Damage as after a broken download: truncated files, missing files, and a report in another encoding."""
 
 from collections import Counter
 from pathlib import Path
@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 
 TRUNCATED, LOST_IMAGES, LOST_REPORTS = 0.003, 0.002, 0.0012  # shares of all
-SPARED = 20  # a tree with fewer files loses none; a larger one at least one of each kind
+SPARED = 20  # fewer files are not damaged; of more, at least one of each kind is
 KEPT_BYTES = 0.4  # of a truncated file
 
 
 def damage(images: Path, reports: Path, seed: int) -> Counter:
-    """Truncate and delete a few files below the two roots and recode one report; give the counts.
+    """Truncate and delete a few files below the two roots and recode one report; return the counts.
 
     Index files and checksums stay as they are, as after a broken download.
     """
@@ -46,11 +46,12 @@ def damage_images(images: list[Path], seed: int) -> None:
 
 
 def _few(total: int, share: float) -> int:
+    """Return how many of `total` files are damaged."""
     return max(1, round(total * share)) if total >= SPARED else 0
 
 
 def _recode_one(texts: list[Path]) -> int:
-    """Give the first report with a fever its temperature, in Latin-1: the degree sign is no UTF-8 there."""
+    """Add a temperature to the first report with a fever, in Latin-1, whose degree sign is not valid UTF-8."""
     for path in texts:
         text = path.read_text(encoding="utf-8")
         if "with fever" in text:

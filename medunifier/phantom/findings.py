@@ -1,4 +1,4 @@
-"""What ails a phantom patient: the seven findings, their side, zone and severity, and how often they occur."""
+"""The seven findings of the phantom: side, zone and severity, and how often they occur."""
 
 from dataclasses import dataclass
 
@@ -17,22 +17,22 @@ FINDINGS = (
 DEVICES = ("none", "central line", "pacemaker")
 ZONES = ("upper", "mid", "lower")
 
-# Of all studies: nothing at all; exactly one of the five benchmark findings; one of the five beside a
+# Shares of all studies: no finding; exactly one of the five benchmark findings; one of the five together with a
 # consolidation or pneumothorax; one of those two alone; two or three of the five.
 STUDY_KINDS = {"normal": 0.20, "single": 0.52, "beside": 0.06, "other": 0.13, "several": 0.09}
-UNCERTAIN = 0.06  # probability that the report hedges a mild finding
+UNCERTAIN = 0.06  # probability that the report calls a mild finding possible
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One finding as it is drawn and told.
+    """One finding, as it is rendered and reported.
 
     Attributes:
         name: one of FINDINGS.
         side: "right", "left" or "both" (the patient's); "none" for the heart.
-        zone: one of ZONES; "none" where the finding has no height of its own.
+        zone: one of ZONES; "none" where the finding has no zone.
         severity: 1 (small, mild), 2 (moderate) or 3 (large, severe).
-        certain: False if the report hedges it (label -1).
+        certain: False if the report calls it possible (label -1).
     """
 
     name: str
@@ -42,12 +42,12 @@ class Finding:
     certain: bool = True
 
     def sides(self) -> tuple[str, ...]:
-        """The lungs concerned."""
+        """Return the affected lungs."""
         return {"both": ("right", "left"), "none": ()}.get(self.side, (self.side,))
 
 
 def draw_findings(rng: np.random.Generator) -> tuple[Finding, ...]:
-    """The findings of one study, in the order of FINDINGS."""
+    """Draw the findings of one study, in the order of FINDINGS."""
     kind = str(rng.choice(list(STUDY_KINDS), p=list(STUDY_KINDS.values())))
     names: list[str] = []
     if kind in ("single", "beside"):
@@ -61,7 +61,7 @@ def draw_findings(rng: np.random.Generator) -> tuple[Finding, ...]:
 
 
 def draw_finding(rng: np.random.Generator, name: str) -> Finding:
-    """One finding of a given name with side, zone and severity as they occur."""
+    """Draw side, zone, severity and certainty of the finding `name`."""
     one_side = str(rng.choice(("right", "left")))
     one_or_both = "both" if rng.random() < 0.25 else one_side
     severity = int(rng.choice((1, 2, 3), p=(0.35, 0.40, 0.25)))
@@ -80,6 +80,6 @@ def draw_finding(rng: np.random.Generator, name: str) -> Finding:
 
 
 def draw_device(rng: np.random.Generator, portable: bool) -> str:
-    """A device in or on the patient; bedside images show more of them."""
+    """Draw a device in or on the patient; portable images show more of them."""
     chance = 0.35 if portable else 0.12
     return str(rng.choice(DEVICES[1:])) if rng.random() < chance else "none"

@@ -1,31 +1,31 @@
-"""Draws a frontal radiograph: air, soft tissue, bone and vessels laid over each other like shadows on a film."""
+"""Render a frontal radiograph: the attenuation of air, soft tissue, vessels and bone, combined."""
 
 import numpy as np
 
 from medunifier.phantom import anatomy as body
 from medunifier.phantom.anatomy import MIDLINE, SIDES, Anatomy
 from medunifier.phantom.chest import Chest
-from medunifier.phantom.drawing import Frame, bump, cloud, fill, smooth_outline, smooth_path, strokes
-from medunifier.phantom.film import FILM_DETAIL, expose
+from medunifier.phantom.exposure import BODY_COARSENESS, expose
 from medunifier.phantom.findings import Finding
 from medunifier.phantom.lesions import LESIONS
+from medunifier.phantom.shapes import Frame, bump, cloud, fill, smooth_outline, smooth_path, strokes
 
-# Shades of grey before exposure: 0 black (air around the patient), 1 white.
+# Grey values before exposure: 0 black (air around the patient), 1 white.
 SOFT_TISSUE, LUNG, FREE_AIR, HEART, ABDOMEN = 0.58, 0.15, 0.09, 0.72, 0.76
 SPINE, RIB = 0.12, 0.085  # added by bone
 RAISED = {1: 0.0, 2: 0.035, 3: 0.06}  # lift of the hemidiaphragm by atelectasis, per severity
 HEART_GAIN = {1: 0.11, 2: 0.18, 3: 0.26}  # added to the cardiothoracic ratio, per severity
 
 
-def draw_frontal(
+def render_frontal(
     anatomy: Anatomy, findings: tuple[Finding, ...], device: str, portable: bool, key: list[int], size: int
 ) -> np.ndarray:
-    """A PA (or, if `portable`, AP) radiograph: uint8 [size, size].
+    """Render a PA (or, if `portable`, AP) radiograph, uint8 [size, size].
 
-    Each part draws from its own generator, derived from `key`, so that one more finding changes nothing
-    outside its own shadow.
+    Each part has a random generator of its own, derived from `key`: an additional finding changes nothing outside
+    its own opacity.
     """
-    chest = ailing_chest(anatomy, findings, key, size)
+    chest = chest_with_findings(anatomy, findings, key, size)
     ratio = anatomy.heart_ratio + (0.02 if portable else 0.0)
     ratio += sum(HEART_GAIN[finding.severity] for finding in findings if finding.name == "cardiomegaly")
     image = _soft_parts(chest, ratio, np.random.default_rng([*key, 2]))
@@ -34,20 +34,20 @@ def draw_frontal(
     return expose(image, np.random.default_rng([*key, 3]), size)
 
 
-def ailing_chest(anatomy: Anatomy, findings: tuple[Finding, ...], key: list[int], size: int) -> Chest:
-    """The lungs of an image of `size` pixels with what ails them: where opacities and free air lie."""
+def chest_with_findings(anatomy: Anatomy, findings: tuple[Finding, ...], key: list[int], size: int) -> Chest:
+    """Return the maps of the lungs with their findings (opacities, free air) for an image of `size` pixels."""
     pose = np.random.default_rng([*key, 0])
     frame = Frame(
-        size // FILM_DETAIL,
+        size // BODY_COARSENESS,
         rotation=float(pose.normal(0, 0.02)),
         scale=float(pose.uniform(0.97, 1.07)),
         shift=(float(pose.normal(0, 0.010)), float(pose.normal(0, 0.010))),
     )
-    raised = dict.fromkeys(SIDES, 0.0)
+    raised: dict[str, float] = dict.fromkeys(SIDES, 0.0)
     for finding in findings:
         if finding.name == "atelectasis":
             raised |= dict.fromkeys(finding.sides(), RAISED[finding.severity])
-    chest = Chest.empty(anatomy, frame, raised)
+    chest = Chest.healthy(anatomy, frame, raised)
     for finding in findings:
         if finding.name in LESIONS:
             LESIONS[finding.name](chest, finding, np.random.default_rng([*key, 1, *finding.name.encode()]))
@@ -55,14 +55,14 @@ def ailing_chest(anatomy: Anatomy, findings: tuple[Finding, ...], key: list[int]
 
 
 def _soft_parts(chest: Chest, ratio: float, rng: np.random.Generator) -> np.ndarray:
-    """Trunk, lungs with their vessels, heart, great vessels, diaphragm."""
+    """Return trunk, lungs with their vessels, heart, great vessels and diaphragm as grey values."""
     anatomy, frame, x, y = chest.anatomy, chest.frame, chest.x, chest.y
     heart = fill(frame, [body.heart_outline(anatomy, ratio)], 0.009)
     middle = fill(frame, [body.mediastinum_outline(anatomy)], 0.012)
     silhouette = np.maximum(heart, middle)
     for side in SIDES:
-        chest.cover(0.34 * chest.hilum_gain * bump(x, y, body.hilum(anatomy, side), (0.036, 0.062)))
-    # Air thins out towards the lungs' rim: the rays pass less of it there.
+        chest.add_opacity(0.34 * chest.hilum_gain * bump(x, y, body.hilum(anatomy, side), (0.036, 0.062)))
+    # Less air towards the edge of the lungs, where the path of the rays through them is shorter.
     depth = 0.78 + 0.22 * fill(frame, list(chest.outlines.values()), 0.035)
     air = chest.lungs * depth * (1 - 0.80 * heart) * (1 - 0.90 * middle) * (1 - 0.14 * anatomy.fat)
     air *= 1 - chest.opacity * (1 - chest.free_air)
@@ -86,7 +86,7 @@ def _soft_parts(chest: Chest, ratio: float, rng: np.random.Generator) -> np.ndar
 
 
 def _vessels(chest: Chest, rng: np.random.Generator) -> np.ndarray:
-    """Arteries and veins that fan out from the hila, branch and taper; the lower ones are wider."""
+    """Return arteries and veins that fan out from the hila, branch and taper; the lower ones are wider."""
     lines = []
     for side in SIDES:
         root, sign = np.array(body.hilum(chest.anatomy, side)), body.outward(side)
@@ -104,26 +104,26 @@ def _vessels(chest: Chest, rng: np.random.Generator) -> np.ndarray:
 
 
 def _direction(sign: int, angles: np.ndarray) -> np.ndarray:
-    """Unit steps [n, 2] outward, turned down by the angles (radians); lungs are taller than wide."""
+    """Return steps [n, 2] outward, turned down by the angles (radians); lungs are taller than wide."""
     return np.stack([sign * np.cos(angles), 1.2 * np.sin(angles)], axis=1)
 
 
 def _bones(chest: Chest, portable: bool) -> np.ndarray:
-    """Spine, ribs, clavicles and shoulder blades, as brightness to add."""
+    """Return spine, ribs, clavicles and shoulder blades as brightness to add."""
     anatomy, frame = chest.anatomy, chest.frame
     lines = []
     for side in SIDES:
         curves = [(curve, 0.40) for curve in body.anterior_ribs(anatomy, side)]
         curves += [(curve, 0.75) for curve in body.posterior_ribs(anatomy, side)]
         for curve, shade in curves:
-            # The cortex is denser than the marrow: a bright band, then a duller core on top.
+            # The cortex is denser than the marrow: a bright band, then a darker core on top.
             lines += [(curve, 0.024, shade), (curve, 0.014, shade * 0.70)]
         blade = [(0.345, 0.17), (0.330 + 0.03 * (not portable), 0.30), (0.40, 0.47)]
         lines.append((smooth_path(*body.place(side, blade)), 0.010, 0.5))
         collar = body.clavicle(anatomy, side, 0.03 if portable else 0.0)
         lines += [(collar, 0.028, 1.0), (collar, 0.017, 0.78)]
     ribs = strokes(frame, lines, 0.003)
-    # Behind heart and abdomen, bones hardly show: the film is nearly white there already.
+    # Behind heart and abdomen bones are hardly visible: the image is nearly white there.
     faint = 1 / (1 + np.exp((chest.y - np.float32(anatomy.dome + 0.02)) * 40))
     spine = body.spine_line(anatomy)
     discs = [
@@ -134,7 +134,7 @@ def _bones(chest: Chest, portable: bool) -> np.ndarray:
 
 
 def _airway(frame: Frame, anatomy: Anatomy) -> np.ndarray:
-    """Trachea and main bronchi."""
+    """Return trachea and main bronchi as brightness to subtract."""
     carina = (MIDLINE - 0.004, 0.345)
     lines = [(np.array([carina, body.hilum(anatomy, side)]), 0.020, 0.6) for side in SIDES]
     trachea = np.array([(MIDLINE, -0.05), (MIDLINE - 0.006, 0.2), carina])
@@ -142,7 +142,7 @@ def _airway(frame: Frame, anatomy: Anatomy) -> np.ndarray:
 
 
 def _devices(frame: Frame, anatomy: Anatomy, device: str) -> np.ndarray | float:
-    """A right jugular catheter, or a pacemaker in the left chest wall."""
+    """Return a right jugular catheter, or a pacemaker in the left chest wall, as brightness to add."""
     if device == "central line":
         upper = smooth_path((0.405, -0.02), (0.445, 0.12), (0.452, 0.22))
         lower = smooth_path((0.452, 0.22), (0.446, 0.32), (0.449, 0.43))

@@ -1,5 +1,6 @@
-"""Phantom radiographs side by side, with what they show below them: the image that `simulate` leaves in MLflow, and
-docs/phantom_grid.png, the phantom at a glance: `python -m medunifier.phantom.grid [PATH]`.
+"""A grid of phantom radiographs with captions: the artifact of `simulate` in MLflow, and docs/phantom_grid.png.
+
+The latter is written by `python -m medunifier.phantom.grid [PATH]`.
 """
 
 import io
@@ -15,10 +16,10 @@ from PIL import Image, ImageDraw, ImageFont
 from medunifier.phantom.anatomy import draw_anatomy
 from medunifier.phantom.findings import Finding
 from medunifier.phantom.reports import Facts
-from medunifier.phantom.studies import Study, draw_view
+from medunifier.phantom.studies import Study, render_view
 
-TILE, CAPTION, COLUMNS, GREYS = 224, 22, 5, 48  # pixels, pixels, tiles, shades kept (a small file)
-CAPTION_LETTERS = 34  # as many as are not wider than a tile
+TILE, CAPTION, COLUMNS, GREYS = 224, 22, 5, 48  # pixels, pixels, tiles, number of grey values (a small file)
+CAPTION_LETTERS = 34  # that are not wider than a tile
 TILES: tuple[tuple[str, str, tuple[Finding, ...], str], ...] = (  # caption, view, findings, device
     ("normal", "PA", (), "none"),
     ("severe cardiomegaly", "PA", (Finding("cardiomegaly", "none", "none", 3),), "pacemaker"),
@@ -33,19 +34,19 @@ TILES: tuple[tuple[str, str, tuple[Finding, ...], str], ...] = (  # caption, vie
 )
 
 
-def draw_grid(seed: int = 0) -> Image.Image:
-    """The tiles of TILES with captions, each of another patient."""
+def render_grid(seed: int = 0) -> Image.Image:
+    """Render the grid of TILES, each of another patient."""
     tiles = []
-    for number, (caption, view, findings, device) in enumerate(TILES):
+    for number, (text, view, findings, device) in enumerate(TILES):
         anatomy = draw_anatomy(np.random.default_rng([seed, number]))
         anatomy = replace(anatomy, scoliosis=0.0) if number else anatomy
-        film = draw_view(Facts(anatomy, findings, device, view == "AP"), view, [seed, number, 1], 320)
-        tiles.append((caption, Image.fromarray(film)))
-    return sheet(tiles)
+        pixels = render_view(Facts(anatomy, findings, device, view == "AP"), view, [seed, number, 1], 320)
+        tiles.append((text, Image.fromarray(pixels)))
+    return tile_grid(tiles)
 
 
 def study_tiles(studies: Iterable[Study]) -> list[tuple[str, Image.Image]]:
-    """Every image of some studies, below it its view and findings: tiles for `sheet`."""
+    """Return every image of some studies, with its view and findings as caption, for `tile_grid`."""
     return [
         (caption(study, radiograph.view), Image.open(io.BytesIO(radiograph.jpg)))
         for study in studies
@@ -54,19 +55,19 @@ def study_tiles(studies: Iterable[Study]) -> list[tuple[str, Image.Image]]:
 
 
 def caption(study: Study, view: str) -> str:
-    """The view of an image and the names of what is to be seen; what does not fit under a tile is left out."""
+    """Return the view of an image and the names of its findings, shortened to the width of a tile."""
     names = ", ".join(finding.name.replace("_", " ") for finding in study.facts.findings)
     return textwrap.shorten(f"{view or 'no view'}: {names or 'normal'}", CAPTION_LETTERS, placeholder=" …")
 
 
-def sheet(tiles: Sequence[tuple[str, Image.Image]]) -> Image.Image:
-    """Captions and square grey images of any size as one radiograph, COLUMNS to a row."""
+def tile_grid(tiles: Sequence[tuple[str, Image.Image]]) -> Image.Image:
+    """Combine square grey images of any size and their captions in one image, COLUMNS a row."""
     rows = -(-len(tiles) // COLUMNS)
     whole = Image.new("L", (COLUMNS * TILE, rows * (TILE + CAPTION)), 255)
     pen, font = ImageDraw.Draw(whole), ImageFont.load_default(13)
-    for number, (text, film) in enumerate(tiles):
+    for number, (text, image) in enumerate(tiles):
         left, top = number % COLUMNS * TILE, number // COLUMNS * (TILE + CAPTION)
-        whole.paste(film.resize((TILE, TILE), Image.Resampling.LANCZOS), (left, top))
+        whole.paste(image.resize((TILE, TILE), Image.Resampling.LANCZOS), (left, top))
         pen.text((left + TILE / 2, top + TILE + CAPTION / 2), text, fill=0, font=font, anchor="mm")
     return whole.quantize(GREYS)
 
@@ -74,5 +75,5 @@ def sheet(tiles: Sequence[tuple[str, Image.Image]]) -> Image.Image:
 if __name__ == "__main__":
     target = Path(sys.argv[1] if len(sys.argv) > 1 else "docs/phantom_grid.png")
     target.parent.mkdir(parents=True, exist_ok=True)
-    draw_grid().save(target, optimize=True)
+    render_grid().save(target, optimize=True)
     print(f"{target}: {target.stat().st_size / 1000:.0f} kB")

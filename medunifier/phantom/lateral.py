@@ -1,30 +1,21 @@
-"""Draws a lateral radiograph: the patient faces left, both lungs lie over each other."""
+"""Render a lateral radiograph: the patient faces left, both lungs overlap."""
 
 import numpy as np
 
 from medunifier.phantom.anatomy import APEX, Anatomy
-from medunifier.phantom.drawing import (
-    Frame,
-    Points,
-    bump,
-    cloud,
-    fill,
-    smooth_outline,
-    smooth_path,
-    strokes,
-)
-from medunifier.phantom.film import FILM_DETAIL, expose
+from medunifier.phantom.exposure import BODY_COARSENESS, expose
 from medunifier.phantom.findings import Finding
+from medunifier.phantom.shapes import Frame, Points, bump, cloud, fill, smooth_outline, smooth_path, strokes
 
 TISSUE, LUNG, HEART, ABDOMEN = 0.60, 0.22, 0.10, 0.76
 ZONE_HEIGHT = {"upper": 0.28, "mid": 0.52, "lower": 0.78}
 
 
-def draw_lateral(anatomy: Anatomy, findings: tuple[Finding, ...], key: list[int], size: int) -> np.ndarray:
-    """A left lateral radiograph: uint8 [size, size]; `key` seeds it as in `frontal`."""
+def render_lateral(anatomy: Anatomy, findings: tuple[Finding, ...], key: list[int], size: int) -> np.ndarray:
+    """Render a left lateral radiograph, uint8 [size, size]; `key` seeds it as in `frontal`."""
     pose = np.random.default_rng([*key, 0])
     frame = Frame(
-        size // FILM_DETAIL,
+        size // BODY_COARSENESS,
         rotation=float(pose.normal(0, 0.02)),
         scale=float(pose.uniform(0.95, 1.05)),
         shift=(float(pose.normal(0, 0.012)), float(pose.normal(0, 0.010))),
@@ -47,6 +38,7 @@ def draw_lateral(anatomy: Anatomy, findings: tuple[Finding, ...], key: list[int]
 
 
 def _body(anatomy: Anatomy) -> Points:
+    """Return the closed outline of the trunk [n, 2]."""
     front, back = 0.10 - 0.03 * anatomy.fat, 0.94 + 0.02 * anatomy.fat
     outline = [(0.36, -0.20), (0.36, -0.02), (0.22, 0.04), (0.16, 0.20), (front, 0.45), (front + 0.02, 0.80)]
     outline += [
@@ -62,6 +54,7 @@ def _body(anatomy: Anatomy) -> Points:
 
 
 def _lungs(anatomy: Anatomy) -> Points:
+    """Return the closed outline of both lungs [n, 2]."""
     dome = anatomy.dome - 0.03
     outline = [
         (0.46, APEX),
@@ -90,6 +83,7 @@ def _lungs(anatomy: Anatomy) -> Points:
 
 
 def _heart(anatomy: Anatomy, growth: float) -> Points:
+    """Return the closed outline of the heart [n, 2], enlarged by `growth`."""
     base = anatomy.dome + 0.03
     outline = [
         (0.44, 0.20),
@@ -108,8 +102,15 @@ def _heart(anatomy: Anatomy, growth: float) -> Points:
     return smooth_outline(np.array(outline))
 
 
-def _opacity(frame, anatomy, findings, x, y, rng) -> np.ndarray:
-    """What the findings add, 0..1; a pneumothorax does not show from the side."""
+def _opacity(
+    frame: Frame,
+    anatomy: Anatomy,
+    findings: tuple[Finding, ...],
+    x: np.ndarray,
+    y: np.ndarray,
+    rng: np.random.Generator,
+) -> np.ndarray:
+    """Return the opacity of the findings, 0..1; a pneumothorax is not visible in a lateral view."""
     clear = np.ones((frame.size, frame.size), dtype=np.float32)
     for finding in findings:
         severity, height = finding.severity, anatomy.dome - APEX
@@ -131,6 +132,7 @@ def _opacity(frame, anatomy, findings, x, y, rng) -> np.ndarray:
 
 
 def _vessels(anatomy: Anatomy, rng: np.random.Generator) -> list[tuple[Points, float, float]]:
+    """Return vessels that fan out from the hilum, as lines for `strokes`."""
     root = np.array((0.50, APEX + 0.52 * (anatomy.dome - APEX)))
     lines = []
     for angle in np.linspace(0.0, 2 * np.pi, 15) + rng.normal(0, 0.1, 15):
@@ -140,7 +142,7 @@ def _vessels(anatomy: Anatomy, rng: np.random.Generator) -> list[tuple[Points, f
 
 
 def _bones(frame: Frame, anatomy: Anatomy) -> np.ndarray:
-    """Spine with its vertebrae, oblique ribs, sternum and shoulder blade, as brightness to add."""
+    """Return spine with vertebrae, oblique ribs, sternum and shoulder blade as brightness to add."""
     y = np.linspace(-0.05, 1.05, 26)
     spine = np.stack([0.70 + 0.13 * np.sin(np.clip(y, 0, 1) * np.pi * 0.9 + 0.25), y], axis=1)
     discs = [(point + np.array([[-0.05, -0.005], [0.03, 0.005]]), 0.010, 0.35) for point in spine]

@@ -1,8 +1,7 @@
-"""Writes phantom studies as MIMIC-CXR-JPG 2.0.0 and MIMIC-CXR are distributed.
+"""Write phantom studies in the layout of MIMIC-CXR-JPG 2.0.0 and MIMIC-CXR.
 
-Identifiers are hashes of what they name: a changed image or report changes the index files, which are
-all that later stages watch. Layout after https://physionet.org/content/mimic-cxr-jpg/2.0.0/ and
-https://physionet.org/content/mimic-cxr/2.0.0/.
+Study ids are hashes of the report: another report changes the index files, on which later stages depend. Layout:
+https://physionet.org/content/mimic-cxr-jpg/2.0.0/ and https://physionet.org/content/mimic-cxr/2.0.0/.
 """
 
 import csv
@@ -63,15 +62,16 @@ VIEW_MEANINGS = {
 
 
 class MimicWriter:
-    """Writes patient after patient, then the index files.
+    """Write the patients one by one, then the index files.
 
     Attributes:
         images: root of the JPG tree and of the index files.
         reports: root of the report tree.
-        counts: how many patients, studies, images, ... have been written.
+        counts: numbers of patients, studies, images, ... written so far.
     """
 
     def __init__(self, root: Path, patients: int, image_size: int, seed: int):
+        """Draw the ids and splits of `patients` patients; files go below `root`."""
         self.images, self.reports = root / "mimic-cxr-jpg", root / "mimic-cxr"
         self.counts = Counter({f"studies_{name}": 0 for name in FINDINGS})
         self._root, self._image_size = root, image_size
@@ -97,6 +97,7 @@ class MimicWriter:
             self._add_study(study, subject, split, when)
 
     def _add_study(self, study: Study, subject: int, split: str, when: dict[str, str]) -> None:
+        """Write report and images of one study."""
         study_id = self._new_study_id(f"{subject}\n{study.report.text}")
         folder = f"files/p{str(subject)[:2]}/p{subject}"
         report = self.reports / folder / f"s{study_id}.txt"
@@ -112,7 +113,7 @@ class MimicWriter:
         self.counts["studies_without_impression_section"] += study.report.impression is None
         examination = EXAMINATIONS[study.facts.portable]
         for number, radiograph in enumerate(study.radiographs):
-            # not from the pixels, in whose last bit processors differ: the same seed gives the same names everywhere
+            # Not from the pixels, whose last bit differs between processors: a seed gives the same names everywhere.
             dicom_id = _dicom_id(f"{study_id} {number}")
             self._write_image(f"{folder}/s{study_id}/{dicom_id}.jpg", radiograph)
             row = {"dicom_id": dicom_id, **ids}
@@ -121,6 +122,7 @@ class MimicWriter:
             self._truth.append(_truth(study, radiograph, dicom_id, study_id, subject))
 
     def _write_image(self, name: str, radiograph: Radiograph) -> None:
+        """Write one image, and remember its checksum."""
         path = self.images / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(radiograph.jpg)
@@ -129,7 +131,7 @@ class MimicWriter:
         self.counts["images_frontal"] += radiograph.view in FRONTAL
 
     def _new_study_id(self, content: str) -> int:
-        """A free number 5xxxxxxx that follows from the content."""
+        """Return an unused number 5xxxxxxx, derived from the content."""
         number = int(hashlib.sha256(content.encode()).hexdigest(), 16) % 10_000_000
         while number in self._study_ids:
             number = (number + 1) % 10_000_000
@@ -142,7 +144,7 @@ class MimicWriter:
             ("metadata", METADATA, self._metadata),
             ("split", SPLIT, self._split),
             ("chexpert", LABELS, self._labels),
-            # The phantom's reports leave no room for two opinions: both labelers agree.
+            # The phantom's reports are unambiguous: both labelers agree.
             ("negbio", LABELS, self._labels),
         ):
             rows = sorted(rows, key=lambda row: (row["subject_id"], row["study_id"], row.get("dicom_id")))
@@ -155,19 +157,19 @@ class MimicWriter:
 
 
 def _split_names(patients: int) -> list[str]:
-    """One split per patient, in the official proportions."""
+    """Return one split for each patient, about in the official proportions."""
     names = [name for name, share in SPLIT_SHARES.items() for _ in range(round(share * patients))]
     return names + ["train"] * (patients - len(names))
 
 
 def _dicom_id(content: str) -> str:
-    """A name of the official form: five groups of eight hexadecimal digits."""
+    """Return a name of the official form: five groups of eight hexadecimal digits."""
     digits = hashlib.sha256(content.encode()).hexdigest()
     return "-".join(digits[start : start + 8] for start in range(0, 40, 8))
 
 
 def _about(view: str, examination: str, image_size: int) -> dict[str, str | int]:
-    """The descriptive columns of the metadata."""
+    """Return the descriptive columns of the metadata."""
     lying = examination.endswith("AP)") or view in DECUBITUS
     return {
         "PerformedProcedureStepDescription": examination,
@@ -183,8 +185,8 @@ def _about(view: str, examination: str, image_size: int) -> dict[str, str | int]
 def _truth(
     study: Study, radiograph: Radiograph, dicom_id: str, study_id: int, subject: int
 ) -> dict[str, str | int | bool]:
-    """What the image shows: per finding severity (0 absent, 1 to 3), side, zone, and whether the report is sure."""
-    row = {
+    """Return what an image shows: severity (0 absent, 1 to 3), side, zone and certainty of each finding."""
+    row: dict[str, str | int | bool] = {
         "image_id": dicom_id,
         "study_id": str(study_id),
         "patient_id": str(subject),
@@ -207,7 +209,7 @@ def _truth(
 
 
 def _gzipped_csv(columns: list[str], rows: list[dict]) -> bytes:
-    """A CSV file, gzipped without a time stamp; an absent value is blank."""
+    """Return a CSV file, gzipped without a time stamp; a missing value is blank."""
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
     writer.writeheader()

@@ -1,4 +1,4 @@
-"""Lays a report out as MIMIC-CXR's text files do, with the headers and oddities that occur there."""
+"""Format reports like the text files of MIMIC-CXR, with their headers and irregularities."""
 
 import textwrap
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from medunifier.phantom.reports import (
     study_labels,
 )
 
-# How often each way of writing a report occurs; see `_body` for what each means.
+# Shares of the forms of a report; `_body` explains them.
 FORMS = {
     "standard": 0.700,
     "impression only": 0.070,
@@ -45,10 +45,9 @@ class Report:
     Attributes:
         text: the whole file.
         form: a key of FORMS.
-        findings, impression: the words of each section as plain text; None if the report lacks it. In
-            the forms merged and headerless both are one text, given as `impression`.
-        labels: official label name -> 1, 0, -1, from the sentences that the file really holds; None for
-            a report of which no labeler makes anything.
+        findings: the section's text; None if the report lacks it.
+        impression: the same. In the forms merged and headerless it is the text of both sections.
+        labels: official label name -> 1, 0, -1, from the sentences in the file; None for a report without any.
     """
 
     text: str
@@ -59,33 +58,36 @@ class Report:
 
 
 def write_report(facts: Facts, rng: np.random.Generator) -> Report:
-    """The report of a study."""
+    """Write the report of a study."""
     form = str(rng.choice(list(FORMS), p=list(FORMS.values())))
-    seen, meant = findings_section(facts, rng), impression_section(facts, rng)
+    findings_part, impression_part = findings_section(facts, rng), impression_section(facts, rng)
     if form in ("impression only", "neither"):
-        seen = []
+        findings_part = []
     if form in ("findings only", "neither"):
-        meant = []
-    findings, impression = _join(seen), _join(meant)
+        impression_part = []
+    findings, impression = _join(findings_part), _join(impression_part)
     if form in ("merged", "headerless"):
         findings, impression = None, f"{findings} {impression}"
     text = _preamble(facts, form, rng) + _body(facts, form, findings, impression, rng)
-    labels = None if form == "neither" else study_labels(seen + meant)
+    labels = None if form == "neither" else study_labels(findings_part + impression_part)
     return Report(text, form, findings, impression, labels)
 
 
 def _join(sentences: list[Sentence]) -> str | None:
+    """Return the text of some sentences; None if there are none."""
     return " ".join(sentence.text for sentence in sentences) or None
 
 
 def _preamble(facts: Facts, form: str, rng: np.random.Generator) -> str:
-    """Examination, indication and comparison; names, dates and ages are cut out as `___`."""
-    person, complaint, question = (rng.choice(words) for words in (("man", "woman"), COMPLAINTS, QUESTIONS))
+    """Return examination, indication and comparison; names, dates and ages are replaced by `___`."""
+    person, complaint, question = (
+        rng.choice(choices) for choices in (("man", "woman"), COMPLAINTS, QUESTIONS)
+    )
     lines = ["", f" EXAMINATION:  {EXAMINATIONS[facts.portable]}", " "]
     lines += [f" INDICATION:  ___ year old {person} with {complaint}  // evaluate for {question}", " "]
     if rng.random() < 0.7 and form != "neither":
         lines += [" COMPARISON:  " + str(rng.choice(("___.", "None.", "Chest radiograph ___."))), " "]
-    if form == "headerless":  # the examination stands alone, without any header
+    if form == "headerless":  # the examination alone, without a header
         lines = ["", f" {EXAMINATIONS[facts.portable].capitalize()} of ___", " "]
     if form == "addendum":
         lines[1:1] = [" ADDENDUM:  Dr. ___ was informed by telephone on ___.", " "]
@@ -95,10 +97,10 @@ def _preamble(facts: Facts, form: str, rng: np.random.Generator) -> str:
 def _body(
     facts: Facts, form: str, findings: str | None, impression: str | None, rng: np.random.Generator
 ) -> str:
-    """The sections that carry the text.
+    """Return the sections with the text.
 
-    `merged` is one section for both, `title` gives the procedure instead of FINDINGS, `headerless` is a
-    last paragraph without header, `repeated` states findings twice (the last counts), `neither` has none.
+    `merged` is one section for both, `title` has the procedure as the header of the findings, `headerless` is a
+    last paragraph without header, `repeated` has findings twice (the last counts), `neither` has no section.
     """
     heads = {"FINDINGS": "FINDINGS", "IMPRESSION": "IMPRESSION"}
     if form == "misspelt":
@@ -110,7 +112,7 @@ def _body(
     elif form == "title":
         heads["FINDINGS"] = str(rng.choice(TITLES[facts.portable]))
     elif form == "headerless":
-        return _wrap(impression)
+        return _wrap(impression or "")
     sections = [(heads["FINDINGS"], findings), (heads["IMPRESSION"], impression)]
     if form == "impression first":
         sections.reverse()
@@ -121,4 +123,5 @@ def _body(
 
 
 def _wrap(text: str) -> str:
+    """Break a text into indented lines."""
     return textwrap.fill(text, 78, initial_indent=" ", subsequent_indent=" ") + "\n"

@@ -1,7 +1,7 @@
-"""Tells a phantom study: sentences of a limited vocabulary, each with the labels that a labeler reads off it.
+"""The sentences of phantom reports: a limited vocabulary, each sentence with the labels that it implies.
 
-Every fact has one usual wording and one or two others; the order of facts is nearly always the same.
-So the report can be learned from the image, and yet differs from image to image.
+Every fact has one usual wording and one or two alternatives; the order of facts is nearly always the same.
+So a model can learn the report from the image, although reports vary.
 """
 
 from dataclasses import dataclass, field
@@ -12,7 +12,7 @@ from medunifier.phantom.anatomy import Anatomy
 from medunifier.phantom.findings import Finding
 
 USUAL = 0.8  # probability of a fact's usual wording
-ODD_ORDER = 0.06  # probability that pleura and lungs are told before the heart
+ODD_ORDER = 0.06  # probability that lungs and pleura come before the heart
 
 LABELS = {  # finding -> column of the official label files
     "atelectasis": "Atelectasis",
@@ -89,7 +89,7 @@ IMPRESSION_WORDINGS = {
 
 @dataclass(frozen=True)
 class Sentence:
-    """A sentence and what it says about the labels: 1 present, 0 absent, -1 uncertain."""
+    """A sentence and its labels: 1 present, 0 absent, -1 uncertain."""
 
     text: str
     labels: dict[str, int] = field(default_factory=dict)
@@ -97,7 +97,7 @@ class Sentence:
 
 @dataclass(frozen=True)
 class Facts:
-    """All that a study shows."""
+    """Everything that a study shows."""
 
     anatomy: Anatomy
     findings: tuple[Finding, ...]
@@ -106,7 +106,7 @@ class Facts:
 
 
 def findings_section(facts: Facts, rng: np.random.Generator) -> list[Sentence]:
-    """What is seen: volumes, heart, aorta, lungs, pleura, spine, stomach, devices."""
+    """Write the findings: volumes, heart, aorta, lungs, pleura, spine, stomach, devices."""
     present = {finding.name: finding for finding in facts.findings}
     heart = [Sentence(_pick(rng, VOLUME_WORDINGS[facts.anatomy.volume]))]
     if "cardiomegaly" in present:
@@ -120,42 +120,44 @@ def findings_section(facts: Facts, rng: np.random.Generator) -> list[Sentence]:
         wording = _pick(rng, ("The mediastinal contours are normal.", "The mediastinum is unremarkable."))
         heart.append(Sentence(wording, {"Enlarged Cardiomediastinum": 0}))
     chest = _lungs(present, rng) + _pleura(present, rng)
-    told = chest + heart if rng.random() < ODD_ORDER else heart + chest
+    sentences = chest + heart if rng.random() < ODD_ORDER else heart + chest
     if facts.anatomy.scoliosis:
-        told.append(
+        sentences.append(
             Sentence(_pick(rng, ("There is scoliosis of the thoracic spine.", "The spine is scoliotic.")))
         )
     if facts.anatomy.gastric_bubble:
-        told.append(Sentence(_pick(rng, ("Gas is seen in the stomach.", "There is a gastric air bubble."))))
+        sentences.append(
+            Sentence(_pick(rng, ("Gas is seen in the stomach.", "There is a gastric air bubble.")))
+        )
     if facts.device != "none":
-        told.append(Sentence(DEVICE_WORDINGS[facts.device], {"Support Devices": 1}))
-    return told
+        sentences.append(Sentence(DEVICE_WORDINGS[facts.device], {"Support Devices": 1}))
+    return sentences
 
 
 def impression_section(facts: Facts, rng: np.random.Generator) -> list[Sentence]:
-    """What it means: one statement per finding, numbered if there are several."""
+    """Write the impression: one statement for each finding, numbered if there are several."""
     if not facts.findings:
         wording = _pick(
             rng,
             ("No acute cardiopulmonary process.", "No evidence of pneumonia.", "Normal chest radiograph."),
         )
         return [Sentence(wording, {"Pneumonia": 0} if "pneumonia" in wording else {})]
-    told = []
+    sentences = []
     for number, finding in enumerate(facts.findings, start=1):
         words = _words(finding)
         if not finding.certain:
             words["degree"] = f"possible {words['degree']}"
         text = _polish(IMPRESSION_WORDINGS[finding.name].format(**words))
         prefix = f"{number}. " if len(facts.findings) > 1 else ""
-        told.append(Sentence(prefix + text, {LABELS[finding.name]: 1 if finding.certain else -1}))
-    return told
+        sentences.append(Sentence(prefix + text, {LABELS[finding.name]: 1 if finding.certain else -1}))
+    return sentences
 
 
 def study_labels(sentences: list[Sentence]) -> dict[str, int]:
-    """The labels of a report that consists of `sentences`; a label nobody speaks of is absent (blank).
+    """Return the labels of a report; a label that no sentence mentions is absent (blank).
 
-    As with the official labelers, a mention outweighs a negation, certainty outweighs doubt, and
-    No Finding is 1 where nothing but devices is mentioned.
+    As in the CheXpert labeler (Irvin et al. 2019), positive outweighs uncertain, uncertain outweighs negative, and
+    No Finding is 1 if nothing but devices is mentioned.
     """
     labels: dict[str, int] = {}
     weight = {0: 0, -1: 1, 1: 2}
@@ -169,37 +171,39 @@ def study_labels(sentences: list[Sentence]) -> dict[str, int]:
 
 
 def _lungs(present: dict[str, Finding], rng: np.random.Generator) -> list[Sentence]:
-    seen = [present[name] for name in IN_LUNG_TISSUE if name in present]
-    if not seen:
+    """Write the sentences on the lungs."""
+    mentioned = [present[name] for name in IN_LUNG_TISSUE if name in present]
+    if not mentioned:
         wordings = ("The lungs are clear without focal consolidation.", "No focal consolidation is seen.")
         return [Sentence(_pick(rng, wordings), {"Consolidation": 0})]
-    told = [_present(rng, finding) for finding in seen]
-    if len(present) > 1:  # enough to tell
-        return told
-    side = seen[0].side
-    if seen[0].name == "atelectasis" and seen[0].severity > 1:
+    sentences = [_present(rng, finding) for finding in mentioned]
+    if len(present) > 1:  # long enough
+        return sentences
+    side = mentioned[0].side
+    if mentioned[0].name == "atelectasis" and mentioned[0].severity > 1:
         lifted = "Both hemidiaphragms are" if side == "both" else f"The {side} hemidiaphragm is"
-        told.append(Sentence(f"{lifted} elevated."))
+        sentences.append(Sentence(f"{lifted} elevated."))
     if side in OTHER_SIDE:
-        told.append(Sentence(f"The {OTHER_SIDE[side]} lung is clear."))
-    if seen[0].name != "edema":
-        told.append(Sentence("There is no pulmonary edema.", {"Edema": 0}))
-    return told
+        sentences.append(Sentence(f"The {OTHER_SIDE[side]} lung is clear."))
+    if mentioned[0].name != "edema":
+        sentences.append(Sentence("There is no pulmonary edema.", {"Edema": 0}))
+    return sentences
 
 
 def _pleura(present: dict[str, Finding], rng: np.random.Generator) -> list[Sentence]:
+    """Write the sentences on the pleura."""
     names = ("pleural_effusion", "pneumothorax")
-    told = [_present(rng, present[name]) for name in names if name in present]
+    sentences = [_present(rng, present[name]) for name in names if name in present]
     absent = [name for name in names if name not in present]
     if absent:
         missing = " or ".join(name.replace("_", " ") for name in absent)
         wording = _pick(rng, (f"There is no {missing}.", f"No {missing} is seen."))
-        told.append(Sentence(wording, {LABELS[name]: 0 for name in absent}))
-    return told
+        sentences.append(Sentence(wording, {LABELS[name]: 0 for name in absent}))
+    return sentences
 
 
 def _present(rng: np.random.Generator, finding: Finding) -> Sentence:
-    """The sentence that names a finding; "opacity" is a label of its own where the wording has it."""
+    """Write the sentence on a finding; the word "opacity" implies the label Lung Opacity, too."""
     wordings = (FINDING_WORDINGS if finding.certain else HEDGED_WORDINGS)[finding.name]
     text = _polish(_pick(rng, wordings).format(**_words(finding)))
     labels = {LABELS[finding.name]: 1 if finding.certain else -1}
@@ -207,6 +211,7 @@ def _present(rng: np.random.Generator, finding: Finding) -> Sentence:
 
 
 def _words(finding: Finding) -> dict[str, str]:
+    """Return the words for the placeholders of a wording."""
     sized = finding.name in ("consolidation", "pleural_effusion", "pneumothorax")
     where = f"both {finding.zone} lungs" if finding.side == "both" else f"{finding.side} {finding.zone} lung"
     side = "bilateral" if finding.side == "both" else finding.side
@@ -214,7 +219,7 @@ def _words(finding: Finding) -> dict[str, str]:
 
 
 def _polish(text: str) -> str:
-    """The sentence with a capital, and in the plural if it speaks of two effusions."""
+    """Return the sentence with a capital letter, and in the plural for bilateral effusions."""
     if "bilateral pleural effusion" in text:
         text = text.replace("There is a ", "There are ").replace("effusion is", "effusions are")
         text = text.removeprefix("A ").replace("effusion.", "effusions.")
@@ -222,7 +227,7 @@ def _polish(text: str) -> str:
 
 
 def _pick(rng: np.random.Generator, wordings: tuple[str, ...]) -> str:
-    """The first, usual wording, or one of the others."""
+    """Draw the first, usual wording, or one of the others."""
     if len(wordings) == 1 or rng.random() < USUAL:
         return wordings[0]
     return wordings[1 + int(rng.integers(len(wordings) - 1))]

@@ -1,4 +1,7 @@
-"""A phantom RSNA pneumonia challenge, stage 2: stage_2_train_labels.csv, stage_2_train_images/PATIENT.dcm."""
+"""A phantom copy of the RSNA pneumonia challenge, stage 2.
+
+Files: stage_2_train_labels.csv (a bounding box a row), stage_2_train_images/PATIENT.dcm.
+"""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -8,17 +11,18 @@ import numpy as np
 
 from medunifier.phantom.anatomy import MIDLINE
 from medunifier.phantom.dicom_files import dicom
-from medunifier.phantom.shots import OTHERS, Shot, digest_of, name_of, take_shot
+from medunifier.phantom.image_files import digest_of, name_of
+from medunifier.phantom.single_images import OTHERS, SingleImage, generate_image
 
 FOLDER = "rsna-pneumonia"
 PNEUMONIA, NORMAL = 0.4, 0.3  # shares; the rest has another finding
-BOX_PIXELS = 1024  # side of the image that boxes refer to, whatever the phantom's own size is
-OPAQUE = 0.35  # a box holds what is more opaque than this
+BOX_PIXELS = 1024  # side of the image that boxes refer to, independent of the phantom's size
+OPAQUE = 0.35  # a box encloses what is more opaque than this
 
 
 @dataclass(frozen=True)
 class Item:
-    """One image on its way to disk; `boxes` are (x, y, width, height) in pixels of a 1024 x 1024 image."""
+    """One image to write; `boxes` are (x, y, width, height) in pixels of a 1024 x 1024 image."""
 
     dcm: bytes
     patient: str
@@ -26,33 +30,33 @@ class Item:
     boxes: tuple[tuple[int, int, int, int], ...]
 
 
-def draw(number: int, seed: int, image_size: int) -> Item:
-    """Image `number`, of a patient of its own."""
+def generate(number: int, seed: int, image_size: int) -> Item:
+    """Generate image `number`, of a patient of its own."""
     key = (*b"rsna", seed, number)
     rng = np.random.default_rng(key)
     kind = rng.random()
     other = str(rng.choice([name for name in OTHERS if name != "consolidation"]))
     names = ("pneumonia",) if kind < PNEUMONIA else () if kind < PNEUMONIA + NORMAL else (other,)
-    shot = take_shot(rng, key, names, image_size)
+    image = generate_image(rng, key, names, image_size)
     digest = digest_of(key)
-    content = dicom(shot.film, digest, name_of(digest), shot.view, inverted=False)
-    return Item(content, name_of(digest), names, _boxes(shot) if "pneumonia" in names else ())
+    content = dicom(image.pixels, digest, name_of(digest), image.view, inverted=False)
+    return Item(content, name_of(digest), names, _boxes(image) if "pneumonia" in names else ())
 
 
-def _boxes(shot: Shot) -> tuple[tuple[int, int, int, int], ...]:
-    """A box around the shadow on each side."""
-    shadow, middle = shot.shadow(BOX_PIXELS) > OPAQUE, round(MIDLINE * BOX_PIXELS)
-    boxes = []
-    for left, part in ((0, shadow[:, :middle]), (middle, shadow[:, middle:])):
+def _boxes(image: SingleImage) -> tuple[tuple[int, int, int, int], ...]:
+    """Return a box around the opacity on each side."""
+    opaque, middle = image.opacity(BOX_PIXELS) > OPAQUE, round(MIDLINE * BOX_PIXELS)
+    boxes: list[tuple[int, int, int, int]] = []
+    for left, part in ((0, opaque[:, :middle]), (middle, opaque[:, middle:])):
         rows, columns = np.flatnonzero(part.any(axis=1)), np.flatnonzero(part.any(axis=0))
         if len(rows):
-            box = left + columns[0], rows[0], columns[-1] - columns[0] + 1, rows[-1] - rows[0] + 1
-            boxes.append(tuple(map(int, box)))
+            x, y = left + int(columns[0]), int(rows[0])
+            boxes.append((x, y, int(columns[-1] - columns[0]) + 1, int(rows[-1] - rows[0]) + 1))
     return tuple(boxes)
 
 
 def write(root: Path, items: Iterable[Item], seed: int) -> list[Path]:
-    """Write all images and the list of labels below `root`; returns the images' paths."""
+    """Write all images and the list of labels below `root`; return the images' paths."""
     folder = root / "stage_2_train_images"
     folder.mkdir(parents=True)
     lines, paths = ["patientId,x,y,width,height,Target"], []

@@ -1,15 +1,14 @@
-"""One phantom patient from nothing: anatomy, studies, images and reports, as they go to disk."""
+"""Generate a phantom patient: anatomy, studies, images and reports."""
 
-import io
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image
 
 from medunifier.phantom.anatomy import draw_anatomy
 from medunifier.phantom.findings import draw_device, draw_findings
-from medunifier.phantom.frontal import draw_frontal
-from medunifier.phantom.lateral import draw_lateral
+from medunifier.phantom.frontal import render_frontal
+from medunifier.phantom.image_files import jpeg
+from medunifier.phantom.lateral import render_lateral
 from medunifier.phantom.report_files import Report, write_report
 from medunifier.phantom.reports import Facts
 
@@ -19,12 +18,11 @@ DECUBITUS = ("AP LLD", "AP RLD", "PA LLD", "PA RLD")
 RARE = ("LAO", "RAO", "LPO", "RPO", "AP AXIAL", *DECUBITUS, "SWIMMERS", "XTABLE LATERAL", "")
 STUDIES_PER_PATIENT = {1: 0.65, 2: 0.25, 3: 0.10}
 PORTABLE, SECOND_FRONTAL, WITH_LATERAL, WITH_RARE = 0.3, 0.12, 0.35, 0.03  # probabilities
-JPEG_QUALITY = 88
 
 
 @dataclass(frozen=True)
 class Radiograph:
-    """One radiograph: its view as in ViewPosition ("" where the original has none) and its JPG file."""
+    """One radiograph: its view as in ViewPosition ("" if blank) and its JPEG file."""
 
     view: str
     jpg: bytes
@@ -32,15 +30,15 @@ class Radiograph:
 
 @dataclass(frozen=True)
 class Study:
-    """One visit: what is true, what the report says, and the images."""
+    """One study: what it shows, its report, and its images."""
 
     facts: Facts
     report: Report
     radiographs: tuple[Radiograph, ...]
 
 
-def make_patient(seed: int, patient: int, image_size: int) -> tuple[Study, ...]:
-    """The studies of patient number `patient`; nothing but these three numbers enters into them."""
+def generate_patient(seed: int, patient: int, image_size: int) -> tuple[Study, ...]:
+    """Generate the studies of patient number `patient`; they depend on the three arguments only."""
     base = [seed, patient]
     rng = np.random.default_rng(base)
     anatomy = draw_anatomy(rng)
@@ -53,24 +51,25 @@ def make_patient(seed: int, patient: int, image_size: int) -> tuple[Study, ...]:
         report = write_report(facts, rng)
         views = _views(rng, portable)
         radiographs = tuple(
-            Radiograph(view, _jpg(draw_view(facts, view, [*base, number + 1, index + 1], image_size)))
+            Radiograph(view, jpeg(render_view(facts, view, [*base, number + 1, index + 1], image_size)))
             for index, view in enumerate(views)
         )
         studies.append(Study(facts, report, radiographs))
     return tuple(studies)
 
 
-def draw_view(facts: Facts, view: str, key: list[int], size: int) -> np.ndarray:
-    """One image of a study: uint8 [size, size]. Oblique, axial and unnamed views are drawn as frontal."""
+def render_view(facts: Facts, view: str, key: list[int], size: int) -> np.ndarray:
+    """Render one image of a study, uint8 [size, size]; oblique, axial and blank views are rendered as frontal."""
     if view in LATERAL:
-        return draw_lateral(facts.anatomy, facts.findings, key, size)
-    film = draw_frontal(facts.anatomy, facts.findings, facts.device, facts.portable, key, size)
-    if view in DECUBITUS:  # lying on the left side: the patient's left, right in the image, comes down
-        return np.rot90(film, -1 if view.endswith("LLD") else 1)
-    return film
+        return render_lateral(facts.anatomy, facts.findings, key, size)
+    image = render_frontal(facts.anatomy, facts.findings, facts.device, facts.portable, key, size)
+    if view in DECUBITUS:  # left lateral decubitus: the patient's left, right in the image, is down
+        return np.rot90(image, -1 if view.endswith("LLD") else 1)
+    return image
 
 
 def _views(rng: np.random.Generator, portable: bool) -> list[str]:
+    """Draw the views of a study."""
     frontal = "AP" if portable else "PA"
     views = [frontal]
     if rng.random() < SECOND_FRONTAL:
@@ -80,9 +79,3 @@ def _views(rng: np.random.Generator, portable: bool) -> list[str]:
     if rng.random() < WITH_RARE:
         views.append(str(rng.choice(RARE)))
     return views
-
-
-def _jpg(film: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(film)).save(buffer, "JPEG", quality=JPEG_QUALITY)
-    return buffer.getvalue()

@@ -10,18 +10,19 @@ import pytest
 import scipy.fft
 from PIL import Image
 
-import stages.simulate
 from medunifier.data.image_decoding import UnreadableImage, decode_image
 from medunifier.data.layouts import find_layout
 from medunifier.data.preparation.rejects import Selection
 from medunifier.data.preparation.rules import select_images
+from medunifier.phantom import data_sets
 from medunifier.phantom.damage import damage_images
+from medunifier.phantom.data_sets import COPIES, generate_patients, generating
 from medunifier.phantom.findings import Finding
 from medunifier.phantom.grid import CAPTION, caption
-from medunifier.phantom.stand_in_vit import PLACE, hidden_units, patch_functions, place_code, write_vit
+from medunifier.phantom.stand_in_vit import POSITION, hidden_units, patch_functions, position_code, write_vit
 from medunifier.runtime.params import Copies, load_params
 from medunifier.tracking import LocalRun
-from stages.simulate import COPIES, ROOT, drawing, make_patients, simulate
+from stages.simulate import ROOT, simulate
 from tests.support.paths import REPO
 from tests.support.recording_run import Noting
 
@@ -76,11 +77,11 @@ def test_every_copy_is_the_same_again_and_a_little_damaged(tmp_path, monkeypatch
 
 @pytest.mark.parametrize("name", COPIES)
 def test_names_in_the_copies_do_not_depend_on_pixels(tmp_path, name):
-    """Pixels differ in the last bit between processors; splits and benchmark are drawn by names."""
+    """Pixels differ in the last bit between processors; splits and benchmark are chosen by names."""
     found = []
     for size in (48, 56):
         root = tmp_path / str(size)
-        COPIES[name].write(root, [COPIES[name].draw(number, 3, size) for number in range(12)], 3)
+        COPIES[name].write(root, [COPIES[name].generate(number, 3, size) for number in range(12)], 3)
         found.append({str(path.relative_to(root)) for path in root.rglob("*")})
     assert found[0] == found[1]
 
@@ -91,12 +92,12 @@ def test_every_copy_is_read_by_the_adapter_that_the_demo_names(tmp_path, monkeyp
     monkeypatch.chdir(tmp_path)
     cut = []
 
-    def damage_and_tell(images, seed):
+    def damage_and_record(images, seed):
         whole = {path: path.stat().st_size for path in images}
         damage_images(images, seed)
         cut.extend(path.name for path in images if path.exists() and path.stat().st_size < whole[path])
 
-    monkeypatch.setattr(stages.simulate, "damage_images", damage_and_tell)
+    monkeypatch.setattr(data_sets, "damage_images", damage_and_record)
     run(0, copies=60)
     assert len(cut) == len(COPIES)
     params = load_params(REPO / "params.yaml")
@@ -129,7 +130,7 @@ def test_without_patients_only_the_vit_is_made(tmp_path, monkeypatch):
     assert {path.name for path in ROOT.iterdir()} == {"vit", "README.md"}
 
 
-def test_the_sheet_in_mlflow_shows_the_first_images_written(tmp_path, monkeypatch):
+def test_the_grid_in_mlflow_shows_the_first_images_written(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     noting = Noting("simulate", "metrics")
     run(8, report=noting)
@@ -137,19 +138,19 @@ def test_the_sheet_in_mlflow_shows_the_first_images_written(tmp_path, monkeypatc
     found = Image.open(ROOT / "phantoms.png").convert("L")
     assert found.size == (5 * 224, 2 * (224 + CAPTION))
     written = {path.read_bytes() for path in ROOT.rglob("*.jpg")}
-    studies = [study for patient in make_patients(map, 0, 8, 48) for study in patient]
+    studies = [study for patient in generate_patients(map, 0, 8, 48) for study in patient]
     first = [(study, radiograph) for study in studies for radiograph in study.radiographs][:10]
     assert {radiograph.jpg for _, radiograph in first} <= written
-    films = [np.asarray(Image.open(io.BytesIO(radiograph.jpg)), float) for _, radiograph in first]
+    written_images = [np.asarray(Image.open(io.BytesIO(radiograph.jpg)), float) for _, radiograph in first]
     for number in range(10):
         left, top = number % 5 * 224, number // 5 * (224 + CAPTION)
         tile = np.asarray(found.crop((left, top, left + 224, top + 224)).resize((48, 48)), float)
-        assert np.argmin([abs(tile - film).mean() for film in films]) == number
+        assert np.argmin([abs(tile - image).mean() for image in written_images]) == number
         label = np.asarray(found.crop((left, top + 224, left + 224, top + 224 + CAPTION)))
         assert (label < 128).any() and (label[:, [0, -1]] > 128).all(), "a caption, within its tile"
 
 
-def test_captions_tell_view_and_findings_as_far_as_they_fit():
+def test_captions_name_view_and_findings_as_far_as_they_fit():
     names = [Finding(name, "left", "lower", 2) for name in ("edema", "pleural_effusion", "atelectasis")]
     study = SimpleNamespace(facts=SimpleNamespace(findings=names[:2]))
     assert caption(study, "AP") == "AP: edema, pleural effusion"
@@ -160,15 +161,15 @@ def test_captions_tell_view_and_findings_as_far_as_they_fit():
 
 
 def test_the_number_of_processes_changes_nothing(monkeypatch):
-    alone = list(make_patients(map, 2, 10, 48))
-    monkeypatch.setattr(stages.simulate, "POOL_FROM", 0)
-    monkeypatch.setattr(stages.simulate, "available_cores", lambda: 2)
-    with drawing(10) as mapped:
+    alone = list(generate_patients(map, 2, 10, 48))
+    monkeypatch.setattr(data_sets, "POOL_FROM", 0)
+    monkeypatch.setattr(data_sets, "available_cores", lambda: 2)
+    with generating(10) as mapped:
         assert mapped is not map
-        assert list(make_patients(mapped, 2, 10, 48)) == alone
+        assert list(generate_patients(mapped, 2, 10, 48)) == alone
 
 
-def test_the_vit_loads_with_transformers_and_keeps_what_a_patch_looks_like(tmp_path):
+def test_the_vit_loads_with_transformers_and_keeps_the_appearance_of_a_patch(tmp_path):
     import torch
     from transformers import ViTModel
 
@@ -181,7 +182,7 @@ def test_the_vit_loads_with_transformers_and_keeps_what_a_patch_looks_like(tmp_p
         tokens = vit.eval()(pixel_values=pixels.expand(-1, 3, -1, -1)).last_hidden_state
     assert tokens.shape == (24, 257, 192)
     assert tokens.abs().max() < 100  # far from the limits of float16
-    # A linear map, fitted on some patches, gives others back.
+    # A linear map, fitted on some patches, reconstructs others.
     patches = torch.nn.functional.unfold(pixels, 14, stride=14).transpose(1, 2).reshape(-1, 196)
     inputs = torch.cat([tokens[:, 1:].reshape(-1, 192), torch.ones(len(patches), 1)], dim=1)
     fit, rest = slice(0, 4000), slice(4000, None)
@@ -190,13 +191,13 @@ def test_the_vit_loads_with_transformers_and_keeps_what_a_patch_looks_like(tmp_p
     assert error < 0.05
 
 
-def test_the_mean_token_tells_what_is_bright_where(tmp_path):
+def test_the_mean_token_encodes_the_brightness_of_each_region(tmp_path):
     import torch
     from transformers import ViTModel
 
     write_vit(tmp_path, VIT, seed=3)
     vit = ViTModel.from_pretrained(tmp_path).eval()
-    bright = torch.rand(480, 4, 4, generator=torch.Generator().manual_seed(0))  # of 16 fields of an image
+    bright = torch.rand(480, 4, 4, generator=torch.Generator().manual_seed(0))  # of 16 regions of an image
     pixels = torch.nn.functional.interpolate(bright[:, None], size=224, mode="nearest")
     with torch.no_grad():
         mean = torch.cat(
@@ -225,9 +226,9 @@ def test_patch_functions_are_the_lowest_cosines(patch_size, count):
     np.testing.assert_allclose(np.sort(np.hypot(*kinds.T)), lowest, atol=1e-12)
 
 
-def test_place_codes_are_closest_to_their_neighbours():
-    code = place_code(16, 32)
-    np.testing.assert_allclose(np.linalg.norm(code, axis=1), PLACE)
+def test_position_codes_are_closest_to_their_neighbours():
+    code = position_code(16, 32)
+    np.testing.assert_allclose(np.linalg.norm(code, axis=1), POSITION)
     distance = np.linalg.norm(code[:, None] - code[None], axis=-1)
     np.fill_diagonal(distance, np.inf)
     rows, columns = np.divmod(np.arange(256), 16)
@@ -236,10 +237,10 @@ def test_place_codes_are_closest_to_their_neighbours():
     assert (steps == 1).all()
 
 
-def test_hidden_units_are_open_in_a_part_of_the_image_each():
-    code = place_code(16, 32)
+def test_hidden_units_are_active_in_a_part_of_the_image_each():
+    code = position_code(16, 32)
     weights, bias = hidden_units(code, 190, 3, np.random.default_rng(0))
-    open_at = code @ weights[:, :32].T + bias > 0  # (places, units), of a patch that shows nothing
-    share = open_at.mean(0)
+    active = code @ weights[:, :32].T + bias > 0  # (positions, units), of a uniform patch
+    share = active.mean(0)
     assert 0.05 < np.median(share) < 0.3 and share.max() < 0.5
-    assert open_at.any(1).all(), "a place that no unit sees"
+    assert active.any(1).all(), "a position at which no unit is active"

@@ -7,20 +7,20 @@ import pytest
 
 from medunifier.phantom.anatomy import APEX, draw_anatomy
 from medunifier.phantom.findings import BENCHMARK, FINDINGS, Finding, draw_findings
-from medunifier.phantom.frontal import draw_frontal
-from medunifier.phantom.lateral import draw_lateral
+from medunifier.phantom.frontal import render_frontal
+from medunifier.phantom.lateral import render_lateral
 
 SIZE = 160
 ANATOMY = replace(draw_anatomy(np.random.default_rng(4)), scoliosis=0.0, breasts=0.0)
 
 
-def film(*findings: Finding, key: int = 0, anatomy=ANATOMY, device: str = "none") -> np.ndarray:
-    return draw_frontal(anatomy, findings, device, False, [9, key], SIZE).astype(float)
+def frontal(*findings: Finding, key: int = 0, anatomy=ANATOMY, device: str = "none") -> np.ndarray:
+    return render_frontal(anatomy, findings, device, False, [9, key], SIZE).astype(float)
 
 
 def change(*findings: Finding, key: int = 0) -> np.ndarray:
-    """What the findings add to the film of the same patient without them."""
-    return film(*findings, key=key) - film(key=key)
+    """Return what the findings add to the image of the same patient without them."""
+    return frontal(*findings, key=key) - frontal(key=key)
 
 
 def share_on_right(difference: np.ndarray) -> float:
@@ -83,12 +83,14 @@ def test_cardiomegaly_widens_the_heart():
         band = image[row - 2 : row + 3, SIZE // 8 : -SIZE // 8].mean(axis=0)
         return int((band > 120).sum())
 
-    widths = [width(film())] + [width(film(Finding("cardiomegaly", "none", "none", s))) for s in (1, 2, 3)]
+    widths = [width(frontal())] + [
+        width(frontal(Finding("cardiomegaly", "none", "none", s))) for s in (1, 2, 3)
+    ]
     assert widths == sorted(widths) and widths[3] > 1.3 * widths[0]
 
 
-def test_a_normal_film_has_the_greys_of_a_radiograph():
-    image = film()
+def test_a_normal_image_has_the_greys_of_a_radiograph():
+    image = frontal()
     middle, lung = image[:, 76:84].mean(), image[60:90, 30:55].mean()
     abdomen, corner = image[-12:, 50:110].mean(), image[:6, :6].mean()
     assert corner < lung < abdomen < middle
@@ -96,22 +98,24 @@ def test_a_normal_film_has_the_greys_of_a_radiograph():
 
 
 @pytest.mark.parametrize("device", ["central line", "pacemaker"])
-def test_a_device_is_drawn(device):
-    assert (film(device=device) - film()).max() > 30
+def test_a_device_is_rendered(device):
+    assert (frontal(device=device) - frontal()).max() > 30
 
 
-def test_the_same_key_gives_the_same_film_and_another_key_another():
+def test_the_same_key_gives_the_same_image_and_another_key_another():
     finding = Finding("pneumonia", "left", "mid", 2)
-    assert np.array_equal(film(finding, key=1), film(finding, key=1))
-    assert not np.array_equal(film(finding, key=1), film(finding, key=2))
+    assert np.array_equal(frontal(finding, key=1), frontal(finding, key=1))
+    assert not np.array_equal(frontal(finding, key=1), frontal(finding, key=2))
 
 
-def test_a_lateral_film_shows_effusion_at_the_base_and_differs_from_a_frontal_one():
-    normal = draw_lateral(ANATOMY, (), [1], SIZE).astype(float)
-    fluid = draw_lateral(ANATOMY, (Finding("pleural_effusion", "left", "lower", 2),), [1], SIZE).astype(float)
+def test_a_lateral_image_shows_effusion_at_the_base_and_differs_from_a_frontal_one():
+    normal = render_lateral(ANATOMY, (), [1], SIZE).astype(float)
+    fluid = render_lateral(ANATOMY, (Finding("pleural_effusion", "left", "lower", 2),), [1], SIZE).astype(
+        float
+    )
     rows = np.abs(fluid - normal).sum(axis=1)
     assert rows[SIZE // 2 :].sum() > 0.95 * rows.sum() > 0
-    assert np.abs(normal - film()).mean() > 20
+    assert np.abs(normal - frontal()).mean() > 20
 
 
 def test_studies_hold_what_the_benchmark_needs():
@@ -126,7 +130,7 @@ def test_studies_hold_what_the_benchmark_needs():
         assert [f.name for f in study] == [name for name in FINDINGS if name in {f.name for f in study}]
 
 
-def test_a_linear_classifier_on_tiny_images_tells_the_benchmark_classes_apart():
+def test_a_linear_classifier_on_tiny_images_separates_the_benchmark_classes():
     from sklearn.linear_model import LogisticRegression
 
     images, classes = [], []
@@ -137,7 +141,7 @@ def test_a_linear_classifier_on_tiny_images_tells_the_benchmark_classes_apart():
         study = ()
         while [finding.name for finding in study] != [BENCHMARK[label]]:
             study = draw_findings(rng)
-        image = draw_frontal(anatomy, study, "none", False, [2, number], 96).astype(float)
+        image = render_frontal(anatomy, study, "none", False, [2, number], 96).astype(float)
         images.append(image.reshape(24, 4, 24, 4).mean(axis=(1, 3)).ravel() / 64 - 2)
         classes.append(label)
     model = LogisticRegression(C=0.01, max_iter=200).fit(images[:240], classes[:240])

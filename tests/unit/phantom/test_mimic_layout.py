@@ -18,10 +18,10 @@ from medunifier.phantom.damage import damage
 from medunifier.phantom.findings import Finding
 from medunifier.phantom.mimic_layout import MimicWriter
 from medunifier.phantom.reports import Facts
-from medunifier.phantom.studies import draw_view, make_patient
+from medunifier.phantom.studies import generate_patient, render_view
 
 PATIENTS, SIZE, SEED = 60, 48, 5
-STUDIES = [make_patient(SEED, number, SIZE) for number in range(PATIENTS)]
+STUDIES = [generate_patient(SEED, number, SIZE) for number in range(PATIENTS)]
 
 
 def write(root: Path, patients=STUDIES) -> MimicWriter:
@@ -156,7 +156,7 @@ def test_the_side_a_patient_lies_on_is_down():
     fluid = (Finding("pleural_effusion", "left", "lower", 3),)
     for view, lower in (("AP LLD", True), ("PA RLD", False)):
         with_fluid, without = (
-            draw_view(Facts(anatomy, findings, "none", True), view, [1], 96).astype(float)
+            render_view(Facts(anatomy, findings, "none", True), view, [1], 96).astype(float)
             for findings in (fluid, ())
         )
         rows = np.abs(with_fluid - without).sum(axis=1)
@@ -164,7 +164,7 @@ def test_the_side_a_patient_lies_on_is_down():
 
 
 def test_identifiers_follow_from_the_report_and_not_from_pixels(tmp_path):
-    """Pixels differ in the last bit between processors; splits and benchmark are drawn by identifiers."""
+    """Pixels differ in the last bit between processors; splits and benchmark are chosen by identifiers."""
     from dataclasses import replace
 
     study = STUDIES[0][0]
@@ -195,7 +195,7 @@ def test_damage_leaves_files_that_no_reader_takes_for_whole(tmp_path):
     }
     assert min(counts.values()) >= 1 and len(lost) + len(changed) == sum(counts.values())
     for path in truncated:
-        with pytest.raises(OSError):
+        with pytest.raises(OSError, match="truncated"):
             np.asarray(Image.open(io.BytesIO(after[path])))
     for path in recoded:
         with pytest.raises(UnicodeDecodeError):

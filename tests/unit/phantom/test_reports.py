@@ -43,7 +43,7 @@ def sections(text: str) -> dict[str, str]:
     return {head: " ".join(body.split()) for head, body in zip(parts[1::2], parts[2::2], strict=True)}
 
 
-def told(report: Report) -> str:
+def text_of(report: Report) -> str:
     return " ".join(part for part in (report.findings, report.impression) if part)
 
 
@@ -65,10 +65,10 @@ def read_labels(text: str) -> dict[str, int]:
 def test_labels_are_what_an_independent_reader_finds_in_the_text():
     for _, report in PAIRS:
         if report.form == "neither":
-            assert report.labels is None and told(report) == ""
+            assert report.labels is None and text_of(report) == ""
             continue
         known = {name: value for name, value in report.labels.items() if name in MENTIONS}
-        assert known == read_labels(told(report)), report.text
+        assert known == read_labels(text_of(report)), report.text
 
 
 def test_labels_agree_with_what_is_true():
@@ -81,12 +81,12 @@ def test_labels_agree_with_what_is_true():
         assert ("No Finding" in report.labels) == (not facts.findings)
 
 
-def test_side_zone_and_severity_are_told():
+def test_side_zone_and_severity_are_mentioned():
     for facts, report in PAIRS:
         if report.form == "neither":
             continue
         for finding in facts.findings:
-            sentences = [s for s in re.split(r"(?<=[a-z])\. ?", told(report)) if names(finding, s)]
+            sentences = [s for s in re.split(r"(?<=[a-z])\. ?", text_of(report)) if names(finding, s)]
             assert sentences, report.text
             for sentence in sentences:
                 if "may represent" not in sentence:
@@ -132,20 +132,20 @@ def test_every_form_of_report_occurs_about_as_often_as_it_should():
 def test_reports_are_short_and_their_vocabulary_is_small():
     lengths = [len(report.findings.split()) for _, report in PAIRS if report.findings]
     assert np.quantile(lengths, 0.02) >= 24 and max(lengths) <= 70
-    words = {word for _, report in PAIRS for word in re.findall("[a-z]+", told(report).lower())}
+    words = {word for _, report in PAIRS for word in re.findall("[a-z]+", text_of(report).lower())}
     assert len(words) < 130
 
 
 def test_reports_differ_from_patient_to_patient():
-    texts = [told(report) for _, report in PAIRS]
+    texts = [text_of(report) for _, report in PAIRS]
     assert len(set(texts)) > 0.75 * len(texts)
 
 
 def test_a_certain_mention_outweighs_doubt_and_doubt_a_negation():
     from medunifier.phantom.reports import Sentence
 
-    told_thrice = [Sentence("", {"Edema": value}) for value in (0, 1, -1)]
-    assert study_labels(told_thrice) == {"Edema": 1}
-    assert study_labels(told_thrice[::2]) == {"Edema": -1}
-    assert study_labels(told_thrice[:1]) == {"Edema": 0, "No Finding": 1}
+    three_mentions = [Sentence("", {"Edema": value}) for value in (0, 1, -1)]
+    assert study_labels(three_mentions) == {"Edema": 1}
+    assert study_labels(three_mentions[::2]) == {"Edema": -1}
+    assert study_labels(three_mentions[:1]) == {"Edema": 0, "No Finding": 1}
     assert study_labels([]) == {}
