@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 
 from medunifier.runtime.params import load_params
-from tests.support.toy_pipeline import REPO, Toy
+from tests.support.checkout import make_checkout
+from tests.support.paths import REPO
+from tests.support.toy_pipeline import Toy
 
 PRESETS = sorted(path.stem for path in (REPO / "workflow/presets").glob("*.yaml"))
 
@@ -45,18 +47,7 @@ def expected_stages(preset: str) -> list[str]:
 @pytest.fixture
 def checkout(tmp_path: Path) -> Toy:
     """The repository's own pipeline, without data."""
-    folder = tmp_path / "checkout"
-    for name in ("workflow", "stages", "medunifier"):
-        shutil.copytree(REPO / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("Snakefile", "dvc.yaml", "environment.yml", ".gitignore", ".dvcignore"):
-        shutil.copy(REPO / name, folder)
-    for name in ("slurm", "local", "profiles"):
-        (folder / name).symlink_to(REPO.joinpath(name).readlink())
-    (folder / ".dvc").mkdir()
-    shutil.copy(REPO / ".dvc/config", folder / ".dvc")
-    toy = Toy(folder)
-    toy.shell("git init -q")
-    return toy
+    return make_checkout(tmp_path / "checkout")
 
 
 @pytest.mark.workflow
