@@ -18,7 +18,7 @@ from medunifier.runtime.params import Images
 from medunifier.storage.image_shards import PART_ROWS, part_path, write_part
 from medunifier.storage.tables import REJECTED, Schema, read_table, write_table
 
-IMAGES = "pictures"  # below the work folder: the folder to publish
+IMAGES = "images"  # below the work folder: the folder to publish
 
 
 def work_folder(manifest: pl.DataFrame, root: Path, settings: Images, stage: str) -> Path:

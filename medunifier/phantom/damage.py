@@ -38,6 +38,7 @@ def damage_images(images: list[Path], seed: int) -> None:
     """Truncate one of many images and delete another, whatever their format."""
     if len(images) < SPARED:
         return
+    # This key is part of the phantom: another one would damage other files.
     rng = np.random.default_rng([*b"pictures", seed])
     cut, lost = (images[index] for index in rng.choice(len(images), 2, replace=False))
     content = cut.read_bytes()

@@ -164,13 +164,13 @@ def test_contents_are_digests_of_the_grey_values(root):
     assert found.rows() == list(zip(store.image_ids, expected, strict=True))
 
 
-@pytest.mark.parametrize("change", ["settings", "pictures"])
+@pytest.mark.parametrize("change", ["settings", "images"])
 def test_parts_of_other_settings_or_images_are_not_taken(root, monkeypatch, change):
     interrupt_after(monkeypatch, 4)
     with pytest.raises(KeyboardInterrupt):
         decode(root)
     tried = interrupt_after(monkeypatch, 100)
-    if change == "pictures":
+    if change == "images":
         path = "data/prepared/phantom/manifest.parquet"
         write_table(read_table(path).with_columns(pl.lit("0" * 64).alias("sha256")), path, MANIFEST)
     decode(root, aspect="pad" if change == "settings" else "squash")
@@ -201,7 +201,7 @@ def test_a_full_disk_is_passed_on(root, monkeypatch):
     assert not OUT.exists()
 
 
-def test_without_prepared_tables_the_user_is_told_what_to_run(root):
+def test_without_prepared_tables_the_error_names_the_stage_to_run(root):
     Path("data/prepared/phantom/manifest.parquet").unlink()
     with pytest.raises(InputError, match=r"manifest\.parquet: no such table; run the stage that makes it"):
         decode(root)

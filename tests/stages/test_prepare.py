@@ -244,24 +244,24 @@ def test_too_few_images_for_the_benchmark(fake):
         run(fake, benchmark=benchmark(per_class=5))
 
 
-def test_a_missing_root_is_told(fake):
+def test_a_missing_root_is_an_error(fake):
     with pytest.raises(InputError, match=r"datasets\.fake\.root: no folder nowhere; give the folder"):
         run(fake, root="nowhere")
 
 
-def test_an_id_in_two_splits_is_told(fake):
+def test_an_id_in_two_splits_is_an_error(fake):
     fake.split.append({**fake.split[0], "split": "test"})
     with pytest.raises(InputError, match="rows that contradict each other: clean-train; keep one row"):
         run(fake)
 
 
-def test_a_patient_in_two_splits_is_told(fake):
+def test_a_patient_in_two_splits_is_an_error(fake):
     fake.add("again", "10000000", "50000009", split="test")
     with pytest.raises(InputError, match="patients are in two splits: 10000000; set `split: patient`"):
         run(fake)
 
 
-def test_a_study_of_two_patients_is_told(fake):
+def test_a_study_of_two_patients_is_an_error(fake):
     fake.add("again", "10000009", "50000000")
     with pytest.raises(
         InputError, match=r"metadata\.csv\.gz: 1 studies are listed under several patients: 50000000"
@@ -270,13 +270,13 @@ def test_a_study_of_two_patients_is_told(fake):
 
 
 @pytest.mark.parametrize("views", [("LL",), ("AP",)])
-def test_nothing_left_is_told_with_the_reasons(fake, views):
+def test_nothing_left_is_an_error_with_the_reasons(fake, views):
     fake.add("lateral", "10000003", "50000003", view="LL")
     with pytest.raises(InputError, match=r"no image is left for .*validate, test; .*'other_view': "):
         run(fake, views=views, benchmark=benchmark())
 
 
-def test_a_layout_without_a_split_of_its_own_is_told(fake, tmp_path):
+def test_a_layout_without_a_split_of_its_own_is_an_error(fake, tmp_path):
     (tmp_path / "images").mkdir()
     (tmp_path / "images/a.png").write_bytes(b"")
     (tmp_path / "metadata.csv").write_text(

@@ -1,4 +1,4 @@
-"""What the fake copies of data sets share: settings, real image bytes, real DICOM bytes."""
+"""Shared by the fake copies of data sets: settings, bytes of real images and of DICOM files."""
 
 import io
 from pathlib import Path

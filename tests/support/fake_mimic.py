@@ -1,8 +1,9 @@
-"""A tiny copy of MIMIC-CXR-JPG and its reports in the official layout, which tests bend as they need."""
+"""A tiny copy of MIMIC-CXR-JPG and its reports in the official layout, which tests modify as needed."""
 
 import csv
 import gzip
 import hashlib
+import io
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -101,8 +102,6 @@ def write_csv(path: Path, rows: list[dict]) -> None:
 
 
 def jpeg(seed: str) -> bytes:
-    import io
-
     random = np.random.default_rng(list(seed.encode()))
     buffer = io.BytesIO()
     Image.fromarray(random.integers(0, 256, (48, 40), dtype=np.uint8)).save(buffer, "JPEG", quality=95)

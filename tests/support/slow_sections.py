@@ -1,4 +1,4 @@
-"""The section rules of MIMIC-CXR once more: line by line, one rule after the other, as plainly as possible.
+"""The section rules of MIMIC-CXR, implemented again: line by line, one rule after the other, as plainly as possible.
 
 An independent reference for medunifier/data/preparation/sections.py, in tests and in benchmarks/datasets.py. The rules and the
 names are those of the data set's parser (MIT-LCP/mimic-cxr, txt/section_parser.py, create_section_files.py).

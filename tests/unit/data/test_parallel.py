@@ -43,7 +43,7 @@ def end_the_other(parent):
     time.sleep(0.1)
 
 
-def test_a_killed_process_of_shared_work_is_told():
+def test_a_killed_process_of_shared_work_is_an_error():
     killed = pytest.raises(InputError, match="killed, most likely for lack of memory")
     with killed, shared_map(2, end_the_other) as mapped:
         mapped([os.getpid()] * 100)
@@ -78,7 +78,7 @@ def end_abruptly(number):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def test_a_killed_worker_is_told():
+def test_a_killed_worker_is_an_error():
     with pytest.raises(InputError, match="killed, most likely for lack of memory"), parallel_map(2) as mapped:
         list(mapped(end_abruptly, range(4)))
 

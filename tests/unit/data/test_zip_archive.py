@@ -38,7 +38,7 @@ def test_the_end_of_an_archive_with_more_files_than_the_old_format_can_count(tmp
 
 
 @pytest.mark.parametrize("kept", [0, 10, 200, -1])
-def test_what_is_no_whole_archive_is_told(tmp_path, kept):
+def test_what_is_no_whole_archive_is_an_error(tmp_path, kept):
     path = write(tmp_path / "a.zip", {f"{n}.txt": b"some text" for n in range(9)})
     path.write_bytes(path.read_bytes()[:kept])
     with pytest.raises(
@@ -47,7 +47,7 @@ def test_what_is_no_whole_archive_is_told(tmp_path, kept):
         read_directory(path)
 
 
-def test_damage_within_is_told_of_the_file_it_hits(tmp_path):
+def test_damage_within_is_an_error_of_the_file_that_it_hits(tmp_path):
     contents = {"good.txt": b"good text", "bad.txt": b"bad text " * 9, "worse.txt": b"worse text " * 9}
     path = write(tmp_path / "a.zip", contents, compression=zipfile.ZIP_DEFLATED)
     damaged = bytearray(path.read_bytes())
@@ -64,13 +64,13 @@ def test_damage_within_is_told_of_the_file_it_hits(tmp_path):
         read_entry(path, directory["worse.txt"])
 
 
-def test_other_packing_is_told(tmp_path):
+def test_other_packing_is_an_error(tmp_path):
     path = str(write(tmp_path / "a.zip", {"a.txt": b"text"}, compression=zipfile.ZIP_LZMA))
     with pytest.raises(BrokenEntry, match="other than deflate"):
         read_entry(path, read_directory(path)["a.txt"])
 
 
-def test_a_file_too_large_for_the_old_format_is_told(tmp_path):
+def test_a_file_too_large_for_the_old_format_is_an_error(tmp_path):
     """As a directory entry says it whose sizes stand elsewhere."""
     path = write(tmp_path / "a.zip", {"a.txt": b"text", "b.txt": b"more text"})
     directory, content = read_directory(path), bytearray(path.read_bytes())

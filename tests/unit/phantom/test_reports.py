@@ -10,7 +10,7 @@ from medunifier.phantom.findings import Finding, draw_device, draw_findings
 from medunifier.phantom.report_files import FORMS, Report, write_report
 from medunifier.phantom.reports import LABELS, Facts, study_labels
 
-# What a reader looks for, written down apart from the wordings of the phantom.
+# What a reader looks for, written down independently of the phantom's wordings.
 MENTIONS = {
     "Atelectasis": r"atelectasis",
     "Cardiomegaly": r"cardiomegaly|heart is \w+ly enlarged|heart (is|size).* normal",

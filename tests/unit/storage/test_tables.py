@@ -53,7 +53,7 @@ def test_benchmark_and_rejected_have_their_own_columns(tmp_path):
         write_table(prepared(), tmp_path / "b", BENCHMARK)
 
 
-def test_missing_and_broken_tables_are_told_apart(tmp_path):
+def test_missing_and_broken_tables_are_distinguished(tmp_path):
     with pytest.raises(InputError, match="no such table"):
         read_table(tmp_path / "absent.parquet")
     (tmp_path / "broken.parquet").write_bytes(b"PAR1 and then nothing of use")

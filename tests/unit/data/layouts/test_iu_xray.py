@@ -60,7 +60,7 @@ def test_ids_texts_and_labels(fake):
     assert texts.rows()[2] == ("10", "There is an XXXX.", None, None, None, None)
 
 
-def test_reports_without_images_and_pictures_without_reports_are_counted(fake):
+def test_reports_without_images_and_images_without_reports_are_counted(fake):
     fake.add(4, ())
     fake.write_xml()
     (fake.root / "NLMCXR_png/CXR5_IM-1-1001.png").write_bytes(b"")

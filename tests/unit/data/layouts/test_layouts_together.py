@@ -113,7 +113,7 @@ def test_lists_that_cannot_be_used(rsna, text, message):
         run_settings(listed)
 
 
-def test_a_split_list_that_lacks_a_image_rejects_it(rsna):
+def test_a_split_list_that_lacks_an_image_rejects_it(rsna):
     lines = [f"p{n:02},{('train', 'validate', 'test')[n % 3]}" for n in range(39)]
     put(rsna.root / "mine.csv", "\n".join(["image_id,split", *lines]))
     settings = rsna.settings(split="list")
@@ -284,7 +284,7 @@ def test_covid_chestxray_with_the_settings_of_its_preset(tmp_path, monkeypatch):
     assert np.abs(pixels_of - whole).max() <= 2
 
 
-def test_check_tells_what_is_there_and_what_would_be_rejected(rsna):
+def test_check_lists_what_is_there_and_what_would_be_rejected(rsna):
     (rsna.root / "stage_2_train_images/p07.dcm").unlink()
     broken = rsna.root / "stage_2_train_images/p00.dcm"
     broken.write_bytes(broken.read_bytes()[:400])
@@ -303,7 +303,7 @@ def test_check_tells_what_is_there_and_what_would_be_rejected(rsna):
     assert not Path("data").exists() and not Path("results").exists()
 
 
-def test_check_says_all_that_is_missing_and_where_to_get_it(rsna):
+def test_check_lists_all_that_is_missing_and_where_to_get_it(rsna):
     settings = rsna.settings()
     index = settings.index.replace(labels="a.csv", split="b.csv")
     with pytest.raises(InputError, match=r"lacks a.csv \(labels\); b.csv \(split\).*kaggle.com"):

@@ -38,7 +38,7 @@ def test_every_row_of_the_index_comes_with_its_split_labels_and_checksum(fake):
     assert sum(raw.notes.values()) == 0
 
 
-def test_rows_that_the_other_files_lack_or_have_in_excess_are_told(fake):
+def test_rows_that_the_other_files_lack_or_have_in_excess_are_counted(fake):
     fake.split[0]["dicom_id"] = "unheard-of"
     fake.chexpert.pop(1)
     raw = images(fake)
@@ -200,7 +200,7 @@ def test_the_number_of_processes_changes_nothing(fake, monkeypatch, packed):
     assert alone.rows["reason"].null_count() == len(alone.rows) - 1 == 38
 
 
-def test_a_missing_folder_of_reports_is_told(fake):
+def test_a_missing_folder_of_reports_is_an_error(fake):
     with pytest.raises(InputError, match="nowhere: no folder and no zip file of reports"):
         reports(fake, fake.folder / "nowhere")
 

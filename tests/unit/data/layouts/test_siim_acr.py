@@ -91,7 +91,7 @@ def test_the_phantom_s_run_lengths_give_its_mask_back(fake):
     assert run_lengths(corner).startswith("700 324 700 324")
 
 
-def test_a_image_with_a_mask_and_without_one_is_told(fake):
+def test_an_image_with_a_mask_and_without_one_is_an_error(fake):
     fake.rows.append(("1.2.1", "-1"))
     with pytest.raises(InputError, match=r"images with a mask and with -1: 1\.2\.1"):
         read(fake)
