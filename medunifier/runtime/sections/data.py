@@ -76,7 +76,7 @@ class Dataset(Section):
     """A data set as it lies on disk, and what is made of it."""
 
     layout: Text = knob(
-        "How the data set is laid out: a name in medunifier/data/layouts/__init__.py.",
+        "How the data set is laid out: a module in medunifier/data/layouts.",
         pattern="^[a-z][a-z0-9_]*$",
         allowed="small letters, digits and `_`",
     )
