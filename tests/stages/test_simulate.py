@@ -60,6 +60,7 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(tmp_path, mo
     assert other["vit/model.safetensors"] != first["vit/model.safetensors"]
 
 
+@pytest.mark.slow
 def test_every_copy_is_the_same_again_and_a_little_damaged(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     metrics = run(0, copies=24)
@@ -86,6 +87,7 @@ def test_names_in_the_copies_do_not_depend_on_pixels(tmp_path, name):
     assert found[0] == found[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["phantom-chexpert", "phantom-rsna", "phantom-siim", "phantom-covidx"])
 def test_every_copy_is_read_by_the_adapter_that_the_demo_names(tmp_path, monkeypatch, name):
     """All rows are kept but those of the lost radiograph, and all kept images decode but the truncated one."""
@@ -169,6 +171,7 @@ def test_the_number_of_processes_changes_nothing(monkeypatch):
         assert list(generate_patients(mapped, 2, 10, 48)) == alone
 
 
+@pytest.mark.slow
 def test_the_vit_loads_with_transformers_and_keeps_the_appearance_of_a_patch(tmp_path):
     import torch
     from transformers import ViTModel
@@ -191,6 +194,7 @@ def test_the_vit_loads_with_transformers_and_keeps_the_appearance_of_a_patch(tmp
     assert error < 0.05
 
 
+@pytest.mark.slow
 def test_the_mean_token_encodes_the_brightness_of_each_region(tmp_path):
     import torch
     from transformers import ViTModel

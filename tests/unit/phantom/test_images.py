@@ -130,6 +130,7 @@ def test_studies_hold_what_the_benchmark_needs():
         assert [f.name for f in study] == [name for name in FINDINGS if name in {f.name for f in study}]
 
 
+@pytest.mark.slow
 def test_a_linear_classifier_on_tiny_images_separates_the_benchmark_classes():
     from sklearn.linear_model import LogisticRegression
 
