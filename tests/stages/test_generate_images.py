@@ -100,6 +100,7 @@ def test_pixels_are_those_of_the_codes(project):
     assert np.abs(expected - pixels).max() < 0.51
 
 
+@pytest.mark.slow
 def test_batches_do_not_matter(project, tmp_path, monkeypatch):
     params, _ = project
     before = {name: generated(name) for name in SETS}
@@ -276,7 +277,8 @@ def test_the_two_forms_of_the_command(project, monkeypatch, capsys):
     code, text = run("--prompt", "", "--out", "x")
     assert (
         code == 1
-        and text.err == "generate_images: --prompt: the prompt is empty; describe what the image should show\n"
+        and text.err
+        == "generate_images: --prompt: the prompt is empty; describe what the image should show\n"
     )
     code, text = run("--prompt", "edema")
     assert code == 2 and "--out is needed" in text.err

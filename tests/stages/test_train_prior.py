@@ -105,6 +105,7 @@ def test_without_text_it_takes_none(params):
     assert Prior.from_pretrained(f"models/priors/{VARIANT}-bottom").config.text_width == 0
 
 
+@pytest.mark.slow
 def test_same_seed_same_weights(params):
     def weights(signature: str, **changes) -> dict[str, torch.Tensor]:
         run_stage(params.replace(**changes), "top", signature)
@@ -125,6 +126,7 @@ def test_texts_are_dropped_at_the_given_rate_and_in_training_alone(params):
     assert texts.encode(batch).mask.bool().any(1).all()
 
 
+@pytest.mark.slow
 def test_text_weights_do_not_learn_where_every_text_is_dropped(params):
     """With every text dropped nothing teaches the text's weights; weight decay only shortens them."""
 

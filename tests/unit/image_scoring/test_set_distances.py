@@ -1,4 +1,4 @@
-"""Scores between sets: against slow definitions, known cases."""
+"""Scores between sets: against slow definitions and known cases."""
 
 import numpy as np
 import pytest

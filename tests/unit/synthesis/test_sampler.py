@@ -43,6 +43,7 @@ def test_logits_are_those_of_the_full_forward(level, attention, text, kernel):
     assert (replay(prior, given) - prior(**given)).abs().max() < 1e-12
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("guidance", [1.0, 3.0])
 @torch.inference_mode()
 def test_codes_equal_those_of_the_slow_sampler(guidance):
@@ -84,6 +85,7 @@ def test_a_seed_gives_the_same_codes_in_a_batch_of_any_size(text, guidance):
             assert torch.equal(part, all_of_them[rows])
 
 
+@pytest.mark.slow
 @torch.inference_mode()
 def test_rounding_that_depends_on_the_batch_size_is_negligible_in_double_precision():
     """At the paper's width products of other sizes round differently; no code may depend on it."""
