@@ -117,9 +117,7 @@ def test_git_and_dvc_checkout_leave_nothing_to_do(done: Toy) -> None:
 
 
 def test_stamps_are_no_business_of_other_triggers(done: Toy) -> None:
-    """Snakemake's own record of code and software would contradict DVC: an edit of the Snakefile or of the
-    environment is no reason to train again.
-    """
+    """Snakemake's own record of code and software, which DVC ignores, causes no training."""
     done.edit("params.yaml", "ks: [1, 5]", "ks: [1]")
     done.call("snakemake --cores 2")
     done.edit("Snakefile", "--cpus {threads}", "--cpus  {threads}")

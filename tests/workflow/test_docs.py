@@ -49,6 +49,7 @@ def test_paths_named_are_there(page):
 MADE_IN_EXAMPLES = {  # files that a worked example tells the reader to write
     "medunifier/data/layouts/hospital.py",
     "stages/describe_reports.py",
+    "workflow/presets/hospital.yaml",
 }
 
 
@@ -179,7 +180,8 @@ def test_messages_explained_are_those_of_the_code(message):
     assert message in literals()
 
 
-EXAMPLES = sorted((REPO / "examples").glob("*.py")) if (REPO / "examples").is_dir() else []
+EXAMPLES = sorted(path for path in (REPO / "examples").rglob("*") if path.suffix in {".py", ".yaml"})
+MAKES_DATA = "examples/own_dataset/make_data.py"  # to try the example with; no part of what a reader writes
 
 
 def shown_examples() -> list[tuple[str, str, str]]:
@@ -198,7 +200,8 @@ def test_examples_shown_are_the_files(page, file, code):
 
 
 def test_every_example_is_shown():
-    assert {str(path.relative_to(REPO)) for path in EXAMPLES} <= {file for _, file, _ in shown_examples()}
+    named = {str(path.relative_to(REPO)) for path in EXAMPLES} - {MAKES_DATA}
+    assert named <= {file for _, file, _ in shown_examples()}
 
 
 @pytest.mark.slow

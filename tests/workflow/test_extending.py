@@ -42,7 +42,7 @@ def executed(code: str, name: str) -> types.SimpleNamespace:
 
 
 def test_the_data_set_goes_through(tmp_path, monkeypatch):
-    """The module, as if it lay in the folder of layouts, and the entry of params.yaml."""
+    """The module, as if it lay in the folder of layouts, and the entry of the preset."""
     module, entry = blocks("A data set")
     name, imported = "hospital", "medunifier.data.layouts.hospital"
     spec = importlib.util.spec_from_file_location(imported, put(tmp_path / "hospital.py", module))
@@ -61,8 +61,8 @@ def test_the_data_set_goes_through(tmp_path, monkeypatch):
 
     monkeypatch.chdir(tmp_path)
     rows = [
-        {"file": f"{number}.jpg", "patient": f"p{number // 2}", "view": "PA", "pneumonia": number % 2,
-         "findings": f"Film {number}.", "impression": "Clear."}
+        {"file": f"{number}.jpg", "study": f"s{number}", "patient": f"p{number // 2}", "view": "PA",
+         "pneumonia": number % 2, "findings": f"Film {number}.", "impression": "Clear."}
         for number in range(40)
     ]  # fmt: skip
     for row in rows:

@@ -1,5 +1,6 @@
 """How a stage is started on what a job was given: the commands, and two real processes that train or decode."""
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -37,10 +38,8 @@ def started(monkeypatch):
         monkeypatch.setattr(launch, "gpu_count", lambda: gpus)
         for name, value in environment.items():
             monkeypatch.setenv(name, value)
-        try:
+        with contextlib.suppress(SystemExit):
             launch.main(*words)
-        except SystemExit:
-            pass
         return calls.pop()
 
     return start
