@@ -110,8 +110,9 @@ def test_a_drained_node_finishes_its_job_and_gets_no_other(training, slurm: Slur
 
 
 def test_a_killed_slurmd_makes_nothing_twice(training, slurm: Slurm) -> None:
-    """The controller takes the node for dead and starts the job elsewhere, though the stage still runs: the
-    second start waits for the first, and takes its results.
+    """The controller believes the node dead and starts the job elsewhere, though the stage still runs.
+
+    The second start waits for the first, and takes its results.
     """
     toy, started, _, node = training
     slurm.kill_node(node)

@@ -82,7 +82,7 @@ def test_shards_are_contiguous_and_even(total, shards):
 
 
 def test_unknown_and_empty_shards_are_refused(images):
-    with pytest.raises(InputError, match="no shard '5' in features.shards of params.yaml; it has 0, 1, 2"):
+    with pytest.raises(InputError, match=r"no shard '5' in features\.shards of params\.yaml; it has 0, 1, 2"):
         extract("5")
     with pytest.raises(InputError, match="3 shards for 2 images; name fewer shards"):
         shard_rows(2, ["0", "1", "2"], "0")

@@ -1,6 +1,4 @@
-"""The repository itself in a folder of its own, with parameters so small that its whole pipeline takes minutes on
-a cluster of two cores.
-"""
+"""The repository itself in a folder of its own, with parameters for a whole pipeline in minutes on two cores."""
 
 import json
 import os

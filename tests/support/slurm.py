@@ -1,5 +1,6 @@
-"""A real Slurm on this machine: munged, slurmctld and four slurmd, each a node with one fake GPU: two for the pipeline,
-two that tests may drain and kill meanwhile.
+"""A real Slurm on this machine: munged, slurmctld and four slurmd, each a node with one fake GPU.
+
+Two nodes are for the pipeline, two may be drained and killed by tests meanwhile.
 
 Everything listens on 127.0.0.1 on ports of its own and keeps its files in one folder, except the configuration:
 jobs find that in /etc/slurm alone. It is written there for the time of the tests, never over somebody else's.
@@ -153,8 +154,9 @@ class Slurm:
         ask("scontrol", "update", f"NodeName={node}", f"State={state}", "Reason=test")
 
     def jobs(self, partition: str = "") -> list[dict[str, str]]:
-        """Every job so far, oldest first: id, state, nodes, gres (per node), start, end, and what it is for
-        (Snakemake's comment); with `partition`, those sent there.
+        """Return every job so far, oldest first; with `partition`, those sent there.
+
+        Keys: id, state, nodes, gres (per node), start, end, and what it is for (Snakemake's comment).
         """
         keys = ("id", "state", "nodes", "gres", "start", "end", "partition", "what")
         lines = ask("squeue", "-h", "-t", "all", "-S", "i", "-o", "%i|%T|%N|%b|%S|%e|%P|%k").splitlines()

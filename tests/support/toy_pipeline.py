@@ -1,5 +1,7 @@
-"""A pipeline in miniature with the real Snakefile and workflow/: every kind of stage that dvc.yaml has, as
-scripts that take no time. Each script notes its name in ran.txt, so that tests can count true runs.
+"""A pipeline in miniature with the real Snakefile and workflow/.
+
+Every kind of stage that dvc.yaml has, as scripts that take no time. Each script notes its name in ran.txt, so that tests
+can count true runs.
 """
 
 import importlib
@@ -253,8 +255,9 @@ class Toy:
 
 
 class Started:
-    """A running `snakemake` or `dvc`: forked from a server process that has imported both, which saves each
-    call some four seconds; otherwise as if typed into a shell, in a process group of its own.
+    """A running `snakemake` or `dvc`, as if typed into a shell, in a process group of its own.
+
+    It is forked from a server process that has imported both, which saves each call some four seconds.
     """
 
     def __init__(self, toy: Toy, command: str) -> None:
