@@ -5,7 +5,7 @@
 #   make lint          ruff, pyright, snakefmt, snakemake --lint, what is written by command, docs, spelling
 #   make docs          the documentation as a website, in site/
 #   make cluster-test  the pipeline on a real Slurm of four nodes on this machine (root, Debian)
-#   make ui            MLflow's pages on http://127.0.0.1:5000 (another port: make ui PORT=5001)
+#   make ui            MLflow's pages on http://127.0.0.1:5000 (another port: make ui PORT=5001); prints where the runs are
 #   make setup         only the set-up
 #   make lock          requirements.txt again from pyproject.toml
 
@@ -48,8 +48,10 @@ lint: setup
 docs: setup
 	mkdocs build --strict
 
+ui: export MLFLOW_DISABLE_TELEMETRY := true
 ui: setup
-	python -m medunifier.tracking prepare
+	@echo "The runs of params.yaml's configuration, once the server is up:"
+	@python -m medunifier.tracking page http://127.0.0.1:$(PORT)
 	mlflow ui --workers 1 --host 127.0.0.1 --port $(PORT) --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}"
 
 setup: $(READY)

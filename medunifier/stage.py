@@ -1,4 +1,4 @@
-"""The one way in: turns a stage's function into a command, a tracked run and clear errors."""
+"""Turn a stage's function into a command, a tracked run and clear errors."""
 
 from __future__ import annotations
 
@@ -23,21 +23,24 @@ LIBRARY_DEFAULTS = {
     "TOKENIZERS_PARALLELISM": "false",
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "MLFLOW_DISABLE_TELEMETRY": "true",
-    "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # what deterministic algorithms need on a graphics card
+    "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # what deterministic algorithms need on a GPU
 }
 
 
 def run_stage(
     function: Callable, *, arguments: Sequence[str] = (), check: Callable[..., None] | None = None
 ) -> None:
-    """Runs `function(params, run, *arguments)` as the stage that its file is named after.
+    """Run `function(params, run, *arguments)` as the stage that its file is named after.
 
-    `function` is defined in `stages/NAME.py`; `arguments` are the names of its positional
-    command-line arguments, strings all. The run is called `NAME` or `NAME@a-b`, as in dvc.yaml.
-    Leaves `results/metrics/STAGE.json` and `results/runs/STAGE.json`. Exits with code 1 and one
-    message on an InputError (bad parameters or data, an MLflow store that cannot be used) and
-    on a full disk; anything else is a bug and keeps its traceback. With `--check` on the command line,
-    `check(params, *arguments)` looks at the inputs instead, and no run is recorded.
+    The run is called `NAME` or `NAME@a-b`, as in dvc.yaml. Leaves `results/metrics/STAGE.json` and
+    `results/runs/STAGE.json`. Exits with code 1 and one message on an InputError (bad parameters or data) and on a
+    full disk; anything else is a bug and keeps its traceback.
+
+    Args:
+        function: The stage, defined in `stages/NAME.py`.
+        arguments: Names of its positional command-line arguments, all strings.
+        check: With `--check` on the command line, `check(params, *arguments)` checks the inputs instead, and no run
+            is recorded.
     """
     stem = Path(function.__code__.co_filename).stem
     values = vars(command_line(stem, function, arguments, check).parse_args())
@@ -49,7 +52,7 @@ def run_stage(
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         params = load_params()
-        if only_check:
+        if only_check and check is not None:
             check(params, **values)
             return
         with Run.open(name) as run:
@@ -62,15 +65,15 @@ def run_stage(
         if full is None:
             raise
         sys.exit(refuse(name, full))
-    if (
-        function.__module__ == "__main__" and "RANK" not in os.environ
-    ):  # several processes part as torch has it
+    # Several processes end together, as torch arranges it.
+    if function.__module__ == "__main__" and "RANK" not in os.environ:
         leave()
 
 
 def leave() -> NoReturn:
-    """End this process, which has done all it had to, without taking its modules apart: with torch and transformers
-    loaded that takes one to two seconds of each stage. What was to happen at the end (`atexit`) happens.
+    """End this process without tearing down its modules; what is registered with `atexit` happens.
+
+    With torch and transformers loaded the teardown takes one to two seconds of each stage.
     """
     for thread in threading.enumerate():
         if thread is not threading.current_thread() and not thread.daemon:
@@ -84,7 +87,7 @@ def leave() -> NoReturn:
 def command_line(
     stem: str, function: Callable, arguments: Sequence[str], check: Callable[..., None] | None
 ) -> argparse.ArgumentParser:
-    """The stage's command line; its help text is the docstring of `function`."""
+    """Return the stage's command line; its help text is the docstring of `function`."""
     parser = argparse.ArgumentParser(
         prog=f"python -m stages.{stem}",
         description=inspect.getdoc(function),
@@ -99,17 +102,17 @@ def command_line(
 
 
 def set_library_defaults() -> None:
-    """Sets, where the user has not: threads for the cores this process may use, and `LIBRARY_DEFAULTS`."""
+    """Set, where the user has not: threads for the cores this process may use, and `LIBRARY_DEFAULTS`."""
     cores = os.environ.get("SLURM_CPUS_PER_TASK") or str(available_cores())
     for variable in ("OMP_NUM_THREADS", "POLARS_MAX_THREADS"):
         os.environ.setdefault(variable, cores)
-    # Whoever asks for one thread means MKL's, too; more of them wait for each other on busy cores.
+    # A limit for OpenMP is meant for MKL, too; more threads than cores wait for each other.
     os.environ.setdefault("MKL_NUM_THREADS", os.environ["OMP_NUM_THREADS"])
     for variable, value in LIBRARY_DEFAULTS.items():
         os.environ.setdefault(variable, value)
 
 
 def refuse(name: str, message: str) -> int:
-    """Prints one message for the user; returns the exit code."""
+    """Print one message for the user; return the exit code."""
     print(f"{name}: {message}", file=sys.stderr, flush=True)
     return 1

@@ -1,4 +1,4 @@
-"""python -m workflow.doctor: looks for what would keep the pipeline from running here, and says how to mend it.
+"""python -m workflow.doctor: looks for what would keep the pipeline from running here, and says how to fix it.
 
 Changes nothing. The exit code is 1 if anything was found. Run it on a node, too: srun python -m workflow.doctor
 """
@@ -28,7 +28,7 @@ class Finding:
     """One thing that is wrong."""
 
     what: str
-    mend: str  # what to do, as a command where there is one
+    fix: str  # what to do, as a command where there is one
 
 
 def stale_dvc_locks() -> Iterator[Finding]:
@@ -91,6 +91,7 @@ def flock_excludes(path: Path) -> bool:
 
 
 def hard_links_work(folder: Path) -> bool:
+    """Return whether a file in `folder` can have a second name."""
     (folder / "one").touch()
     try:
         os.link(folder / "one", folder / "two")
@@ -236,6 +237,7 @@ CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (
 
 
 def main() -> int:
+    """Print every finding; return 1 if there is one."""
     if sys.argv[1:]:
         print(__doc__)
         return 0 if sys.argv[1:] == ["--help"] else 2
@@ -243,12 +245,12 @@ def main() -> int:
     for check in CHECKS:
         try:
             for finding in check():
-                print(f"{finding.what}\n    mend: {finding.mend}")
+                print(f"{finding.what}\n    fix: {finding.fix}")
                 found += 1
         except (InputError, ImportError) as error:
-            print(f"{check.__name__}: cannot be looked at: {error}\n    mend: see above, then run this again")
+            print(f"{check.__name__}: cannot be checked: {error}\n    fix: see above, then run this again")
             found += 1
-    print(f"{found} thing(s) to mend" if found else "nothing to mend")
+    print(f"{found} thing(s) to fix" if found else "nothing to fix")
     return 1 if found else 0
 
 

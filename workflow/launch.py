@@ -1,4 +1,4 @@
-"""python -m workflow.launch STAGE ARGUMENT...: run a stage on every machine and graphics card that it was given.
+"""python -m workflow.launch STAGE ARGUMENT...: run a stage on every machine and GPU that it was given.
 
 Without a cluster and with one card or none, this is `python -m stages.STAGE`. In a Slurm job of several nodes, one
 copy of this command starts on each node. A trained stage (TRAINED) then runs once per GPU, under `accelerate launch`,
@@ -54,7 +54,7 @@ def node_count() -> int:
 
 
 def gpu_count() -> int:
-    """Graphics cards that PyTorch finds on this machine."""
+    """GPUs that PyTorch finds on this machine."""
     import torch
 
     return torch.cuda.device_count()

@@ -1,4 +1,4 @@
-"""dvc.lock: written fast and whole, kept in the order of dvc.yaml, and mended if a kill cut it short all the same.
+"""dvc.lock: written fast and whole, kept in the order of dvc.yaml, and restored if a kill cut it short all the same.
 
 All of this is to be done under DVC's lock, or when no DVC can be at work.
 """
@@ -37,6 +37,7 @@ def write_entries_alone() -> None:
         head, entries = split
         for stage in stages:
             dumped = _split(dumps_yaml({"stages": to_lockfile(stage, **options)}))
+            assert dumped is not None  # DVC has just written it
             entries |= dumped[1]
         write_text(LOCKFILE, _joined(head, entries), shared=True)
 
@@ -47,7 +48,7 @@ def canonicalise(names: Sequence[str]) -> None:
     """Sort the stages of dvc.lock by family in the order of `names`, then by name; keep a copy.
 
     Stages are appended as they finish, so that parallel runs would differ by order alone. Stages that `names`
-    lacks (those of other presets) stay, behind the others of their family.
+    lacks (those of other presets) stay, after the others of their family.
     """
     if not LOCKFILE.exists():
         return
@@ -79,9 +80,10 @@ def _joined(head: str, entries: dict[str, str]) -> str:
 
 
 def mend(repo) -> None:
-    """Put the last whole copy in place of a dvc.lock that was cut short: DVC rewrites the file in place, and may
-    be killed at that moment. What the copy lacks, or what a cut between two lines took away unnoticed, comes
-    back from the run cache of `repo`, DVC's object for this folder.
+    """Put the last whole copy in place of a dvc.lock that was cut short.
+
+    DVC rewrites the file in place, and may be killed at that moment. What the copy lacks, or what a cut between two
+    lines took away unnoticed, comes back from the run cache of `repo`, DVC's object for this folder.
     """
     if LOCKFILE.exists() and WHOLE_COPY.exists() and not _is_whole(repo):
         print("dvc.lock was cut short while DVC wrote it; put back its last whole copy", file=sys.stderr)

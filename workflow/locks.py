@@ -44,7 +44,7 @@ def clear_dvc_locks(reads: Sequence[str], writes: Sequence[str]) -> None:
     DVC itself drops entries whose process id is free; this drops also those whose id now belongs to another
     program (a restarted container counts from 1 again), and a record that a kill cut short.
     """
-    from dvc.fs import localfs
+    from dvc.fs import localfs  # pyright: ignore[reportPrivateImportUsage]  # as DVC's own code imports it
     from dvc.lock import make_lock
 
     if not RWLOCK.exists():
@@ -70,8 +70,9 @@ def clear_dvc_locks(reads: Sequence[str], writes: Sequence[str]) -> None:
 
 
 def end_orphans(stage: str, root: Path) -> None:
-    """End processes of `stage` that outlived the DVC that started them: their results can no longer be taken
-    over. SIGTERM first, so that training saves a checkpoint; SIGKILL after `GRACE` seconds.
+    """End processes of `stage` that outlived the DVC that started them: nobody can take over their results.
+
+    SIGTERM first, so that training saves a checkpoint; SIGKILL after `GRACE` seconds.
     """
     import psutil
 

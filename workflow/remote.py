@@ -24,7 +24,7 @@ def fetch_run_cache() -> None:
             except Exception as error:
                 print(
                     f"DVC's remote `{repo.config['core']['remote']}` cannot be used ({error}); "
-                    "what is only there will be computed anew",
+                    "what is only there will be computed again",
                     file=sys.stderr,
                 )
     write_text(REACHED, name, shared=True)

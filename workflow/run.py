@@ -1,8 +1,8 @@
 """Run one stage through DVC: `python -m workflow.run STAGE`. The rules of the Snakefile call it.
 
 DVC skips the stage if its inputs came out the same, restores its outputs if the run cache (here or in the remote)
-has them, and runs its command otherwise. Around that, this waits for a run of the same stage that outlived an earlier snakemake,
-clears what dead processes left, passes signals on, and keeps dvc.lock in order.
+has them, and runs its command otherwise. This also waits for a run of the same stage that outlived an earlier
+snakemake, clears what dead processes left, passes signals on, and keeps dvc.lock in order.
 """
 
 import argparse
@@ -45,8 +45,11 @@ def run_stage(name: str) -> str:
             )
             logging.getLogger("dvc").setLevel(logging.INFO)  # has its own handler
             absent = any(not out.exists for out in stage.outs)
-            repo.stage_cache.pull = lambda *_: None  # the main process has fetched it, for all stages
-            done = repo.reproduce(targets=[name], single_item=True, pull=remote.is_reached())
+            # The main process has fetched it, for all stages.
+            repo.stage_cache.pull = lambda *_: None  # pyright: ignore[reportAttributeAccessIssue]  # a method of DVC's
+            done = repo.reproduce(  # pyright: ignore[reportCallIssue]  # DVC binds the function as a method
+                targets=[name], single_item=True, pull=remote.is_reached()
+            )
             lockfile.canonicalise(list(read_plan()))
         if done:
             return "restored" if restored else "ran"
@@ -67,6 +70,7 @@ def _note_restores(repo) -> list[str]:
 
 
 def main() -> int:
+    """Run the stage of the command line; return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m workflow.run", description=__doc__)
     parser.add_argument("--cpus", type=int, default=1, help="cores that the stage may use")
     parser.add_argument(
@@ -106,7 +110,7 @@ def _print_to(log: Path) -> None:
 
 
 def _relay(log: Path, stage: str, terminal: int) -> None:
-    """Copy what the stage says of its progress, each text that begins with its name, from its log to `terminal`."""
+    """Copy the stage's reports of progress, each text that begins with its name, from its log to `terminal`."""
     start = f"[{stage}]".encode()
     with log.open("rb") as file:
         while True:
@@ -128,8 +132,9 @@ def _set_environment(cpus: int) -> None:
 
 
 def _handle_signals() -> None:
-    """SIGTERM (scancel, requeue) goes on to the stage, which saves and ends; DVC then tidies up. SIGUSR1, a
-    cluster's early warning, reaches every process of a job: it is for the stage alone.
+    """Pass SIGTERM (scancel, requeue) on to the stage, which saves and ends; DVC then tidies up.
+
+    SIGUSR1, a cluster's early warning, reaches every process of a job: it is for the stage alone.
     """
     import psutil
 

@@ -2,7 +2,7 @@
 
 A parent run stands for a configuration (the content of params.yaml), a child run for one execution of a stage.
 Stages write journals (`run`, `journal`); one uploader process (`uploader`, started by `background`) brings them into
-the store. Nothing here but `store`, `delivery` and `uploader` imports MLflow.
+the store. Only `uploader` and what it imports (`delivery`, `store`, `sqlite_file`) import MLflow.
 """
 
 from medunifier.tracking.background import adopt, begin_run

@@ -75,6 +75,7 @@ COMMANDS = {"prepare": prepare, "upload": upload, "adopt": adopt, "page": page, 
 def main(arguments: list[str]) -> int:
     """Run one command; return the exit code."""
     name, *rest = arguments or [""]
+    assert __doc__ is not None
     if name not in COMMANDS or len(rest) != (name == "page"):
         print(__doc__.strip(), file=sys.stdout if arguments == ["--help"] else sys.stderr)
         return 0 if arguments == ["--help"] else 2

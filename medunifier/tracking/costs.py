@@ -74,5 +74,5 @@ def tags() -> dict[str, str]:
     device = provenance.device()
     return {
         "device": device,
-        "gpu_type": device if device != "cpu" else slurm_job().get("gpu_type") or "none",
+        "gpu_type": device if device != "cpu" else str(slurm_job().get("gpu_type") or "none"),
     }

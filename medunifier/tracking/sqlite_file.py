@@ -1,12 +1,14 @@
-"""The SQLite file of a local MLflow store: made, checked and upgraded by MLflow's own means; messages of failures."""
+"""The file of a SQLite store: made, checked and brought up to date by MLflow's client and commands; its errors."""
 
 from __future__ import annotations
 
 import os
 import platform
+import shutil
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -18,10 +20,8 @@ from mlflow.tracking import MlflowClient
 from medunifier.tracking.settings import EXPERIMENT, StoreError, patience
 
 ABANDONED = 3600.0  # seconds after which a half-made store belongs to nobody
-KIND_TAG = (
-    "mlflow.experimentKind",
-    "custom_model_development",
-)  # the pages for training, not for language agents
+# The pages for training, not those for language agents.
+KIND_TAG = ("mlflow.experimentKind", "custom_model_development")
 
 
 def first_line(error: Exception) -> str:
@@ -134,6 +134,26 @@ def check_sqlite(path: Path) -> None:
         raise StoreError(
             f"{path}: the MLflow database cannot be used: {text}; check the disk and the file's permissions"
         ) from error
+
+
+def inspect_sqlite(path: Path) -> list[str]:
+    """Return what is wrong with a SQLite store, looking at a copy of the file.
+
+    Raises:
+        StoreError: If it cannot be used at all.
+    """
+    if not path.exists():  # the first run will make it
+        return []
+    check_sqlite(path)
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / path.name
+        shutil.copyfile(path, copy)
+        lacks = f"{path}: lacks the tables of the installed MLflow, or the experiment"
+        try:
+            found = MlflowClient(sqlite_uri(copy)).get_experiment_by_name(EXPERIMENT)
+        except MlflowException as error:
+            return [lacks if "db upgrade" in str(error) else explain(str(path), error)]
+        return [] if found else [lacks]
 
 
 def upgrade_sqlite(path: Path) -> None:

@@ -5,8 +5,6 @@ Every method raises StoreError if the store cannot be used.
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -21,10 +19,10 @@ from medunifier.tracking.settings import EXPERIMENT, StoreError, metric_name
 from medunifier.tracking.sqlite_file import (
     KIND_TAG,
     artifact_location,
-    check_sqlite,
     explain,
     file_identity,
     first_line,
+    inspect_sqlite,
     prepare_sqlite,
     sqlite_path,
     sqlite_uri,
@@ -245,24 +243,13 @@ def stored(run: Run) -> StoredRun:
 
 
 def inspect(uri: str) -> list[str]:
-    """Return what is wrong with a store, without changing it: a SQLite file is looked at in a copy.
+    """Return what is wrong with a store, without changing it.
 
     Raises:
         StoreError: If it cannot be used at all.
     """
     path = sqlite_path(uri)
-    if path is None:
-        Store(uri)
-        return []
-    if not path.exists():  # the first run will make it
-        return []
-    check_sqlite(path)
-    with tempfile.TemporaryDirectory() as folder:
-        copy = Path(folder) / path.name
-        shutil.copyfile(path, copy)
-        lacks = f"{path}: lacks the tables of the installed MLflow, or the experiment"
-        try:
-            found = MlflowClient(sqlite_uri(copy)).get_experiment_by_name(EXPERIMENT)
-        except MlflowException as error:
-            return [lacks if "db upgrade" in str(error) else explain(str(path), error)]
-        return [] if found else [lacks]
+    if path is not None:
+        return inspect_sqlite(path)
+    Store(uri)
+    return []

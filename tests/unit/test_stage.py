@@ -81,8 +81,8 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("body, message", REFUSED.values(), ids=REFUSED)
-def test_what_a_user_can_mend_is_one_message(project, body, message):
+@pytest.mark.parametrize(("body", "message"), REFUSED.values(), ids=REFUSED)
+def test_what_a_user_can_fix_is_one_message(project, body, message):
     write_stage(project, "first", body)
     done = python(project, "first.py")
     assert done.returncode == 1

@@ -1,4 +1,4 @@
-"""`workflow.doctor` finds each kind of trouble, and its advice mends it."""
+"""`workflow.doctor` finds each kind of trouble, and its advice fixes it."""
 
 import json
 import os
@@ -26,7 +26,7 @@ def here(project: Path) -> Path:
 def said(capsys) -> str:
     code = doctor.main()
     text = capsys.readouterr().out
-    assert code == (0 if text == "nothing to mend\n" else 1)
+    assert code == (0 if text == "nothing to fix\n" else 1)
     return text
 
 
@@ -36,7 +36,7 @@ def no_arguments(monkeypatch):
 
 
 def test_a_healthy_project(here, capsys):
-    assert said(capsys) == "nothing to mend\n"
+    assert said(capsys) == "nothing to fix\n"
 
 
 def test_an_input_that_is_not_there(here, capsys):
@@ -47,7 +47,7 @@ def test_an_input_that_is_not_there(here, capsys):
     assert "raw/metadata.csv: not there, but prepare reads it" in text and "--check DATASET" in text
     (here / "raw").mkdir()
     (here / "raw/metadata.csv").touch()
-    assert said(capsys) == "nothing to mend\n"
+    assert said(capsys) == "nothing to fix\n"
 
 
 def test_a_model_of_the_hub_without_a_commit(here, capsys):
@@ -70,14 +70,14 @@ def test_entries_of_dead_processes(here, capsys):
     locks.RWLOCK.write_text('{"write": {')
     assert "was cut short" in said(capsys)
     locks.RWLOCK.unlink()
-    assert said(capsys) == "nothing to mend\n"
+    assert said(capsys) == "nothing to fix\n"
 
 
 def test_a_hard_linked_lock_that_nobody_renews(here, capsys):
     lock = here / ".dvc/tmp/lock"
     lock.touch()
     os.link(lock, here / ".dvc/tmp/lock.claim")
-    assert said(capsys) == "nothing to mend\n", "it may be in use"
+    assert said(capsys) == "nothing to fix\n", "it may be in use"
     os.utime(lock, (0, 0))
     assert "held for over an hour" in said(capsys)
 
@@ -100,7 +100,7 @@ def test_a_store_without_its_schema(here, capsys):
     text = said(capsys)
     assert "mlflow.db: lacks the tables" in text and "python -m medunifier.tracking prepare" in text
     Store("sqlite:///mlflow.db")
-    assert said(capsys) == "nothing to mend\n"
+    assert said(capsys) == "nothing to fix\n"
 
 
 def test_a_server_that_is_down(here, capsys, monkeypatch):
@@ -124,7 +124,7 @@ def test_records_that_have_not_reached_the_store(here, capsys):
     execute("first", curve=[(1, {"loss": 3.0})])
     assert "1 record(s) of stages have not reached MLflow" in said(capsys)
     assert send()
-    assert said(capsys) == "nothing to mend\n"
+    assert said(capsys) == "nothing to fix\n"
 
 
 def test_a_node_without_the_environment(here, capsys, monkeypatch, tmp_path):
