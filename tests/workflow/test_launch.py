@@ -94,7 +94,7 @@ def test_without_srun_it_says_so(monkeypatch):
 def test_processes_wait_for_the_slowest(tmp_path):
     """Two processes; the first finds what the second, slower one has left before it went on."""
     code = (
-        "import os, pathlib, sys, time; from workflow.launch import place, wait_for_all\n"
+        "import os, pathlib, sys, time; from medunifier.runtime.processes import place, wait_for_all\n"
         "rank, processes = place()\n"
         "time.sleep(rank); pathlib.Path(sys.argv[1], str(rank)).touch(); wait_for_all()\n"
         "print(len(list(pathlib.Path(sys.argv[1]).iterdir())), processes)\n"
