@@ -23,7 +23,6 @@ demo: export TRANSFORMERS_OFFLINE := 1
 demo: setup
 	snakemake --profile local
 	python -m workflow.headline
-	@echo "To keep these results: git add dvc.lock && git commit (dvc.lock names them; the files are in DVC's cache)."
 
 test: setup
 	pytest -n auto

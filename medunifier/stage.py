@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import atexit
-import gc
 import inspect
 import os
 import signal
@@ -46,9 +45,6 @@ def run_stage(
     values = vars(command_line(stem, function, arguments, check).parse_args())
     only_check = values.pop("check", False)
     name = stem + ("@" + "-".join(values.values()) if values else "")
-    # Importing torch and transformers makes a million objects, none of them garbage: looking for it again and again
-    # takes half a second.
-    gc.set_threshold(10_000)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         params = load_params()

@@ -141,7 +141,7 @@ def main() -> None:
         print(f"\n{params.preset}, variant {variant}, seed {seed}: held-out {params.pretrain.dataset}")
         print("\n".join(map(str, lines)))
     print("\nThe whole report: results/report/index.html. Runs and curves: make ui")
-    print("To keep this state: git add dvc.lock && git commit (DVC finds its results again by dvc.lock)")
+    print("To keep these results: git add dvc.lock && git commit (DVC's cache holds the files that it names)")
 
 
 if __name__ == "__main__":
