@@ -123,7 +123,7 @@ def _bones(chest: Chest, portable: bool) -> np.ndarray:
         collar = body.clavicle(anatomy, side, 0.03 if portable else 0.0)
         lines += [(collar, 0.028, 1.0), (collar, 0.017, 0.78)]
     ribs = strokes(frame, lines, 0.003)
-    # Behind heart and abdomen bones are hardly visible: the image is nearly white there.
+    # Where heart and abdomen lie in front, bones are hardly visible: the image is nearly white there.
     faint = 1 / (1 + np.exp((chest.y - np.float32(anatomy.dome + 0.02)) * 40))
     spine = body.spine_line(anatomy)
     discs = [

@@ -11,7 +11,7 @@ Point = tuple[float, float]
 
 CHART_WIDTH, CHART_HEIGHT = 260, 156
 LEFT, RIGHT, TOP, BOTTOM = 40, 250, 8, 134  # the plotting area
-MOST_POINTS = 240  # of a line; more cannot be told apart at this width
+MOST_POINTS = 240  # of a line; more cannot be distinguished at this width
 LOG_FROM = 30  # ratio of largest to smallest value above which the axis is logarithmic
 
 

@@ -31,7 +31,7 @@ class Model(Section):
         multiple_of=4,
     )
     cross_attention_every: Int = knob(
-        "Blocks from one cross-attention to the next: 1 in every block (paper), 2 in every second (release).",
+        "Blocks from one cross-attention to the next: 1 in every block (paper), 2 in every second (authors' code).",
         ge=1,
         le=1000,
     )
@@ -39,7 +39,7 @@ class Model(Section):
     init_std: float = knob("Standard deviation of new weights (BERT: 0.02, at width 768).", gt=0, le=10)
     vision_norm_start: Literal["data", "plain"] = knob(
         "Start of the norm after the frozen encoder: data: each channel to mean 0 and variance 1; plain: weight 1, "
-        "bias 0 (release)."
+        "bias 0 (authors' code)."
     )
     max_text_tokens: Int = knob("Longest report, the special token included.", unit="tokens", ge=2, le=512)
     projection: Int = knob("Width of the embeddings that ITC compares.", ge=1, le=MAX_WIDTH)
@@ -49,21 +49,23 @@ class Model(Section):
     )
     codebook_size: Int = knob("Codes at each level.", ge=2, le=65_536)
     codebook_start: Literal["data", "uniform"] = knob(
-        "data: latents of the first batch, dead codes are moved; uniform: +-1/size, left there (release)."
+        "data: latents of the first batch, dead codes are moved; uniform: +-1/size, left there (authors' code)."
     )
     code_width: Int = knob("Dimension of the codes.", ge=1, le=MAX_WIDTH)
-    codebook_weight: float = knob("Weight of the codebook term of Eq. 23 (release: 0.5).", ge=0, le=1000)
-    commitment: float = knob("beta_1 = beta_2 of Eq. 23 (release: 1.0).", ge=0, le=1000)
-    adapter: Literal["unit_length", "rectified"] = knob(
-        "How latents end: unit_length, or rectified (release)."
+    codebook_weight: float = knob(
+        "Weight of the codebook term of Eq. 23 (authors' code: 0.5).", ge=0, le=1000
     )
-    adapter_blocks: Int = knob("Residual blocks in each latent adapter (release: 3).", ge=1, le=1000)
+    commitment: float = knob("beta_1 = beta_2 of Eq. 23 (authors' code: 1.0).", ge=0, le=1000)
+    adapter: Literal["unit_length", "rectified"] = knob(
+        "How latents end: unit_length, or rectified (authors' code)."
+    )
+    adapter_blocks: Int = knob("Residual blocks in each latent adapter (authors' code: 3).", ge=1, le=1000)
     bottom_latents: Literal["joined", "concatenated"] = knob(
-        "With the top latents: joined to code_width, or concatenated to twice that (release)."
+        "With the top latents: joined to code_width, or concatenated to twice that (authors' code)."
     )
     decoder_channels: Widths = knob(
         "Channels that enter each doubling; the last transposed convolution does what is left of 14 to 224 "
-        "(release: 2304, 4608, 4608, 2304).",
+        "(authors' code: 2304, 4608, 4608, 2304).",
         min_length=3,
         max_length=4,
     )
@@ -71,7 +73,7 @@ class Model(Section):
         "Norm of the decoder: batch as in the paper; group does not depend on the batch."
     )
     decoder_shortcut: bool = knob(
-        "Images are also made straight from the 14 x 14 map before the doublings (release: false)."
+        "Images are also made straight from the 14 x 14 map before the doublings (authors' code: false)."
     )
     image_channels: Literal[1, 3] = knob("Channels of an image: 1: grey (radiographs); 3: as the paper.")
 
@@ -109,22 +111,22 @@ class Pretrain(Section):
         "Weight decay of matrices; biases, norms and embeddings of one dimension have none.", ge=0, le=10
     )
     decay_all: bool = knob(
-        "true: weight decay of biases, norms and embeddings of one dimension, too (release)."
+        "true: weight decay of biases, norms and embeddings of one dimension, too (authors' code)."
     )
     clip_norm: float | None = knob("Largest norm of the gradient; null: any.", gt=0, le=1_000_000)
     temperature: float = knob("ITC temperature at the start.", gt=0, le=100)
     temperature_range: Temperatures | None = knob(
-        "Lowest and highest ITC temperature; null: any (release).", min_length=2, max_length=2
+        "Lowest and highest ITC temperature; null: any (authors' code).", min_length=2, max_length=2
     )
     negatives: Literal["global", "local"] = knob(
-        "Negatives of ITC and ITM: global: from the whole batch; local: from each process's own part (release)."
+        "Negatives of ITC and ITM: global: from the whole batch; local: from each process's own part (authors' code)."
     )
     equal_reports: Literal["apart", "negatives"] = knob(
-        "Pairs with equal reports in ITM: apart: no negatives of each other; negatives: like any two pairs (release)."
+        "Pairs with equal reports in ITM: apart: no negatives of each other; negatives: like any two pairs (authors' code)."
     )
-    label_smoothing: Fraction = knob("Label smoothing in ITC and ITG (release: 0.1).")
+    label_smoothing: Fraction = knob("Label smoothing in ITC and ITG (authors' code: 0.1).")
     text_padding: Literal["longest", "full"] = knob(
-        "Texts are padded to the longest of the batch, or to max_text_tokens (full: release)."
+        "Texts are padded to the longest of the batch, or to max_text_tokens (full: authors' code)."
     )
     order: Literal["shuffled", "by_shard"] = knob(
         "shuffled, or by_shard: feature shard after shard, shuffled inside (for slow random reads)."
