@@ -76,6 +76,7 @@ def test_images_are_decoded_and_broken_ones_rejected(root):
     assert not list(Path(".state").rglob("*.arrow"))
 
 
+@pytest.mark.slow
 def test_the_number_of_processes_changes_nothing(root, monkeypatch):
     decode(root)
     alone = content()

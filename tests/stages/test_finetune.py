@@ -68,6 +68,7 @@ def test_a_class_that_shows_is_found_by_both_classifiers(params):
     assert (folder / "reliability_probe.svg").is_file()
 
 
+@pytest.mark.slow
 def test_zero_head_learns_and_ends_with_the_best_validation_loss(params):
     show_the_label()
     chosen = params.finetune.replace(
@@ -80,6 +81,7 @@ def test_zero_head_learns_and_ends_with_the_best_validation_loss(params):
     ] < 0.5 < np.log(2)
 
 
+@pytest.mark.slow
 def test_a_start_that_no_step_improves_is_logged(params, capsys):
     show_the_label()
     spoilt = params.finetune.replace(learning_rate=1.0, head_learning_rate=1.0, seeds=(0, 1))
@@ -92,6 +94,7 @@ def test_a_start_that_no_step_improves_is_logged(params, capsys):
     assert table["p_edema"].to_numpy() == pytest.approx(table["probe_p_edema"].to_numpy(), abs=1e-4)
 
 
+@pytest.mark.slow
 def test_what_does_not_depend_on_the_seed_is_encoded_once(params, monkeypatch):
     calls = []
 
@@ -144,6 +147,7 @@ def test_intervals_draw_patients(params):
         assert (blind.low, blind.high) != pytest.approx((found.low, found.high))
 
 
+@pytest.mark.slow
 def test_several_labels_are_classes_that_exclude_each_other(params):
     show_the_label()
     evaluate = params.evaluate.replace(finetune={DATASET: ("edema", "cardiomegaly")})
@@ -154,6 +158,7 @@ def test_several_labels_are_classes_that_exclude_each_other(params):
     assert metrics["accuracy_seed_sd"] == 0 and metrics["n_train_used"] == 6
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_metrics(params):
     assert run_finetune(params, "10") == run_finetune(params, "10")
 

@@ -138,6 +138,7 @@ def test_every_png_holds_its_metadata(project):
         assert set(json.loads(fields["weights"])) == {"model", "prior_top", "prior_bottom"}
 
 
+@pytest.mark.slow
 def test_an_image_is_regenerated_from_its_metadata(project, capsys):
     """An image of each set, first generated in a batch, now alone by the command."""
     paths = [str(max(Path(f"data/generated/{VARIANT}/{name}/shown").glob("*.png"))) for name in SETS]
@@ -145,6 +146,7 @@ def test_an_image_is_regenerated_from_its_metadata(project, capsys):
     assert capsys.readouterr().out.splitlines() == [f"{path}: the same pixels" for path in paths]
 
 
+@pytest.mark.slow
 def test_an_edited_image_is_detected(project, tmp_path):
     path = next(Path(f"data/generated/{VARIANT}/prompts/shown").glob("*.png"))
     pixels, fields = read_png(path)
@@ -171,6 +173,7 @@ def test_an_edited_image_is_detected(project, tmp_path):
         count_different_pixels(tmp_path / "other.png")
 
 
+@pytest.mark.slow
 def test_a_prompt_by_hand(project, tmp_path, capsys):
     command(["--prompt", " Edema, left ", "--samples", "3", "--seed", "5", "--out", str(tmp_path / "new")])
     paths = [tmp_path / "new" / f"edema-left-{seed}.png" for seed in (5, 6, 7)]
@@ -235,6 +238,7 @@ def test_an_untrained_model(project, tmp_path, monkeypatch, missing, message):
         command(["--prompt", "edema", "--out", "out"])
 
 
+@pytest.mark.slow
 def test_without_text_there_is_the_unconditional_set_alone(project, tmp_path, monkeypatch, capsys):
     params, _ = project
     shutil.copytree(".", tmp_path / "copy")

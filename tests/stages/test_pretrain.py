@@ -49,6 +49,7 @@ def project(tmp_path, monkeypatch):
     return params
 
 
+@pytest.mark.slow
 def test_leaves_a_model_curves_and_metrics(project):
     run = LocalRun("pretrain@full", "results/metrics")
     pretrain.pretrain(project, run, "full")
@@ -129,6 +130,7 @@ def test_two_processes_train_as_one_does(project, monkeypatch):
                 assert float(other[name]) == pytest.approx(float(row[name]), **close), (row["step"], name)
 
 
+@pytest.mark.slow
 def test_interrupted_and_resumed_it_leaves_the_same(project, monkeypatch):
     """The stage as a whole, its dropout and the quantisers' counts included: weights, buffers and curves, bit by bit."""
     dropout = project.replace(model=project.model.replace(dropout=0.2))
@@ -160,6 +162,7 @@ def test_interrupted_and_resumed_it_leaves_the_same(project, monkeypatch):
     assert again == curves
 
 
+@pytest.mark.slow
 def test_same_seed_same_weights_other_seed_others(project):
     def weights(seed, signature, own_seed=None):
         variants = {"full": project.variants["full"].replace(seed=own_seed)}
@@ -174,6 +177,7 @@ def test_same_seed_same_weights_other_seed_others(project):
     assert all(torch.equal(own[k], other[k]) for k in own)
 
 
+@pytest.mark.slow
 def test_the_norm_after_the_vit_starts_plain_or_on_data(project):
     """The features of the tiny project differ from image to image and are far from standardised."""
 
@@ -254,6 +258,7 @@ def test_validation_equals_the_losses_of_its_batches_by_hand(project):
     assert validation_losses(model, pairs, 8, weights, 7) == found
 
 
+@pytest.mark.slow
 def test_by_shard_reads_the_features_of_one_shard_after_the_other(project, monkeypatch):
     folder = Path("data/features/phantom")
     ids, tokens = FeatureStore(folder).image_ids, FeatureStore(folder).read(np.arange(24))

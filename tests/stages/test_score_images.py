@@ -156,6 +156,7 @@ def test_frechet_distances_are_those_of_the_frozen_vits_features(params, off_by_
     assert set(chosen) <= set(range(16, 24))
 
 
+@pytest.mark.slow
 def test_the_real_model_decodes_its_codes(params):
     import torch
 

@@ -42,6 +42,7 @@ def tree(root: Path) -> dict[str, bytes]:
     return {str(p.relative_to(root)): p.read_bytes() for p in sorted(root.rglob("*")) if p.is_file()}
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run(30)
@@ -162,6 +163,7 @@ def test_captions_name_view_and_findings_as_far_as_they_fit():
     assert caption(study, "") == "no view: normal"
 
 
+@pytest.mark.slow
 def test_the_number_of_processes_changes_nothing(monkeypatch):
     alone = list(generate_patients(map, 2, 10, 48))
     monkeypatch.setattr(data_sets, "POOL_FROM", 0)

@@ -300,6 +300,7 @@ def test_dicom_that_is_truncated_or_no_single_grey_image(tmp_path):
             decode_image(get_testdata_file(name), 8, "squash")
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # pydicom warns of what it finds wrong before it gives up
 @pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEGBaseline8Bit])
 def test_dicom_cut_anywhere_in_its_header_has_no_view_or_its_own_and_no_image(tmp_path, syntax):

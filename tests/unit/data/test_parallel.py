@@ -27,6 +27,7 @@ def test_results_keep_their_order_whatever_the_number_of_workers(workers):
     assert (os.getpid() in {process for _, process in results}) == (workers == 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 3])
 def test_shared_work_keeps_its_order_and_this_process_does_its_part(workers):
     with shared_map(workers, square_slowly) as mapped:
@@ -83,6 +84,7 @@ def test_a_killed_worker_is_an_error():
         list(mapped(end_abruptly, range(4)))
 
 
+@pytest.mark.slow
 def test_workers_end_with_a_parent_that_is_killed(tmp_path):
     script = tmp_path / "parent.py"
     script.write_text(

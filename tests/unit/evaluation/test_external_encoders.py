@@ -125,6 +125,7 @@ SAVERS = {"clip": save_clip, "siglip": save_siglip, "blip_2": save_blip_2, "open
 BACKBONES = {"timm": save_timm, "torchvision": save_torchvision}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", SAVERS)
 def test_the_same_evaluations_run_on_it(params, kind):
     torch.manual_seed(0)
@@ -147,6 +148,7 @@ def test_the_same_evaluations_run_on_it(params, kind):
     assert 0 <= run.final["accuracy"] <= 100
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", SAVERS | BACKBONES)
 def test_training_changes_the_copy_and_not_the_original(params, kind):
     torch.manual_seed(0)
@@ -170,6 +172,7 @@ def test_training_changes_the_copy_and_not_the_original(params, kind):
     assert all(torch.equal(value, original[name]) for name, value in kept.items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("saver", [save_clip, save_timm, save_torchvision])
 def test_it_is_fine_tuned(params, saver):
     torch.manual_seed(0)

@@ -108,6 +108,7 @@ def test_weights_of_other_code_are_refused(store, change, complaint):
         load_trained(VARIANT)
 
 
+@pytest.mark.slow
 def test_matching_many_texts_reads_each_image_once_for_a_batch(store):
     trained = load_trained(VARIANT, DATASET)
     rng = np.random.default_rng(0)

@@ -89,6 +89,7 @@ def random_inception(tmp_path_factory):
     return path
 
 
+@pytest.mark.slow
 def test_inception_features_give_torch_fidelitys_fid(random_inception):
     """The whole way through torch-fidelity (files aside) gives the same distance; a low layer, to be quick."""
     import torch

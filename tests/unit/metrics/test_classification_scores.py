@@ -36,6 +36,7 @@ def test_metrics_of_a_class_count_their_items():
     assert found["accuracy"].n == found["macro_auroc"].n == 13
 
 
+@pytest.mark.slow
 def test_the_interval_of_the_calibration_error_covers_the_truth_where_percentiles_do_not():
     """Scores that are too sure of themselves, whose calibration error is known from very many of them."""
     rng = np.random.default_rng(0)

@@ -32,6 +32,7 @@ def slow_ranking(scores: np.ndarray, k: int) -> list[list[int]]:
     return [sorted(range(len(row)), key=lambda j: (-row[j], j))[:k] for row in scores]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("blocks", [(1, 1), (7, 3), (4, 50), (512, 2048)])
 def test_rankings_equal_a_full_sort_whatever_the_blocks(monkeypatch, blocks):
     monkeypatch.setattr(retrieval, "_IMAGES", blocks[0])

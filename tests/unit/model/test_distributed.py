@@ -99,6 +99,7 @@ def run_two(folder: Path, kind: str) -> dict:
     return torch.load(folder / "two.pt")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["global", "batch_norm"])
 def test_two_processes_equal_one(tmp_path, kind):
     model, batch = batch_norm_case() if kind == "batch_norm" else case()
@@ -114,6 +115,7 @@ def test_two_processes_equal_one(tmp_path, kind):
         torch.testing.assert_close(two["buffers"][name], buffer, **close, msg=name)
 
 
+@pytest.mark.slow
 def test_local_negatives_are_those_of_each_processs_own_half(tmp_path):
     """As in the authors' code: means of the two halves, each trained on by itself."""
     halves = []

@@ -157,6 +157,7 @@ def test_norm_keeps_the_brightness_in_the_channels(channels):
     assert channels < 64 or norm.num_groups == 8
 
 
+@pytest.mark.slow
 def test_choices_of_the_authors_code():
     torch.manual_seed(0)
     model = make(

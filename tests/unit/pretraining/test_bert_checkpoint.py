@@ -133,6 +133,7 @@ def test_more_positions_than_the_checkpoints_are_refused():
         load_bert(qformer_for(config, positions=800), head, str(folder))
 
 
+@pytest.mark.slow
 def test_old_pickled_checkpoints_load_alike(tmp_path):
     folder = real_bert()
     config = AutoModel.from_pretrained(folder).config

@@ -14,6 +14,7 @@ from tests.support.priors import inputs, make_prior
 SMALL = {"residual_blocks": 1, "channels": 8, "residual_channels": 4}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("level", "attention", "text", "kernel"),
     [
@@ -154,6 +155,7 @@ def test_a_saved_prior_loads_unchanged(tmp_path):
     assert torch.equal(loaded(**given), prior(**given))
 
 
+@pytest.mark.slow
 def test_it_learns_a_rule_that_the_text_selects():
     """Codes follow from the code two rows above in one of two ways that the text selects: certain after training."""
     torch.manual_seed(0)

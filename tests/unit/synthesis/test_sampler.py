@@ -68,6 +68,7 @@ def test_codes_equal_those_of_the_slow_sampler(guidance):
         top = codes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("text", "guidance"), [(False, 1.0), (True, 1.0), (True, 2.0)])
 def test_a_seed_gives_the_same_codes_in_a_batch_of_any_size(text, guidance):
     sampler = Sampler(*(make_prior(level, text=text, **SMALL).double() for level in ("top", "bottom")))

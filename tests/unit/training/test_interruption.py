@@ -33,6 +33,7 @@ def test_interrupted_and_resumed_equals_uninterrupted(tmp_path, stop_at):
     assert steps == {"train": [4, 8, 10, 12], "validate": [0, 4, 8, 12]}
 
 
+@pytest.mark.slow
 def test_kill_9_at_every_step(tmp_path):
     blocks = [np.arange(4), np.arange(4, 10)]
     whole, history = fit(tmp_path / "whole", blocks=blocks)

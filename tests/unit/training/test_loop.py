@@ -116,6 +116,7 @@ def test_only_matrices_decay():
     assert {p.ndim for p in free["params"]} == {1} and free["weight_decay"] == 0.0
 
 
+@pytest.mark.slow
 def test_two_runs_are_the_same_to_the_last_bit_though_threads_share_a_sum(tmp_path):
     """Gradients of rows chosen many times, as hard negatives are, come together in any order by default."""
 

@@ -74,6 +74,7 @@ def test_tokens_equal_the_stored_ones(project):
         assert open_features(DATASET).manifests["1"]["mode"] == kind
 
 
+@pytest.mark.slow
 def test_training_is_the_same_online_as_from_disk(project):
     extract(project, "cached")
     from_disk = train(project, "cached")
@@ -121,6 +122,7 @@ def test_the_trainings_precision_does_not_change_its_inputs(project):
             torch.testing.assert_close(half["features"], stored, atol=2e-3, rtol=2e-3)
 
 
+@pytest.mark.slow
 def test_augmentation_changes_the_encoders_input_and_the_target_alike(project):
     extract(project, "online")
     strong = Augment(rotation=10.0, shift=0.1, zoom=0.1, brightness=0.2, contrast=0.2)

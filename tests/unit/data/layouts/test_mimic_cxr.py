@@ -179,6 +179,7 @@ def test_a_damaged_file_in_the_zip_has_a_reason(fake):
     assert (row["reason"], row["detail"]) == ("unreadable_report", f"{path}: its checksum is wrong")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("packed", [False, True])
 def test_the_number_of_processes_changes_nothing(fake, monkeypatch, packed):
     for number in range(3, 40):
