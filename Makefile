@@ -15,6 +15,7 @@ READY := .venv/requirements.installed
 PROSE := README.md CHANGELOG.md CONTRIBUTING.md SECURITY.md docs .github
 
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
+export NO_MKDOCS_2_WARNING := 1  # of mkdocs-material: MkDocs 2 is another program; pyproject.toml pins MkDocs 1
 
 .PHONY: demo test test-fast lint docs cluster-test ui setup lock
 
