@@ -42,9 +42,9 @@ def write_text(path: str | Path, text: str, *, shared: bool = False) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def write_json(path: str | Path, content: Any) -> None:
-    """Write `content` as indented JSON, atomically."""
-    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+def write_json(path: str | Path, content: Any, *, shared: bool = False) -> None:
+    """Write `content` as indented JSON, atomically; `shared` as in `atomic_path`."""
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n", shared=shared)
 
 
 def write_curves(rows: list[dict[str, Any]], path: str | Path) -> None:

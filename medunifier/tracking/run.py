@@ -107,7 +107,7 @@ class LocalRun:
     def write_metrics(self) -> None:
         """Write the final metrics reported so far."""
         if self.metrics_path is not None:
-            write_json(self.metrics_path, dict(sorted(self.final.items())))
+            write_json(self.metrics_path, dict(sorted(self.final.items())), shared=True)
 
     def record(self, **entry: Any) -> None:
         """Take a report besides the metrics file: here it goes nowhere."""
@@ -192,8 +192,8 @@ class Run(LocalRun):
             "node": platform.node(),
             "slurm_job_id": provenance.slurm_job_id(),
         } | costs.tags()
-        write_json(self.record_path, record)
-        write_json(costs.history() / f"{self.name}.json", record)
+        write_json(self.record_path, record, shared=True)
+        write_json(costs.history() / f"{self.name}.json", record, shared=True)
 
     def record(self, **entry: Any) -> None:
         """Append a report to the journal."""

@@ -308,11 +308,18 @@ def covid_settings(root):
 def test_the_real_covid_data_set(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     tables, summary = run_settings(covid_settings(REAL), name="covid-chestxray")
-    assert summary["raw"] == 274
-    assert summary["rejected"] == {"missing_text": 79, "other_view": 30, "duplicate_id": 5}
+    with (REAL / "metadata.csv").open(encoding="utf-8", newline="") as file:
+        index = list(csv.DictReader(file))
+    images = {row["filename"]: row for row in reversed(index)}.values()  # the first row of each
+    frontal = [row for row in images if row["view"] in ("PA", "AP", "AP Supine")]
+    with_notes = [row for row in frontal if row["clinical_notes"].strip()]
+    assert summary["raw"] == len(index)
+    assert summary["rejected"]["duplicate_id"] == len(index) - len(images)
+    assert summary["rejected"]["other_view"] == len(images) - len(frontal)
+    assert summary["rejected"]["missing_text"] == len(frontal) - len(with_notes)
     kept = pl.concat([tables[split] for split in SPLITS])
     assert kept["report"].equals(kept["findings"].rename("report"))
-    assert kept["impression"].null_count() == len(kept) == 160
+    assert kept["impression"].null_count() == len(kept) == len(with_notes)
     assert (
         tables["test"].select("label_covid_19", "label_other_pneumonia", "label_no_finding").sum().row(0)[0]
         > 0

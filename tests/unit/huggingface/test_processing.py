@@ -1,7 +1,5 @@
 """The processor, and README's example with a small model and the ViT that it was trained on."""
 
-import re
-import runpy
 from pathlib import Path
 
 import numpy as np
@@ -77,19 +75,6 @@ def test_images_and_texts_are_those_of_the_stages(folder):
     opened = processor(images=Image.open("radiograph.jpg"))["pixel_values"]
     assert opened.shape == (1, 3, 224, 224) and (opened - expected).abs().max() < 0.02
     assert list(processor(text=REPORTS[0])) == ["input_ids", "attention_mask"]
-
-
-def test_example_of_the_readme_runs(folder):
-    code = next(
-        c
-        for c in re.findall(r"```python\n(.+?)```", README.read_text("utf-8"), re.DOTALL)
-        if "AutoModel" in c
-    )
-    Path("example.py").write_text(code)
-    names = runpy.run_path("example.py")
-    assert names["features"].shape == (1, 257, 8)
-    assert len(names["reports"]) == 1 and isinstance(names["reports"][0], str)
-    assert len([line for line in code.splitlines() if line]) == 5
 
 
 def test_another_encoder_than_that_of_the_training_is_refused(folder):
