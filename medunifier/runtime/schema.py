@@ -1,5 +1,6 @@
 """The JSON schema of a pydantic model, and what the model refuses in one line for each place."""
 
+import functools
 import json
 from typing import Any
 
@@ -24,10 +25,12 @@ LIST_KEYWORDS = {"minLength": "minItems", "maxLength": "maxItems"}
 SHOWN = 80  # characters of a refused value
 
 
+@functools.cache  # a description of one parameter asks for its section's schema again
 def json_schema(model: type[BaseModel]) -> dict[str, Any]:
     """Return the JSON schema (draft 2020-12) of a model, in the short form that people write.
 
-    Beside the standard's keywords, `unit` holds a value's unit and `allowed` what is allowed in words.
+    Beside the standard's keywords, `unit` holds a value's unit and `allowed` what is allowed in words. All callers
+    get the same dictionary: it is to be read only.
     """
     return _tidied(model.model_json_schema())
 

@@ -91,6 +91,7 @@ def test_without_srun_it_says_so(monkeypatch):
         launch.become(["srun", "--nodes=2"])
 
 
+@pytest.mark.slow
 def test_processes_wait_for_the_slowest(tmp_path):
     """Two processes; the first finds what the second, slower one has left before it went on."""
     code = (

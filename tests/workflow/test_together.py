@@ -3,6 +3,8 @@
 import re
 from pathlib import Path
 
+import pytest
+
 from tests.support.toy_pipeline import PARAMS, Toy
 
 MEET = """
@@ -35,6 +37,7 @@ def test_independent_stages_run_at_the_same_time(done: Toy) -> None:
     assert sorted(done.ran()) == ["split@a", "split@b-b"]
 
 
+@pytest.mark.workflow
 def test_twenty_stages_at_once_lose_no_entry(tmp_path: Path) -> None:
     folder = tmp_path / "toy"
     toy = Toy(folder).build(

@@ -49,6 +49,7 @@ def slow_interval(score, n: int, clusters: list[str]) -> tuple[float, float]:
     return tuple(np.quantile([score(chosen) for chosen in draws], [0.025, 0.975]))
 
 
+@pytest.mark.slow
 def test_corpus_scores_are_compared_by_sums_of_their_statistics():
     """BLEU-2 of a corpus is no mean of its items' BLEU."""
     rng = np.random.default_rng(3)

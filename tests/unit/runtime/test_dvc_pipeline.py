@@ -23,6 +23,7 @@ def dvc_folder(tmp_path_factory):
     return folder
 
 
+@pytest.mark.workflow
 @pytest.mark.parametrize("stage", ["pretrain@full", "train_prior@full-top"])
 def test_dvc_plots_show_the_loss_of_a_training(stage, dvc_folder):
     shutil.copy(PRESETS[0].with_name("demo.yaml"), dvc_folder / "params.yaml")
@@ -41,6 +42,7 @@ def test_dvc_plots_show_the_loss_of_a_training(stage, dvc_folder):
     assert [row["loss"] for row in plot["content"]["data"]["values"]] == ["3.5", "2.5"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", PRESETS, ids=lambda path: path.stem)
 def test_reads_every_stage_as_dvc_does(preset, dvc_folder, monkeypatch):
     from dvc.repo import Repo
