@@ -7,6 +7,7 @@ from pathlib import Path
 from medunifier.data.overlaps import count_overlaps, find_overlaps
 from medunifier.report.content import page_content, tables_of
 from medunifier.report.differences import differences, write_differences
+from medunifier.report.headline import write_headline
 from medunifier.report.overlaps import overlap_metrics, overlap_section
 from medunifier.report.page import render_page
 from medunifier.report.paper_section import paper_section
@@ -19,11 +20,12 @@ from medunifier.tracking import Run
 
 PAGE = Path("results/report/index.html")
 TABLES = Path("results/tables")
+HEADLINE = Path("results/headline")
 OVERLAPS = Path("results/report/overlaps.csv")  # each evaluation image that is somewhere in training
 
 
 def summarize(params: Params, run: Run) -> None:
-    """Write the paper's tables (results/tables) and the report page (results/report/index.html).
+    """Write the paper's tables (results/tables), headline values and the report page (results/report/index.html).
 
     The page shows the pipeline, data counts, curves, tables, images and sample reports of the data sets, variants
     and evaluations that params.yaml enables. It is self-contained, opens without a network, and is the same for the
@@ -34,6 +36,7 @@ def summarize(params: Params, run: Run) -> None:
     """
     tables = tables_of(params)
     write_tables(tables, TABLES)
+    write_headline(params, HEADLINE)
     compared = differences(params, read_items)
     write_differences(compared, TABLES / "differences.csv")
     found = find_overlaps(params.datasets, Path("data/prepared"), Path("data/images"))

@@ -75,6 +75,19 @@ def test_page_is_whole_and_asks_for_nothing(results):
     assert reader.tags.count("caption") == reader.tags.count("table") > 5
 
 
+def test_the_headline_repeats_the_metrics_of_the_evaluations(results):
+    make(results)
+    metrics = results / "results/metrics"
+    stored = json.loads((metrics / "retrieve@full-phantom.json").read_text())
+    for path in (results / "results/headline").iterdir():
+        shown = json.loads(path.read_text())
+        assert shown and all(isinstance(value, float | int) for value in shown.values())
+    shown = json.loads((results / "results/headline/full.json").read_text())
+    assert shown["i2t_map_at_1"] == stored["i2t_map_at_1"]
+    scores = json.loads((metrics / "score_images@full.json").read_text())
+    assert shown["psnr_reconstruction"] == scores["psnr_reconstruction"]
+
+
 def test_same_results_give_the_same_page(results):
     assert make(results) == make(results)
 

@@ -42,6 +42,27 @@ def test_dvc_plots_show_the_loss_of_a_training(stage, dvc_folder):
     assert [row["loss"] for row in plot["content"]["data"]["values"]] == ["3.5", "2.5"]
 
 
+@pytest.mark.workflow
+def test_dvc_metrics_show_prints_one_row_a_variant(dvc_folder):
+    shutil.copy(PRESETS[0].with_name("demo.yaml"), dvc_folder / "params.yaml")
+    folder = dvc_folder / "results/headline"
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("full", "itc"):
+        (folder / f"{name}.json").write_text('{"i2t_map_at_1": 88.0}')
+    shown = subprocess.run(
+        [sys.executable, "-m", "dvc", "metrics", "show", "results/headline"],
+        cwd=dvc_folder,
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+    assert [line.split() for line in shown.splitlines()] == [
+        ["Path", "i2t_map_at_1"],
+        ["results/headline/full.json", "88.0"],
+        ["results/headline/itc.json", "88.0"],
+    ]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("preset", PRESETS, ids=lambda path: path.stem)
 def test_reads_every_stage_as_dvc_does(preset, dvc_folder, monkeypatch):
