@@ -15,6 +15,8 @@ min_version("9.17")  # of which on a priority may be a function
 
 try:
     STAGES = changes.make_plan() if workflow.is_main_process else changes.read_plan()
+    if workflow.is_main_process:
+        hooks.warn_of_absent_images(STAGES)
     PRIORITIES = changes.priorities(STAGES)
     # of all families: one may have no stage with these parameters
     NEEDS = resources.load_resources(read_mapping("dvc.yaml")["stages"])

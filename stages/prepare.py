@@ -5,15 +5,14 @@ from pathlib import Path
 from medunifier.data.layouts import RAW_IMAGES, find_layout
 from medunifier.data.preparation.check import check_dataset
 from medunifier.data.preparation.prepared_tables import (
-    check_patients,
+    final_tables,
     flat_counts,
-    split_tables,
     summarize_tables,
     write_subsets,
     write_tables,
 )
 from medunifier.data.preparation.rejects import Selection
-from medunifier.data.preparation.rules import select_images, set_benchmark_aside
+from medunifier.data.preparation.rules import select_images
 from medunifier.runtime.errors import InputError
 from medunifier.runtime.params import Dataset, Params
 from medunifier.stage import run_stage
@@ -39,19 +38,15 @@ def prepare(params: Params, run: LocalRun, dataset: str) -> None:
     run.log(f"{len(raw.rows)} images in the index")
     selection = Selection(raw.rows)
     reports = select_images(selection, settings, layout, params.seed)
-    # Checked before the benchmark: an empty data set is reported as such, not as too small for its benchmark.
-    split_tables(selection, dataset)
-    benchmark = set_benchmark_aside(selection, settings, params.seed)
-
-    tables = split_tables(selection, dataset)
-    if benchmark is not None:
-        tables["benchmark"] = benchmark
-    check_patients(tables, settings)
+    for warning in (*raw.warnings, *reports.warnings, *selection.warnings):
+        run.log(f"warning: {warning}")
+    tables = final_tables(selection, settings, dataset, params.seed)
+    notes = raw.notes | reports.notes | selection.notes
     summary = {
         "dataset": dataset,
         "layout": settings.layout,
         "index": vars(settings.index),
-        **summarize_tables(tables, selection, len(raw.rows), raw.notes | reports.notes, settings),
+        **summarize_tables(tables, selection, len(raw.rows), notes, settings),
     }
     folder = Path("data/prepared") / dataset
     write_tables(folder, tables, selection, summary)

@@ -1,14 +1,44 @@
-"""What the main snakemake process does before the first job and after the last."""
+"""What the main snakemake process does once it has planned, before the first job and after the last."""
 
 import sys
+from pathlib import Path
 from typing import IO
 
 from medunifier.runtime.errors import InputError
+from medunifier.runtime.params import load_params
 from medunifier.tracking import adopt, begin_run
 from workflow import locks, remote
 from workflow.changes import STAMPS, STATE, Stage
 
+SIMULATED = Path("data/simulated")  # the output of the stage simulate
+_READS_IMAGES = ("prepare", "decode_images")
 _held: list[IO] = []  # run.lock, open until this process ends
+
+
+def warn_of_absent_images(stages: dict[str, Stage]) -> None:
+    """Print a warning for each data set that is to be prepared or decoded and has no image below its root.
+
+    DVC sees the index files alone; without this, a plan of many hours would end at its first stage.
+    """
+    due = {
+        name.partition("@")[2]
+        for name, stage in stages.items()
+        if stage.family in _READS_IMAGES and stage.changed
+    }
+    for name, settings in load_params().datasets.items() if due else ():
+        root = Path(settings.root)
+        if name not in due or root.is_relative_to(SIMULATED):
+            continue
+        # Imported here: polars takes a fifth of a second, and most plans have nothing to prepare.
+        from medunifier.data.dataset_files import has_images
+
+        if not has_images(root):
+            what = f"no image file below {root}" if root.is_dir() else f"no folder {root}"
+            print(
+                f"WARNING: datasets.{name}: {what}. prepare@{name} will reject every image and stop what reads it. "
+                f"See what is missing: python -m stages.prepare --check {name}",
+                file=sys.stderr,
+            )
 
 
 def before_run() -> None:

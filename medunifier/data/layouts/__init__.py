@@ -14,7 +14,14 @@ from medunifier.storage.tables import Schema
 # Name of a layout -> its module, which has the attributes of `Layout`: every module in this folder.
 LAYOUTS = {module.name: f"{__name__}.{module.name}" for module in pkgutil.iter_modules(__path__)}
 
-# One row for each image of the index, in its order. `split` is the official one (train, validate, test), `sha256` the
+# What the CheXpert labeler finds (Irvin et al. 2019), as the label files of CheXpert and MIMIC-CXR name it.
+CHEXPERT_LABELS = (
+    "No Finding", "Enlarged Cardiomediastinum", "Cardiomegaly", "Lung Opacity", "Lung Lesion", "Edema",
+    "Consolidation", "Pneumonia", "Atelectasis", "Pneumothorax", "Pleural Effusion", "Pleural Other",
+    "Fracture", "Support Devices",
+)  # fmt: skip
+
+# One row for each image of the index, in its order. A blank `patient_id` is rejected in preparation. `split` is the official one (train, validate, test), `sha256` the
 # listed checksum. `reason` (a value of `Reason`) and `detail` are set where the layout rejects the row.
 RAW_IMAGES = Schema(
     "raw images",
@@ -29,7 +36,7 @@ RAW_IMAGES = Schema(
         "reason": pl.String,
         "detail": pl.String,
     },
-    frozenset({"image_id", "patient_id", "study_id", "image_path"}),
+    frozenset({"image_id", "study_id", "image_path"}),
     labels=True,
 )
 
@@ -55,10 +62,12 @@ class Raw:
     Attributes:
         rows: a table with the columns of RAW_IMAGES or RAW_REPORTS.
         notes: counts for summary.json, other than those of rejected rows.
+        warnings: what the user should know, a sentence each: files that match in part, ids that look alike.
     """
 
     rows: pl.DataFrame
     notes: dict[str, int] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
 
 
 class Layout(Protocol):

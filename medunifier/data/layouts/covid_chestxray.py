@@ -8,7 +8,7 @@ from pathlib import Path
 
 import polars as pl
 
-from medunifier.data.index_files import read_index
+from medunifier.data.index_files import contradictions, read_index, some
 from medunifier.data.layouts import RAW_REPORTS, Raw
 from medunifier.data.preparation.rejects import Reason
 from medunifier.data.preparation.sections import clean_text
@@ -30,7 +30,8 @@ def read_images(settings: Dataset) -> Raw:
     """Return every row of metadata.csv. The data set has no official split."""
     columns = ["patientid", "finding", "view", "modality", "folder", "filename"]
     path = Path(settings.root) / settings.index.images
-    index = read_index(path, columns, filled=["patientid", "folder", "filename"])
+    notes: dict[str, int] = {}
+    index = read_index(path, columns, filled=["folder", "filename"], ids=["patientid"], notes=notes)
     other = pl.when(pl.col("modality").ne_missing("X-ray"))
     modality = pl.format("modality is {}", pl.col("modality").fill_null("blank"))
     findings = [finding_labels(finding) for finding in index["finding"]]
@@ -49,16 +50,28 @@ def read_images(settings: Dataset) -> Raw:
             for label, values in zip(LABELS, zip(*findings, strict=True), strict=True)
         ),
     )
-    return Raw(rows, {"images_without_labels": findings.count((None, None, None))})
+    return Raw(rows, notes | {"images_without_labels": findings.count((None, None, None))})
 
 
 def read_reports(settings: Dataset, images: pl.DataFrame) -> Raw:
     """Return the clinical notes of each image as findings; the data set has no impressions."""
     path = Path(settings.root) / settings.index.images
-    index = read_index(path, ["filename", "clinical_notes"]).unique("filename", keep="first")
-    notes = images.select("study_id").join(index, left_on="study_id", right_on="filename", how="left")
-    texts = [(study, clean_text(text), None, None, None, None) for study, text in notes.iter_rows()]
-    return Raw(pl.DataFrame(texts, schema=dict(RAW_REPORTS.columns), orient="row"))
+    notes: dict[str, int] = {}
+    index = read_index(path, ["filename", "clinical_notes"], filled=["filename"], notes=notes)
+    index = index.with_columns(
+        pl.Series("clinical_notes", map(clean_text, index["clinical_notes"]), pl.String)
+    )
+    index = index.rename({"filename": "study_id", "clinical_notes": "findings"}).unique(maintain_order=True)
+    warnings = []
+    if len(differing := contradictions(index, "study_id")):
+        notes["images_with_different_notes"] = len(differing)
+        warnings.append(
+            f"{path}: {len(differing)} images have rows with different clinical_notes, of which the first counts: "
+            f"{some(differing['study_id'].to_list())}"
+        )
+    first = index.unique("study_id", keep="first", maintain_order=True)
+    texts = images.select("study_id").join(first, on="study_id", how="left", maintain_order="left")
+    return Raw(pl.concat([RAW_REPORTS.empty(), texts], how="diagonal"), notes, warnings)
 
 
 def finding_labels(finding: str | None) -> tuple[int | None, int | None, int | None]:

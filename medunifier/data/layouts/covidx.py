@@ -1,16 +1,18 @@
 """COVIDx (Wang et al. 2020, COVID-Net): space-separated lists `patient filename class source`, train/, test/.
 
 The list decides about the classes: three (normal, pneumonia, COVID-19; list 9A, for example) or two (negative,
-positive; list 6). Some rows have no patient or no source; patients, file names and sources may hold spaces.
+positive; list 6). Some rows have no patient or no source; patients and sources may hold spaces.
 Format: docs/COVIDx.md of https://github.com/lindawangg/COVID-Net.
 """
 
+import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 import polars as pl
 
+from medunifier.data.index_files import MISSING_WORDS, read_lines, whole_id
 from medunifier.data.layouts import Raw, no_reports, raw_images
 from medunifier.runtime.errors import InputError
 from medunifier.runtime.params import Dataset
@@ -35,7 +37,8 @@ def read_images(settings: Dataset) -> Raw:
     """
     root = Path(settings.root)
     lists = {"test": root / settings.index.split, "train": root / settings.index.images}
-    found = {name: read_list(path) for name, path in lists.items()}
+    notes: dict[str, int] = {}
+    found = {folder: read_list(path, root / folder, notes) for folder, path in lists.items()}
     classes = Counter(row[2] for rows in found.values() for row in rows)
     if set(classes) & set(THREE_CLASSES) and set(classes) & set(TWO_CLASSES):
         raise InputError(
@@ -49,32 +52,34 @@ def read_images(settings: Dataset) -> Raw:
     ]
     texts = dict.fromkeys(("image_id", "patient_id", "study_id", "image_path", "split"), pl.String)
     frame = pl.DataFrame(rows, {**texts, **dict.fromkeys(LABELS, pl.Int8)}, orient="row")
-    notes = {f"class_{kind.lower().replace('-', '_')}": number for kind, number in sorted(classes.items())}
-    return Raw(raw_images(frame), notes)
+    notes |= {f"class_{kind.lower().replace('-', '_')}": number for kind, number in sorted(classes.items())}
+    return Raw(raw_images(frame.with_columns(whole_id("patient_id"))), notes)
 
 
-def read_list(path: Path) -> list[tuple[str, str, str]]:
-    """Return (patient, filename, class) of each line.
+def read_list(path: Path, folder: Path, notes: dict[str, int]) -> list[tuple[str, str, str]]:
+    """Return (patient, filename, class) of each line of a list.
+
+    Args:
+        path: the list.
+        folder: the folder of its images, where a file name that may hold spaces is looked up.
+        notes: takes the number of images whose patient is missing and which count as a patient of their own.
 
     Raises:
         InputError: The list is missing or empty, or a class is unknown.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        raise InputError(
-            f"{path}: no such list; check `root` and `index` of the data set in params.yaml"
-        ) from None
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not a text file in UTF-8: {error}") from None
-    rows = [_parse(line.split(), number, path) for number, line in enumerate(lines, 1) if line.strip()]
-    if not rows:
-        raise InputError(f"{path}: the list is empty; expected lines `patient filename class source`")
-    return rows
+    rows = [_parse(line.split(), number, path, folder) for number, line in read_lines(path)]
+    if unknown := sum(patient is None for patient, _, _ in rows):
+        notes["images_without_patient"] = notes.get("images_without_patient", 0) + unknown
+    return [(file if patient is None else patient, file, kind) for patient, file, kind in rows]
 
 
-def _parse(fields: Sequence[str], number: int, path: Path) -> tuple[str, str, str]:
-    """Return patient, file and class; the last known class name separates patient and file from the source."""
+def _parse(fields: Sequence[str], number: int, path: Path, folder: Path) -> tuple[str | None, str, str]:
+    """Return patient (None: missing), file and class; the last known class name separates both from the source.
+
+    Before the class, the last word is the file and all others are the patient: in the published lists, patients of the
+    source `sirm` have two words (COVID 70), and spaces were stripped from file names. A file whose name does hold
+    spaces is recognised by being there.
+    """
     positions = range(len(fields) - 1, max(0, len(fields) - 2 - _SOURCE_WORDS), -1)
     position = next((position for position in positions if fields[position] in _CLASSES), None)
     if position is None:
@@ -82,6 +87,16 @@ def _parse(fields: Sequence[str], number: int, path: Path) -> tuple[str, str, st
             f"{path}, line {number}: {' '.join(fields)!r} has no known class; expected "
             f"`patient filename class source` with one of {', '.join(_CLASSES)}"
         )
-    # Without a patient, the image counts as one.
-    patient, *name = fields[:position] if position > 1 else (fields[0], fields[0])
-    return patient, " ".join(name), fields[position]
+    words, kind = fields[:position], fields[position]
+    if position == 1:
+        return None, words[0], kind
+    start = position - 1
+    if position > 2 and not _is_there(folder, words[start:]):
+        start = next((first for first in range(1, start) if _is_there(folder, words[first:])), start)
+    patient = " ".join(words[:start])
+    return None if patient.lower() in MISSING_WORDS else patient, " ".join(words[start:]), kind
+
+
+def _is_there(folder: Path, words: Sequence[str]) -> bool:
+    name = " ".join(words)
+    return "/" not in name and os.path.isfile(folder / name)

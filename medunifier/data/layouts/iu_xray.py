@@ -7,6 +7,8 @@ Images are PNG files anywhere below root, named as in either copy. Each patient 
 
 import re
 import tarfile
+import zlib
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +16,8 @@ from xml.etree import ElementTree
 
 import polars as pl
 
-from medunifier.data.index_files import find_files, one_row_each, read_index
+from medunifier.data.dataset_files import find_files, read_small_file, walk_files
+from medunifier.data.index_files import MISSING_WORDS, check_match, one_row_each, read_index
 from medunifier.data.layouts import RAW_REPORTS, Raw, raw_images
 from medunifier.data.preparation.sections import clean_text
 from medunifier.runtime.errors import InputError
@@ -37,6 +40,7 @@ TERMS = {
     "label_pneumothorax": {"pneumothorax"},
 }
 _NOT_INDEXED = {"", "no indexing"}
+_TABLES = (".csv", ".gz", ".zip", ".parquet")
 
 
 @dataclass(frozen=True)
@@ -47,13 +51,20 @@ class _Study:
     impression: str | None
     headings: tuple[str, ...]
     images: tuple[tuple[str, str | None], ...]  # image_id, view
+    missing_words: tuple[str, ...] = ()  # sections that held nothing but a word for a missing value
 
 
 def read_images(settings: Dataset) -> Raw:
     """Return every image of the index. The XML copy lists no view; the data set has no official split."""
-    studies = _read_studies(settings)
+    notes: dict[str, int] = {}
+    studies, warnings = _read_studies(settings, notes)
     root = Path(settings.root)
-    files = {image_id_of(name): path.relative_to(root) for name, path in find_files(root, ".png").items()}
+    found = find_files(root, ".png", notes)
+    files: dict[str, Path] = {}
+    for name, path in found.items():
+        files.setdefault(image_id_of(name), path.relative_to(root))
+    if twice := len(found) - len(files):
+        notes["files_of_equal_name"] = notes.get("files_of_equal_name", 0) + twice
     texts = dict.fromkeys(("image_id", "patient_id", "study_id", "image_path", "view"), pl.String)
     rows = [
         (
@@ -70,17 +81,17 @@ def read_images(settings: Dataset) -> Raw:
     if not rows:
         raise InputError(f"{root}/{settings.index.images}: no report names an image")
     frame = pl.DataFrame(rows, {**texts, **dict.fromkeys(TERMS, pl.Int8)}, orient="row")
-    notes = {
+    notes |= {
         "reports": len(studies),
         "reports_without_image": sum(not study.images for study in studies.values()),
         "pictures_without_report": len(files.keys() - set(frame["image_id"])),
     }
-    return Raw(raw_images(frame), notes)
+    return Raw(raw_images(frame), notes, warnings)
 
 
 def read_reports(settings: Dataset, images: pl.DataFrame) -> Raw:
     """Return findings and impression of each study; removed words stay as XXXX."""
-    studies = _read_studies(settings)
+    studies, _ = _read_studies(settings, {})
     wanted = images["study_id"].unique(maintain_order=True)
     rows = [(name, studies[name].findings, studies[name].impression, None, None, None) for name in wanted]
     return Raw(pl.DataFrame(rows, schema=dict(RAW_REPORTS.columns), orient="row"))
@@ -103,33 +114,55 @@ def heading_labels(headings: tuple[str, ...]) -> tuple[int | None, ...]:
     return tuple(int(bool(names & terms)) for terms in TERMS.values())
 
 
-def _read_studies(settings: Dataset) -> dict[str, _Study]:
-    """Map study numbers to studies, in the order of the numbers."""
+def _read_studies(settings: Dataset, notes: dict[str, int]) -> tuple[dict[str, _Study], list[str]]:
+    """Map study numbers to studies, in the order of the numbers; also return warnings.
+
+    Raises:
+        InputError: There is no report, or two reports of one study differ.
+    """
     root = Path(settings.root)
     path = root / settings.index.images
-    if path.suffix == ".csv":
-        studies = _read_tables(path, root / settings.index.labels)
+    studies: dict[str, _Study] = {}
+    warnings: list[str] = []
+    if path.suffix in _TABLES:
+        studies, warnings = _read_tables(path, root / settings.index.labels, notes)
     else:
-        studies = dict(_read_report(content, name) for name, content in _xml_files(path))
+        names: dict[str, str] = {}
+        for name, content in _xml_files(path):
+            study_id, study = _read_report(content, name)
+            if study_id in studies and studies[study_id] != study:
+                raise InputError(
+                    f"{name}: describes study {study_id} as {names[study_id]} does, but not alike; keep one of them"
+                )
+            studies[study_id], names[study_id] = study, name
     if not studies:
         raise InputError(f"{path}: holds no XML report; expected the content of NLMCXR_reports.tgz")
-    return dict(sorted(studies.items(), key=lambda item: (len(item[0]), item[0])))
+    counted = Counter(word for study in studies.values() for word in study.missing_words)
+    for section, count in counted.items():
+        notes[f"missing_words_{section}"] = notes.get(f"missing_words_{section}", 0) + count
+    return dict(sorted(studies.items(), key=lambda item: (len(item[0]), item[0]))), warnings
 
 
 def _xml_files(path: Path) -> Iterator[tuple[str, bytes]]:
     """Yield name and content of each report in a folder or in a .tgz archive."""
     if path.is_dir():
-        yield from ((str(file), file.read_bytes()) for file in sorted(path.glob("**/*.xml")))
+        for file in sorted(file for file in walk_files(path) if file.suffix.lower() == ".xml"):
+            try:
+                yield str(file), read_small_file(str(file)) or b""
+            except UnicodeError as error:
+                raise InputError(f"{file}: {error}; unpack the archive again") from None
         return
     if not path.is_file():
         raise InputError(f"{path}: no such folder or archive of reports; get it from {SOURCE}")
     try:
         with tarfile.open(path) as archive:
             for member in archive:
-                file = archive.extractfile(member) if member.name.endswith(".xml") else None
-                if file is not None:  # a regular file
+                name = Path(member.name).name
+                wanted = name.endswith(".xml") and not name.startswith("._")  # of macOS
+                file = archive.extractfile(member) if wanted and member.isfile() else None
+                if file is not None:
                     yield f"{path}/{member.name}", file.read()
-    except (tarfile.TarError, EOFError, OSError) as error:
+    except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
         raise InputError(f"{path}: not a whole .tgz archive ({error}); download it again") from error
 
 
@@ -137,37 +170,46 @@ def _read_report(content: bytes, name: str) -> tuple[str, _Study]:
     """Return study number and study of one XML report."""
     try:
         report = ElementTree.fromstring(content)
-    except ElementTree.ParseError as error:
+    except (ElementTree.ParseError, LookupError, ValueError) as error:  # the latter: an unknown encoding
         raise InputError(f"{name}: not an Open-i report ({error}); unpack the archive again") from error
     uid = report.find("uId")
-    if uid is None or not (study_id := uid.get("id", "").removeprefix("CXR")):
+    if uid is None or not (study_id := uid.get("id", "").strip().removeprefix("CXR")):
         raise InputError(f"{name}: not an Open-i report (no uId with an id); unpack the archive again")
-    image_ids = [image_id_of(image.get("id", "")) for image in report.iter("parentImage")]
+    image_ids = [image_id_of(image.get("id", "").strip()) for image in report.iter("parentImage")]
     sections = {text.get("Label"): text.text for text in report.iter("AbstractText")}
+    texts = {section: clean_text(sections.get(section.upper())) for section in ("findings", "impression")}
+    missing = tuple(section for section, text in texts.items() if text and text.lower() in MISSING_WORDS)
     study = _Study(
-        clean_text(sections.get("FINDINGS")),
-        clean_text(sections.get("IMPRESSION")),
+        *(None if section in missing else text for section, text in texts.items()),
         tuple(major.text or "" for major in report.findall("MeSH/major")),
         tuple((image_id, None) for image_id in image_ids),
+        missing,
     )
     return study_id, study
 
 
-def _read_tables(projections: Path, reports: Path) -> dict[str, _Study]:
-    """Map study numbers to studies of the tabular copy."""
-    images = read_index(projections, ["uid", "filename", "projection"], filled=["uid", "filename"])
-    texts = read_index(reports, ["uid", "MeSH", "findings", "impression"], filled=["uid"])
+def _read_tables(
+    projections: Path, reports: Path, notes: dict[str, int]
+) -> tuple[dict[str, _Study], list[str]]:
+    """Map study numbers to studies of the tabular copy; also return warnings."""
+    filled = ["uid", "filename"]
+    images = read_index(projections, [*filled, "projection"], filled=filled, ids=["uid"], notes=notes)
+    texts = read_index(
+        reports, ["uid", "MeSH", "findings", "impression"], filled=["uid"], ids=["uid"], notes=notes
+    )
     texts = one_row_each(texts, "uid", reports)
-    if lost := images.join(texts, on="uid", how="anti")["uid"].unique().to_list():
+    warnings = check_match(images, texts, "uid", (projections, reports))
+    if lost := images.join(texts, on="uid", how="anti")["uid"].unique().sort().to_list():
         raise InputError(
             f"{projections}: {len(lost)} studies without a row in {reports.name}, first {lost[0]}"
         )
     of_study: dict[str, list[tuple[str, str | None]]] = {uid: [] for uid in texts["uid"]}
     for uid, filename, projection in images.iter_rows():
         of_study[uid].append((image_id_of(filename.removesuffix(".png")), projection))
-    return {
+    studies = {
         uid: _Study(
             clean_text(findings), clean_text(impression), tuple((mesh or "").split(";")), tuple(of_study[uid])
         )
         for uid, mesh, findings, impression in texts.iter_rows()
     }
+    return studies, warnings

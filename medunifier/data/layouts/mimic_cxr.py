@@ -12,11 +12,19 @@ from typing import Any
 
 import polars as pl
 
-from medunifier.data.index_files import label_columns, one_row_each, read_index
-from medunifier.data.layouts import RAW_REPORTS, Raw
+from medunifier.data.dataset_files import read_file_inside, read_small_file
+from medunifier.data.index_files import (
+    check_match,
+    index_columns,
+    label_columns,
+    one_row_each,
+    read_index,
+    some,
+)
+from medunifier.data.layouts import CHEXPERT_LABELS, RAW_REPORTS, Raw
 from medunifier.data.parallel import map_files, shared_map, without_collection
 from medunifier.data.preparation.rejects import Reason
-from medunifier.data.preparation.sections import decode_text, parse_report
+from medunifier.data.preparation.sections import decode_text, has_ndication, parse_report, without_ndication
 from medunifier.data.preparation.splits import read_splits
 from medunifier.data.zip_archive import BrokenEntry, read_directory, read_entry
 from medunifier.runtime.cpu import available_cores
@@ -28,22 +36,28 @@ SOURCE = (
     "(credentialed access)"
 )
 _BLOCK = 1000  # studies that a process receives at once
-_READ_BYTES = 1 << 14  # more than a report has; allocating a buffer of a megabyte takes longer than reading
 _STUDIES_A_WORKER = 20_000  # about two seconds of reading; fewer are done before another process has started
 
 
 def read_images(settings: Dataset) -> Raw:
     """Return every row of the metadata file with its official split, its study's labels and its listed checksum."""
-    root = Path(settings.root)
-    images = _metadata(root / settings.index.images)
-    splits = read_splits(root / settings.index.split, "dicom_id")
-    labels = _labels(root / settings.index.labels)
-    sums = _checksums(root / settings.index.checksums)
-    notes = {
+    root, index = Path(settings.root), settings.index
+    notes: dict[str, int] = {}
+    images = _metadata(root / index.images, notes)
+    splits = read_splits(root / index.split, "dicom_id")
+    labels, extra = _labels(root / index.labels)
+    sums = _checksums(root / index.checksums)
+    notes |= {
         "split_rows_without_image": len(splits.join(images, on="image_id", how="anti")),
         "label_rows_without_image": len(labels.join(images, on="study_id", how="anti")),
         "images_without_labels": len(images.join(labels, on="study_id", how="anti")),
     }
+    warnings = (
+        [f"{root / index.labels}: no labels in the columns {some(extra)}; they are left out"] if extra else []
+    )
+    for table, key, name in ((splits, "image_id", index.split), (labels, "study_id", index.labels)):
+        warnings += check_match(images, table, key, (root / index.images, root / name))
+    warnings += check_match(images, sums, "image_path", (root / index.images, root / index.checksums))
     rows = (
         images.join(splits, on="image_id", how="left", maintain_order="left")
         .join(sums, on="image_path", how="left", maintain_order="left")
@@ -56,6 +70,7 @@ def read_images(settings: Dataset) -> Raw:
             unsplit.then(pl.lit(f"not in {settings.index.split}")).alias("detail"),
         ),
         notes,
+        warnings,
     )
 
 
@@ -65,40 +80,54 @@ def read_reports(settings: Dataset, images: pl.DataFrame) -> Raw:
     workers = min(available_cores(), 1 + len(studies) // _STUDIES_A_WORKER)
     with without_collection(), shared_map(workers, _parse_block) as mapped:
         paths = studies.select(pl.format("{}/s{}.txt", _patient_folder(), "study_id")).to_series().to_list()
-        locations, read = _find_reports(Path(settings.reports or settings.root), paths)
+        locations, read = _find_reports(Path(settings.reports or settings.root), paths, settings.links)
         found = list(zip(studies["study_id"], paths, locations, strict=True))
-        blocks = [(read, found[start : start + _BLOCK]) for start in range(0, max(len(found), 1), _BLOCK)]
+        starts = range(0, max(len(found), 1), _BLOCK)
+        blocks = [(read, settings.ndication, found[start : start + _BLOCK]) for start in starts]
         parsed = mapped(blocks)
-    return Raw(
-        pl.concat([rows for rows, _ in parsed]), {"reports_not_utf8": sum(count for _, count in parsed)}
-    )
+    notes = {
+        "reports_not_utf8": sum(count for _, count, _ in parsed),
+        "reports_with_ndication": sum(count for _, _, count in parsed),
+    }
+    return Raw(pl.concat([rows for rows, _, _ in parsed]), notes)
 
 
-def _parse_block(block: tuple[Callable, list[tuple]]) -> tuple[pl.DataFrame, int]:
-    """Return the RAW_REPORTS rows of some studies, and how many of their reports are not UTF-8.
+def _parse_block(block: tuple[Callable, str, list[tuple]]) -> tuple[pl.DataFrame, int, int]:
+    """Return the RAW_REPORTS rows of some studies, how many are not UTF-8, and how many have the heading NDICATION.
 
     Args:
-        block: the function that reads a report from its location; the studies as `_parse` takes them.
+        block: the function that reads a report from its location; what NDICATION is; the studies as `_parse` takes
+            them.
     """
-    read, studies = block
+    read, ndication, studies = block
     with without_collection():
-        parsed = map_files(partial(_parse, read), studies)
-        columns = zip(*(row for row, _ in parsed), strict=True)
+        parsed = map_files(partial(_parse, read, ndication), studies)
+        columns = zip(*(row for row, _, _ in parsed), strict=True)
         rows = pl.DataFrame(list(columns), schema=dict(RAW_REPORTS.columns), orient="col")
-        return rows, sum(not is_utf8 for _, is_utf8 in parsed)
+        return rows, sum(not is_utf8 for _, is_utf8, _ in parsed), sum(heading for _, _, heading in parsed)
 
 
-def _parse(read: Callable, study: tuple[str, str, Any]) -> tuple[tuple[str | None, ...], bool]:
-    """Return the RAW_REPORTS row of a study (id, path and location of its report), and whether that is UTF-8."""
+def _parse(
+    read: Callable, ndication: str, study: tuple[str, str, Any]
+) -> tuple[tuple[str | None, ...], bool, bool]:
+    """Return the RAW_REPORTS row of a study (id, path and location of its report), and two facts.
+
+    They are whether the report is UTF-8, and whether its sections depend on what the heading NDICATION is.
+    """
     study_id, path, location = study
     try:
         raw = None if location is None else read(location)
         if raw is None:
-            return (study_id, None, None, None, Reason.MISSING_REPORT.value, path), True
+            return (study_id, None, None, None, Reason.MISSING_REPORT.value, path), True, False
         text, is_utf8 = decode_text(raw)
     except (UnicodeError, BrokenEntry) as error:
-        return (study_id, None, None, None, Reason.UNREADABLE_REPORT.value, f"{path}: {error}"), True
-    return (study_id, *parse_report(text, study_id), None, None), is_utf8
+        return (study_id, None, None, None, Reason.UNREADABLE_REPORT.value, f"{path}: {error}"), True, False
+    report, depends = parse_report(text, study_id), False
+    if has_ndication(text):
+        other = parse_report(without_ndication(text), study_id)
+        depends = other != report
+        report = report if ndication == "impression" else other
+    return (study_id, *report, None, None), is_utf8, depends
 
 
 def _patient_folder() -> pl.Expr:
@@ -107,7 +136,7 @@ def _patient_folder() -> pl.Expr:
     return pl.format("files/p{}/p{}", patient.str.slice(0, 2), patient)
 
 
-def _metadata(path: Path) -> pl.DataFrame:
+def _metadata(path: Path, notes: dict[str, int]) -> pl.DataFrame:
     """Return ids, view and path of each image of the metadata file."""
     names = {
         "dicom_id": "image_id",
@@ -115,47 +144,44 @@ def _metadata(path: Path) -> pl.DataFrame:
         "study_id": "study_id",
         "ViewPosition": "view",
     }
-    frame = read_index(path, list(names), filled=["dicom_id", "subject_id", "study_id"]).rename(names)
+    ids = ["dicom_id", "subject_id", "study_id"]
+    frame = read_index(path, list(names), filled=ids, ids=ids, notes=notes).rename(names)
     image_path = pl.format("{}/s{}/{}.jpg", _patient_folder(), "study_id", "image_id")
     return frame.with_columns(image_path.alias("image_path"))
 
 
-def _labels(path: Path) -> pl.DataFrame:
-    """Return `study_id` and the 14 labels of the CheXpert labeler (or NegBio's file, of the same form)."""
-    frame = read_index(path, ["subject_id", "study_id"], filled=["study_id"], every=True).drop("subject_id")
+def _labels(path: Path) -> tuple[pl.DataFrame, list[str]]:
+    """Return `study_id` and the labels of the CheXpert labeler (or NegBio's file, of the same form), and other columns.
+
+    Raises:
+        InputError: The file has none of the labels.
+    """
+    columns = index_columns(path)
+    labels = [name for name in columns if name in CHEXPERT_LABELS]
+    if not labels:
+        raise InputError(f"{path}: no column with a label; found {', '.join(columns)}. Is it the label file?")
+    frame = read_index(path, ["study_id", *labels], filled=["study_id"], ids=["study_id"])
     frame = one_row_each(frame, "study_id", path)
-    return label_columns(frame, [name for name in frame.columns if name != "study_id"], path)
+    extra = [name for name in columns if name and name not in (*labels, "study_id", "subject_id")]
+    return label_columns(frame, labels, path), extra
 
 
 def _checksums(path: Path) -> pl.DataFrame:
     """Return `image_path` and `sha256` of SHA256SUMS.txt; no rows if the file is another index file."""
     if not path.is_file():
         raise InputError(f"{path}: no such file; `index.checksums` may name another index file instead")
-    lines = pl.Series("line", path.read_text(encoding="utf-8", errors="replace").splitlines(), pl.String)
+    lines = pl.Series("line", path.read_text(encoding="utf-8-sig", errors="replace").splitlines(), pl.String)
     found = lines.str.extract_groups(r"^(?<sha256>[0-9a-f]{64})\s+\*?(?:\./)?(?<image_path>files/.*\.jpg)$")
-    return found.struct.unnest().drop_nulls().unique("image_path", maintain_order=True)
+    return one_row_each(found.struct.unnest().drop_nulls(), "image_path", path)
 
 
-def _find_reports(root: Path, paths: list[str]) -> tuple[list[Any], Callable]:
+def _find_reports(root: Path, paths: list[str], links: str) -> tuple[list[Any], Callable]:
     """Return the location of each report (None: missing), and the function that reads a location's bytes."""
     if root.suffix == ".zip" and root.is_file():
         inside = {name[name.find("files/") :]: offset for name, offset in read_directory(root).items()}
         return [inside.get(path) for path in paths], partial(read_entry, str(root))
     if not root.is_dir():
         raise InputError(f"{root}: no folder and no zip file of reports; check `reports` in params.yaml")
-    return [f"{root}/{path}" for path in paths], _read_file
-
-
-def _read_file(path: str) -> bytes | None:
-    """Return a file's bytes, or None if it is missing; half the time of Path.read_bytes for a small file."""
-    try:
-        file = os.open(path, os.O_RDONLY)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    try:
-        parts = [os.read(file, _READ_BYTES)]
-        while len(parts[-1]) == _READ_BYTES:
-            parts.append(os.read(file, _READ_BYTES))
-        return b"".join(parts)
-    finally:
-        os.close(file)
+    if links == "inside":
+        return paths, partial(read_file_inside, os.path.realpath(root))
+    return [f"{root}/{path}" for path in paths], read_small_file

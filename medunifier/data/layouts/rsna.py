@@ -8,8 +8,9 @@ from pathlib import Path
 
 import polars as pl
 
+from medunifier.data.dataset_files import find_files
 from medunifier.data.dicom_headers import add_views
-from medunifier.data.index_files import read_index, some
+from medunifier.data.index_files import check_values, read_index, some
 from medunifier.data.layouts import Raw, no_reports, raw_images
 from medunifier.runtime.errors import InputError
 from medunifier.runtime.params import Dataset
@@ -24,9 +25,10 @@ def read_images(settings: Dataset) -> Raw:
     """Return one row for each patient, with `label_pneumonia`. The data set has no official split."""
     root = Path(settings.root)
     path = root / settings.index.images
-    boxes = read_index(path, ["patientId", "x", "y", "width", "height", "Target"], ["patientId", "Target"])
-    if strange := boxes.filter(~pl.col("Target").is_in(["0", "1"]))["Target"].to_list():
-        raise InputError(f"{path}: Target is {strange[0]!r} in {len(strange)} rows; expected 0 or 1")
+    notes: dict[str, int] = {}
+    columns = ["patientId", "x", "y", "width", "height", "Target"]
+    boxes = read_index(path, columns, ["patientId", "Target"], ids=["patientId", "Target"], notes=notes)
+    check_values(boxes, "Target", pl.col("Target").is_in(["0", "1"]), "0 or 1", path)
     has_box = pl.all_horizontal(pl.col("x", "y", "width", "height").is_not_null())
     wrong = boxes.filter(has_box != (pl.col("Target") == "1"))["patientId"].unique().sort().to_list()
     if wrong:
@@ -45,9 +47,11 @@ def read_images(settings: Dataset) -> Raw:
         pl.format(f"{IMAGES}/{{}}.dcm", patient).alias("image_path"),
         pl.col("Target").list.first().cast(pl.Int8).alias("label_pneumonia"),
     )
-    notes = {
+    files = find_files(root / IMAGES, ".dcm", notes)
+    notes |= {
         "label_rows": len(boxes),
         "boxes": int((boxes["Target"] == "1").sum()),
         "images_with_pneumonia": int(rows["label_pneumonia"].sum()),
+        "files_without_row": len(files.keys() - set(rows["image_id"])),
     }
-    return Raw(raw_images(add_views(rows, root)), notes)
+    return Raw(raw_images(add_views(rows, root, settings.links)), notes)

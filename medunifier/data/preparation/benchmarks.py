@@ -55,7 +55,8 @@ def choose_benchmark(images: pl.DataFrame, benchmark: Benchmark, seed: int) -> p
 
 def read_benchmark(path: Path) -> pl.DataFrame:
     """Return `image_id`, `benchmark_class` of a CSV file without the rows with a blank class."""
-    frame = read_index(path, ["image_id", "benchmark_class"], filled=["image_id"]).drop_nulls()
+    columns = ["image_id", "benchmark_class"]
+    frame = read_index(path, columns, filled=["image_id"], ids=["image_id"]).drop_nulls()
     return one_row_each(frame, "image_id", path)
 
 

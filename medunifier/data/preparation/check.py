@@ -6,9 +6,11 @@ from pathlib import Path
 import polars as pl
 
 from medunifier.data.image_decoding import UnreadableImage, decode_image
+from medunifier.data.index_files import what_is_there
 from medunifier.data.layouts import RAW_IMAGES, find_layout
+from medunifier.data.preparation.prepared_tables import explain_rejects, final_tables
 from medunifier.data.preparation.rejects import Reason, Selection
-from medunifier.data.preparation.rules import select_images, set_benchmark_aside
+from medunifier.data.preparation.rules import select_images
 from medunifier.data.preparation.splits import SPLITS
 from medunifier.runtime.errors import InputError
 from medunifier.runtime.params import Dataset
@@ -37,21 +39,27 @@ def check_dataset(name: str, settings: Dataset, seed: int) -> Iterator[str]:
     yield f"  index    {len(raw.rows)} images of {patients} patients"
     selection = Selection(raw.rows)
     reports = select_images(selection, settings, layout, seed)
-    notes = {note: count for note, count in (raw.notes | reports.notes).items() if count}
-    yield f"  notes    {_counts(notes)}"
+    notes = raw.notes | reports.notes | selection.notes
+    yield f"  notes    {_counts({note: count for note, count in notes.items() if count})}"
+    yield from (f"  warning  {text}" for text in (*raw.warnings, *reports.warnings, *selection.warnings))
     yield f"  kept     {len(selection.kept)}: {_counts(_split_sizes(selection))}"
     yield from _rejects(selection)
-    if empty := [split for split, size in _split_sizes(selection).items() if size == 0]:
-        raise InputError(
-            f"datasets.{name}: no image is left for {', '.join(empty)}; check root, views, sections and split "
-            f"in params.yaml. {source}"
-        )
-    yield from _decoding(selection.kept, root)
-    chosen = set_benchmark_aside(selection, settings, seed)
-    if chosen is not None:
-        classes = dict(chosen.group_by("benchmark_class", maintain_order=True).len().iter_rows())
+    problems = []
+    if 2 * _lost(selection) > len(raw.rows):
+        problems.append(f"most images cannot be used: {explain_rejects(selection, settings)}. {source}")
+    lines, broken = _decoding(selection.kept, root)
+    yield from lines
+    if broken:
+        problems.append("more than half of the images tried cannot be decoded")
+    try:
+        tables = final_tables(selection, settings, name, seed)
+    except InputError as error:
+        raise InputError(f"{error}. {source}" if selection.kept.is_empty() else str(error)) from None
+    if "benchmark" in tables:
+        classes = dict(tables["benchmark"].group_by("benchmark_class", maintain_order=True).len().iter_rows())
         yield f"  benchmark {_counts(classes)}; without it, {_counts(_split_sizes(selection))}"
-    yield "  no problem found; nothing was written"
+    yield from (f"  problem  {problem}" for problem in problems)
+    yield "  nothing was written" if problems else "  no problem found; nothing was written"
 
 
 def _index_files(name: str, settings: Dataset, root: Path, source: str) -> Iterator[str]:
@@ -63,7 +71,7 @@ def _index_files(name: str, settings: Dataset, root: Path, source: str) -> Itera
         if (root / file).exists():
             yield f"  found    {file} ({', '.join(roles)})"
         else:
-            missing.append(f"{file} ({', '.join(roles)})")
+            missing.append(f"{file} ({', '.join(roles)}){what_is_there(root / file)}")
     if missing:
         raise InputError(
             f"{root} lacks {'; '.join(missing)}. Correct `root` or `index` of datasets.{name} in params.yaml, or "
@@ -97,14 +105,23 @@ def _rejects(selection: Selection) -> Iterator[str]:
         yield f"  rejected {count} {reason}: {Reason(reason).explanation}; first {first['image_id']}{detail}"
 
 
-def _decoding(kept: pl.DataFrame, root: Path) -> Iterator[str]:
-    """Decode a few images as `decode_images` will, and yield lines with the result."""
+def _lost(selection: Selection) -> int:
+    """Return the number of images without a file that can be used."""
+    counts = selection.counts()
+    return sum(
+        counts.get(reason, 0)
+        for reason in (Reason.MISSING_IMAGE, Reason.UNREADABLE_IMAGE, Reason.OUTSIDE_ROOT)
+    )
+
+
+def _decoding(kept: pl.DataFrame, root: Path) -> tuple[list[str], bool]:
+    """Decode a few images as `decode_images` will; return lines with the result, and whether most are broken."""
     paths = kept["image_path"].gather_every(max(1, len(kept) // _TRIED)).head(_TRIED).to_list()
     problems = []
     for path in paths:
         try:
             decode_image(root / path, 224, "squash")
-        except UnreadableImage as problem:
+        except (UnreadableImage, InputError) as problem:
             problems.append(f"{path}: {problem}")
-    yield f"  decoded  {len(paths) - len(problems)} of {len(paths)} images tried"
-    yield from (f"  broken   {problem}" for problem in problems)
+    lines = [f"  decoded  {len(paths) - len(problems)} of {len(paths)} images tried"]
+    return [*lines, *(f"  broken   {problem}" for problem in problems)], 2 * len(problems) > len(paths)

@@ -6,29 +6,79 @@ from typing import Any
 
 import polars as pl
 
+from medunifier.data.dataset_files import count_images
 from medunifier.data.index_files import some
 from medunifier.data.preparation.benchmarks import ids_digest
-from medunifier.data.preparation.rejects import Selection
+from medunifier.data.preparation.rejects import Reason, Selection
+from medunifier.data.preparation.rules import set_benchmark_aside
 from medunifier.data.preparation.splits import SPLITS, require_separate_patients
 from medunifier.runtime.errors import InputError
 from medunifier.runtime.files import atomic_path, write_json
 from medunifier.runtime.params import Dataset
 from medunifier.storage.tables import BENCHMARK, LABEL_PREFIX, MANIFEST, PREPARED, REJECTED, write_table
 
+_ARCHIVES = (".tgz", ".tar", ".tar.gz", ".zip", ".7z", ".rar")
 
-def split_tables(selection: Selection, dataset: str) -> dict[str, pl.DataFrame]:
+
+def final_tables(selection: Selection, settings: Dataset, dataset: str, seed: int) -> dict[str, pl.DataFrame]:
+    """Return the kept rows of each split and, if there is one, of the benchmark, checked.
+
+    Raises:
+        InputError: A split is empty, the benchmark cannot be chosen, or the splits share a patient.
+    """
+    # Checked before the benchmark: an empty data set is reported as such, not as too small for its benchmark.
+    split_tables(selection, settings, dataset)
+    benchmark = set_benchmark_aside(selection, settings, seed)
+    tables = split_tables(selection, settings, dataset)
+    if benchmark is not None:
+        tables["benchmark"] = benchmark
+    check_patients(tables, settings)
+    return tables
+
+
+def split_tables(selection: Selection, settings: Dataset, dataset: str) -> dict[str, pl.DataFrame]:
     """Return the kept rows of each split.
 
     Raises:
-        InputError: A split is empty; the message counts what was rejected.
+        InputError: A split is empty; the message counts what was rejected, the most frequent reason first.
     """
     tables = {split: selection.kept.filter(split=split) for split in SPLITS}
     if empty := [split for split, table in tables.items() if table.is_empty()]:
         raise InputError(
-            f"datasets.{dataset}: no image is left for {', '.join(empty)}; kept: {len(selection.kept)}, "
-            f"rejected: {selection.counts() or 'none'}. Check root, views, sections and split in params.yaml"
+            f"datasets.{dataset}: no image is left for {', '.join(empty)}; {explain_rejects(selection, settings)}. "
+            "Check root, views, sections and split in params.yaml"
         )
     return tables
+
+
+def explain_rejects(selection: Selection, settings: Dataset) -> str:
+    """Return how many images were rejected, and why; where most files are missing, what lies below the root instead."""
+    counts = selection.counts()
+    rejected, total = sum(counts.values()), len(selection.kept) + sum(counts.values())
+    reasons = ", ".join(f"{reason} {count}" for reason, count in counts.items()) or "none"
+    text = f"{'all' if rejected == total else f'{rejected} of'} {total} images rejected: {reasons}"
+    if 2 * counts.get(Reason.MISSING_IMAGE, 0) > total:
+        text += f"; {what_lies_there(selection, settings)}"
+    return text
+
+
+def what_lies_there(selection: Selection, settings: Dataset) -> str:
+    """Return how many image files there are below the root, of which kind, and which archives wait to be unpacked."""
+    root = Path(settings.root)
+    missing = selection.rejected.filter(reason=Reason.MISSING_IMAGE.value)["detail"].drop_nulls()
+    suffixes = missing.str.extract(r"(\.[A-Za-z]{2,5})$").str.to_lowercase().drop_nulls()
+    wanted = suffixes.mode().sort()[0] if len(suffixes) else ""
+    found = count_images(root)
+    others = ", ".join(f"{count} {suffix}" for suffix, count in found.items() if suffix != wanted)
+    text = f"{found.get(wanted, 0)} {wanted} files below {root}{f' (and {others})' if others else ''}"
+    index = set(vars(settings.index).values())
+    packed = [
+        entry.name
+        for entry in sorted(root.iterdir())
+        if entry.name.endswith(_ARCHIVES) and entry.name not in index and not entry.name.endswith(".csv.zip")
+    ]
+    unpack = f"unpack {some(packed)} there" if packed else "unpack the archive of the images there"
+    return f"{text}, the first one missing is {missing[0]}; {unpack}"
 
 
 def check_patients(tables: dict[str, pl.DataFrame], settings: Dataset) -> None:

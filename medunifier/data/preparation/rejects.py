@@ -22,6 +22,15 @@ class Reason(StrEnum):
         return member
 
     DUPLICATE_ID = "duplicate_id", "the index lists this image_id a second time; the first row is kept"
+    CONTRADICTORY = (
+        "contradictory",
+        "the index describes this image several times, and not alike; none of its rows is kept",
+    )
+    MISSING_PATIENT = (
+        "missing_patient",
+        "the patient's id is blank, so no split can keep the patient together",
+    )
+    OUTSIDE_ROOT = "outside_root", "the path in the index leaves the root of the data set"
     OTHER_MODALITY = "other_modality", "not a radiograph (a CT slice, for example)"
     OTHER_VIEW = "other_view", "the view is not among `views`, or is blank"
     MISSING_SPLIT = "missing_split", "the split file (the data set's or yours) does not list the image"
@@ -39,7 +48,10 @@ class Reason(StrEnum):
     )
     TEST_PATIENT = "test_patient", "kept out of training: the patient is in the data set's own test list"
     BENCHMARK_PATIENT = "benchmark_patient", "kept out of training: the patient is in the benchmark"
-    UNREADABLE_IMAGE = "unreadable_image", "the image's file is truncated, broken, or of an unknown kind"
+    UNREADABLE_IMAGE = (
+        "unreadable_image",
+        "the image's file is truncated, broken, of an unknown kind, or a folder",
+    )
 
 
 class Selection:
@@ -47,10 +59,14 @@ class Selection:
 
     Attributes:
         kept: the rows that no rule has rejected so far.
+        notes: counts of the rules for summary.json.
+        warnings: what the rules found that the user should know, a sentence each.
     """
 
     def __init__(self, rows: pl.DataFrame):
         self.kept = rows
+        self.notes: dict[str, int] = {}
+        self.warnings: list[str] = []
         self._rejected: list[pl.DataFrame] = []
 
     def reject(self, where: pl.Expr, reason: Reason | pl.Expr, detail: pl.Expr) -> None:

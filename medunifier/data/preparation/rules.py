@@ -1,18 +1,18 @@
 """The selection rules for every data set, in order: images, reports, texts, splits, benchmark."""
 
-import os
 from pathlib import Path
 
 import polars as pl
 
-from medunifier.data.index_files import some
+from medunifier.data.dataset_files import locate_images
+from medunifier.data.index_files import alike_ids, check_match, contradictions, some
 from medunifier.data.layouts import RAW_REPORTS, Layout, Raw
-from medunifier.data.parallel import map_files
 from medunifier.data.preparation.benchmarks import choose_benchmark, listed_benchmark, read_benchmark
 from medunifier.data.preparation.rejects import Reason, Selection
 from medunifier.data.preparation.splits import read_splits, split_by_patient, split_in_two_steps
 from medunifier.runtime.errors import InputError
 from medunifier.runtime.params import Dataset
+from medunifier.storage.tables import LABEL_PREFIX
 
 # Frontal views as the layouts name them; oblique, axial and decubitus views are not among them.
 FRONTAL = ("PA", "AP", "AP Supine", "Frontal")
@@ -29,17 +29,65 @@ def select_images(selection: Selection, settings: Dataset, layout: Layout, seed:
 
 
 def keep_wanted_images(selection: Selection, settings: Dataset) -> None:
-    """Reject repeated rows, rows rejected by the layout, other views and missing files; add `bytes`."""
-    here = pl.format("listed before; here with patient {}, study {}", "patient_id", "study_id")
-    selection.reject(~pl.col("image_id").is_first_distinct(), Reason.DUPLICATE_ID, here)
+    """Reject repeated and contradictory rows, rows rejected by the layout, other views and missing files; add `bytes`."""
+    reject_repeated(selection)
+    blank = pl.col("patient_id").is_null()
+    selection.reject(blank, Reason.MISSING_PATIENT, pl.format("study {}", "study_id"))
     selection.reject(pl.col("reason").is_not_null(), pl.col("reason"), pl.col("detail"))
     if settings.views is not None:
         view = pl.col("view").fill_null("blank")
         selection.reject(~view.is_in(settings.views), Reason.OTHER_VIEW, pl.format("view is {}", view))
-    paths = [os.path.join(settings.root, path) for path in selection.kept["image_path"]]
-    sizes = pl.Series("bytes", map_files(_file_size, paths), pl.Int64)
-    selection.kept = selection.kept.drop("reason", "detail").with_columns(sizes)
-    selection.reject(pl.col("bytes").is_null(), Reason.MISSING_IMAGE, pl.col("image_path"))
+    warn_of_alike_patients(selection)
+    located = locate_images(selection.kept, Path(settings.root), settings.links)
+    renamed = int((located["image_path"] != selection.kept["image_path"]).sum())
+    if renamed:
+        selection.notes["images_under_another_suffix"] = renamed
+    selection.kept = located
+    selection.reject(pl.col("reason").is_not_null(), pl.col("reason"), pl.col("detail"))
+    selection.kept = selection.kept.drop("reason", "detail")
+
+
+def reject_repeated(selection: Selection) -> None:
+    """Reject all rows of an image whose labels, view or split contradict each other; of repeated rows keep the first.
+
+    Rows with one id but different files are of different images. An image listed under several patients stays with
+    the first; the user is warned, because these may be one person.
+    """
+    twice = selection.kept.filter(pl.col("image_id").is_duplicated())
+    if twice.is_empty():
+        return
+    labels = [name for name in twice.columns if name.startswith(LABEL_PREFIX)]
+    file = ["image_id", "image_path"]
+    of_file = contradictions(twice.select(*file, "view", "split", *labels), file)
+    of_id = contradictions(twice.select("image_id", *labels), "image_id").rename(
+        {"contradiction": "differing"}
+    )
+    people = (
+        contradictions(twice.select(*file, "patient_id"), file)["contradiction"].unique().sort().to_list()
+    )
+    if people:
+        selection.warnings.append(
+            f"images are listed under several patients, who may be one person: {some(people)}; the first counts"
+        )
+    kept = selection.kept.join(of_file, on=file, how="left", maintain_order="left")
+    selection.kept = kept.join(of_id, on="image_id", how="left", maintain_order="left")
+    differs = pl.col("contradiction")
+    selection.reject(differs.is_not_null(), Reason.CONTRADICTORY, differs)
+    patient = pl.col("patient_id").fill_null("blank")
+    here = pl.format("listed before; here with patient {}, study {}", patient, "study_id")
+    detail = pl.concat_str(here, "differing", separator="; ", ignore_nulls=True)
+    selection.reject(~pl.col("image_id").is_first_distinct(), Reason.DUPLICATE_ID, detail)
+    selection.kept = selection.kept.drop("contradiction", "differing")
+
+
+def warn_of_alike_patients(selection: Selection) -> None:
+    """Warn of patients whose ids differ in case, a leading `p` or leading zeros only: one of them could be in two splits."""
+    if groups := alike_ids(selection.kept["patient_id"]):
+        selection.notes["patient_ids_alike"] = sum(map(len, groups))
+        selection.warnings.append(
+            f"{sum(map(len, groups))} patient ids differ in case, a leading `p` or leading zeros only and count as "
+            f"different patients: {some([' and '.join(group) for group in groups], 3)}"
+        )
 
 
 def add_reports(selection: Selection, settings: Dataset, layout: Layout) -> Raw:
@@ -93,6 +141,11 @@ def assign_splits(selection: Selection, settings: Dataset, seed: int) -> None:
     elif settings.split == "list":
         path = Path(settings.root) / settings.index.lists
         listed = read_splits(path, "image_id")
+        known = pl.concat([selection.kept["image_id"], selection.rejected["image_id"]])
+        index = Path(settings.root) / settings.index.images
+        selection.warnings += check_match(known.to_frame(), listed, "image_id", (index, path))
+        nowhere = listed.join(known.to_frame(), on="image_id", how="anti")
+        selection.notes["listed_ids_without_image"] = len(nowhere)
         if settings.benchmark and settings.benchmark.rule == "list" and settings.benchmark.remove != "none":
             # Images listed only for the benchmark count as training images until the benchmark is set aside.
             unsplit = read_benchmark(path).join(listed, on="image_id", how="anti")
@@ -149,11 +202,3 @@ def _frontal(images: pl.DataFrame) -> pl.DataFrame:
     if images["view"].null_count() == len(images):
         return images
     return images.filter(pl.col("view").is_in(FRONTAL))
-
-
-def _file_size(path: str) -> int | None:
-    """Return the size of a file in bytes; None if it is missing."""
-    try:
-        return os.stat(path).st_size
-    except (FileNotFoundError, NotADirectoryError):
-        return None

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 _HEADER = re.compile(r"\n ([A-Z ()/,-]++):\s")
 _BLANK_LINE = "\n \n"
+_NDICATION = re.compile(r"(\n +)NDICATION( *:\s)")
 
 _SPELLINGS = {
     "findings": (
@@ -20,7 +21,7 @@ _SPELLINGS = {
         "impression", "impresson", "imprression", "imoression", "impressoin", "imprssion", "impresion",
         "imperssion", "mpression", "impession", "conclusion", "findings and impression",
         "findings/impression", "findings/ impression",
-        "ndication",  # surprising, but the published parser maps it so
+        "ndication",  # surprising, but the published parser maps it so; see `without_ndication`
     ),
     "comparison": (
         "comparison", "comparisons", "comparision", "comparsion", "comparrison", "comparisions",
@@ -99,6 +100,16 @@ def parse_report(text: str, study_id: str | None = None) -> Report:
         return Report(findings, impression)
     sections = _sections(parts)
     return Report(body=clean_text(sections.get("last_paragraph", sections.get("comparison"))))
+
+
+def has_ndication(text: str) -> bool:
+    """Return whether a report may have the heading NDICATION; quick, for most have not."""
+    return " NDICATION" in text
+
+
+def without_ndication(text: str) -> str:
+    """Return a report with the heading NDICATION, which the published parser takes for an impression, spelt right."""
+    return _NDICATION.sub(r"\1INDICATION\2", text)
 
 
 def clean_text(text: str | None) -> str | None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from medunifier.data.index_files import one_row_each, read_index, some
+from medunifier.data.index_files import check_values, one_row_each, read_index, some
 from medunifier.runtime.errors import InputError
 
 SPLITS = ("train", "validate", "test")
@@ -66,9 +66,8 @@ def read_splits(path: Path, id_column: str) -> pl.DataFrame:
     Raises:
         InputError: A split is not train, validate or test, or an id has two splits.
     """
-    frame = read_index(path, [id_column, "split"], filled=[id_column]).drop_nulls()
-    if unknown := frame.filter(~pl.col("split").is_in(SPLITS))["split"].unique().sort().to_list():
-        raise InputError(f"{path}: split is {some(unknown)}; expected one of {', '.join(SPLITS)}")
+    frame = read_index(path, [id_column, "split"], filled=[id_column], ids=[id_column]).drop_nulls()
+    check_values(frame, "split", pl.col("split").is_in(SPLITS), f"one of {', '.join(SPLITS)}", path)
     return one_row_each(frame, id_column, path).rename({id_column: "image_id"})
 
 

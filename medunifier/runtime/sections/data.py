@@ -83,9 +83,19 @@ class Dataset(Section):
     root: Text = knob("Folder with the images and the index files, absolute or relative to the repository.")
     reports: Text | None = knob("Folder with the report texts where they lie apart; null: inside root.")
     index: Index
+    links: Literal["follow", "inside"] = knob(
+        "Symbolic links under root: follow: they may lead anywhere; inside: an image or report that a link leads out "
+        "of root (of `reports`) is left out; left out: follow.",
+        default="follow",
+    )
     views: Texts | None = knob("Views to keep; null: all.", min_length=1)
     sections: Literal["both", "either", "none"] = knob(
         "Which of findings and impression a study must have (paper: both)."
+    )
+    ndication: Literal["impression", "indication"] = knob(
+        "What the heading NDICATION in a report of MIMIC-CXR is: impression, as in the published parser, or a misspelt "
+        "indication, which is left out; left out: impression.",
+        default="impression",
     )
     section_order: Literal["findings_first", "impression_first"] = knob(
         "Order in the column `report` where a study has both sections."

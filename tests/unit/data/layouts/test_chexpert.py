@@ -65,9 +65,13 @@ def test_labels_are_1_0_minus_1_or_blank(fake):
 @pytest.mark.parametrize(
     ("column", "value", "message"),
     [
-        ("Edema", "2.0", "label 'Edema' is '2.0'; expected 1, 0, -1 or blank"),
-        ("Path", "somewhere/1.jpg", "Path is 'somewhere/1.jpg' in 1 rows; expected CheXpert-v1.0"),
-        ("Frontal/Lateral", "Oblique", "Frontal/Lateral is 'Oblique'"),
+        ("Edema", "2.0", "Edema is '2.0', first in line 2; 1 rows are not as expected: 1, 0, -1 or blank"),
+        (
+            "Path",
+            "somewhere/1.jpg",
+            "Path is 'somewhere/1.jpg', first in line 2; 1 .* expected: CheXpert-v1.0",
+        ),
+        ("Frontal/Lateral", "Oblique", "Frontal/Lateral is 'Oblique', first in line 2"),
     ],
 )
 def test_rows_that_cannot_be_used(fake, column, value, message):

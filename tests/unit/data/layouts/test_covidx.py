@@ -46,6 +46,36 @@ def test_three_classes_are_mapped_by_name_and_counted(fake):
     assert raw.notes == {"class_covid_19": 1, "class_normal": 2, "class_pneumonia": 2}
 
 
+def test_patients_of_two_words_and_files_without_spaces_as_lists_7a_to_8b_have_them(tmp_path):
+    fake = FakeCovidx(tmp_path)
+    fake.add("COVID 70 COVID(70).png positive sirm", "COVID(70).png")
+    fake.add("COVID 71 COVID(71).png positive sirm", "COVID(71).png")
+    fake.add("COVID 72 COVID(72).png positive sirm", "COVID(72).png", "test").unlink()
+    raw = read(fake)
+    assert raw.rows["patient_id"].to_list() == ["COVID 72", "COVID 70", "COVID 71"]
+    assert raw.rows["image_path"].to_list() == [
+        "test/COVID(72).png",
+        "train/COVID(70).png",
+        "train/COVID(71).png",
+    ]
+
+
+def test_a_byte_order_mark_is_no_part_of_a_patient(fake):
+    fake.write()
+    path = fake.root / "labels/test_COVIDx9A.txt"
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert covidx.read_images(fake.settings()).rows["patient_id"][0] == "7"
+
+
+def test_a_patient_written_as_a_missing_value_is_none_and_counted(fake):
+    fake.add("nan h.png normal rsna", "h.png")
+    fake.add("None i.png normal rsna", "i.png")
+    fake.add("9.0 j.png normal rsna", "j.png")
+    raw = read(fake)
+    assert raw.rows["patient_id"].to_list()[-3:] == ["h.png", "i.png", "9"]
+    assert raw.notes["images_without_patient"] == 2
+
+
 def test_a_binary_list_says_nothing_of_normal_and_pneumonia(tmp_path):
     fake = FakeCovidx(tmp_path)
     fake.add("1 a.png positive cohen", "a.png")
@@ -77,7 +107,7 @@ def test_a_class_s_name_in_a_file_s_name_is_no_class(fake):
 
 
 @pytest.mark.parametrize(
-    ("content", "message"), [(None, "no such list"), ("\n", "empty"), (b"\xff", "UTF-8")]
+    ("content", "message"), [(None, "no such index file"), ("\n", "empty"), (b"\xff", "UTF-8")]
 )
 def test_lists_that_cannot_be_read(fake, content, message):
     fake.write()
@@ -85,5 +115,5 @@ def test_lists_that_cannot_be_read(fake, content, message):
     path.unlink()
     if content is not None:
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    with pytest.raises(InputError, match=f"test_COVIDx9A.txt: .*{message}"):
+    with pytest.raises(InputError, match=f"test_COVIDx9A.txt(, line 1)?: .*{message}"):
         covidx.read_images(fake.settings())

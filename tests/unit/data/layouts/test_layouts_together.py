@@ -294,6 +294,7 @@ def test_check_lists_what_is_there_and_what_would_be_rejected(rsna):
         "40 images of 40 patients",
         "kept     39: train 27, validate 6, test 6",
         "rejected 1 missing_image: the image's file is not there; first p07",
+        "no problem found; nothing was written",
         "decoded  11 of 12 images tried",
         "broken   stage_2_train_images/p00.dcm: ",
         "benchmark pneumonia 4, no_pneumonia 4",

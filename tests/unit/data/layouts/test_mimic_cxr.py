@@ -1,5 +1,6 @@
 import gzip
 import hashlib
+import os
 import zipfile
 
 import polars as pl
@@ -7,7 +8,7 @@ import pytest
 
 from medunifier.data.layouts import RAW_IMAGES, RAW_REPORTS, find_layout, mimic_cxr
 from medunifier.runtime.errors import InputError
-from tests.support.fake_mimic import BOTH, FakeMimic
+from tests.support.fake_mimic import BOTH, HEAD, FakeMimic
 
 
 @pytest.fixture
@@ -58,14 +59,20 @@ def test_rows_that_the_other_files_lack_or_have_in_excess_are_counted(fake):
     ("bend", "message"),
     [
         (lambda f: f.metadata[0].pop("ViewPosition"), "no column 'ViewPosition'; found dicom_id, subject_id"),
-        (lambda f: f.metadata[1].update(dicom_id=""), "'dicom_id' is blank in 1 rows, first in row 3"),
+        (lambda f: f.metadata[1].update(dicom_id=""), "'dicom_id' is blank in 1 rows, first in line 3"),
         (
             lambda f: f.split.append({**f.split[0], "split": "test"}),
             "'dicom_id' have rows that contradict.*d1",
         ),
-        (lambda f: f.split[0].update(split="val"), "split is val; expected one of train, validate, test"),
-        (lambda f: f.chexpert[0].update(Edema="yes"), "label 'Edema' is 'yes'; expected 1, 0, -1 or blank"),
-        (lambda f: f.chexpert[0].update(Edema="2.0"), "label 'Edema' is '2.0'"),
+        (
+            lambda f: f.split[0].update(split="val"),
+            "split is 'val', first in line 2; 1 rows .*: one of train, validate, test",
+        ),
+        (
+            lambda f: f.chexpert[0].update(Edema="yes"),
+            "Edema is 'yes', first in line 2; 1 rows .*: 1, 0, -1 or blank",
+        ),
+        (lambda f: f.chexpert[0].update(Edema="2.0"), "Edema is '2.0'"),
         (lambda f: f.chexpert.append({**f.chexpert[0], "Edema": "1.0"}), "'study_id' have rows.*50000001"),
     ],
 )
@@ -86,9 +93,9 @@ HEADER = b"dicom_id,subject_id,study_id,ViewPosition\n"
     [
         (b"", 0, "the file is empty"),
         (HEADER, 0, "a header but no rows"),
-        (HEADER + b"a,b,c,d\n" * 99, 9, "not a readable"),
+        (HEADER + b"a,b,c,d\n" * 99, 9, "not a readable file, it is cut off"),
         (HEADER + "\u00e9,1,2,PA\n".encode("latin-1"), 0, "UTF-8"),
-        (HEADER + b"a,b,c,d,e,f\n", 0, "not a readable CSV"),
+        (HEADER + b"a,b,c,d,e,f\n", 0, "6 fields, but the header has 4"),
         (None, 0, "no such index file"),
     ],
     ids=["empty", "header only", "cut off", "latin-1", "too many fields", "missing"],
@@ -101,7 +108,7 @@ def test_broken_index_files(fake, text, cut, message):
     else:
         packed = gzip.compress(text)
         path.write_bytes(packed[: len(packed) - cut])
-    with pytest.raises(InputError, match=f"metadata.csv.gz: .*{message}"):
+    with pytest.raises(InputError, match=f"metadata.csv.gz(: |, line 2: ).*{message}"):
         mimic_cxr.read_images(fake.settings())
 
 
@@ -139,7 +146,7 @@ def test_one_report_for_each_study(fake):
     assert found.rows["study_id"].to_list() == ["50000001", "50000002"]
     assert set(found.rows["findings"]) == {"The heart is normal."}
     assert set(found.rows["impression"]) == {"No acute disease."}
-    assert found.notes == {"reports_not_utf8": 0}
+    assert found.notes == {"reports_not_utf8": 0, "reports_with_ndication": 0}
 
 
 def test_reports_in_latin1_are_kept_and_counted(fake):
@@ -147,7 +154,7 @@ def test_reports_in_latin1_are_kept_and_counted(fake):
     fake.reports[path] = BOTH.replace("normal", "39 °C").encode("latin-1")
     found = reports(fake)
     assert found.rows["findings"][0] == "The heart is 39 °C."
-    assert found.notes == {"reports_not_utf8": 1}
+    assert found.notes["reports_not_utf8"] == 1
 
 
 def test_missing_and_unreadable_reports_have_a_reason(fake):
@@ -197,13 +204,85 @@ def test_the_number_of_processes_changes_nothing(fake, monkeypatch, packed):
     monkeypatch.setattr(mimic_cxr, "_STUDIES_A_WORKER", 1)
     monkeypatch.setattr(mimic_cxr, "available_cores", lambda: 2)
     several = reports(fake, archive)
-    assert several.rows.equals(alone.rows) and several.notes == alone.notes == {"reports_not_utf8": 5}
+    assert (
+        several.rows.equals(alone.rows)
+        and several.notes == alone.notes
+        and alone.notes["reports_not_utf8"] == 5
+    )
     assert alone.rows["reason"].null_count() == len(alone.rows) - 1 == 38
 
 
 def test_a_missing_folder_of_reports_is_an_error(fake):
     with pytest.raises(InputError, match="nowhere: no folder and no zip file of reports"):
         reports(fake, fake.folder / "nowhere")
+
+
+NDICATION = HEAD + " NDICATION:  Cough.\n"
+
+
+@pytest.mark.parametrize(("ndication", "impression"), [("impression", "Cough."), ("indication", None)])
+def test_the_heading_ndication_is_what_the_parameter_says_and_is_counted(fake, ndication, impression):
+    fake.add("d4", "19999999", "50000004", report=NDICATION)
+    fake.add("d5", "19999999", "50000005", report=BOTH.replace("FINDINGS", "NDICATION:  Cough.\n FINDINGS"))
+    raw = images(fake)
+    found = mimic_cxr.read_reports(fake.settings(ndication=ndication), raw.rows)
+    texts = dict(found.rows.select("study_id", "impression").iter_rows())
+    assert texts["50000004"] == impression and texts["50000005"] == "No acute disease."
+    assert found.notes["reports_with_ndication"] == 1, "of the other one the impression does not depend on it"
+
+
+def test_ids_as_a_table_program_writes_them_are_joined(fake):
+    for row in fake.chexpert:
+        row["study_id"] += ".0"
+    fake.split[0]["dicom_id"] = " d1 "
+    raw = images(fake)
+    assert raw.notes["images_without_labels"] == 0 and raw.rows["label_pneumonia"].to_list() == [1, 1, None]
+    assert raw.rows["split"][0] == "train" and raw.warnings == []
+
+
+def test_labels_that_match_no_study_are_refused_and_those_that_match_some_told(fake):
+    fake.chexpert[0]["study_id"] = "s50000001"
+    told = images(fake).warnings
+    assert len(told) == 2 and "1 of 2 values of 'study_id' have no row: 50000001" in told[0]
+    fake.chexpert[1]["study_id"] = "s50000002"
+    with pytest.raises(
+        InputError, match=r"chexpert\.csv\.gz: none of its 2 values of 'study_id' \(s50000001, s5"
+    ):
+        images(fake)
+
+
+def test_other_columns_of_the_label_file_are_left_out_and_told(fake):
+    for row in fake.chexpert:
+        row["annotator"] = "somebody"
+    raw = images(fake)
+    assert raw.rows["label_pneumonia"].to_list() == [1, 1, None] and "label_annotator" not in raw.rows.columns
+    assert len(raw.warnings) == 1 and "no labels in the columns annotator" in raw.warnings[0]
+
+
+def test_a_report_that_is_no_file_has_a_reason_and_nothing_hangs(fake):
+    fake.write()
+    raw = mimic_cxr.read_images(fake.settings())
+    path = fake.report_path("10000032", "50000001")
+    path.unlink()
+    os.mkfifo(path)
+    other = fake.report_path("19999999", "50000002")
+    other.unlink()
+    other.mkdir()
+    rows = mimic_cxr.read_reports(fake.settings(), raw.rows).rows
+    assert rows["reason"].to_list() == ["unreadable_report"] * 2
+    assert "a FIFO" in rows["detail"][0] and "a folder" in rows["detail"][1]
+
+
+def test_a_report_behind_a_link_out_of_its_folder_is_read_only_where_links_may_lead_out(fake):
+    fake.write()
+    raw = mimic_cxr.read_images(fake.settings())
+    path = fake.report_path("10000032", "50000001")
+    path.rename(fake.folder / "moved.txt")
+    path.symlink_to(fake.folder / "moved.txt")
+    rows = mimic_cxr.read_reports(fake.settings(), raw.rows).rows
+    assert rows["findings"][0] == "The heart is normal."
+    rows = mimic_cxr.read_reports(fake.settings(links="inside"), raw.rows).rows
+    assert rows["reason"].to_list() == ["unreadable_report", None] and "leads out" in rows["detail"][0]
 
 
 def test_unknown_layouts_are_refused():
