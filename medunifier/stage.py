@@ -37,13 +37,12 @@ def run_stage(
 
     Args:
         function: The stage, defined in `stages/NAME.py`.
-        arguments: Names of its positional command-line arguments, all strings.
+        arguments: Names of its command-line arguments, all strings: in this order, or as options (`--variant full`).
         check: With `--check` on the command line, `check(params, *arguments)` checks the inputs instead, and no run
             is recorded.
     """
     stem = Path(function.__code__.co_filename).stem
-    values = vars(command_line(stem, function, arguments, check).parse_args())
-    only_check = values.pop("check", False)
+    values, only_check = read_arguments(command_line(stem, function, arguments, check), arguments)
     name = stem + ("@" + "-".join(values.values()) if values else "")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
@@ -91,10 +90,25 @@ def command_line(
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     for argument in arguments:
-        parser.add_argument(argument, help=f"a {argument} enabled in params.yaml")
+        parser.add_argument(
+            argument, nargs="?", metavar=argument.upper(), help=f"a {argument} enabled in params.yaml"
+        )
+        parser.add_argument(f"--{argument}", dest=f"_{argument}", metavar=argument.upper(), help="the same")
     if check is not None:
         parser.add_argument("--check", action="store_true", help=inspect.getdoc(check))
     return parser
+
+
+def read_arguments(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> tuple[dict[str, str], bool]:
+    """Return the stage's arguments by name, and whether `--check` was given; exit with a usage error if one lacks."""
+    given = vars(parser.parse_args())
+    values = {name: given[name] or given[f"_{name}"] for name in arguments}
+    for name, value in values.items():
+        if not value:
+            parser.error(f"{name.upper()} is missing: a {name} enabled in params.yaml")
+        if given[name] and given[f"_{name}"]:
+            parser.error(f"{name.upper()} is given twice")
+    return values, given.get("check", False)
 
 
 def set_library_defaults() -> None:

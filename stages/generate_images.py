@@ -62,7 +62,8 @@ def shown_images(name: str, count: int, settings: Generate) -> list[int]:
 
 
 if __name__ == "__main__":
-    if any(argument.startswith("-") for argument in sys.argv[1:]):
+    from_dvc = len(sys.argv) == 3 and sys.argv[1] == "--variant"
+    if any(argument.startswith("-") for argument in sys.argv[1:]) and not from_dvc:
         set_library_defaults()
         try:
             run_by_hand(sys.argv[1:], inspect.getdoc(generate_images) or "")

@@ -10,6 +10,7 @@ import hashlib
 import itertools
 import json
 import re
+import shlex
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from typing import Any
 from medunifier.runtime.errors import InputError
 from medunifier.runtime.yaml import read_mapping
 
-PLACEHOLDER = re.compile(r"\$\{([^}]+)\}")
+PLACEHOLDER = re.compile(r"(?<!\\)\$\{([^}]+)\}")
 LARGE_FILE = 64 * 2**20  # bytes; above this a file outside dvc.lock counts by name and size
 
 
@@ -144,7 +145,17 @@ def fill(value: Any, scope: Mapping, where: str) -> Any:
         return value
     if whole := PLACEHOLDER.fullmatch(value):
         return look_up(scope, whole[1], where)
-    return PLACEHOLDER.sub(lambda match: str(look_up(scope, match[1], where)), value)
+    filled = PLACEHOLDER.sub(lambda match: in_text(look_up(scope, match[1], where)), value)
+    return filled.replace("\\${", "${")
+
+
+def in_text(value: Any) -> str:
+    """Return a value as it stands inside a longer text; a mapping becomes the options of a command, safe in a shell."""
+    if not isinstance(value, Mapping):
+        return str(value)
+    return " ".join(
+        f"--{key} {shlex.quote(item) if isinstance(item, str) else item}" for key, item in value.items()
+    )
 
 
 def look_up(tree: Mapping, path: str, where: str) -> Any:

@@ -63,6 +63,24 @@ def test_help_is_the_docstring(project):
     assert "variant" in done.stdout and not (project / ".state").exists()
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "VARIANT is missing: a variant enabled in params.yaml"),
+        (("--variant", ""), "VARIANT is missing"),
+        (("full", "--variant", "full"), "VARIANT is given twice"),
+    ],
+)
+def test_an_argument_is_given_once(project, arguments, message):
+    done = python(project, "second.py", *arguments)
+    assert done.returncode == 2 and message in done.stderr
+
+
+def test_an_argument_may_be_an_option(project):
+    assert python(project, "second.py", "--variant", "full").returncode == 0
+    assert (project / "results/metrics/second@full.json").exists()
+
+
 REFUSED = {
     "input error": (
         'from medunifier.runtime.errors import InputError\nraise InputError("a.csv, row 3: no id; add one")',

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from ruamel.yaml import YAML
 
 from medunifier.runtime.dvc_pipeline import Pipeline
 from medunifier.runtime.errors import InputError
@@ -61,6 +62,36 @@ def test_dvc_metrics_show_prints_one_row_a_variant(dvc_folder):
         ["results/headline/full.json", "88.0"],
         ["results/headline/itc.json", "88.0"],
     ]
+
+
+def test_names_run_no_command(dvc_folder, tmp_path, monkeypatch):
+    """Every command of dvc.yaml, run by a shell with `python` replaced, hands a hostile name on as it is."""
+    from dvc.repo import Repo
+
+    name = "a$(touch there)`touch there`'\"; touch there #"
+    params = YAML(typ="safe").load(PRESETS[0].with_name("demo.yaml"))
+    params["datasets"] = {name: params["datasets"]["phantom"]}
+    params["variants"] = {name: params["variants"]["full"]}
+    params["trained"] = {objective: [name] for objective in params["trained"]}
+    params["evaluate"] = {key: [name] for key in params["evaluate"]} | {"finetune": {name: [1]}}
+    monkeypatch.chdir(dvc_folder)
+    with open("params.yaml", "w") as file:
+        YAML(typ="safe").dump(params, file)
+    python = tmp_path / "python"
+    python.write_text(f"#!{sys.executable}\nimport json, sys\nprint(json.dumps(sys.argv[1:]))\n")
+    python.chmod(0o755)
+    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
+    with Repo() as repo:
+        commands = {stage.addressing: stage.cmd for stage in repo.index.stages}
+    assert {stage: Pipeline().stages[stage].command for stage in commands} == commands
+    handed_on = 0
+    for stage, command in commands.items():
+        done = subprocess.run(
+            command, shell=True, check=True, capture_output=True, env=environment | {"DVC_STAGE": stage}
+        )
+        handed_on += name in json.loads(done.stdout)
+    assert handed_on >= 12
+    assert not list(dvc_folder.rglob("there*"))
 
 
 @pytest.mark.slow
