@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import NoReturn
 
 from medunifier.runtime.cpu import available_cores
+from medunifier.runtime.dvc_pipeline import Pipeline
 from medunifier.runtime.errors import InputError, disk_full_message
+from medunifier.runtime.integrity import verify_inputs
 from medunifier.runtime.params import load_params
 from medunifier.tracking import Run
 
@@ -33,7 +35,7 @@ def run_stage(
 
     The run is called `NAME` or `NAME@a-b`, as in dvc.yaml. Leaves `results/metrics/STAGE.json` and
     `results/runs/STAGE.json`. Exits with code 1 and one message on an InputError (bad parameters or data) and on a
-    full disk; anything else is a bug and keeps its traceback.
+    full disk; anything else is a bug and keeps its traceback. Under DVC it first checks the inputs against dvc.lock.
 
     Args:
         function: The stage, defined in `stages/NAME.py`.
@@ -51,6 +53,9 @@ def run_stage(
             check(params, **values)
             return
         with Run.open(name) as run:
+            # DVC has just brought the inputs up to date. A stage run by hand may well read others than dvc.lock has.
+            if os.environ.get("DVC_STAGE") == name and int(os.environ.get("RANK", "0")) == 0:
+                verify_inputs(Pipeline(), name)
             function(params, run, **values)
             run.finish()
     except InputError as error:

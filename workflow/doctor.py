@@ -1,6 +1,7 @@
 """python -m workflow.doctor: looks for what would keep the pipeline from running here, and says how to fix it.
 
 Changes nothing. The exit code is 1 if anything was found. Run it on a node, too: srun python -m workflow.doctor
+With --verify it also reads every output, DVC's cache and a remote that is a folder, and compares them with their MD5.
 """
 
 import json
@@ -19,6 +20,7 @@ from medunifier.runtime.errors import InputError
 from medunifier.tracking import StoreError, background
 from medunifier.tracking.journal import Journal
 from medunifier.tracking.settings import UPLOAD_COMMAND, store_uri
+from workflow import verify
 
 OLD = 3600  # seconds; DVC's hard-linked locks are renewed by a living owner long before
 
@@ -223,6 +225,12 @@ def moving_model() -> Iterator[Finding]:
         )
 
 
+def damage() -> Iterator[Finding]:
+    """Outputs and cached objects whose content has changed without anybody's doing."""
+    for what, fix in (*verify.damaged_outputs(), *verify.damaged_objects()):
+        yield Finding(what, fix)
+
+
 CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (
     environment,
     inputs,
@@ -238,11 +246,11 @@ CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (
 
 def main() -> int:
     """Print every finding; return 1 if there is one."""
-    if sys.argv[1:]:
+    if sys.argv[1:] not in ([], ["--verify"]):
         print(__doc__)
         return 0 if sys.argv[1:] == ["--help"] else 2
     found = 0
-    for check in CHECKS:
+    for check in (*CHECKS, damage) if sys.argv[1:] else CHECKS:
         try:
             for finding in check():
                 print(f"{finding.what}\n    fix: {finding.fix}")

@@ -20,6 +20,7 @@ from medunifier.runtime.errors import disk_full_message
 from medunifier.runtime.files import write_text
 from workflow import lockfile, locks, remote
 from workflow.changes import STATE, read_plan
+from workflow.verify import discard_damaged
 
 LOG_TAIL = 30  # lines shown of the log of a stage that failed
 
@@ -50,6 +51,9 @@ def run_stage(name: str) -> str:
             done = repo.reproduce(  # pyright: ignore[reportCallIssue]  # DVC binds the function as a method
                 targets=[name], single_item=True, pull=remote.is_reached()
             )
+            if restored and discard_damaged(repo, name):
+                restored = []
+                repo.reproduce(targets=[name], single_item=True, force=True)  # pyright: ignore[reportCallIssue]
             lockfile.canonicalise(list(read_plan()))
         if done:
             return "restored" if restored else "ran"

@@ -147,7 +147,7 @@ def adopt(names):
         file.write("adopt " + " ".join(names) + "\\n")
 """
 
-RUNTIME = ("errors", "dvc_pipeline", "files", "file_locks", "yaml")  # of the library, what planning needs
+RUNTIME = ("cpu", "errors", "dvc_pipeline", "files", "file_locks", "integrity", "yaml")  # what planning needs
 
 RESOURCES = """\
 default: {cpus: 1, mem_mb: 100, runtime: 5, gpus: 0, nodes: 1, local: false}

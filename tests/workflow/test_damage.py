@@ -1,0 +1,75 @@
+"""A flipped bit in DVC's cache or in an output is noticed: the bad piece is computed again, results are as before."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.support.toy_pipeline import Toy
+from workflow import verify
+
+OUTPUT = Path("models/full/file.txt")
+
+
+def flip(path: Path) -> None:
+    """Flip a bit of the first byte; size, times and mode stay."""
+    stat = path.stat()
+    path.chmod(0o644)
+    content = bytearray(path.read_bytes())
+    content[0] ^= 1
+    path.write_bytes(content)
+    path.chmod(stat.st_mode)
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+
+
+def object_of(toy: Toy, content: bytes) -> Path:
+    (found,) = [
+        path for path in (toy.folder / ".dvc/cache/files/md5").glob("*/*") if path.read_bytes() == content
+    ]
+    return found
+
+
+def test_a_damaged_object_is_not_restored(done: Toy) -> None:
+    content = (done.folder / OUTPUT).read_bytes()
+    flip(object_of(done, content))
+    (done.folder / OUTPUT).unlink()
+    said = done.call("snakemake --cores 2")
+    assert "models/full/file.txt: damaged in DVC's cache" in said
+    assert done.ran() == ["train@full"]
+    assert (done.folder / OUTPUT).read_bytes() == content == object_of(done, content).read_bytes()
+    assert done.unclean() == [] and done.planned() == []
+
+
+def test_what_is_whole_is_restored(done: Toy) -> None:
+    (done.folder / OUTPUT).unlink()
+    done.call("snakemake --cores 2")
+    assert done.ran() == []
+
+
+@pytest.fixture
+def here(done: Toy, monkeypatch) -> Toy:
+    monkeypatch.chdir(done.folder)
+    return done
+
+
+def test_verification_finds_nothing_in_a_finished_pipeline(here: Toy) -> None:
+    assert [*verify.damaged_outputs(), *verify.damaged_objects()] == []
+
+
+def test_verification_names_file_and_object(here: Toy) -> None:
+    cached = object_of(here, OUTPUT.read_bytes())
+    flip(OUTPUT)
+    ((what, fix),) = verify.damaged_outputs()
+    assert what.startswith(f"{OUTPUT}: MD5 ") and fix.startswith(f"rm -r {OUTPUT};")
+    flip(cached)
+    ((what, fix),) = verify.damaged_objects()
+    assert what.startswith(f"{cached}: its MD5 is") and fix.startswith(f"rm -f {cached};")
+
+
+def test_verification_reads_a_remote_that_is_a_folder(here: Toy, tmp_path: Path) -> None:
+    here.call(f"dvc remote add -d store {tmp_path / 'remote'}")
+    here.call("dvc push")
+    assert list(verify.damaged_objects()) == []
+    flip(next((tmp_path / "remote/files/md5").glob("*/*")))
+    ((what, _),) = verify.damaged_objects()
+    assert what.startswith(str(tmp_path / "remote"))
