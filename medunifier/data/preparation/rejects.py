@@ -32,11 +32,13 @@ class Reason(StrEnum):
     )
     OUTSIDE_ROOT = "outside_root", "the path in the index leaves the root of the data set"
     OTHER_MODALITY = "other_modality", "not a radiograph (a CT slice, for example)"
+    EXCLUDED = "excluded", "the data set itself marks the image as not to be used"
     OTHER_VIEW = "other_view", "the view is not among `views`, or is blank"
     MISSING_SPLIT = "missing_split", "the split file (the data set's or yours) does not list the image"
     MISSING_IMAGE = "missing_image", "the image's file is not there"
     MISSING_REPORT = "missing_report", "the study's report file is not there"
     UNREADABLE_REPORT = "unreadable_report", "the report is no text in UTF-8 or Latin-1"
+    CONTRADICTORY_REPORT = "contradictory_report", "the index gives the study's images different reports"
     MISSING_FINDINGS = "missing_findings", "there is an impression but no findings; `sections` asks for both"
     MISSING_IMPRESSION = (
         "missing_impression",
