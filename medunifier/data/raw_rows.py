@@ -1,17 +1,15 @@
 """Rows that several layouts make in the same way: paths of images, lists of labels, one report for each study."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 
-from medunifier.data.index_files import some
 from medunifier.data.layouts import RAW_REPORTS
 from medunifier.data.preparation.rejects import Reason
 from medunifier.data.preparation.sections import clean_text
-from medunifier.runtime.errors import InputError
 from medunifier.storage.tables import LABEL_PREFIX
 
 _TRIED = 200  # images to look for, evenly spaced, in each form of a data set
@@ -80,15 +78,3 @@ def one_report_each(texts: pl.DataFrame) -> pl.DataFrame:
         pl.when(several).then(detail).alias("detail"),
     )
     return rows.unique("study_id", maintain_order=True, keep="first").select(*RAW_REPORTS.columns)
-
-
-def require_known(values: pl.Series, allowed: Mapping[str, object], where: str) -> None:
-    """Check that every value is a key of `allowed`.
-
-    Raises:
-        InputError: Some are not; `where` names the file and the column in the message.
-    """
-    unknown = sorted(set(values.drop_nulls()) - set(allowed))
-    if unknown:
-        count = int(values.is_in(unknown).sum())
-        raise InputError(f"{where} is {some(unknown)} in {count} rows; expected one of {', '.join(allowed)}")

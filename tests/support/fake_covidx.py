@@ -21,6 +21,15 @@ class FakeCovidx:
         for split, lines in self.lines.items():
             put(self.root / f"labels/{split}_COVIDx9A.txt", "\n".join(lines) + "\n")
 
+    def add_cxr4(self, line: str, file: str, split: str) -> Path:
+        """Add an image of COVIDx CXR-4, whose lists are train.txt, val.txt and test.txt."""
+        self.lines.setdefault(split, []).append(line)
+        return put(self.root / split / file, image_file(pixels(split + file), "PNG"))
+
+    def write_cxr4(self) -> None:
+        for split, lines in self.lines.items():
+            put(self.root / f"{split}.txt", "\n".join(lines) + "\n")
+
     def settings(self, **changes):
         files = {"images": "labels/train_COVIDx9A.txt", "split_file": "labels/test_COVIDx9A.txt"}
         return settings("covidx", self.root, **files, **{"split_fractions": (0.8, 0.2, 0.0), **changes})

@@ -18,18 +18,13 @@ from pathlib import Path
 
 import polars as pl
 
-from medunifier.data.index_files import label_columns, one_row_each, read_index
-from medunifier.data.layouts import Raw, raw_images
-from medunifier.data.raw_rows import one_report_each, paths_found, require_known
+from medunifier.data.index_files import check_match, check_values, one_row_each, read_index, require_file
+from medunifier.data.layouts import CHEXPERT_LABELS, Raw, raw_images
+from medunifier.data.raw_rows import label_name, one_report_each, paths_found
 from medunifier.runtime.errors import InputError
 from medunifier.runtime.params import Dataset
 
 SOURCE = "https://aimi.stanford.edu/datasets/chexpert-plus (free after registration)"
-LABELS = (
-    "Enlarged Cardiomediastinum", "Cardiomegaly", "Lung Opacity", "Lung Lesion", "Edema", "Consolidation",
-    "Pneumonia", "Atelectasis", "Pneumothorax", "Pleural Effusion", "Pleural Other", "Fracture",
-    "Support Devices", "No Finding",
-)  # fmt: skip
 # Folder and suffix of the images.
 FORMS = (
     ("", ".png"), ("PNG/", ".png"), ("PNG/PNG/", ".png"), ("", ".dcm"), ("DICOM/", ".dcm"),
@@ -44,9 +39,11 @@ def read_images(settings: Dataset) -> Raw:
     root = Path(settings.root)
     path = root / settings.index.images
     given = ["path_to_image", "frontal_lateral", "split"]
-    table = _with_ids(read_index(path, [*given, "ap_pa"], filled=given), path)
-    require_known(table["split"], _SPLITS, f"{path}: split")
-    require_known(table["frontal_lateral"], {"Frontal": 0, "Lateral": 0}, f"{path}: frontal_lateral")
+    notes: dict[str, int] = {}
+    table = _with_ids(read_index(path, [*given, "ap_pa"], filled=given, notes=notes), path)
+    check_values(table, "split", pl.col("split").is_in(list(_SPLITS)), "train or valid", path)
+    sides = pl.col("frontal_lateral").is_in(["Frontal", "Lateral"])
+    check_values(table, "frontal_lateral", sides, "Frontal or Lateral", path)
     forms = [pl.format(f"{folder}{{}}{suffix}", "stem") for folder, suffix in FORMS]
     frontal = pl.col("ap_pa").fill_null("Frontal")
     rows = table.select(
@@ -61,40 +58,39 @@ def read_images(settings: Dataset) -> Raw:
         pl.col("split").replace_strict(_SPLITS, return_dtype=pl.String),
     )
     if settings.index.labels == settings.index.images:
-        return Raw(raw_images(rows))
-    labels = _labels(root / settings.index.labels)
-    notes = {
-        "images_without_labels": len(rows.join(labels, on="image_id", how="anti")),
-        "label_rows_without_image": len(labels.join(rows, on="image_id", how="anti")),
-    }
-    return Raw(raw_images(rows.join(labels, on="image_id", how="left", maintain_order="left")), notes)
+        return Raw(raw_images(rows), notes)
+    label_file = root / settings.index.labels
+    labels = _labels(label_file)
+    warnings = check_match(rows, labels, "image_id", (path, label_file))
+    notes["images_without_labels"] = len(rows.join(labels, on="image_id", how="anti"))
+    rows = rows.join(labels, on="image_id", how="left", maintain_order="left")
+    return Raw(raw_images(rows), notes, warnings)
 
 
 def read_reports(settings: Dataset, images: pl.DataFrame) -> Raw:
     """Return findings and impression of each study; its images repeat them in the table."""
     path = Path(settings.root) / settings.index.images
     sections = ["section_findings", "section_impression"]
-    table = _with_ids(read_index(path, ["path_to_image", *sections], filled=["path_to_image"]), path)
-    texts = table.join(images, on="study_id", how="semi")
-    return Raw(one_report_each(texts.rename({name: name.removeprefix("section_") for name in sections})))
+    notes: dict[str, int] = {}
+    index = read_index(path, ["path_to_image", *sections], filled=["path_to_image"], notes=notes)
+    texts = _with_ids(index, path).join(images, on="study_id", how="semi")
+    return Raw(
+        one_report_each(texts.rename({name: name.removeprefix("section_") for name in sections})), notes
+    )
 
 
 def _with_ids(table: pl.DataFrame, path: Path) -> pl.DataFrame:
     """Return `table` with `stem` (the image's path without suffix), `patient_id` and `study_id`."""
+    expected = "train/patient00001/study1/view1_frontal.jpg"
+    check_values(table, "path_to_image", pl.col("path_to_image").str.contains(_PATH), expected, path)
     parts = table["path_to_image"].str.extract_groups(_PATH).struct.unnest()
-    if strange := table.filter(parts["stem"].is_null())["path_to_image"].to_list():
-        raise InputError(
-            f"{path}: path_to_image is {strange[0]!r} in {len(strange)} rows; expected "
-            "train/patient00001/study1/view1_frontal.jpg"
-        )
     study = (parts["patient_id"] + "/" + parts["study"]).alias("study_id")
     return table.with_columns(parts["stem"], parts["patient_id"], study)
 
 
 def _labels(path: Path) -> pl.DataFrame:
     """Return `image_id` and the labels of a file with one JSON object a line."""
-    if not path.is_file():
-        raise InputError(f"{path}: no such file of labels; check `index.labels` in params.yaml")
+    require_file(path)
     rows = []
     for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").split("\n"), 1):
         try:
@@ -102,18 +98,20 @@ def _labels(path: Path) -> pl.DataFrame:
                 rows.append(_label_row(json.loads(line)))
         except (ValueError, LookupError, TypeError) as error:
             raise InputError(
-                f"{path}, line {number}: expected a JSON object with path_to_image and labels ({error}). "
-                "Fetch the file again, or set index.labels to the table for no labels"
+                f"{path}, line {number}: expected a JSON object with path_to_image and the labels, each 1, 0, -1 or null "
+                f"({error}). Fetch the file again, or set index.labels to the table for no labels"
             ) from error
-    table = pl.DataFrame(rows, dict.fromkeys(("image_id", *LABELS), pl.String), orient="row")
-    return label_columns(one_row_each(table, "image_id", path), LABELS, path)
+    labels = dict.fromkeys(map(label_name, CHEXPERT_LABELS), pl.Int8)
+    table = pl.DataFrame(rows, {"image_id": pl.String, **labels}, orient="row")
+    return one_row_each(table, "image_id", path)
 
 
-def _label_row(row: dict) -> tuple[str | None, ...]:
-    """Return the image and its labels as texts; null and NaN stand for a finding that is not mentioned."""
-    if not any(label in row for label in LABELS):
+def _label_row(row: dict) -> tuple[str | int | None, ...]:
+    """Return the image and its labels; null and NaN stand for a finding that is not mentioned."""
+    if not any(label in row for label in CHEXPERT_LABELS):
         raise LookupError("none of the 14 labels")
-    values = (row.get(label) for label in LABELS)
-    return row["path_to_image"], *(
-        None if value is None or value != value else str(value) for value in values
-    )
+    values = [row.get(label) for label in CHEXPERT_LABELS]
+    known = [None if value is None or value != value else value for value in values]
+    if wrong := [value for value in known if value not in (1, 0, -1, None)]:
+        raise ValueError(f"a label is {wrong[0]!r}")
+    return str(row["path_to_image"]), *(None if value is None else int(value) for value in known)

@@ -33,11 +33,12 @@ def read_images(settings: Dataset) -> Raw:
     """Return every row of the table."""
     root = Path(settings.root)
     path = root / settings.index.images
-    given = ["ImageID", "StudyID", "PatientID"]
-    table = read_index(path, [*given, "ImageDir", "Projection", "Labels"], filled=given)
+    columns = ["ImageID", "ImageDir", "StudyID", "PatientID", "Projection", "Labels"]
+    notes: dict[str, int] = {}
+    table = read_index(path, columns, filled=["ImageID", "StudyID"], ids=columns[1:4], notes=notes)
     lists = {text: _parse(text) for text in table["Labels"].unique()}
     labels = [lists[text] for text in table["Labels"]]
-    folder, image = pl.col("ImageDir").fill_null("").str.strip_suffix(".0"), pl.col("ImageID")
+    folder, image = pl.col("ImageDir").fill_null(""), pl.col("ImageID")
     split_up = (pl.format("{}/{}", folder, image), pl.format("images/{}/{}", folder, image))
     in_one_folder = (pl.format("images/{}", image), image)
     excluded = pl.Series([EXCLUDED in (found or ()) for found in labels], dtype=pl.Boolean)
@@ -51,16 +52,17 @@ def read_images(settings: Dataset) -> Raw:
         pl.when(excluded).then(pl.lit(f"Labels hold '{EXCLUDED}'")).alias("detail"),
     )
     unreadable = sum(lists[text] is None for text in table["Labels"].drop_nulls())
-    notes = {"images_without_labels": labels.count(None), "labels_unreadable": unreadable}
+    notes |= {"images_without_labels": labels.count(None), "labels_unreadable": unreadable}
     return Raw(raw_images(pl.concat([rows, listed_labels(labels)], how="horizontal")), notes)
 
 
 def read_reports(settings: Dataset, images: pl.DataFrame) -> Raw:
     """Return the report of each study as `body`: it has no sections."""
     path = Path(settings.root) / settings.index.images
-    table = read_index(path, ["StudyID", "Report"], filled=["StudyID"])
+    notes: dict[str, int] = {}
+    table = read_index(path, ["StudyID", "Report"], filled=["StudyID"], ids=["StudyID"], notes=notes)
     texts = table.rename({"StudyID": "study_id", "Report": "body"}).join(images, on="study_id", how="semi")
-    return Raw(one_report_each(texts))
+    return Raw(one_report_each(texts), notes)
 
 
 def _parse(text: str | None) -> frozenset[str] | None:

@@ -20,10 +20,9 @@ from typing import Any
 
 import polars as pl
 
-from medunifier.data.index_files import one_row_each, read_index
+from medunifier.data.index_files import check_match, check_values, one_row_each, read_index
 from medunifier.data.layouts import Raw, raw_images
-from medunifier.data.preparation.rejects import Reason
-from medunifier.data.raw_rows import listed_labels, one_report_each, paths_found, require_known
+from medunifier.data.raw_rows import listed_labels, one_report_each, paths_found
 from medunifier.runtime.errors import InputError
 from medunifier.runtime.params import Dataset
 
@@ -33,7 +32,7 @@ _SPLITS = {"train": "train", "validation": "validate", "test": "test"}
 
 
 def read_images(settings: Dataset) -> Raw:
-    """Return the image of every study with its official split; studies that the table lacks are rejected."""
+    """Return the image of every study with its official split; a study that the table lacks has no patient."""
     root = Path(settings.root)
     studies = _read_studies(root / settings.index.images)
     table = _read_table(root / settings.index.split)
@@ -42,23 +41,13 @@ def read_images(settings: Dataset) -> Raw:
         {"image_id": pl.String, "study_id": pl.String},
         orient="row",
     )
+    files = (root / settings.index.images, root / settings.index.split)
+    warnings = check_match(ids, table, "study_id", files)
     forms = [pl.format(f"{folder}{{}}", "image_id") for folder in FOLDERS]
-    found = ids.join(table, on="study_id", how="left", maintain_order="left")
-    unlisted = pl.col("PatientID").is_null()
-    rows = found.select(
-        "image_id",
-        # Without a row in the table, the patient is unknown; the image is rejected below.
-        pl.col("PatientID").fill_null(pl.col("study_id")).alias("patient_id"),
-        "study_id",
-        paths_found(root, found, forms),
-        pl.lit("Frontal").alias("view"),
-        pl.col("split").replace_strict(_SPLITS, return_dtype=pl.String),
-        pl.when(unlisted).then(pl.lit(Reason.MISSING_SPLIT.value)).alias("reason"),
-        pl.when(unlisted).then(pl.lit(f"not in {settings.index.split}")).alias("detail"),
-    )
+    rows = ids.with_columns(paths_found(root, ids, forms), pl.lit("Frontal").alias("view"))
+    rows = rows.join(table, on="study_id", how="left", maintain_order="left")
     labels = listed_labels([_labels(study) for study in studies])
-    notes = {"table_rows_without_image": len(table.join(ids, on="study_id", how="anti"))}
-    return Raw(raw_images(pl.concat([rows, labels], how="horizontal")), notes)
+    return Raw(raw_images(pl.concat([rows, labels], how="horizontal")), {}, warnings)
 
 
 def read_reports(settings: Dataset, images: pl.DataFrame) -> Raw:
@@ -95,11 +84,12 @@ def _read_studies(path: Path) -> list[dict[str, Any]]:
 
 
 def _read_table(path: Path) -> pl.DataFrame:
-    """Return `study_id`, `PatientID` and `split` of each study of master_table.csv."""
-    columns = ["StudyID", "PatientID", "split"]
-    table = one_row_each(read_index(path, columns, filled=columns), "StudyID", path)
-    require_known(table["split"], _SPLITS, f"{path}: split")
-    return table.rename({"StudyID": "study_id"})
+    """Return `study_id`, `patient_id` and `split` of each study of master_table.csv."""
+    columns = {"StudyID": "study_id", "PatientID": "patient_id", "split": "split"}
+    table = read_index(path, list(columns), filled=["StudyID", "split"], ids=["StudyID", "PatientID"])
+    table = one_row_each(table, "StudyID", path)
+    check_values(table, "split", pl.col("split").is_in(list(_SPLITS)), "train, validation or test", path)
+    return table.rename(columns).with_columns(pl.col("split").replace(_SPLITS))
 
 
 def _labels(study: dict[str, Any]) -> set[str]:

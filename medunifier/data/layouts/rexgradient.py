@@ -18,6 +18,7 @@ from typing import Any
 
 import polars as pl
 
+from medunifier.data.index_files import MISSING_WORDS
 from medunifier.data.layouts import Raw, raw_images
 from medunifier.data.raw_rows import one_report_each
 from medunifier.runtime.errors import InputError
@@ -27,8 +28,7 @@ SOURCE = "https://huggingface.co/datasets/rajpurkarlab/ReXGradient-160K (free af
 SPLITS = {"train": "train", "valid": "validate", "test": "test"}
 FILE = "{}_metadata_view_position.json"
 _VIEWS = {"POSTERO_ANTERIOR": "PA", "ANTERO_POSTERIOR": "AP"}
-_NO_VIEW = {"", "UNKNOWN", "N/A", "NONE"}
-_NO_TEXT = {"", "none", "nan", "n/a", "na", "null"}
+_NO_VIEW = "UNKNOWN"
 
 
 def read_images(settings: Dataset) -> Raw:
@@ -43,8 +43,6 @@ def read_images(settings: Dataset) -> Raw:
             notes["studies_with_uneven_views"] += bool(paths and views)
             views = [None] * len(paths)
         patient = _text(study.get("PatientID"))
-        if patient is None:
-            raise InputError(f"{where}: PatientID is {study.get('PatientID')!r}; every study needs a patient")
         for path, view in zip(paths, views, strict=True):
             if path is None:
                 raise InputError(f"{where}: ImagePath holds a null; expected the path of an image")
@@ -106,10 +104,10 @@ def _texts(study: dict[str, Any], field: str, where: str) -> list[str | None]:
 def _text(value: Any) -> str | None:
     """Return a text or number as text; None for NaN and the words that stand for a missing one."""
     text = "" if value is None or value != value else str(value).strip()
-    return None if text.lower() in _NO_TEXT else text
+    return None if not text or text.lower() in MISSING_WORDS else text
 
 
 def _view(value: str | None) -> str | None:
     """Return a view position by its usual name; None where it is unknown."""
-    name = (value or "").strip().upper()
-    return None if name in _NO_VIEW else _VIEWS.get(name, name)
+    name = (_text(value) or _NO_VIEW).upper()
+    return None if name == _NO_VIEW else _VIEWS.get(name, name)

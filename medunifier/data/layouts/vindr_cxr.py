@@ -17,10 +17,9 @@ from pathlib import Path
 
 import polars as pl
 
-from medunifier.data.index_files import read_index
+from medunifier.data.index_files import check_values, index_columns, read_index
 from medunifier.data.layouts import Raw, no_reports, raw_images
 from medunifier.data.raw_rows import label_name, paths_found
-from medunifier.runtime.errors import InputError
 from medunifier.runtime.params import Dataset
 
 SOURCE = "https://physionet.org/content/vindr-cxr/1.0.0/ (credentialed access)"
@@ -32,7 +31,7 @@ LABELS = (
     "Other diseases", "No finding",
 )  # fmt: skip
 SUFFIXES = (".dicom", ".dcm", ".png", ".jpg")  # as distributed, and of copies
-_OTHER = {"Other disease": "Other diseases"}
+_OTHER = "Other disease"  # the name of "Other diseases" in the table of the test images
 
 read_reports = no_reports
 
@@ -64,20 +63,19 @@ def read_images(settings: Dataset) -> Raw:
 
 def _read(path: Path) -> pl.DataFrame:
     """Return `image_id` and the labels (int8, null where blank) of each row of a table."""
-    frame = read_index(path, ["image_id"], filled=["image_id"], every=True)
-    frame = frame.rename({old: new for old, new in _OTHER.items() if old in frame.columns})
-    if missing := [label for label in LABELS if label not in frame.columns]:
-        raise InputError(
-            f"{path}: no column {', '.join(map(repr, missing))}; found {', '.join(frame.columns)}"
+    own = [
+        _OTHER if label == "Other diseases" and _OTHER in index_columns(path) else label for label in LABELS
+    ]
+    frame = read_index(path, ["image_id", *own], filled=["image_id"])
+    for name in own:
+        check_values(
+            frame, name, pl.col(name).cast(pl.Float64, strict=False).is_in([0.0, 1.0]), "1 or 0", path
         )
-    for label in LABELS:
-        number = pl.col(label).cast(pl.Float64, strict=False)
-        wrong = frame.filter(pl.col(label).is_not_null() & ~number.is_in([0.0, 1.0]).fill_null(False))
-        if len(wrong):
-            raise InputError(
-                f"{path}: label '{label}' is {wrong[label][0]!r} in {len(wrong)} rows; expected 1 or 0"
-            )
-    return frame.select("image_id", *(pl.col(label).cast(pl.Float64).cast(pl.Int8) for label in LABELS))
+    values = (
+        pl.col(name).cast(pl.Float64).cast(pl.Int8).alias(label)
+        for name, label in zip(own, LABELS, strict=True)
+    )
+    return frame.select("image_id", *values)
 
 
 def _consensus(label: str) -> pl.Expr:

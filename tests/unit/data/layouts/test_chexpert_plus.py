@@ -64,7 +64,8 @@ def test_labels_of_the_json_file(fake):
     raw, _ = read(fake)
     columns = ("label_edema", "label_pneumonia", "label_no_finding", "label_fracture")
     assert raw.rows.select(columns).rows() == [(1, -1, 0, None), (None,) * 4, (None,) * 4, (None,) * 4]
-    assert raw.notes == {"images_without_labels": 1, "label_rows_without_image": 0}
+    assert raw.notes == {"images_without_labels": 1}
+    assert len(raw.warnings) == 1 and f"{LABELS}: 1 of 4 values of 'image_id' have no row" in raw.warnings[0]
     assert sum(name.startswith("label_") for name in raw.rows.columns) == 14
 
 
@@ -92,25 +93,32 @@ def test_images_are_found_where_the_releases_put_them(fake, folder, suffix):
 @pytest.mark.parametrize(
     ("column", "value", "message"),
     [
-        ("path_to_image", "train/../../other/x.jpg", "path_to_image is 'train/../../other/x.jpg' in 1 rows"),
-        ("split", "fold1", "split is fold1 in 1 rows; expected one of train, valid"),
-        ("frontal_lateral", "Oblique", "frontal_lateral is Oblique in 1 rows"),
+        ("path_to_image", "train/../../other/x.jpg", "is 'train/../../other/x.jpg', first in line 2"),
+        ("split", "fold1", "is 'fold1', first in line 2; 1 rows are not as expected: train or valid"),
+        ("frontal_lateral", "Oblique", "is 'Oblique', first in line 2; 1 rows"),
     ],
 )
 def test_rows_that_cannot_be_used(fake, column, value, message):
     fake.rows[0][column] = value
-    with pytest.raises(InputError, match=f"{TABLE}: {message}"):
+    with pytest.raises(InputError, match=f"{TABLE}: {column} {message}"):
         read(fake)
 
 
-@pytest.mark.parametrize("line", ['{"path_to_image": "a"}', "[1]", '{"path_to_image"', '{"Edema": 1}'])
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"path_to_image": "a"}',
+        "[1]",
+        '{"path_to_image"',
+        '{"Edema": 1}',
+        '{"path_to_image": "a", "Edema": 2}',
+    ],
+)
 def test_a_broken_line_of_the_labels_is_named(fake, line):
     fake.write()
     path = fake.root / LABELS
     path.write_text(path.read_text() + line + "\n")
-    with pytest.raises(
-        InputError, match=f"{LABELS}, line 5: expected a JSON object with path_to_image and labels"
-    ):
+    with pytest.raises(InputError, match=f"{LABELS}, line 5: expected a JSON object with path_to_image"):
         chexpert_plus.read_images(fake.settings())
 
 

@@ -2,6 +2,7 @@ import pytest
 
 from medunifier.data.layouts import RAW_IMAGES, covidx
 from medunifier.runtime.errors import InputError
+from tests.support.entries import entry
 from tests.support.fake_covidx import FakeCovidx
 
 LABELS = ("label_normal", "label_pneumonia", "label_covid_19")
@@ -117,3 +118,34 @@ def test_lists_that_cannot_be_read(fake, content, message):
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(InputError, match=f"test_COVIDx9A.txt(, line 1)?: .*{message}"):
         covidx.read_images(fake.settings())
+
+
+@pytest.fixture
+def cxr4(tmp_path):
+    fake = FakeCovidx(tmp_path, {})
+    fake.add_cxr4("MIDRC-1 a.png positive midrc", "a.png", "train")
+    fake.add_cxr4("2 b.png negative rsna", "b.png", "val")
+    fake.add_cxr4("3 c.png negative rsna", "c.png", "test")
+    fake.write_cxr4()
+    return fake
+
+
+def test_the_three_lists_of_cxr_4_are_the_official_split(cxr4):
+    raw = covidx.read_images(entry("covidx-cxr4", cxr4.root))
+    assert raw.rows.select("image_id", "split", "label_covid_19").rows() == [
+        ("c.png", "test", 0), ("b.png", "validate", 0), ("a.png", "train", 1),
+    ]  # fmt: skip
+    assert all((cxr4.root / path).is_file() for path in raw.rows["image_path"])
+
+
+def test_without_the_validation_list_the_train_list_has_no_official_split(cxr4):
+    settings = entry("covidx-cxr4", cxr4.root, split="two_step")
+    settings = settings.replace(index=settings.index.replace(labels="train.txt"))
+    assert covidx.read_images(settings).rows["split"].to_list() == ["test", None]
+
+
+def test_three_lists_are_not_split_in_two_steps(cxr4):
+    with pytest.raises(
+        InputError, match=r"val\.txt: with a validation list the split is whole; set `split: official`"
+    ):
+        covidx.read_images(entry("covidx-cxr4", cxr4.root, split="two_step"))

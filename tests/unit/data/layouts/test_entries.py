@@ -11,6 +11,7 @@ from stages.decode_images import decode_images
 from tests.stages.test_prepare import REPO, run_settings
 from tests.support import entries
 from tests.support.fake_chexpert_plus import FakeChexpertPlus
+from tests.support.fake_covidx import FakeCovidx
 from tests.support.fake_padchest import FakePadchest, FakePadchestGr, sentence
 from tests.support.fake_rexgradient import FakeRexgradient
 from tests.support.fake_vindr import FakeVindr
@@ -61,12 +62,26 @@ def vindr_cxr(root):
     return fake, {}
 
 
+def covidx_cxr4(root):
+    fake = FakeCovidx(root, {})
+    for number in range(PATIENTS):
+        kind = ("negative", "positive")[number % 2]
+        fake.add_cxr4(
+            f"{number} {number}.png {kind} midrc",
+            f"{number}.png",
+            ("train", "train", "val", "test")[number % 4],
+        )
+    fake.write = fake.write_cxr4
+    return fake, {}
+
+
 FAKES = {
     "chexpert-plus": chexpert_plus,
     "rexgradient": rexgradient,
     "padchest": padchest,
     "padchest-gr": padchest_gr,
     "vindr-cxr": vindr_cxr,
+    "covidx-cxr4": covidx_cxr4,
 }
 
 
@@ -84,7 +99,7 @@ def test_an_entry_goes_through_check_prepare_and_decode(name, tmp_path, monkeypa
     monkeypatch.chdir(tmp_path)
     fake, rejected = FAKES[name](tmp_path / name)
     fake.write()
-    settings = fake.settings()
+    settings = entries.entry(name, fake.root)
     lines = list(check_dataset(name, settings, 0))
     assert lines[-1] == "  no problem found; nothing was written"
     assert any(line.startswith("  decoded  12 of 12") for line in lines)
@@ -92,7 +107,7 @@ def test_an_entry_goes_through_check_prepare_and_decode(name, tmp_path, monkeypa
     assert summary["rejected"] == rejected
     assert sum(summary["kept"].values()) == PATIENTS and min(summary["kept"].values()) > 0
     kept = pl.concat([tables[split] for split in ("train", "validate", "test")])
-    assert kept["report"].null_count() == (PATIENTS if name == "vindr-cxr" else 0)
+    assert kept["report"].null_count() == (PATIENTS if settings.sections == "none" else 0)
     params = load_params(REPO / "params.yaml").replace(datasets={name: settings})
     decode_images(params, LocalRun(f"decode_images@{name}", "metrics"), name)
     store = ImageStore(f"data/images/{name}")

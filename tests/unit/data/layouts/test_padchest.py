@@ -94,7 +94,7 @@ def test_labels_are_never_run_as_code(fake, tmp_path):
     assert not (tmp_path / "ran").exists()
 
 
-@pytest.mark.parametrize("column", ["ImageID", "PatientID", "StudyID"])
+@pytest.mark.parametrize("column", ["ImageID", "StudyID"])
 def test_a_blank_id_is_named(fake, column):
     fake.rows[2][column] = ""
     with pytest.raises(InputError, match=f"{TABLE}: column '{column}' is blank in 1 rows"):
@@ -131,11 +131,18 @@ def test_sentences_labels_and_split_of_padchest_gr(grounded):
     assert texts.notes == {"sentences_without_english": 1}
 
 
-def test_a_study_that_the_table_lacks_is_rejected(grounded):
+def test_a_study_that_the_table_lacks_has_no_patient(grounded):
     grounded.rows = [row for row in grounded.rows if not row["StudyID"].endswith("2")]
-    rows = read(grounded, padchest_gr)[0].rows
-    assert rows["reason"].to_list() == [None, "missing_split", None]
-    assert rows["detail"][1] == "not in master_table.csv"
+    raw, _ = read(grounded, padchest_gr)
+    assert raw.rows.select("patient_id", "split").row(1) == (None, None)
+    assert "master_table.csv: 1 of 3 values of 'study_id' have no row" in raw.warnings[0]
+
+
+def test_a_table_of_other_studies_is_refused(grounded):
+    for row in grounded.rows:
+        row["StudyID"] += "9"
+    with pytest.raises(InputError, match=r"master_table\.csv: none of its 3 values of 'study_id'"):
+        read(grounded, padchest_gr)
 
 
 @pytest.mark.parametrize("folder", ["Padchest_GR_files", "PadChest_GR", "."])

@@ -59,6 +59,11 @@ def test_studies_without_images_and_with_too_few_views_are_counted(fake):
     assert len(raw.rows.filter(patient_id="GRDN0007")) == 2
 
 
+def test_a_study_without_patient_is_left_to_preparation_to_reject(fake):
+    fake.studies["train"]["GRDN0001_GRDNACC0001_1"]["PatientID"] = float("nan")
+    assert read(fake)[0].rows["patient_id"].null_count() == 2
+
+
 def test_one_file_alone_can_be_read(fake):
     fake.write()
     settings = fake.settings(split="patient")
@@ -69,7 +74,6 @@ def test_one_file_alone_can_be_read(fake):
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("PatientID", None, "PatientID is None; every study needs a patient"),
         ("ImagePath", "../deid_png/x.png", "ImagePath is '../deid_png/x.png'; expected a list of texts"),
         ("ImagePath", [None], "ImagePath holds a null"),
         ("ImageViewPosition", [1], "ImageViewPosition is .1.; expected a list of texts"),

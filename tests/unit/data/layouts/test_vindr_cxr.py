@@ -56,9 +56,9 @@ def test_copies_in_other_formats_are_found(tmp_path, suffix):
 
 
 def test_values_and_columns_that_cannot_be_used(fake):
-    fake.rows["train"][0][TUMOR] = "-1"
+    fake.rows["train"][1][TUMOR] = "-1"
     with pytest.raises(
-        InputError, match=r"image_labels_train\.csv: label 'Lung tumor' is '-1' in 1 rows; expected 1 or 0"
+        InputError, match=r"image_labels_train\.csv: Lung tumor is '-1', first in line 3; 1 rows .* 1 or 0"
     ):
         read(fake)
     for row in fake.rows["train"]:
@@ -66,4 +66,10 @@ def test_values_and_columns_that_cannot_be_used(fake):
     with pytest.raises(
         InputError, match=r"image_labels_train\.csv: no column 'Lung tumor'; found image_id, rad_id"
     ):
+        read(fake)
+
+
+def test_a_wrong_value_of_the_test_table_is_named_by_its_own_column(fake):
+    fake.rows["test"][0][OTHER] = "x"
+    with pytest.raises(InputError, match=r"image_labels_test\.csv: Other disease is 'x', first in line 2"):
         read(fake)
