@@ -1,6 +1,6 @@
 """Training step on a GPU, at the paper's shapes: `python -m benchmarks.cuda_step [--save]`.
 
-Preset `paper` with cached features, random weights, bf16 autocast, fused AdamW: images per second, MFU (arithmetic
+Preset `lean` with cached features, random weights, bf16 autocast, fused AdamW: images per second, MFU (arithmetic
 counted, against the GPU's dense bf16 peak), and peak memory, for batches of 32, 128 and 512, as PyTorch runs it and
 with blocks and decoders under torch.compile. Reports have 95 tokens, then 60 on average (45 to 75). A batch that does
 not fit is done in 2, 4 or 8 micro-batches, as `accumulate` does it in training: their negatives are their own. Each
@@ -188,7 +188,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--preset", default="paper", help="whose model (paper)")
+    parser.add_argument("--preset", default="lean", help="whose model (lean)")
     parser.add_argument(
         "--batches", type=int, nargs="+", default=[32, 128, 512], help="images a step (32 128 512)"
     )

@@ -2,7 +2,7 @@
 
 FOLDER is the project folder of a finished demo, whose phantom images and features are used. Two models are trained on
 the image objective (TIG) alone, from the same start, for the same steps on the same images, once per seed. One has the
-tapered decoder of the preset `paper`, (1536, 768, 768) channels and the shortcut. The other has the authors' (2304,
+tapered decoder of the preset `lean`, (1536, 768, 768) channels and the shortcut. The other has the authors' (2304,
 4608, 4608, 2304). All channels are divided by `--divide`; undivided, a step of the authors' takes 90 s per image on a
 core. Reported are PSNR and SSIM of the reconstructed validation images, and the arithmetic of an image through each
 decoder. `--save` writes benchmarks/results/decoder-DATE.json. The exit code is 1 if the tapered decoder is worse in
@@ -37,13 +37,15 @@ from medunifier.training.throughput import flop_counter
 REPO = Path(__file__).resolve().parents[1]
 WEIGHTS = {"itc": 0.0, "itm": 0.0, "itg": 0.0, "tig": 1.0}
 SCORED = 128  # validation images
-DECODERS = {"tapered": "paper", "release": "release"}  # name -> preset that it comes from
+DECODERS = {"tapered": "lean", "release": "release"}  # name -> preset that it comes from
 
 
 def decoder_of(preset: str, divide: int) -> dict[str, Any]:
     """Return the decoder settings of a preset, its channels divided."""
     model = read_mapping(REPO / "workflow/presets" / f"{preset}.yaml")["model"]
     return {
+        "decoder": model["decoder"],
+        "decoder_norm": model["decoder_norm"],
         "decoder_channels": tuple(width // divide for width in model["decoder_channels"]),
         "decoder_shortcut": model["decoder_shortcut"],
     }

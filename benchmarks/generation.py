@@ -1,7 +1,7 @@
 """Report generation with and without the key/value cache: `python -m benchmarks.generation [--save]`.
 
 Without the cache all tokens so far are computed again for each new one; the queries' keys and values are kept either
-way. Both generate reports of 95 tokens at the paper's sizes, greedily, for the same random images with the same random weights (preset `paper`,
+way. Both generate reports of 95 tokens at the paper's sizes, greedily, for the same random images with the same random weights (preset `lean`,
 float32); the texts have to be equal. Asked: at least 4 x faster for a batch of 16. A single report, reported
 beside it, gains less on a CPU: reading the weights is then most of a step. Each time is the median of 5 repetitions, in
 which the two take turns. `--save` writes benchmarks/results/generation-DATE.json. The exit code is 1 if it is missed.
@@ -32,7 +32,7 @@ def endless(model: MedUnifierModel) -> MedUnifierModel:
 def measure() -> dict[str, float]:
     """Measure medians in seconds for each number of IMAGES, and the speed-up by the cache."""
     torch.manual_seed(0)
-    model, found = endless(MedUnifierModel(config("paper"))), {}
+    model, found = endless(MedUnifierModel(config("lean"))), {}
     for images in IMAGES:
         features = torch.randn(images, model.config.vision_tokens, model.config.vision_width)
         times: dict[bool, list[float]] = {True: [], False: []}

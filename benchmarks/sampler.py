@@ -3,7 +3,7 @@
 The plain way, as in the authors' code, runs the network over all rows so far for each position. It is timed at a
 position of the first, the middle and the last row and interpolated: all positions of a row cost it the same, and each
 row costs about as much more than the one before.
-Ours (medunifier/synthesis/sampler.py) samples whole images. Both take the same priors (preset `paper`: PixelSNAIL of 256
+Ours (medunifier/synthesis/sampler.py) samples whole images. Both take the same priors (presets `paper` and `lean`: PixelSNAIL of 256
 channels, no text, random weights), in float32, on the same cores; their logits are equal (tests/unit/synthesis/test_sampler.py).
 Asked: at least 20 x faster for a batch of 32, 8 x for a batch of 4. Each time is the median of 5 repetitions, in which
 the two take turns. `--save` writes benchmarks/results/sampler-DATE.json. The exit code is 1 if one is missed.
@@ -32,7 +32,7 @@ REPETITIONS = 5
 
 
 def paper_prior(level: str) -> Prior:
-    """Return a prior of the preset `paper`, random weights, in evaluation mode."""
+    """Return a prior of the presets `paper` and `lean`, random weights, in evaluation mode."""
     preset = read_mapping(REPO / "workflow/presets/paper.yaml")
     known = PriorConfig().to_dict()
     sizes = {name: value for name, value in preset["prior"][level].items() if name in known}

@@ -3,7 +3,8 @@
 Two kinds of values, run after a complete `make demo` in this folder:
 * core-seconds of each stage, as Snakemake measured them (.state/benchmarks), over what the stage worked on;
 * FLOP of one forward pass for each preset, counted by PyTorch on the model itself (random weights).
-`--save` writes benchmarks/results/stages-DATE.json.
+`--save` writes benchmarks/results/stages-DATE.json. `--count` counts alone, in a minute, and takes the measured values
+of the newest record.
 """
 
 import argparse
@@ -18,13 +19,14 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import records
+from benchmarks.training_step import NoDecoder, bottom_decoder, without_decoder
 from medunifier.huggingface.modeling_medunifier import MedUnifierConfig, MedUnifierModel
 from medunifier.runtime.yaml import read_mapping
 from workflow.plan import load_sizes
 
 REPO = Path(__file__).resolve().parents[1]
 PAIRS = 4  # of the batch whose FLOP are counted
-PRESETS = ("demo", "paper")
+PRESETS = ("demo", "lean", "paper", "release")
 
 
 def core_seconds(folder: Path) -> dict[str, float]:
@@ -64,7 +66,9 @@ def forward_gflop(preset: str) -> dict[str, float]:
         decode_token_id=4,
     )
     torch.manual_seed(0)
-    model = MedUnifierModel(config)
+    decoder_flop, decoder_weights = decoding(config)
+    model = MedUnifierModel(without_decoder(config))  # the authors' decoder takes minutes; its FLOP need no numbers
+    model.image_generator.decoder = NoDecoder()
     length = m["max_text_tokens"]
     batch = {
         "features": torch.randn(PAIRS, sizes.tokens, sizes.vit[0]),
@@ -77,9 +81,26 @@ def forward_gflop(preset: str) -> dict[str, float]:
         model(**batch, weights=weights, generator=torch.Generator().manual_seed(0))
     return {
         "vit": sizes.vit_flops / 1e9,
-        "model": counter.get_total_flops() / PAIRS / 1e9,
-        "million_weights": sum(x.numel() for x in model.parameters()) / 1e6,
+        "model": (counter.get_total_flops() / PAIRS + decoder_flop) / 1e9,
+        "million_weights": (sum(x.numel() for x in model.parameters()) + decoder_weights) / 1e6,
     }
+
+
+def decoding(c: MedUnifierConfig) -> tuple[float, int]:
+    """Return the FLOP of decoding an image, and the number of the bottom decoder's weights."""
+    with torch.device("meta"), FlopCounterMode(display=False) as counter:
+        decoder = bottom_decoder(c)
+        bottom = c.code_width * (1 if c.bottom_latents == "joined" else 2)
+        decoder(torch.empty(1, c.code_width, 16, 16), torch.empty(1, bottom, 16, 16))
+    return counter.get_total_flops(), sum(x.numel() for x in decoder.parameters())
+
+
+def counted_again() -> dict[str, Any]:
+    """Return the newest record's measured values, with the FLOP of today's presets and the date of the measurement."""
+    newest = json.loads(max(records.RESULTS.glob("stages-*.json")).read_text(encoding="utf-8"))
+    measured = {name: value for name, value in newest.items() if name not in {"command", "python", "torch", "date"}}
+    gflop = rounded({preset: forward_gflop(preset) for preset in PRESETS})
+    return {"measured": newest.get("measured", newest["date"])} | measured | {"forward_gflop": gflop}
 
 
 def planner_values(folder: Path) -> dict[str, Any]:
@@ -112,12 +133,17 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--save", action="store_true", help="write benchmarks/results/stages-DATE.json")
+    parser.add_argument("--count", action="store_true", help="count FLOP alone")
     parser.add_argument("--folder", type=Path, default=Path(), help="where the demo has run; default: here")
     arguments = parser.parse_args()
-    about = {"cores": os.cpu_count(), **rounded(planner_values(arguments.folder))}
+    if arguments.count:
+        about = counted_again()
+    else:
+        about = {"cores": os.cpu_count(), **rounded(planner_values(arguments.folder))}
     print(json.dumps(about, indent=1))
     if arguments.save:
-        path = records.save("stages", "python -m benchmarks.stages --save", about)
+        command = f"python -m benchmarks.stages {'--count ' if arguments.count else ''}--save"
+        path = records.save("stages", command, about)
         print(f"written: {path.relative_to(REPO)}")
     return 0
 

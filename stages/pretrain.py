@@ -48,13 +48,18 @@ def pretrain(params: Params, run: LocalRun, variant: str) -> None:
         losses = wrapped(**batch, weights=weights, generator=generator)
         return losses.total, losses.parts | watched_values(model, weights)
 
+    def validate(model: MedUnifierModel) -> dict[str, float]:
+        losses = validation_losses(model, validation, p.batch_size, weights, seed)
+        total = sum(weight * losses[name] for name, weight in weights.items() if weight > 0)
+        return losses | ({"loss": total} if p.keep == "best" else {})
+
     history = Trainer(
         model,
         Recipe.from_params(p, seed=seed),
         items=len(training),
         load=training.load,
         loss=loss,
-        validate=lambda model: validation_losses(model, validation, p.batch_size, weights, seed),
+        validate=validate,
         tracker=run,
         checkpoints=Checkpoints(state_folder(run.name, run.signature)),
         blocks=training.shards() if p.order == "by_shard" else None,
@@ -64,6 +69,8 @@ def pretrain(params: Params, run: LocalRun, variant: str) -> None:
 
     values = {"train_pairs": len(training), "validate_pairs": len(validation)}
     values |= final_values(model, history, weights)
+    if p.keep == "best":
+        values["best_step"] = history.lowest("validate", "loss")["step"]
     curves = Path("results/curves") / f"{run.name}.csv"
     write_curves(history.rows, curves)
     save_model(Path("models") / variant, model, tokenizer, params, variant, seed, values)

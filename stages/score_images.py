@@ -34,11 +34,11 @@ def score_images(params: Params, run: Run, variant: str) -> None:
     the mean training image, the baseline. `psnr_gain` is the difference.
 
     Table 5: Frechet distances to training images in the features of the frozen ViT. `fd_vit_validation`: real
-    validation images; `fd_vit_reconstruction`: reconstructed test images; `fd_vit_synthetic`: images generated
-    without a text, as in the paper; `fd_vit_reports`: images generated from test reports. With Inception weights
-    given, also `fid_...` in Inception's features. All compared sets are of one size. Beside them `kd_vit_...` or
-    `kid_...` (kernel distance), `precision_...` and `recall_...`. The paper reconstructs training images; those here
-    are held out.
+    validation images; `fd_vit_reconstruction`: reconstructed images, of the training split as in the paper or of the
+    test split (`score_images.reconstructed`); `fd_vit_synthetic`: images generated without a text, as in the paper;
+    `fd_vit_reports`: images generated from test reports. With Inception weights given, also `fid_...` in Inception's
+    features. All compared sets are of one size. Beside them `kd_vit_...` or `kid_...` (kernel distance),
+    `precision_...` and `recall_...`.
 
     Generated images, where the priors take a text: prompt fidelity by a finding classifier that is trained on real
     images, and the classifier's own quality (medunifier/image_scoring/prompt_fidelity.py and classifier_quality.py);
@@ -80,11 +80,11 @@ def compare_sets(
     compared = {name: source for name, source in COMPARED.items() if source in generated}
     # A Frechet distance falls with the number of images: the compared sets are of one size.
     sizes = [len(generated[source][0]) for source in compared.values()]
-    n = min(len(reconstructed), len(inputs.validate), *sizes)
+    n = min(len(inputs.train), len(reconstructed), len(inputs.validate), *sizes)
     real = {
         "reference": inputs.images(inputs.choose(inputs.train, inputs.max_images)),
         "validation": inputs.images(inputs.choose(inputs.validate, n)),
-        "reconstruction": in_batches(reconstructed[seeded_rows(len(reconstructed), n, seed)]),
+        "reconstruction": in_batches(inputs.reconstructions(n, reconstructed)),
     }
     means = {name: encoder.encode(images).means for name, images in real.items()}
     means |= {name: encoded[source].means[:n] for name, source in compared.items()}

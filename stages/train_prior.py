@@ -17,6 +17,8 @@ from medunifier.synthesis.prior_training import (
     bits_per_code,
     build_prior,
     code_loss,
+    normalise_weights,
+    plain_weights,
     prior_metrics,
     save_prior,
 )
@@ -43,6 +45,8 @@ def train_prior(params: Params, run: Run, variant: str, level: str) -> None:
 
     torch.manual_seed(mix(params.seed, 0))
     prior = build_prior(params, level, trained)
+    if p.weight_norm:
+        normalise_weights(prior)
     history = Trainer(
         prior,
         Recipe.from_params(p.training, sizes, seed=params.seed),
@@ -56,6 +60,7 @@ def train_prior(params: Params, run: Run, variant: str, level: str) -> None:
     if rank() > 0:
         return  # the first process writes the results
 
+    plain_weights(prior)
     options = BootstrapOptions(p.bootstrap, params.seed, validation.patients)
     values = prior_metrics(prior.eval(), training, validation, texts, options)
     run.metrics(values)

@@ -1,6 +1,7 @@
 """Image classification on a pre-trained encoder: linear head, linear probe (paper section 4.2, Table 1)."""
 
-from typing import Any
+import copy
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -9,6 +10,7 @@ from torch import nn
 
 from medunifier.model.network import MedUnifierNetwork
 
+HEAD_WIDTH = 768  # between the two layers of the authors' head
 PENALTIES = (0.01, 0.1, 1.0, 10.0, 100.0)  # inverse L2 penalties among which the probe chooses
 
 
@@ -16,6 +18,10 @@ class ImageEncoder(nn.Module):
     """A trainable image encoder: maps a batch to vectors (B, `width`)."""
 
     width: int
+
+    def side_by_side(self) -> Self:
+        """Return the encoder, by the same weights, with all its outputs in the vector; itself if it has only one."""
+        return self
 
 
 class QueryEncoder(ImageEncoder):
@@ -27,44 +33,65 @@ class QueryEncoder(ImageEncoder):
     def __init__(self, model: MedUnifierNetwork):
         super().__init__()
         self.vision_norm, self.qformer = model.vision_norm, model.qformer
-        self.width = model.config.width
+        self.width, self.queries, self.mean = model.config.width, model.config.queries, True
+
+    def side_by_side(self) -> Self:
+        """Return the encoder with the outputs of all queries, one after the other: (B, Q * W)."""
+        changed = copy.copy(self)
+        changed.width, changed.mean = self.width * self.queries, False
+        return changed
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """Return the mean (B, W) of the queries' outputs for features (B, T, vision width)."""
         queries, _ = self.qformer.encode_queries(self.qformer.read_image(self.vision_norm(features)))
-        return queries.mean(1)
+        return queries.mean(1) if self.mean else queries.flatten(1)
 
 
 class Classifier(nn.Module):
-    """An image encoder with a linear head.
+    """An image encoder with a head that starts at zero.
 
     Args:
         encoder: Maps a batch to vectors (B, `width`).
         outputs: 1 for a binary task (logit of the positive class), the number of classes otherwise.
+        head: `linear`; or `two_layers`, on all outputs of the encoder side by side (the authors' code: nothing stands
+            between the two linear layers).
     """
 
-    def __init__(self, encoder: ImageEncoder, outputs: int):
+    def __init__(self, encoder: ImageEncoder, outputs: int, head: str = "linear"):
         super().__init__()
-        self.encoder = encoder
-        self.head = nn.Linear(encoder.width, outputs)
-        nn.init.zeros_(self.head.weight)
-        nn.init.zeros_(self.head.bias)
+        two = {"linear": False, "two_layers": True}[head]
+        self.encoder = encoder.side_by_side() if two else encoder
+        first = [nn.Linear(self.encoder.width, HEAD_WIDTH)] if two else []
+        self.last = nn.Linear(HEAD_WIDTH if two else self.encoder.width, outputs)
+        self.head: nn.Module = nn.Sequential(*first, self.last) if two else self.last
+        nn.init.zeros_(self.last.weight)
+        nn.init.zeros_(self.last.bias)
+
+    def start_head(self, start: str, probe: nn.Linear) -> None:
+        """Start the last layer of the head at zero, at random or, if it is the only layer, on a linear probe."""
+        if start == "probe":
+            self.last.load_state_dict(probe.state_dict())
+        elif start == "random":
+            self.last.reset_parameters()
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Return the logits (B, outputs) of what the encoder reads, (B, ...)."""
         return self.head(self.encoder(images))
 
-    def parameter_groups(self, rate: float, head_rate: float, weight_decay: float) -> list[dict[str, Any]]:
+    def parameter_groups(
+        self, rate: float, head_rate: float, weight_decay: float, decay_all: bool = False
+    ) -> list[dict[str, Any]]:
         """Return AdamW groups for a `Trainer` with `head_rate` as its recipe's learning rate.
 
         Args:
             rate: Learning rate of the pre-trained weights.
             head_rate: Learning rate of the head.
             weight_decay: Weight decay of matrices; vectors do not decay.
+            decay_all: Vectors decay, too.
         """
         groups = []
         for part, scale in ((self.encoder, rate / head_rate), (self.head, 1.0)):
-            for matrices, decay in ((True, weight_decay), (False, 0.0)):
+            for matrices, decay in ((True, weight_decay), (False, weight_decay if decay_all else 0.0)):
                 chosen = [p for p in part.parameters() if p.requires_grad and (p.ndim >= 2) == matrices]
                 if chosen:
                     groups.append({"params": chosen, "weight_decay": decay, "rate_scale": scale})

@@ -155,16 +155,16 @@ def fit_classifier(
         The classifier's probabilities [n, classes] on `validate` and `test`, and the step whose weights it has:
         that of the lowest validation loss, 0 if none was lower than at the start.
     """
-    net = Classifier(copy.deepcopy(model.image_encoder()), probe.out_features)
-    if settings.head_start == "probe":
-        net.head.load_state_dict(probe.state_dict())
+    net = Classifier(copy.deepcopy(model.image_encoder()), probe.out_features, settings.head)
+    net.start_head(settings.head_start, probe)
     history = _trainer(net, model, parts["train"], parts["validate"], settings, seed, run).run()
-    losses = {row["step"]: row["loss"] for row in history.rows if row["split"] == "validate"}
-    best = min(losses, key=lambda step: losses[step])
-    run.metrics({f"best_step_seed_{seed}": best, f"val_loss_seed_{seed}": losses[best]})
+    lowest = history.lowest("validate", "loss")
+    best = lowest["step"]
+    run.metrics({f"best_step_seed_{seed}": best, f"val_loss_seed_{seed}": lowest["loss"]})
     if best == 0:
-        start = "the linear probe" if settings.head_start == "probe" else "a head of zeros"
-        run.log(f"seed {seed}: no step lowers the validation loss: what counts as fine-tuned is {start}")
+        run.log(
+            f"seed {seed}: no step lowers the validation loss: what counts as fine-tuned is {settings.start_in_words}"
+        )
     net.eval()
     scores = {
         name: probabilities(torch.from_numpy(encode(net, model, parts[name].ids))).numpy()
@@ -202,7 +202,7 @@ def _trainer(
             batch_size=min(settings.batch_size, len(training)),
             learning_rate=settings.head_learning_rate,
             seed=seed,
-            checkpoint_every=settings.validate_every,
+            **_length(settings, len(training)),
             strict=isinstance(net.encoder, QueryEncoder),
         ),
         items=len(training),
@@ -212,6 +212,18 @@ def _trainer(
         tracker=run,
         checkpoints=Checkpoints(state_folder(run.name, run.signature) / f"seed-{seed}"),
         groups=net.parameter_groups(
-            settings.learning_rate, settings.head_learning_rate, settings.weight_decay
+            settings.learning_rate,
+            settings.head_learning_rate,
+            settings.weight_decay,
+            settings.decay_all,
         ),
     )
+
+
+def _length(settings: Finetune, items: int) -> dict[str, int]:
+    """Return steps, validations and patience: of the settings, or of `settings.epochs` passes, all of them done."""
+    every, more = settings.validate_every, {}
+    if settings.epochs is not None:
+        every = max(1, items // settings.batch_size)
+        more = {"steps": settings.epochs * every, "patience": settings.epochs}
+    return {"validate_every": every, "checkpoint_every": every} | more

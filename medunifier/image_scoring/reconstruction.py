@@ -35,6 +35,12 @@ def to_uint8(images: np.ndarray) -> np.ndarray:
     return (images * 255).round().astype(np.uint8)
 
 
+def decode_images(trained: TrainedModel, coded: pl.DataFrame) -> np.ndarray:
+    """Decode codes to grey images, uint8 [n, H, W], batch by batch."""
+    parts = batches(len(coded), BATCH, "reconstruct images")
+    return np.concatenate([to_uint8(decode(trained, coded[part])) for part in parts])
+
+
 def reconstruct(
     trained: TrainedModel, store: ImageStore, coded: pl.DataFrame, mean: np.ndarray
 ) -> tuple[pl.DataFrame, np.ndarray]:

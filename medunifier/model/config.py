@@ -8,7 +8,10 @@ MODEL_TYPE = "medunifier"  # `model_type` in config.json of transformers
 
 @dataclass(kw_only=True)
 class Sizes:
-    """Sizes and choices of the network; the defaults are the paper's sizes (section 4.1, appendix 2).
+    """Sizes and choices of the network.
+
+    The defaults of the sizes are the paper's (section 4.1, appendix 2). Those of the choices are not: a model folder that
+    was saved before a choice existed means its default, so that a default is never changed.
 
     Args:
         vision_width: width of the image features. vision_tokens: tokens per image, [CLS] included.
@@ -19,8 +22,8 @@ class Sizes:
         negatives: of ITC and ITM: `global`, from the batch of all processes, or `local`, of one process.
         equal_reports: pairs with the same report, in ITM: `apart`, never negatives of each other, or `negatives`.
         label_smoothing: of ITC and ITG, 0 to 1.
-        codebook_size, codebook_start, code_width, adapter, adapter_blocks, bottom_latents, decoder_channels,
-        decoder_norm, decoder_shortcut, image_channels: see `ImageGenerator`.
+        codebook_size, codebook_start, code_width, adapter, adapter_blocks, adapter_residual, adapter_position,
+        bottom_latents, decoder, decoder_channels, decoder_norm, decoder_shortcut, image_channels: see `ImageGenerator`.
         codebook_weight, commitment: weights of the codebook and the commitment term of Eq. 23.
         pad_token_id, cls_token_id, sep_token_id, decode_token_id: of [PAD], [CLS], [SEP], [DEC].
         initializer_range: standard deviation of the initial weights of the Q-Former and the heads.
@@ -51,7 +54,10 @@ class Sizes:
     commitment: float = 0.5
     adapter: str = "unit_length"
     adapter_blocks: int = 1
+    adapter_residual: str = "plain"
+    adapter_position: str = "learnt"
     bottom_latents: str = "joined"
+    decoder: str = "tapered"
     decoder_channels: tuple[int, ...] | list[int] = (1536, 768, 768)
     decoder_norm: str = "group"
     decoder_shortcut: bool = True

@@ -59,10 +59,13 @@ class MedUnifierNetwork(nn.Module):
             codebook_size=c.codebook_size,
             decoder_channels=tuple(c.decoder_channels),
             image_channels=c.image_channels,
+            decoder=c.decoder,
             norm=c.decoder_norm,
             decoder_shortcut=c.decoder_shortcut,
             adapter=c.adapter,
             adapter_blocks=c.adapter_blocks,
+            adapter_residual=c.adapter_residual,
+            adapter_position=c.adapter_position,
             bottom_latents=c.bottom_latents,
             codebook_start=c.codebook_start,
         )

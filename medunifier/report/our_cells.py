@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
 
+from medunifier.report.cell_notes import benchmark_note, joined, list_note, reconstruction_note
 from medunifier.report.seed_means import ReadMetrics
 from medunifier.report.table_cell import Cell, Place
 from medunifier.runtime.params import Params, Variant
@@ -152,7 +153,7 @@ class Ours:
                 yield self.absent(place)
                 continue
             _, metric, setting = place
-            percent = int(setting.rstrip("%"))
+            percent, of_lists = int(setting.rstrip("%")), list_note(self.params.datasets[name])
             run = evaluate.finetune_models if name in evaluate.finetune else ()
             for model in evaluate.finetune_models or self.params.variants:
                 enabled = model in run and percent in evaluate.finetune_percents
@@ -165,7 +166,7 @@ class Ours:
                         stage,
                         prefix + metric,
                         enabled,
-                        note="" if prefix else self.untrained(stage, enabled),
+                        note=joined(of_lists, "" if prefix else self.untrained(stage, enabled)),
                         chance=f"{metric}_chance",
                         seeds=len(self.params.finetune.seeds),
                     )
@@ -173,7 +174,7 @@ class Ours:
     def untrained(self, stage: str, enabled: bool) -> str:
         """Return the note of a fine-tuning whose best validation loss came before its first step."""
         measured, seeds = self.measured(stage, enabled), self.params.finetune.seeds
-        start = {"probe": "the linear probe", "zero": "a head of zeros"}[self.params.finetune.head_start]
+        start = self.params.finetune.start_in_words
         kept = sum(measured.get(f"best_step_seed_{seed}") == 0 for seed in seeds)
         if not kept:
             return ""
@@ -192,7 +193,8 @@ class Ours:
                 continue
             direction = {"itr": "i2t", "tir": "t2i"}[place[1][:3]]
             k = place[1].split("@")[1]
-            note = "" if name in self.benchmarks else "test split"
+            of_benchmark = benchmark_note(place[0], self.params.datasets[name])
+            note = of_benchmark if name in self.benchmarks else "test split"
             for model in self.params.trained.itc:
                 stage, enabled = f"retrieve@{model}-{name}", name in evaluate.retrieve
                 for matched, again in (("", ""), ("itm_", ", re-ranked by ITM")):
@@ -211,7 +213,8 @@ class Ours:
                 yield self.absent(place, benchmark=True)
                 continue
             on_benchmark = name in self.zero_shot_benchmarks
-            note = "" if on_benchmark else f"test split, classes of {self.params.zero_shot.prompts}"
+            of_benchmark = benchmark_note(place[0], self.params.datasets[name])
+            note = of_benchmark if on_benchmark else f"test split, classes of {self.params.zero_shot.prompts}"
             for model in self.params.trained.itc:
                 stage, enabled = f"zero_shot@{model}-{name}", name in evaluate.zero_shot
                 seeds = len(self.params.zero_shot.seeds)
@@ -259,9 +262,9 @@ class Ours:
                     if setting == "validation" and model != self.params.trained.tig[0]:
                         continue  # validation images: the same for every model
                     method = "Validation set" if setting == "validation" else model
-                    yield self.cell(
-                        (dataset, label, setting), method, name, stage, f"{metric}_{setting}", True
-                    )
+                    note = reconstruction_note(self.params) if setting == "reconstruction" else ""
+                    place = (dataset, label, setting)
+                    yield self.cell(place, method, name, stage, f"{metric}_{setting}", True, note=note)
 
     def ablation(self, table: str, columns: list[Place]) -> Iterator[Cell]:
         """Yield Tables 6 and A1: each variant of ours, and an empty row for each of the paper's not trained here."""
@@ -289,13 +292,14 @@ class Ours:
                 stage, enabled = f"retrieve@{variant}-{name}", embeds and name in evaluate.retrieve
                 for kind, definition in AVERAGE_PRECISION.items():
                     found = f"i2t_{kind}_at_{metric.split('@')[1]}"
-                    yield self.cell(place, f"{variant}, {definition}", name, stage, found, enabled)
+                    note = benchmark_note(dataset, params.datasets[name])
+                    yield self.cell(place, f"{variant}, {definition}", name, stage, found, enabled, note=note)
         elif metric == "zero_shot_accuracy":
             names = [name for name in names if name in self.zero_shot_benchmarks]
             for name in names:
                 stage, enabled = f"zero_shot@{variant}-{name}", embeds and name in evaluate.zero_shot
-                seeds = len(params.zero_shot.seeds)
-                yield self.cell(place, variant, name, stage, "accuracy", enabled, seeds=seeds)
+                note, seeds = benchmark_note(dataset, params.datasets[name]), len(params.zero_shot.seeds)
+                yield self.cell(place, variant, name, stage, "accuracy", enabled, note=note, seeds=seeds)
         else:
             for name in names:
                 stage, found = f"finetune@{variant}-{name}-100", metric.removeprefix("finetune_")
@@ -304,7 +308,8 @@ class Ours:
                     and name in evaluate.finetune
                     and 100 in evaluate.finetune_percents
                 )
-                note, seeds = self.untrained(stage, enabled), len(params.finetune.seeds)
+                note = joined(list_note(params.datasets[name]), self.untrained(stage, enabled))
+                seeds = len(params.finetune.seeds)
                 yield self.cell(place, variant, name, stage, found, enabled, note=note, seeds=seeds)
         if not names:
             yield self.absent(place, benchmark=not metric.startswith("finetune_"))

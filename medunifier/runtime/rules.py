@@ -90,6 +90,22 @@ def heads(params: Params) -> Iterator[str]:
             yield refused(path, part.width, f"a multiple of the {part.heads} heads")
 
 
+def image_generator(params: Params) -> Iterator[str]:
+    """The decoder's options fit its kind; sinusoidal positions need a code_width that is a multiple of 4."""
+    model = params.model
+    if model.decoder != "tapered":
+        if len(model.decoder_channels) != 4:
+            allowed = f"four numbers, as model.decoder is {model.decoder}"
+            yield refused("model.decoder_channels", model.decoder_channels, allowed)
+        if model.decoder_shortcut:
+            yield refused("model.decoder_shortcut", True, f"false, as model.decoder is {model.decoder}")
+    if model.decoder == "deconvolutional" and model.decoder_norm != "batch":
+        # The last block makes the pixels: a norm of each image by itself would remove its brightness.
+        yield refused("model.decoder_norm", model.decoder_norm, "batch, as model.decoder is deconvolutional")
+    if model.adapter_position == "sinusoidal" and model.code_width % 4:
+        yield refused("model.code_width", model.code_width, "a multiple of 4, for sinusoidal positions")
+
+
 def pretraining(params: Params) -> Iterator[str]:
     """In `pretrain`, no learning rate is above the peak, temperature lies in its range, accumulate divides batch_size."""
     recipe = params.pretrain
@@ -116,6 +132,12 @@ def augmentation(params: Params) -> Iterator[str]:
     if augment is not None and params.features.mode != "online":
         allowed = "null unless features.mode is online: stored features know nothing of a changed image"
         yield refused("pretrain.augment", augment.model_dump(), allowed)
+
+
+def finetuning(params: Params) -> Iterator[str]:
+    """finetune.head_start is not probe with two layers: the linear probe is one."""
+    if params.finetune.head_start == "probe" and params.finetune.head == "two_layers":
+        yield refused("finetune.head_start", "probe", "zero or random, as finetune.head is two_layers")
 
 
 def report_sampling(params: Params) -> Iterator[str]:
@@ -178,8 +200,10 @@ RULES: tuple[Callable[[Params], Iterator[str]], ...] = (
     trained,
     stage_names,
     heads,
+    image_generator,
     pretraining,
     augmentation,
+    finetuning,
     report_sampling,
     prior,
     image_encoder,

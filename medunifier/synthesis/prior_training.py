@@ -7,6 +7,9 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import nn
+from torch.nn.utils import parametrize
+from torch.nn.utils.parametrizations import weight_norm
 
 from medunifier.data.tokenizer import encode, pad
 from medunifier.evaluation.items import BATCH
@@ -97,6 +100,23 @@ def build_prior(params: Params, level: str, trained: TrainedModel) -> Prior:
             **matching_fields(PriorConfig, p, sizes),
         )
     )
+
+
+def normalise_weights(prior: nn.Module) -> None:
+    """Train every convolution and matrix as a direction and a length for each output (Salimans and Kingma 2016).
+
+    The network computes the same as before; only its gradients are others. The authors' PixelSNAIL is trained so.
+    """
+    for module in list(prior.modules()):
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            weight_norm(module)
+
+
+def plain_weights(prior: nn.Module) -> None:
+    """Undo `normalise_weights`: each weight becomes a plain tensor again, of the same value."""
+    for module in list(prior.modules()):
+        if parametrize.is_parametrized(module, "weight"):
+            parametrize.remove_parametrizations(module, "weight", leave_parametrized=True)
 
 
 def code_loss(prior: torch.nn.Module, batch: Batch, texts: PriorTexts | None) -> torch.Tensor:

@@ -28,6 +28,10 @@ class History:
         rows = [row for row in self.rows if row["split"] == split]
         return rows[0], rows[-1]
 
+    def lowest(self, split: str, name: str) -> dict[str, Any]:
+        """Return the first point of a split at which the value `name` is lowest."""
+        return min((row for row in self.rows if row["split"] == split), key=lambda row: row[name])
+
 
 @dataclass
 class BestWeights:

@@ -128,7 +128,7 @@ class Trainer:
             )
 
     def run(self) -> History:
-        """Train to the end and return the curves. With `recipe.patience` the model ends with its best weights.
+        """Train to the end and return the curves. With `recipe.keeps_best` the model ends with its best weights.
 
         Raises:
             InputError: processes that do not see the same checkpoints.
@@ -285,7 +285,7 @@ class Trainer:
             if not math.isfinite(value):
                 raise DivergedError(f"validation {name}", value, self.step, self.checkpoints)
         self.history.add(self.step, "validate", values)
-        if self.recipe.patience is not None:
+        if self.recipe.keeps_best:
             self.best.update(values[self.recipe.monitor], self.step, self.model)
         self.tracker.curve(self.step, {f"validate/{name}": value for name, value in values.items()})
         listed = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
@@ -324,6 +324,6 @@ class Trainer:
 
     def finish(self) -> History:
         """Load the best weights if training watched for them; return the curves."""
-        if self.recipe.patience is not None:
+        if self.recipe.keeps_best:
             self.model.load_state_dict(self.best.model)
         return self.history

@@ -28,6 +28,7 @@ class Recipe:
         validate_every: steps between validations.
         checkpoint_every: steps between checkpoints.
         checkpoint_minutes: longest time between checkpoints.
+        keep: weights that the model ends with: `last`, or `best` by `monitor`; with `patience` always the best.
         patience: validations without a lower `monitor` before training ends; None: no early stopping.
         monitor: validation value for early stopping; lower is better.
         strict: refuse operations without a deterministic algorithm; False: warn only, as foreign networks may need.
@@ -49,6 +50,7 @@ class Recipe:
     validate_every: int = 1000
     checkpoint_every: int = 1000
     checkpoint_minutes: float = 10.0
+    keep: str = "last"
     patience: int | None = None
     monitor: str = "loss"
     strict: bool = True
@@ -57,6 +59,11 @@ class Recipe:
     def from_params(cls, *sections: object, **values: Any) -> Self:
         """Build a recipe from sections of params.yaml; `values` are fields that they lack, or that differ."""
         return cls(**(matching_fields(cls, *sections) | values))
+
+    @property
+    def keeps_best(self) -> bool:
+        """Whether the model ends with its best weights."""
+        return self.patience is not None or self.keep == "best"
 
     def learning_rate_at(self, step: int) -> float:
         """Return the learning rate of step 0 .. steps - 1: linear warm-up to the peak, then half a cosine."""

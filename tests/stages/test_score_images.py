@@ -100,6 +100,29 @@ def off_by_a_tenth(monkeypatch):
     monkeypatch.setattr(scoring_inputs, "load_trained", load)
 
 
+def test_table_5_reconstructs_training_images_where_it_is_told_to(params, off_by_a_tenth):
+    """The reconstructions are real images, brighter by 0.1: which ones can be read off their values."""
+    of_test = np.stack([image_of(number) for number in range(16, 24)])
+    for split, numbers in (("train", range(12)), ("test", range(16, 24))):
+        changed = params.replace(score_images=params.score_images.replace(reconstructed=split))
+        inputs = scoring_inputs.read_scoring_inputs(changed, VARIANT)
+        found = inputs.reconstructions(4, of_test)
+        assert found.shape == (4, 224, 224)
+        shift = 25.5 if split == "train" else 0
+        distance = [
+            min(np.abs(image - (image_of(n).astype(float) + shift)).mean() for n in numbers)
+            for image in found
+        ]
+        assert max(distance) <= 0.51, split  # as near as rounding allows
+    metrics = {}
+    for split in ("train", "test"):
+        changed = params.replace(score_images=params.score_images.replace(reconstructed=split))
+        metrics[split] = run_score_images(changed)
+    assert metrics["train"]["fd_vit_reconstruction"] != metrics["test"]["fd_vit_reconstruction"]
+    same = ("psnr_reconstruction", "ssim_reconstruction", "fd_vit_validation", "fd_vit_synthetic")
+    assert all(metrics["train"][name] == metrics["test"][name] for name in same)
+
+
 def test_a_known_error_gives_known_metrics(params, off_by_a_tenth, capsys):
     metrics = run_score_images(params)
     assert metrics["psnr_reconstruction"] == pytest.approx(20, abs=1e-3)

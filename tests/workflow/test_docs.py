@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from medunifier.data.preparation.rejects import Reason
-from medunifier.runtime.yaml import read_mapping
 from tests.support.paths import REPO
 
 PAGES = sorted([REPO / "README.md", REPO / "CONTRIBUTING.md", *(REPO / "docs").rglob("*.md")])
@@ -140,18 +139,6 @@ def test_presets_are_listed():
     presets = {path.stem for path in (REPO / "workflow/presets").glob("*.yaml")}
     for page in (REPO / "README.md", REPO / "docs/presets.md"):
         assert presets <= set(re.findall(r"^\| `([a-z-]+)`", text_of(page), re.MULTILINE))
-
-
-def test_every_choice_of_the_authors_code_is_listed_and_set():
-    def leaves(tree, path=""):
-        for key, value in tree.items():
-            yield from leaves(value, f"{path}{key}.") if isinstance(value, dict) else [(path + key, value)]
-
-    paper, release = (
-        dict(leaves(read_mapping(REPO / f"workflow/presets/{name}.yaml"))) for name in ("paper", "release")
-    )
-    listed = re.findall(r"^\| [^|]+ \| `([a-z_.]+)` \|", text_of(REPO / "docs/presets.md"), re.MULTILINE)
-    assert sorted(listed) == sorted(key for key in paper if paper[key] != release[key] and key != "preset")
 
 
 @cache

@@ -33,12 +33,12 @@ def planned(monkeypatch, capsys, words: str) -> dict[str, dict[str, list[float]]
 
 
 def test_ten_million_images_by_hand(monkeypatch, capsys):
-    found = planned(monkeypatch, capsys, "--images 1e7 --gpus 64 --preset paper --passes 20 --gpu-tflops 100")
+    found = planned(monkeypatch, capsys, "--images 1e7 --gpus 64 --preset lean --passes 20 --gpu-tflops 100")
     cached, online = found["Cached"], found["Online"]
     assert cached["extract_features"][0] == pytest.approx(1e7 * 257 * 1408 * 2 / 1e12, abs=1e-3)
     assert cached["decode_images"][0] == pytest.approx(1e7 * 224 * 224 / 1e12, abs=1e-3)
     assert "extract_features" not in online
-    vit = MEASURED["forward_gflop"]["paper"]["vit"] * 1e9
+    vit = MEASURED["forward_gflop"]["lean"]["vit"] * 1e9
     assert cached["extract_features"][3] == pytest.approx(1e7 * vit / 100e12 / 3600, rel=0.01)
     assert cached["extract_features"][4] == pytest.approx(cached["extract_features"][3] / 64, abs=0.01)
     # at every pass the ViT runs again, and its tokens need not be read

@@ -43,6 +43,12 @@ class Finetune(Section):
 
     seeds: Seeds = knob("Each samples its own training part and order; metrics are means over them.")
     steps: Int = knob("Optimizer steps at most; early stopping ends before.", ge=1, le=MAX_COUNT)
+    epochs: Int | None = knob(
+        "Passes through the training part, with a validation after each and no early stopping (authors' code: 5); null: "
+        "steps, validate_every and patience count.",
+        ge=1,
+        le=MAX_COUNT,
+    )
     batch_size: Int = knob(
         "Images in an optimizer step; fewer where the part is smaller.", unit="images", ge=1, le=MAX_COUNT
     )
@@ -51,14 +57,31 @@ class Finetune(Section):
         "Learning rate of the pre-trained weights at its peak (paper: 3e-6).", ge=0, le=10
     )
     head_learning_rate: float = knob("Learning rate of the task head at its peak (paper: 3e-4).", gt=0, le=10)
-    head_start: Literal["zero", "probe"] = knob("Start of the task head: zero, or the linear probe.")
+    head: Literal["linear", "two_layers"] = knob(
+        "linear: one layer on the mean of the query outputs; two_layers: two linear layers on all of them, side by side "
+        "(authors' code)."
+    )
+    head_start: Literal["zero", "probe", "random"] = knob(
+        "Start of the task head: zero, the linear probe (with head linear), or random (authors' code)."
+    )
     warmup_fraction: float = knob("Part of the steps in which the learning rate rises.", ge=0, le=1)
     weight_decay: float = knob("Weight decay of matrices.", ge=0, le=10)
+    decay_all: bool = knob("true: weight decay of biases and norms, too (authors' code).")
     validate_every: Int = knob("Optimizer steps between two validations.", unit="steps", ge=1, le=MAX_COUNT)
     patience: Int = knob(
         "Validations without a better validation loss after which training ends.", ge=1, le=MAX_COUNT
     )
     bootstrap: Int = knob(BOOTSTRAP, ge=1, le=1_000_000)
+
+    @property
+    def start_in_words(self) -> str:
+        """What a head is before its first step, for a reader."""
+        starts = {
+            "probe": "the linear probe",
+            "zero": "a head of zeros",
+            "random": "a head of random weights",
+        }
+        return starts[self.head_start]
 
 
 class ZeroShot(Section):
@@ -131,6 +154,10 @@ class Generate(Section):
 class ScoreImages(Section):
     """Scores of generated images."""
 
+    reconstructed: Literal["test", "train"] = knob(
+        "Images whose reconstructions Table 5 compares with training images: train: training images (paper); test: "
+        "held-out ones. PSNR and SSIM are always of test images."
+    )
     max_images: Int | None = knob(
         "Images of each set for the image scores; null: all.", unit="images", ge=2, le=MAX_COUNT
     )

@@ -49,7 +49,8 @@ class Model(Section):
     )
     codebook_size: Int = knob("Codes at each level.", ge=2, le=65_536)
     codebook_start: Literal["data", "uniform"] = knob(
-        "data: latents of the first batch, dead codes are moved; uniform: +-1/size, left there (authors' code)."
+        "data: latents of the first batch, dead codes are moved; uniform: +-1/size, left there (van den Oord et al. 2017; "
+        "authors' code)."
     )
     code_width: Int = knob("Dimension of the codes.", ge=1, le=MAX_WIDTH)
     codebook_weight: float = knob(
@@ -57,15 +58,29 @@ class Model(Section):
     )
     commitment: float = knob("beta_1 = beta_2 of Eq. 23 (authors' code: 1.0).", ge=0, le=1000)
     adapter: Literal["unit_length", "rectified"] = knob(
-        "How latents end: unit_length, or rectified (authors' code)."
+        "How latents end: unit_length, or rectified: in a ReLU (paper, whose residual block ends so; authors' code)."
     )
-    adapter_blocks: Int = knob("Residual blocks in each latent adapter (authors' code: 3).", ge=1, le=1000)
+    adapter_blocks: Int = knob(
+        "Residual blocks in each latent adapter (paper: 1; authors' code: 3).", ge=1, le=1000
+    )
+    adapter_residual: Literal["plain", "batch_norm"] = knob(
+        "Residual blocks of the adapters: plain: two convolutions; batch_norm: the bottleneck of He et al. (2016), which "
+        "ends in a ReLU (paper, authors' code)."
+    )
+    adapter_position: Literal["learnt", "sinusoidal"] = knob(
+        "Spatial positions in the adapters: learnt, or the fixed two-dimensional encoding of Wang and Liu (2019; paper, "
+        "authors' code); that needs a code_width that is a multiple of 4."
+    )
     bottom_latents: Literal["joined", "concatenated"] = knob(
         "With the top latents: joined to code_width, or concatenated to twice that (authors' code)."
     )
+    decoder: Literal["tapered", "deconvolutional", "residual"] = knob(
+        "tapered: few channels, linear paths beside them; deconvolutional: four blocks of a transposed convolution, a ReLU "
+        "and a norm (paper); residual: a residual layer, three blocks and a bare transposed convolution (authors' code)."
+    )
     decoder_channels: Widths = knob(
-        "Channels that enter each doubling; the last transposed convolution does what is left of 14 to 224 "
-        "(authors' code: 2304, 4608, 4608, 2304).",
+        "Channels that enter each transposed convolution. Three: the last one enlarges by 4 (tapered only); four: each "
+        "doubles (authors' code: 2304, 4608, 4608, 2304).",
         min_length=3,
         max_length=4,
     )
@@ -73,7 +88,7 @@ class Model(Section):
         "Norm of the decoder: batch as in the paper; group does not depend on the batch."
     )
     decoder_shortcut: bool = knob(
-        "Images are also made straight from the 14 x 14 map before the doublings (authors' code: false)."
+        "Images are also made straight from the 14 x 14 map before the doublings; with decoder tapered only."
     )
     image_channels: Literal[1, 3] = knob("Channels of an image: 1: grey (radiographs); 3: as the paper.")
 
@@ -134,6 +149,9 @@ class Pretrain(Section):
     augment: Augment | None = knob(
         "Random changes of training images, with online features only; null: none. An example: "
         "{rotation: 5, shift: 0.05, zoom: 0.1, brightness: 0.1, contrast: 0.1}."
+    )
+    keep: Literal["last", "best"] = knob(
+        "Weights that the model ends with: of the last step, or of the lowest validation loss (authors' code)."
     )
     validate_every: Int = knob("Optimizer steps between two validations.", unit="steps", ge=1, le=MAX_COUNT)
     checkpoint_every: Int = knob("Optimizer steps between two checkpoints.", unit="steps", ge=1, le=MAX_COUNT)
@@ -222,6 +240,10 @@ class Prior(Section):
         "Part of the training images shown without their text, for guidance; unused with condition none.",
         ge=0,
         le=1,
+    )
+    weight_norm: bool = knob(
+        "true: weight normalisation of all convolutions and matrices in training (authors' code); the saved prior is the "
+        "same kind of network."
     )
     top_blocks: Int = knob("Residual blocks that read the top codes, on the bottom level.", ge=0, le=1000)
     bootstrap: Int = knob("Bootstrap resamples for the confidence intervals (95 %).", ge=1, le=1_000_000)

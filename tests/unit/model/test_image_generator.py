@@ -6,7 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from medunifier.model.image_generator import Enlarge, ImageDecoder, ImageGenerator, Norm2d, resize
+from medunifier.model.image_decoders import ResidualDecoder, TaperedDecoder
+from medunifier.model.image_generator import ImageGenerator
+from medunifier.model.image_layers import Enlarge, Norm2d, resize
 from medunifier.model.quantizer import Quantizer
 
 
@@ -104,15 +106,18 @@ def test_bottom_codes_depend_on_text_and_on_the_top():
 
 
 @pytest.mark.parametrize(
-    ("channels", "million_parameters", "gflop"),
-    [((2304, 4608, 4608, 2304), 727, 1686), ((768, 384, 192, 96), 17, 10)],
+    ("kind", "channels", "million_parameters", "gflop"),
+    [
+        (ResidualDecoder, (2304, 4608, 4608, 2304), 727, 1686),
+        (TaperedDecoder, (768, 384, 192, 96), 17, 10),
+    ],
 )
-def test_arithmetic_of_the_decoders_is_that_of_method_md(channels, million_parameters, gflop):
+def test_arithmetic_of_the_decoders_is_that_of_method_md(kind, channels, million_parameters, gflop):
     """The reference counts the convolutions without the residual block, and its decoders have no shortcut."""
     with torch.device("meta"), FlopCounterMode(display=False) as counter:
         source = 2304 if channels[0] == 2304 else 1536
-        decoder = ImageDecoder(source, channels, 3, "batch", shortcut=False)
-        residual = sum(p.numel() for p in decoder.residual.parameters())
+        decoder = kind(source, channels, 3, "batch", *([False] if kind is TaperedDecoder else []))
+        residual = sum(p.numel() for p in decoder.residual.parameters() if p.ndim > 1)
         assert decoder(torch.empty(1, 768, 16, 16), torch.empty(1, source - 768, 16, 16)).shape[-1] == 224
     parameters = sum(p.numel() for p in decoder.parameters()) - residual
     assert parameters / 1e6 == pytest.approx(million_parameters, rel=0.02)
@@ -123,8 +128,8 @@ def test_arithmetic_of_the_decoders_is_that_of_method_md(channels, million_param
 def test_the_shortcut_adds_a_patch_of_32_pixels_around_each_place_of_the_map():
     """Against a sum over places, pixel by pixel."""
     torch.manual_seed(0)
-    with_shortcut = ImageDecoder(4, (8, 8, 8, 8), 2, "group", shortcut=True).eval()
-    without = ImageDecoder(4, (8, 8, 8, 8), 2, "group", shortcut=False).eval()
+    with_shortcut = TaperedDecoder(4, (8, 8, 8, 8), 2, "group", shortcut=True).eval()
+    without = TaperedDecoder(4, (8, 8, 8, 8), 2, "group", shortcut=False).eval()
     without.load_state_dict(
         {k: v for k, v in with_shortcut.state_dict().items() if not k.startswith("shortcut")}
     )
@@ -142,7 +147,7 @@ def test_the_shortcut_adds_a_patch_of_32_pixels_around_each_place_of_the_map():
 
 @pytest.mark.parametrize(("channels", "last"), [((8, 8, 8, 4), 2), ((8, 8, 4), 4)])
 def test_the_last_transposed_convolution_does_what_the_doublings_leave(channels, last):
-    decoder = ImageDecoder(4, channels, 3, "group", shortcut=True)
+    decoder = TaperedDecoder(4, channels, 3, "group", shortcut=True)
     assert decoder.leave.stride == (last, last)
     assert decoder(torch.randn(2, 1, 16, 16), torch.randn(2, 3, 16, 16)).shape == (2, 3, 224, 224)
 
@@ -163,9 +168,12 @@ def test_choices_of_the_authors_code():
     model = make(
         adapter="rectified",
         adapter_blocks=3,
+        adapter_residual="batch_norm",
+        adapter_position="sinusoidal",
         bottom_latents="concatenated",
         codebook_start="uniform",
         norm="batch",
+        decoder="residual",
         decoder_channels=(24, 48, 48, 24),
         decoder_shortcut=False,
     ).train()
