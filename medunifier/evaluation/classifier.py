@@ -73,6 +73,9 @@ class Classifier(nn.Module):
             self.last.load_state_dict(probe.state_dict())
         elif start == "random":
             self.last.reset_parameters()
+        else:
+            nn.init.zeros_(self.last.weight)
+            nn.init.zeros_(self.last.bias)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Return the logits (B, outputs) of what the encoder reads, (B, ...)."""

@@ -171,3 +171,15 @@ def test_missing_labels_and_classes_are_input_errors(params):
     pl.read_parquet(path).with_columns(label_edema=pl.lit(0, pl.Int8)).write_parquet(path)
     with pytest.raises(InputError, match=r"validate.parquet: classes .* have \[4, 0\] images"):
         run_finetune(params)
+
+
+@pytest.mark.slow
+def test_the_authors_fine_tuning(params):
+    """Two linear layers from a random start, whole passes with a validation after each, all of them done."""
+    show_the_label()
+    theirs = {"head": "two_layers", "head_start": "random", "epochs": 5, "batch_size": 4, "decay_all": True}
+    rates = {"learning_rate": 1e-3, "head_learning_rate": 1e-3, "weight_decay": 0.01, "patience": 1}
+    metrics = run_finetune(params.replace(finetune=params.finetune.replace(**theirs, **rates)))
+    assert metrics["auroc"] == 100
+    assert metrics["best_step"] in {0, 3, 6, 9, 12, 15}  # 12 images, batches of 4, five passes
+    assert metrics["best_step"] > 0

@@ -69,13 +69,6 @@ def test_every_key_in_which_two_presets_differ_is_listed():
     assert different - MEANT_TO_DIFFER <= set(ROWS)
 
 
-def test_the_ablation_at_the_papers_size_is_the_paper_with_other_variants():
-    paper, ablation = leaves("paper"), leaves("paper-ablation")
-    different = {name for name in {*paper, *ablation} if paper.get(name) != ablation.get(name)}
-    allowed = re.compile(r"preset$|variants\.|trained\.|evaluate\.finetune_models$")
-    assert {name for name in different if not allowed.match(name)} == set()
-
-
 @pytest.mark.parametrize("name", ROWS)
 def test_a_row_says_what_the_paper_says_and_where_or_that_it_does_not(name: str):
     says = ROWS[name][2]

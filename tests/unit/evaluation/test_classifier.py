@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
+from torch import nn
 
 from medunifier.evaluation import classifier
 from medunifier.evaluation.classifier import Classifier, QueryEncoder, cross_entropy, fit_probe, probabilities
@@ -33,6 +34,49 @@ def test_groups_hold_every_parameter_once_at_its_rate(model):
         is_head = any(group["params"][0] is p for p in net.head.parameters())
         assert group["rate_scale"] == pytest.approx(1.0 if is_head else 0.01)
         assert all((p.ndim >= 2) == (group["weight_decay"] > 0) for p in group["params"])
+
+
+def test_the_authors_head_reads_all_queries_side_by_side_through_two_linear_layers(model):
+    torch.manual_seed(0)
+    features = torch.randn(3, 5, 8)
+    net = Classifier(QueryEncoder(model), 2, "two_layers").eval()
+    net.start_head("random", nn.Linear(1, 1))
+    first, last = net.head
+    with torch.no_grad():
+        queries = model.encode_image(features)[0]  # (3, queries, 16)
+        assert first.in_features == queries[0].numel() and first.out_features == 768
+        by_hand = (queries.reshape(3, -1) @ first.weight.T + first.bias) @ last.weight.T + last.bias
+        torch.testing.assert_close(net(features), by_hand, rtol=0, atol=1e-5)
+    net.start_head("zero", nn.Linear(1, 1))
+    assert not net(features).any()
+
+
+def test_a_head_starts_as_it_is_told(model):
+    torch.manual_seed(0)
+    probe, features = nn.Linear(16, 3), torch.randn(2, 5, 8)
+    for head in ("linear", "two_layers"):
+        assert not Classifier(QueryEncoder(model), 3, head)(features).any(), head
+    net = Classifier(QueryEncoder(model), 3)
+    net.start_head("probe", probe)
+    with torch.no_grad():
+        torch.testing.assert_close(net(features), probe(QueryEncoder(model)(features)))
+    net.start_head("random", probe)
+    assert net.head.weight.std() > 0 and not torch.equal(net.head.weight, probe.weight)
+
+
+def test_side_by_side_shares_the_weights_and_leaves_the_encoder_as_it_was(model):
+    encoder = QueryEncoder(model)
+    wide = encoder.side_by_side()
+    assert {id(p) for p in wide.parameters()} == {id(p) for p in encoder.parameters()}
+    features = torch.randn(2, 5, 8)
+    assert encoder(features).shape == (2, 16) and wide(features).shape == (2, wide.width)
+
+
+def test_decay_all_reaches_biases_and_norms(model):
+    net = Classifier(QueryEncoder(model), 3, "two_layers")
+    groups = net.parameter_groups(1e-5, 1e-5, 0.01, decay_all=True)
+    assert {group["weight_decay"] for group in groups} == {0.01}
+    assert sum(len(group["params"]) for group in groups) == len(list(net.parameters()))
 
 
 @pytest.mark.parametrize("classes", [2, 3])

@@ -184,6 +184,9 @@ def test_numbers_are_read_as_dvc_reads_them(tmp_path: Path) -> None:
         ("pretrain.temperature_range", [0.5, 0.01], "[0.5, 0.01]", "the lower first"),
         ("pretrain.temperature_range", [0, 0.5], "0", "number, above 0"),
         ("preset", "a;b", "a;b", "the first a letter or digit"),
+        ("model.decoder", "unet", '"unet"', "tapered | deconvolutional | residual"),
+        ("model.decoder", "deconvolutional", '"group"', "batch, as model.decoder is deconvolutional"),
+        ("finetune.head", "two_layers", '"probe"', "zero or random, as finetune.head is two_layers"),
     ],
 )
 def test_wrong_values_are_refused(tmp_path: Path, path: str, value: Any, shown: str, allowed: str) -> None:
@@ -244,6 +247,17 @@ def test_variants_with_a_hyphen_are_fine(tmp_path: Path) -> None:
     tree = YAML(typ="safe").load(edited(tmp_path, {}))
     path = edited(tmp_path, {"variants": tree["variants"] | {"no-itg": tree["variants"]["full"]}})
     assert isinstance(load_params(path).variants["no-itg"], Variant)
+
+
+def test_options_of_the_decoder_fit_its_kind(tmp_path: Path) -> None:
+    changes = {"model.decoder": "residual", "model.decoder_shortcut": True, "model.decoder_channels": [48, 32, 16]}
+    message = refusal(edited(tmp_path, changes | {"model.code_width": 6, "model.adapter_position": "sinusoidal"}))
+    for said in (
+        "model.decoder_channels: [48, 32, 16] is refused; allowed: four numbers, as model.decoder is residual",
+        "model.decoder_shortcut: true is refused; allowed: false, as model.decoder is residual",
+        "model.code_width: 6 is refused; allowed: a multiple of 4, for sinusoidal positions",
+    ):
+        assert said in message
 
 
 def test_a_hub_model_needs_a_revision(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from medunifier.runtime.params import load_params
 from medunifier.synthesis.pixelsnail import Prior
 from medunifier.synthesis.pixelsnail_blocks import CausalConv
 from medunifier.synthesis.prior_config import PriorConfig
+from medunifier.synthesis.prior_training import normalise_weights, plain_weights
 from tests.support.paths import REPO
 from tests.support.priors import inputs, make_prior
 
@@ -175,3 +176,25 @@ def test_it_learns_a_rule_that_the_text_selects():
         loss.backward()
         optimizer.step()
     assert loss < 0.3  # log 20 = 3.0 at the start, log 2 = 0.69 without the text
+
+
+@pytest.mark.parametrize("level", ["top", "bottom"])
+def test_weight_normalisation_changes_the_gradients_alone_and_leaves_no_trace(level):
+    """Against its definition: w = g v / |v|, for each output of a layer."""
+    prior, given = make_prior(level, **SMALL), inputs(level, 2)
+    names, before = list(prior.state_dict()), prior(**given).detach()
+    normalise_weights(prior)
+    torch.testing.assert_close(prior(**given).detach(), before, rtol=1e-5, atol=1e-5)
+    layers = [m for m in prior.modules() if hasattr(m, "parametrizations")]
+    assert len(layers) == sum(isinstance(m, torch.nn.Conv2d | torch.nn.Linear) for m in prior.modules())
+    optimizer = torch.optim.SGD(prior.parameters(), lr=0.1)
+    prior(**given).square().mean().backward()
+    optimizer.step()
+    leave = prior.leave.parametrizations.weight
+    g, v = leave.original0.detach(), leave.original1.detach()
+    trained, expected = prior(**given).detach(), g * v / v.norm(dim=1, keepdim=True)
+    plain_weights(prior)
+    torch.testing.assert_close(prior.leave.weight.detach(), expected)
+    torch.testing.assert_close(prior(**given).detach(), trained, rtol=1e-5, atol=1e-5)
+    assert not torch.allclose(trained, before)
+    assert sorted(prior.state_dict()) == sorted(names)
