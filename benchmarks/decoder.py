@@ -44,7 +44,7 @@ def decoder_of(preset: str, divide: int) -> dict[str, Any]:
     """Return the decoder settings of a preset, its channels divided."""
     model = read_mapping(REPO / "workflow/presets" / f"{preset}.yaml")["model"]
     return {
-        "decoder": model["decoder"],
+        "decoder_kind": model["decoder_kind"],
         "decoder_norm": model["decoder_norm"],
         "decoder_channels": tuple(width // divide for width in model["decoder_channels"]),
         "decoder_shortcut": model["decoder_shortcut"],

@@ -23,7 +23,7 @@ class Sizes:
         equal_reports: pairs with the same report, in ITM: `apart`, never negatives of each other, or `negatives`.
         label_smoothing: of ITC and ITG, 0 to 1.
         codebook_size, codebook_start, code_width, adapter, adapter_blocks, adapter_residual, adapter_position,
-        bottom_latents, decoder, decoder_channels, decoder_norm, decoder_shortcut, image_channels: see `ImageGenerator`.
+        bottom_latents, decoder_kind, decoder_channels, decoder_norm, decoder_shortcut, image_channels: see `ImageGenerator`.
         codebook_weight, commitment: weights of the codebook and the commitment term of Eq. 23.
         pad_token_id, cls_token_id, sep_token_id, decode_token_id: of [PAD], [CLS], [SEP], [DEC].
         initializer_range: standard deviation of the initial weights of the Q-Former and the heads.
@@ -57,7 +57,7 @@ class Sizes:
     adapter_residual: str = "plain"
     adapter_position: str = "learnt"
     bottom_latents: str = "joined"
-    decoder: str = "tapered"
+    decoder_kind: str = "tapered"
     decoder_channels: tuple[int, ...] | list[int] = (1536, 768, 768)
     decoder_norm: str = "group"
     decoder_shortcut: bool = True

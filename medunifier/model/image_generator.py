@@ -100,7 +100,7 @@ class ImageGenerator(nn.Module):
         adapter, adapter_blocks, adapter_residual, adapter_position: see `LatentAdapter`.
         bottom_latents: how the bottom's latents take in the doubled top's: `joined` by a 1 x 1 convolution into C
             channels; `concatenated` to 2 C, which is then the width of the bottom's codes (the authors' code).
-        decoder: `tapered`, `deconvolutional` (paper) or `residual` (the authors' code), see `image_decoder` and
+        decoder_kind: `tapered`, `deconvolutional` (paper) or `residual` (the authors' code), see `image_decoder` and
             `top_decoder`. decoder_channels, image_channels, norm, decoder_shortcut: see the decoders.
 
     Raises:
@@ -118,7 +118,7 @@ class ImageGenerator(nn.Module):
         codebook_size: int,
         decoder_channels: tuple[int, ...],
         image_channels: int,
-        decoder: str = "tapered",
+        decoder_kind: str = "tapered",
         norm: str = "group",
         decoder_shortcut: bool = True,
         adapter: str = "unit_length",
@@ -146,14 +146,14 @@ class ImageGenerator(nn.Module):
             vision_width + query_width, code_width, (side, side), BOTTOM_GRID, *choices
         )
         self.top_quantizer = Quantizer(codebook_size, code_width, start=codebook_start)
-        self.top_decoder = top_decoder(decoder, code_width, norm)  # 8 -> 16
+        self.top_decoder = top_decoder(decoder_kind, code_width, norm)  # 8 -> 16
         # The authors' code doubles the top a second time for the decoder, by weights of its own.
-        self.second_doubling = Enlarge(code_width, code_width, 2) if decoder == "residual" else None
+        self.second_doubling = Enlarge(code_width, code_width, 2) if decoder_kind == "residual" else None
         self.join = nn.Conv2d(2 * code_width, code_width, 1) if joined else nn.Identity()
         self.normalise = unit_length if normed else nn.Identity()
         self.bottom_quantizer = Quantizer(codebook_size, bottom_width, start=codebook_start)
         self.decoder = image_decoder(
-            decoder, code_width + bottom_width, decoder_channels, image_channels, norm, decoder_shortcut
+            decoder_kind, code_width + bottom_width, decoder_channels, image_channels, norm, decoder_shortcut
         )
 
     def forward(self, queries: torch.Tensor, patches: torch.Tensor, text: torch.Tensor) -> Generated:

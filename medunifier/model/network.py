@@ -59,7 +59,7 @@ class MedUnifierNetwork(nn.Module):
             codebook_size=c.codebook_size,
             decoder_channels=tuple(c.decoder_channels),
             image_channels=c.image_channels,
-            decoder=c.decoder,
+            decoder_kind=c.decoder_kind,
             norm=c.decoder_norm,
             decoder_shortcut=c.decoder_shortcut,
             adapter=c.adapter,

@@ -74,7 +74,7 @@ class Model(Section):
     bottom_latents: Literal["joined", "concatenated"] = knob(
         "With the top latents: joined to code_width, or concatenated to twice that (authors' code)."
     )
-    decoder: Literal["tapered", "deconvolutional", "residual"] = knob(
+    decoder_kind: Literal["tapered", "deconvolutional", "residual"] = knob(
         "tapered: few channels, linear paths beside them; deconvolutional: four blocks of a transposed convolution, a ReLU "
         "and a norm (paper); residual: a residual layer, three blocks and a bare transposed convolution (authors' code)."
     )
@@ -88,7 +88,7 @@ class Model(Section):
         "Norm of the decoder: batch as in the paper; group does not depend on the batch."
     )
     decoder_shortcut: bool = knob(
-        "Images are also made straight from the 14 x 14 map before the doublings; with decoder tapered only."
+        "Images are also made straight from the 14 x 14 map before the doublings; with decoder_kind tapered only."
     )
     image_channels: Literal[1, 3] = knob("Channels of an image: 1: grey (radiographs); 3: as the paper.")
 

@@ -173,7 +173,7 @@ def test_choices_of_the_authors_code():
         bottom_latents="concatenated",
         codebook_start="uniform",
         norm="batch",
-        decoder="residual",
+        decoder_kind="residual",
         decoder_channels=(24, 48, 48, 24),
         decoder_shortcut=False,
     ).train()

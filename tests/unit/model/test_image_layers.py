@@ -182,7 +182,7 @@ def test_codes_decode_to_the_images_of_the_forward_pass(decoder):
         codebook_size=16,
         decoder_channels=(8, 12, 8, 6),
         image_channels=3,
-        decoder=decoder,
+        decoder_kind=decoder,
         norm="batch",
         decoder_shortcut=False,
         adapter="rectified",
@@ -205,7 +205,7 @@ def test_the_authors_double_the_top_twice_by_weights_of_their_own():
         codebook_size=16,
         decoder_channels=(8, 8, 8, 8),
         image_channels=1,
-        decoder="residual",
+        decoder_kind="residual",
         norm="batch",
     ).eval()
     inputs = torch.randn(2, 32, 12), torch.randn(2, 256, 10), torch.randn(2, 12)
