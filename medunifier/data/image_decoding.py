@@ -17,6 +17,7 @@ if TYPE_CHECKING:  # pydicom takes a quarter of a second to import: only where t
     import pydicom
 
 _DICOM_SUFFIXES = (".dcm", ".dicom")
+_IMAGE_STARTS = (b"\xff\xd8\xff", b"\x89PNG")
 _JPEG_END = b"\xff\xd9"
 # Errors that Pillow, pydicom and its decoders raise on broken content. Only an OSError without errno counts.
 _BROKEN = (
@@ -33,7 +34,7 @@ def decode_image(path: str | Path, size: int, aspect: str) -> np.ndarray:
     """Decode an image file to grey values, antialiased.
 
     Args:
-        path: a JPEG, PNG or other file that Pillow reads, or a DICOM file (`.dcm`, `.dicom`).
+        path: a JPEG, PNG or other file that Pillow reads, or a DICOM file; the content counts, not the suffix.
         size: height and width of the result in pixels.
         aspect: what is done with an image that is not square: `squash` (distort), `pad` (with black) or `crop`
             (keep the centre).
@@ -46,8 +47,7 @@ def decode_image(path: str | Path, size: int, aspect: str) -> np.ndarray:
         InputError: The file cannot be opened, or a decoder plug-in is not installed.
     """
     try:
-        is_dicom = Path(path).suffix.lower() in _DICOM_SUFFIXES
-        return square(_read_dicom(path) if is_dicom else _read_image(path, size), size, aspect)
+        return square(_read_dicom(path) if is_dicom(path) else _read_image(path, size), size, aspect)
     except _BROKEN as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise InputError(
@@ -57,6 +57,14 @@ def decode_image(path: str | Path, size: int, aspect: str) -> np.ndarray:
         if "missing dependencies" in str(error):
             raise InputError(f"{path}: {error}") from error
         raise UnreadableImage(f"{type(error).__name__}: {' '.join(str(error).split())}") from error
+
+
+def is_dicom(path: str | Path) -> bool:
+    """Return whether a file is DICOM: DICM after 128 bytes (PS3.10, 7.1), or by its suffix if it is no JPEG or PNG."""
+    with open(path, "rb") as file:
+        head = file.read(132)
+    by_suffix = Path(path).suffix.lower() in _DICOM_SUFFIXES and not head.startswith(_IMAGE_STARTS)
+    return head[128:] == b"DICM" or by_suffix
 
 
 def _read_image(path: str | Path, size: int) -> Image.Image:

@@ -1,4 +1,10 @@
-"""Layouts: how each data set is read as it is distributed. A new layout is one more module in this folder."""
+"""Layouts: how each data set is read as it is distributed. A new layout is one more module in this folder.
+
+A layout states facts of its data set alone. What holds for all is done elsewhere: `medunifier/data/index_files.py` reads
+tables and lists (number of fields, missing words, ids, contradictions, files that must match);
+`medunifier/data/dataset_files.py` finds files; preparation rejects paths that leave the root, missing files, repeated
+and contradictory rows, and blank patients.
+"""
 
 import importlib
 import pkgutil

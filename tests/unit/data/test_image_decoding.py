@@ -23,7 +23,7 @@ from medunifier.data.dicom_headers import view_position
 from medunifier.data.image_decoding import UnreadableImage, decode_image
 from medunifier.runtime.errors import InputError
 from tests.support import jpeg_lossless
-from tests.support.fake_files import dicom_file, image_file
+from tests.support.fake_files import dicom_file, image_file, pixels, put
 from tests.support.paths import SHARED
 
 SAMPLES = SHARED / "data" / "dicom-samples"
@@ -315,11 +315,11 @@ def test_dicom_cut_anywhere_in_its_header_has_no_view_or_its_own_and_no_image(tm
         whole = buffer.getvalue()
     path = tmp_path / "a.dcm"
     path.write_bytes(whole)
-    assert view_position(path) == {"view": "AP"} and decode_image(path, 16, "squash").std() > 30
+    assert view_position(path) == "AP" and decode_image(path, 16, "squash").std() > 30
     seen = set()
     for length in range(whole.index(b"\xe0\x7f\x10\x00")):  # where the pixel data start
         path.write_bytes(whole[:length])
-        seen.add(view_position(path)["view"])
+        seen.add(view_position(path))
         with pytest.raises(UnreadableImage):
             decode_image(path, 16, "squash")
     assert {None, "AP"} <= seen
@@ -329,7 +329,7 @@ def test_dicom_with_a_view_of_an_unknown_kind_has_none(tmp_path):
     whole = dicom_file(noise(16, 16), ViewPosition="AP")
     path = tmp_path / "a.dcm"
     path.write_bytes(whole.replace(b"\x18\x00\x01\x51CS", b"\x18\x00\x01\x51CZ"))
-    assert view_position(path) == {"view": None}
+    assert view_position(path) is None
 
 
 def jpeg_frame(kind):
@@ -375,3 +375,18 @@ def test_a_real_jpeg_compressed_radiograph_and_its_relabelled_copy():
     frame = next(generate_frames(pydicom.dcmread(paths[0]).PixelData, number_of_frames=1))
     np.testing.assert_array_equal(plain, np.asarray(Image.open(io.BytesIO(frame))), "as Pillow has it")
     assert plain.std() > 30
+
+
+@pytest.mark.parametrize("name", ["x", "x.DCM", "x.dicom", "x.jpg", "1.2.840.113"])
+def test_dicom_files_are_known_by_their_content(tmp_path, name):
+    values = pixels("content")
+    decoded = decode_image(put(tmp_path / name, dicom_file(values)), 32, "squash")
+    np.testing.assert_array_equal(decoded, values)
+
+
+@pytest.mark.parametrize("name", ["x.PNG", "x.dcm", "x"])
+def test_other_images_are_known_by_their_content(tmp_path, name):
+    values = pixels("content")
+    np.testing.assert_array_equal(
+        decode_image(put(tmp_path / name, image_file(values, "PNG")), 32, "squash"), values
+    )

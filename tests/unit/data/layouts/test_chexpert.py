@@ -1,5 +1,6 @@
 import pytest
 
+from medunifier.data.dataset_files import locate_images
 from medunifier.data.layouts import RAW_IMAGES, chexpert
 from medunifier.runtime.errors import InputError
 from tests.support.fake_chexpert import FakeChexpert
@@ -78,3 +79,73 @@ def test_rows_that_cannot_be_used(fake, column, value, message):
     fake.rows["train"][0][column] = value
     with pytest.raises(InputError, match=f"train.csv: {message}"):
         read(fake)
+
+
+ROLES = ("images", "labels", "split", "checksums", "lists")
+
+
+def below(settings, root, folder):
+    """The settings with another root, and the lists in a folder below it."""
+    index = settings.index.replace(**{role: f"{folder}/{getattr(settings.index, role)}" for role in ROLES})
+    return settings.replace(root=str(root), index=index)
+
+
+def test_the_root_may_be_one_level_up(tmp_path):
+    fake = FakeChexpert(tmp_path / "CheXpert-v1.0-small")
+    fake.add(1)
+    fake.add(2, split="valid")
+    fake.write()
+    raw = chexpert.read_images(below(fake.settings(), tmp_path, "CheXpert-v1.0-small"))
+    assert raw.rows["image_id"][0] == "train/patient00001/study1/view1_frontal.jpg"
+    assert all((tmp_path / path).is_file() for path in raw.rows["image_path"]) and raw.warnings == []
+    with pytest.raises(InputError, match=r"it lies in .*CheXpert-v1\.0-small: is that the `root`\?"):
+        chexpert.read_images(fake.settings().replace(root=str(tmp_path)))
+
+
+def test_the_folders_of_the_original_s_archives_may_stay_as_they_are(tmp_path):
+    fake = FakeChexpert(tmp_path / "whole", prefix="CheXpert-v1.0/")
+    for patient in (1, 2, 30000):
+        fake.add(patient)
+    fake.add(64541, split="valid")
+    fake.write()
+    first, second, third = (
+        tmp_path / f"CheXpert-v1.0 batch {name}"
+        for name in ("1 (validate & csv)", "2 (train 1)", "3 (train 2)")
+    )
+    fake.root.rename(first)
+    for patient, batch in (("patient00001", second), ("patient00002", second), ("patient30000", third)):
+        batch.mkdir(exist_ok=True)
+        (first / "train" / patient).rename(batch / patient)
+    (first / "train").rmdir()
+    raw = chexpert.read_images(below(fake.settings(), tmp_path, first.name))
+    assert raw.rows["image_path"].to_list()[::3] == [
+        "CheXpert-v1.0 batch 2 (train 1)/patient00001/study1/view1_frontal.jpg",
+        "CheXpert-v1.0 batch 1 (validate & csv)/valid/patient64541/study1/view1_frontal.jpg",
+    ]
+    assert all((tmp_path / path).is_file() for path in raw.rows["image_path"]) and raw.warnings == []
+    assert raw.rows["image_id"][0] == "train/patient00001/study1/view1_frontal.jpg", "as in the whole folder"
+
+
+def test_a_root_without_images_is_told_with_what_is_accepted(fake):
+    fake.write()
+    (fake.root / "train").rename(fake.root / "elsewhere")
+    told = chexpert.read_images(fake.settings()).warnings
+    assert len(told) == 1 and "no folder train/; accepted: train/ beside train.csv, or the folders" in told[0]
+
+
+def test_a_path_that_leaves_the_root_is_no_image(fake):
+    fake.rows["train"][0]["Path"] = "train/patient00001/study1/../../../../outside/x.jpg"
+    located = locate_images(read(fake).rows, fake.root)
+    assert located.select("reason", "bytes").row(0) == ("outside_root", None)
+    fake.rows["train"][0]["Path"] = "/etc/patient00001/study1/x.jpg"
+    with pytest.raises(InputError, match=r"Path is '/etc/patient00001/study1/x\.jpg', first in line 2"):
+        read(fake)
+
+
+def test_a_row_with_a_field_too_many_is_refused(fake):
+    fake.write()
+    path = fake.root / "train.csv"
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([*lines[:2], lines[2] + ",1.0", *lines[3:]]))
+    with pytest.raises(InputError, match=r"train\.csv, line 3: 20 fields, but the header has 19"):
+        chexpert.read_images(fake.settings())

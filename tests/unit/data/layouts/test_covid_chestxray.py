@@ -2,8 +2,11 @@ import csv
 
 import pytest
 
+from medunifier.data.dataset_files import locate_images
 from medunifier.data.layouts import RAW_IMAGES, RAW_REPORTS, covid_chestxray
 from medunifier.data.layouts.covid_chestxray import LABELS, finding_labels
+from medunifier.data.preparation.rejects import Selection
+from medunifier.data.preparation.rules import keep_wanted_images
 from medunifier.runtime.errors import InputError
 from medunifier.runtime.params import Dataset, Index
 from tests.support.fake_mimic import write_csv
@@ -93,3 +96,40 @@ def test_the_real_index_reads_whole():
     assert sums["label_covid_19"] == sum("COVID-19" in row["finding"] for row in index)
     assert sums["label_other_pneumonia"] > 0
     assert all((REAL / path).is_file() for path in rows["image_path"])
+
+
+def test_a_folder_or_file_name_that_leaves_the_root_is_no_image(tmp_path):
+    secret = tmp_path / "outside/secret.jpg"
+    secret.parent.mkdir()
+    secret.write_bytes(b"secret")
+    root = tmp_path / "root"
+    (root / "images").mkdir(parents=True)
+    rows = [
+        row(folder="../outside", filename="secret.jpg"),
+        row(filename="../../outside/secret.jpg"),
+        row(filename=str(secret)),
+    ]
+    write_csv(root / "metadata.csv", rows)
+    raw = covid_chestxray.read_images(settings(root))
+    located = locate_images(raw.rows, root)
+    assert located["bytes"].null_count() == 3
+    assert located["reason"].to_list()[:2] == ["outside_root"] * 2
+
+
+def test_a_missing_patient_is_rejected_and_ids_are_normalised(tmp_path):
+    write_csv(tmp_path / "metadata.csv", [
+        row(patientid="3.0"), row(patientid=" 3", filename="b.jpg"), row(patientid="nan", filename="c.jpg"),
+    ])  # fmt: skip
+    raw = covid_chestxray.read_images(settings(tmp_path))
+    assert raw.rows["patient_id"].to_list() == ["3", "3", None] and raw.notes["missing_words_patientid"] == 1
+    selection = Selection(raw.rows)
+    keep_wanted_images(selection, settings(tmp_path))
+    assert selection.counts() == {"missing_image": 2, "missing_patient": 1}
+
+
+def test_rows_of_one_image_with_different_notes_are_told(tmp_path):
+    write_csv(tmp_path / "metadata.csv", [row(), row(clinical_notes="Clear.")])
+    images = covid_chestxray.read_images(settings(tmp_path)).rows.head(1)
+    raw = covid_chestxray.read_reports(settings(tmp_path), images)
+    assert raw.rows["findings"].to_list() == ["Both lungs are hazy."]
+    assert raw.notes == {"images_with_different_notes": 1} and "first counts: a.jpg" in raw.warnings[0]

@@ -1,10 +1,14 @@
+import csv
+import tarfile
+
 import polars as pl
 import pytest
 
 from medunifier.data.layouts import RAW_IMAGES, RAW_REPORTS, iu_xray
 from medunifier.runtime.errors import InputError
-from tests.support.fake_files import settings
+from tests.support.fake_files import put, settings
 from tests.support.fake_iu_xray import FakeIuXray
+from tests.support.fake_mimic import write_csv
 from tests.support.paths import SHARED
 
 REAL = SHARED / "data" / "iu-xray"
@@ -116,3 +120,87 @@ def test_the_real_reports_in_xml_and_tables_give_the_same_rows():
     both = xml.rows.join(table.rows, on="image_id", how="semi").sort("image_id").select(same)
     assert both.equals(table.rows.sort("image_id").select(same)) and len(both) == 7466
     assert table.rows["view"].value_counts().sort("view").rows() == [("Frontal", 3818), ("Lateral", 3648)]
+
+
+def test_a_study_described_twice_is_refused_unless_alike(fake):
+    fake.write_xml(packed=True)
+    first = fake.root / "ecgen-radiology/2.xml"
+    copy = fake.root / "ecgen-radiology/copy/2.xml"
+    put(copy, first.read_bytes())
+    assert len(read(fake.settings())[0].rows) == 4
+    copy.write_text(first.read_text().replace("Normal.", "Not normal."))
+    with pytest.raises(InputError, match=r"copy/2\.xml: describes study 2 as .*2\.xml does, but not alike"):
+        read(fake.settings())
+    with tarfile.open(fake.root / "NLMCXR_reports.tgz", "w:gz") as archive:
+        archive.add(fake.root / "ecgen-radiology", "ecgen-radiology")
+    with pytest.raises(InputError, match=r"describes study 2 as .* does, but not alike; keep one of them"):
+        read(fake.settings("NLMCXR_reports.tgz"))
+
+
+@pytest.mark.parametrize("form", ["xml", "packed", "tables"])
+def test_links_in_place_of_folders_and_what_macos_adds(fake, form):
+    if form == "tables":
+        fake.write_tables()
+        folders, settings = ["images"], fake.table_settings()
+    else:
+        fake.write_xml(packed=form == "packed")
+        folders = ["NLMCXR_png", "ecgen-radiology"]
+        settings = fake.settings("NLMCXR_reports.tgz" if form == "packed" else "ecgen-radiology")
+        put(fake.root / "ecgen-radiology/._2.xml", b"\0\5\26\7")
+    for name in folders:
+        moved = fake.root.parent / f"{fake.root.name} moved {name}"
+        (fake.root / name).rename(moved)
+        (fake.root / name).symlink_to(moved)
+    (fake.root / "loop").symlink_to(fake.root)
+    raw, texts = read(settings)
+    assert all((fake.root / path).is_file() for path in raw.rows["image_path"]) and len(raw.rows) == 4
+    assert raw.notes["pictures_without_report"] == 0 and len(texts) == 3
+
+
+def test_images_in_capital_suffixes_are_found(fake):
+    fake.write_xml()
+    for file in list((fake.root / "NLMCXR_png").iterdir()):
+        file.rename(file.with_suffix(".PNG"))
+    raw, _ = read(fake.settings())
+    assert all((fake.root / path).is_file() for path in raw.rows["image_path"])
+
+
+@pytest.mark.parametrize("word", ["nan", "None", "N/A", "NA"])
+def test_a_word_for_a_missing_text_is_no_text_and_is_counted(fake, word):
+    fake.add(30, findings=word, impression="Not available: NA.")
+    fake.write_xml()
+    raw, texts = read(fake.settings())
+    assert (
+        texts.rows()[-1][:3] == ("30", None, "Not available: NA.")
+        and raw.notes["missing_words_findings"] == 1
+    )
+    fake.write_tables()
+    raw, texts = read(fake.table_settings())
+    assert (
+        texts.rows()[-1][:3] == ("30", None, "Not available: NA.")
+        and raw.notes["missing_words_findings"] == 1
+    )
+
+
+def test_a_row_of_texts_with_a_field_too_many_is_refused(fake):
+    fake.write_tables()
+    path = fake.root / "indiana_reports.csv"
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([lines[0], lines[1] + ", and more", *lines[2:]]))
+    with pytest.raises(InputError, match=r"indiana_reports\.csv, line 2: 7 fields, but the header has 6"):
+        read(fake.table_settings())
+
+
+def test_ids_as_a_table_program_writes_them(fake):
+    fake.write_tables()
+    path = fake.root / "indiana_reports.csv"
+    with path.open(newline="") as file:
+        rows = [{**row, "uid": f"{row['uid']}.0"} for row in csv.DictReader(file)]
+    write_csv(path, rows)
+    raw, texts = read(fake.table_settings())
+    assert raw.rows["study_id"].to_list() == ["1", "2", "2", "10"] and len(texts) == 3
+    write_csv(path, [{**row, "uid": f"CXR{row['uid']}"} for row in rows])
+    with pytest.raises(
+        InputError, match=r"none of its 3 values of 'uid' \(CXR1\.0, CXR10\.0, \.\.\.\) is among the 3"
+    ):
+        read(fake.table_settings())

@@ -1,9 +1,12 @@
+import shutil
+
 import numpy as np
 import pytest
 
 from medunifier.data.layouts import RAW_IMAGES, siim_acr
 from medunifier.phantom.siim_layout import run_lengths
 from medunifier.runtime.errors import InputError
+from tests.support.fake_files import image_file, pixels, put
 from tests.support.fake_siim import FakeSiim
 
 
@@ -95,3 +98,54 @@ def test_an_image_with_a_mask_and_without_one_is_an_error(fake):
     fake.rows.append(("1.2.1", "-1"))
     with pytest.raises(InputError, match=r"images with a mask and with -1: 1\.2\.1"):
         read(fake)
+
+
+def test_stage_2_of_the_challenge(fake):
+    fake.header = "ImageId,EncodedPixels"
+    fake.write()
+    (fake.root / "train-rle.csv").rename(fake.root / "stage_2_train.csv")
+    (fake.root / "stage_2_images").mkdir()
+    for file in list((fake.root / "dicom-images-train").rglob("*.dcm")):
+        file.rename(fake.root / "stage_2_images" / file.name)
+    shutil.rmtree(fake.root / "dicom-images-train")
+    settings = fake.settings()
+    raw = siim_acr.read_images(settings.replace(index=settings.index.replace(images="stage_2_train.csv")))
+    assert raw.rows["image_path"].to_list() == [f"stage_2_images/1.2.{n}.dcm" for n in (1, 2, 3)]
+    assert raw.rows["view"].to_list() == ["PA", "PA", "AP"] and raw.rows["reason"].null_count() == 3
+
+
+def test_the_png_copy(fake):
+    lines = ["new_filename,ImageId,has_pneumo", "0_train_1_.png,1.2.1,1", "1_train_0_.png,1.2.2,0"]
+    put(fake.root / "stage_1_train_images.csv", "\n".join(lines))
+    for name in ("0_train_1_.png", "1_train_0_.png", "2_test_0_.png"):
+        put(fake.root / "png_images" / name, image_file(pixels(name), "PNG"))
+    settings = fake.settings()
+    raw = siim_acr.read_images(
+        settings.replace(index=settings.index.replace(images="stage_1_train_images.csv"))
+    )
+    RAW_IMAGES.check(raw.rows, "test")
+    assert raw.rows.select("image_id", "image_path", "label_pneumothorax").rows() == [
+        ("1.2.1", "png_images/0_train_1_.png", 1),
+        ("1.2.2", "png_images/1_train_0_.png", 0),
+    ]
+    assert raw.notes == {"images_with_pneumothorax": 1, "files_without_row": 1}
+
+
+@pytest.mark.parametrize("suffix", ["", ".DCM", ".dicom"])
+def test_dicom_files_under_another_suffix_or_none_and_below_a_link(fake, suffix):
+    for file in list((fake.root / "dicom-images-train").rglob("*.dcm")):
+        file.rename(file.with_name(file.name.removesuffix(".dcm") + suffix))
+    (fake.root / "dicom-images-train").rename(fake.root.parent / "moved images")
+    (fake.root / "dicom-images-train").symlink_to(fake.root.parent / "moved images")
+    raw = read(fake)
+    assert raw.rows["reason"].null_count() == 3 and raw.rows["view"].to_list() == ["PA", "PA", "AP"]
+    assert (
+        all((fake.root / path).is_file() for path in raw.rows["image_path"])
+        and raw.notes["files_without_row"] == 0
+    )
+
+
+def test_an_unknown_layout_is_told_with_those_accepted(fake):
+    (fake.root / "dicom-images-train").rename(fake.root / "dicoms")
+    told = read(fake).warnings
+    assert len(told) == 1 and "stage_2_train.csv with stage_2_images/" in told[0] and "png_images/" in told[0]

@@ -155,3 +155,16 @@ def test_ids_in_a_list_that_are_of_no_image_are_counted(tmp_path, monkeypatch):
     assert notes["listed_ids_without_image"] == 1
     put(Path(settings.root) / "mine.csv", "image_id,split\nelsewhere.png,test\n")
     both(settings, r"mine\.csv: none of its 1 values of 'image_id' \(elsewhere\.png\) is among the 21")
+
+
+def test_no_report_outside_its_folder_is_read_by_way_of_a_study_s_id(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    fake = FakeMimic(tmp_path)
+    for number, split in enumerate(("train", "validate", "test")):
+        fake.add(f"d{number}", f"1000000{number}", f"5000000{number}", split=split)
+    for number, study in enumerate(("x/../../../../../outside/50000009", "../../../../outside/50000009")):
+        fake.add(f"e{number}", "10000000", study)
+    fake.write()
+    tables, summary = run_settings(fake.settings())
+    assert summary["rejected"] == {"outside_root": 2}
+    assert sum(len(tables[split]) for split in ("train", "validate", "test")) == 3
