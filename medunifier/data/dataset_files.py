@@ -30,8 +30,8 @@ _LONGEST_REPORT = 1 << 24  # bytes
 
 
 def leaves_root(column: str = "image_path") -> pl.Expr:
-    """Return whether a path, as it is spelled, may leave its root: it is absolute, climbs, or is no path at all."""
-    return pl.col(column).str.contains(r"^/|(?:^|/)\.\.(?:/|$)|\x00|^$")
+    """Return whether a path, as it is spelled, may leave its root: it is absolute, or climbs."""
+    return pl.col(column).str.contains(r"^/|(?:^|/)\.\.(?:/|$)")
 
 
 def locate_images(rows: pl.DataFrame, root: Path, links: str = "follow") -> pl.DataFrame:
