@@ -80,6 +80,7 @@ def test_what_is_no_file_has_a_reason_and_nothing_hangs(root):
         "a.png/b.png",
         "x" * 300 + ".png",
         "gone.png",
+        "a\0b.png",
     )
     found = {row[0]: row[2:] for row in locate(root, *paths)}
     assert found["folder.png"] == ("unreadable_image", "folder.png: a folder, not a file")

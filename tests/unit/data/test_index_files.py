@@ -63,8 +63,9 @@ def test_a_row_with_another_number_of_fields_is_refused_with_its_line(read, colu
     ],
     ids=["byte-order mark", "CRLF", "CR", "blank lines", "gzipped", "quoted"],
 )
-def test_forms_of_the_same_table(read, content):
-    assert read(content) == [("1", "2"), ("3", "4")]
+@pytest.mark.parametrize("name", ["x.csv", "x.csv.gz"])
+def test_forms_of_the_same_table(read, content, name):
+    assert read(content, name=name) == [("1", "2"), ("3", "4")]
 
 
 def zipped(**files):
