@@ -307,7 +307,9 @@ def test_check_lists_what_is_there_and_what_would_be_rejected(rsna):
 def test_check_lists_all_that_is_missing_and_where_to_get_it(rsna):
     settings = rsna.settings()
     index = settings.index.replace(labels="a.csv", split="b.csv")
-    with pytest.raises(InputError, match=r"lacks a.csv \(labels\); b.csv \(split\).*kaggle.com"):
+    with pytest.raises(
+        InputError, match=r"lacks a.csv \(labels\) \(the folder has stage_2.*\); b.csv \(split\).*kaggle.com"
+    ):
         list(check_dataset("rsna", settings.replace(index=index), 0))
     with pytest.raises(InputError, match=r"datasets\.rsna\.root: no such folder\. Get the data set: https"):
         list(check_dataset("rsna", settings.replace(root="nowhere"), 0))

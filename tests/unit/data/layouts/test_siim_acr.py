@@ -135,8 +135,9 @@ def test_the_png_copy(fake):
 def test_dicom_files_under_another_suffix_or_none_and_below_a_link(fake, suffix):
     for file in list((fake.root / "dicom-images-train").rglob("*.dcm")):
         file.rename(file.with_name(file.name.removesuffix(".dcm") + suffix))
-    (fake.root / "dicom-images-train").rename(fake.root.parent / "moved images")
-    (fake.root / "dicom-images-train").symlink_to(fake.root.parent / "moved images")
+    moved = fake.root.parent / f"{fake.root.name} moved images"
+    (fake.root / "dicom-images-train").rename(moved)
+    (fake.root / "dicom-images-train").symlink_to(moved)
     raw = read(fake)
     assert raw.rows["reason"].null_count() == 3 and raw.rows["view"].to_list() == ["PA", "PA", "AP"]
     assert (
