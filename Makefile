@@ -7,7 +7,8 @@
 #   make cluster-test  the pipeline on a real Slurm of four nodes on this machine (root, Debian)
 #   make ui            MLflow's pages on http://127.0.0.1:5000 (another port: make ui PORT=5001); prints where the runs are
 #   make setup         only the set-up
-#   make lock          requirements.txt again from pyproject.toml
+#   make clinical      the set-up, and the clinical scorers of generated reports (radeval), as requirements-clinical.txt pins them
+#   make lock          requirements.txt and requirements-clinical.txt again from pyproject.toml
 
 PYTHON ?= python3
 PORT ?= 5000
@@ -17,7 +18,7 @@ PROSE := README.md CHANGELOG.md CONTRIBUTING.md SECURITY.md docs .github
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export NO_MKDOCS_2_WARNING := 1  # of mkdocs-material: MkDocs 2 is another program; pyproject.toml pins MkDocs 1
 
-.PHONY: demo test test-fast lint docs cluster-test ui setup lock
+.PHONY: demo test test-fast lint docs cluster-test ui setup clinical lock
 
 demo: export HF_HUB_OFFLINE := 1
 demo: export TRANSFORMERS_OFFLINE := 1
@@ -66,6 +67,12 @@ $(READY): requirements.txt pyproject.toml
 	uv pip install --quiet --python .venv/bin/python --no-deps --no-build-isolation --editable .
 	touch $@
 
+clinical: setup
+	uv pip install --compile-bytecode --python .venv/bin/python --require-hashes -r requirements-clinical.txt
+
+LOCK := UV_CUSTOM_COMPILE_COMMAND='make lock' uv pip compile --quiet --universal --python-version 3.11 \
+	--generate-hashes --no-emit-index-url --no-annotate
+
 lock: setup
-	UV_CUSTOM_COMPILE_COMMAND='make lock' uv pip compile --quiet --universal --python-version 3.11 \
-		--generate-hashes --no-emit-index-url --no-annotate --extra dev -o requirements.txt pyproject.toml
+	$(LOCK) --extra dev -o requirements.txt pyproject.toml
+	$(LOCK) --extra clinical --constraints requirements.txt -o requirements-clinical.txt pyproject.toml

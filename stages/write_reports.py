@@ -7,14 +7,19 @@ import polars as pl
 
 from medunifier.evaluation.items import seeded_rows, usable_items
 from medunifier.evaluation.loading import load_trained
-from medunifier.evaluation.report_generation import finding_labels, reports_of_systems
+from medunifier.evaluation.report_generation import reports_of_systems
+from medunifier.evaluation.report_scoring import (
+    clinical_metrics,
+    finding_metrics,
+    protocols_of,
+    text_metrics,
+    variety_metrics,
+)
 from medunifier.metrics.bootstrap import BootstrapOptions
-from medunifier.metrics.clinical import optional_scores
+from medunifier.metrics.clinical_scorers import load_scorers
 from medunifier.metrics.meteor import Meteor
-from medunifier.metrics.report_scores import TextScores, finding_intervals
-from medunifier.metrics.text import PROTOCOLS
 from medunifier.results.examples import report_examples, write_examples
-from medunifier.results.item_scores import report_rows, write_items
+from medunifier.results.item_scores import clinical_rows, report_rows, write_items
 from medunifier.results.predictions import REPORTS, report_table
 from medunifier.runtime.params import Params
 from medunifier.stage import run_stage
@@ -27,19 +32,23 @@ EXAMPLES = 12  # reports in examples.md
 def write_reports(params: Params, run: LocalRun, variant: str, dataset: str) -> None:
     """Generate a report for each test image of DATASET with the model VARIANT and score them.
 
-    Metrics are times 100: BLEU-1 to 4, METEOR, ROUGE-L and CIDEr under the field's protocol (`bleu_1` ...) and that
-    of the authors' code (`release_bleu_1` ...); with the prefix `constant_` for the constant baseline, chosen among
-    the training reports, and `nearest_` for the nearest-neighbour baseline, the training report most similar to the
-    image. `bleu_4_gain` is the model's BLEU-4 less that of the constant baseline. Each has its confidence interval.
+    Metrics are times 100: BLEU-1 to 4, METEOR, ROUGE-L and CIDEr under the field's protocol (`bleu_1` ...), that of the
+    authors' code (`release_bleu_1` ...) and, where `r2gen_min_count` asks for it, R2Gen's (`r2gen_bleu_1` ...); with the
+    prefix `constant_` for the constant baseline, chosen among the training reports, and `nearest_` for the
+    nearest-neighbour baseline, the training report most similar to the image. `study_` counts each study once.
+    `bleu_4_gain` is the model's BLEU-4 less that of the constant baseline. Each has its confidence interval.
 
     `findings_f1_micro` and `_macro` compare the findings that a report mentions (a rule, see
-    medunifier/metrics/mentions.py) with the labels of its image, which are the truth in a phantom. CheXbert, RadGraph
-    and RadEval are used where they are installed; the log says how to get them where not. DVC does not see an
-    installation: the stage must be forced to use them.
+    medunifier/metrics/mentions.py) with the labels of its image, which are the truth in a phantom. `distinct_share` and
+    `commonest_share` tell whether reports differ at all. Clinical scorers are those that `clinical` names. DVC does not
+    see weights that arrive later: the stage must be forced to use them.
 
     predictions.parquet holds every report, examples.md a few beside their references for readers.
     """
     p, folder = params.write_reports, Path("data/prepared") / dataset
+    scorers, left_out = load_scorers(p.clinical, p.clinical_device, p.clinical_batch_size)
+    for line in left_out:
+        run.log(f"warning: {line}; then: dvc repro --force --single-item {run.name}")
     with Meteor() as scorer:  # loads its dictionaries while the model generates
         model = load_trained(variant, dataset)
         test = usable_items(
@@ -53,24 +62,15 @@ def write_reports(params: Params, run: LocalRun, variant: str, dataset: str) -> 
         title = f"What {variant} writes for test images of {dataset}"
         output = Path("results/reports") / f"{variant}-{dataset}"
         write_results(run, output, title, test, systems, params.seed)
+        run.metrics({"n_written": len(ids)} | variety_metrics(references, systems, run))
         run.log("score the reports")
-        scores = {
-            (system, protocol): TextScores.of(*clean(references, reports), scorer)
-            for system, reports in systems.items()
-            for protocol, clean in PROTOCOLS.items()
-        }
-    patients = test["patient_id"].to_list()
-    options = BootstrapOptions(p.bootstrap, params.seed, patients)
-    metrics: dict[str, float | int] = {"n_written": len(ids)}
-    for (system, protocol), found in scores.items():
-        prefix = system + ("" if protocol == "report" else f"{protocol}_")
-        for name, interval in found.intervals(options).items():
-            metrics |= interval.flat(prefix + name, scale=100)
-    model_scores = scores["", "report"]
-    gain = model_scores.bleu_4_gain(scores["constant_", "report"], options)
-    run.metrics(metrics | gain.flat("bleu_4_gain", scale=100))
-    write_items(run.name, report_rows(model_scores, ids, patients))
-    score_clinically(run, test, references, systems, options)
+        patients = test["patient_id"].to_list()
+        options = BootstrapOptions(p.bootstrap, params.seed, patients)
+        metrics, scores = text_metrics(test, systems, protocols_of(p, training), scorer, options, run)
+    run.metrics(metrics | finding_metrics(test, systems, options))
+    clinical, items = clinical_metrics(scorers, references, systems, options, run)
+    run.metrics(clinical)
+    write_items(run.name, report_rows(scores, ids, patients) + clinical_rows(items, ids, patients))
 
 
 def write_results(
@@ -89,25 +89,6 @@ def write_results(
         folder / "examples.md", title, report_examples(table[seeded_rows(len(table), EXAMPLES, seed)])
     )
     run.artifact(folder / "examples.md")
-
-
-def score_clinically(
-    run: LocalRun,
-    test: pl.DataFrame,
-    references: Sequence[str],
-    systems: Mapping[str, Sequence[str]],
-    options: BootstrapOptions,
-) -> None:
-    """Score the findings that each system mentions, and the model's reports by the optional clinical scorers."""
-    findings, labels = finding_labels(test)
-    if findings:
-        for system, reports in systems.items():
-            for name, interval in finding_intervals(reports, findings, labels, options).items():
-                run.metrics(interval.flat(system + name, scale=100))
-    scores, missing = optional_scores(references, systems[""])
-    run.metrics({name: 100 * value for name, value in scores.items()})
-    for line in missing:
-        run.log(f"{line}; once it is there: dvc repro --force --single-item {run.name}")
 
 
 if __name__ == "__main__":

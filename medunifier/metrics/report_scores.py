@@ -1,6 +1,7 @@
-"""Metrics of generated reports with bootstrap confidence intervals: text overlap, and findings against labels."""
+"""Metrics of generated reports with bootstrap confidence intervals: text overlap, findings, and how they vary."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,7 +10,19 @@ from medunifier.metrics.bootstrap import BootstrapOptions, Interval, bootstrap, 
 from medunifier.metrics.clinical import finding_counts, finding_f1
 from medunifier.metrics.mentions import findings_mentioned
 from medunifier.metrics.meteor import Meteor, meteor
-from medunifier.metrics.text import BLEU_COUNTS, bleu, bleu_statistics, cider, rouge_l
+from medunifier.metrics.text import (
+    BLEU_COUNTS,
+    bleu,
+    bleu_statistics,
+    cider,
+    clean_report,
+    rouge_l,
+    why_no_cider,
+)
+
+SHARES = ("distinct_share", "commonest_share")  # metrics, in percent
+FEW_DISTINCT = 0.1  # generated reports have collapsed if there are fewer distinct ones, as a part of the references'
+MOSTLY = 0.5  # or if one makes up more than this part of them, and more than twice what one does of the references
 
 
 @dataclass(frozen=True)
@@ -20,13 +33,13 @@ class TextScores:
         bleu: Statistics of BLEU (`bleu_statistics`), [N, 10].
         meteor: Statistics of METEOR (`Meteor.statistics`), [N, 23].
         rouge_l: ROUGE-L of each report, in [0, 1], [N].
-        cider: CIDEr of each report, in [0, 10], [N].
+        cider: CIDEr of each report, in [0, 10], [N]; None where it means nothing (see `why_no_cider`).
     """
 
     bleu: np.ndarray
     meteor: np.ndarray
     rouge_l: np.ndarray
-    cider: np.ndarray
+    cider: np.ndarray | None
 
     @classmethod
     def of(
@@ -43,11 +56,11 @@ class TextScores:
             bleu_statistics(references, predictions),
             scorer.statistics(references, predictions),
             rouge_l(references, predictions),
-            cider(references, predictions),
+            None if why_no_cider(references) else cider(references, predictions),
         )
 
     def intervals(self, options: BootstrapOptions) -> dict[str, Interval]:
-        """Compute BLEU-1 to 4, METEOR and ROUGE-L in [0, 1], and CIDEr in [0, 10], by name."""
+        """Compute BLEU-1 to 4, METEOR and ROUGE-L in [0, 1], and CIDEr in [0, 10] where it means something, by name."""
         *bleus, meteor_score = bootstrap(
             np.concatenate([self.bleu, self.meteor], axis=1),
             lambda sums: np.concatenate(
@@ -55,12 +68,13 @@ class TextScores:
             ),
             options,
         )
-        rouge, consensus = bootstrap_means(np.stack([self.rouge_l, self.cider], axis=1), options)
-        return {f"bleu_{n}": interval for n, interval in enumerate(bleus, 1)} | {
-            "meteor": meteor_score,
-            "rouge_l": rouge,
-            "cider": consensus,
-        }
+        means = {"rouge_l": self.rouge_l} | ({} if self.cider is None else {"cider": self.cider})
+        found = bootstrap_means(np.stack(list(means.values()), axis=1), options)
+        return (
+            {f"bleu_{n}": interval for n, interval in enumerate(bleus, 1)}
+            | {"meteor": meteor_score}
+            | dict(zip(means, found, strict=True))
+        )
 
     def bleu_4_gain(self, other: "TextScores", options: BootstrapOptions) -> Interval:
         """Compute BLEU-4 less that of another system on the same items, resampled together."""
@@ -90,3 +104,53 @@ def finding_intervals(
     matrix = np.array([[name in found for name in findings] for found in mentioned])
     intervals = bootstrap(finding_counts(matrix, labels), finding_f1, options)
     return dict(zip(("findings_f1_micro", "findings_f1_macro"), intervals, strict=True))
+
+
+@dataclass(frozen=True)
+class Variety:
+    """How much reports differ from each other; case and punctuation do not count.
+
+    Attributes:
+        reports: Number of reports.
+        distinct: Number of different ones.
+        commonest: How often the commonest one stands.
+    """
+
+    reports: int
+    distinct: int
+    commonest: int
+
+    @classmethod
+    def of(cls, reports: Sequence[str]) -> "Variety":
+        """Count reports."""
+        copies = Counter(map(clean_report, reports))
+        return cls(len(reports), len(copies), max(copies.values()))
+
+    @classmethod
+    def read(cls, metrics: Mapping[str, float], prefix: str) -> "Variety":
+        """Return the counts behind metrics of `flat`."""
+        distinct, share, common = (metrics[prefix + name] for name in ("n_distinct", *SHARES))
+        n = round(100 * distinct / share)
+        return cls(n, int(distinct), round(n * common / 100))
+
+    def flat(self, prefix: str) -> dict[str, float | int]:
+        """Return `n_distinct`, and in percent `distinct_share` and `commonest_share`."""
+        return {
+            f"{prefix}n_distinct": self.distinct,
+            **{
+                prefix + name: 100 * count / self.reports
+                for name, count in zip(SHARES, (self.distinct, self.commonest), strict=True)
+            },
+        }
+
+    def collapse(self, references: "Variety") -> str:
+        """Return a warning if reports have collapsed to a few, measured by the references; else an empty text."""
+        few = self.distinct < FEW_DISTINCT * references.distinct
+        common = self.commonest > MOSTLY * self.reports and self.commonest > 2 * references.commonest
+        if not (few or common):
+            return ""
+        return (
+            f"the generated reports have collapsed: {self.distinct} of {self.reports} are distinct (references: "
+            f"{references.distinct}), the commonest stands {self.commonest} times (references: "
+            f"{references.commonest}); scores of text overlap hide this"
+        )

@@ -1,4 +1,4 @@
-"""Generated reports against references: two scoring protocols, BLEU, ROUGE-L and CIDEr, the constant baseline.
+"""Generated reports against references: three scoring protocols, BLEU, ROUGE-L and CIDEr, the constant baseline.
 
 BLEU is kept as counts for each item, whose sums give the score of the corpus, so that a bootstrap over items costs a
 matrix product. METEOR, in the same manner, is in meteor.py. Scores are in [0, 1], those of CIDEr in [0, 10].
@@ -6,7 +6,7 @@ matrix product. METEOR, in the same manner, is in meteor.py. Scores are in [0, 1
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 from pycocoevalcap.bleu.bleu_scorer import cook_refs, cook_test
@@ -18,6 +18,8 @@ BLEU_COUNTS = 2 * ORDERS + 2  # statistics kept for each item
 
 # (references of each item, prediction of each item), as words separated by single spaces
 Cleaned = tuple[list[list[str]], list[str]]
+Protocol = Callable[[Sequence[str], Sequence[str]], Cleaned]  # of (references, predictions)
+UNKNOWN = "<unk>"
 
 
 def clean_report(text: str) -> str:
@@ -49,7 +51,10 @@ def sentences(text: str) -> list[str]:
 
 
 def report_protocol(references: Sequence[str], predictions: Sequence[str]) -> Cleaned:
-    """Clean texts by the field's protocol (R2Gen's): the whole reference is the one reference, both sides alike."""
+    """Clean texts by the field's protocol: R2Gen's cleaning; the whole reference is the one reference, uncut.
+
+    R2Gen itself also cuts references and replaces rare words, see `r2gen_protocol`.
+    """
     return [[clean_report(text)] for text in references], [clean_report(text) for text in predictions]
 
 
@@ -64,7 +69,33 @@ def authors_protocol(references: Sequence[str], predictions: Sequence[str]) -> C
     return split, [clean_caption(text) for text in predictions]
 
 
-PROTOCOLS: dict[str, Callable[[Sequence[str], Sequence[str]], Cleaned]] = {
+def r2gen_protocol(training: Iterable[str], min_count: int, max_ids: int) -> Protocol:
+    """Return R2Gen's whole protocol (modules/tokenizers.py, datasets.py and trainer.py of its code, MIMIC-CXR's cleaning).
+
+    Words that stand fewer than `min_count` times in the training reports become <unk>. A reference keeps its first
+    max_ids - 1 words, since its first id is a start token. A prediction keeps max_ids words, as many as R2Gen
+    generates; its rare words become <unk>, too, since R2Gen's vocabulary holds no others.
+
+    Args:
+        training: The training reports, one for each image.
+        min_count: R2Gen: 10 on MIMIC-CXR, 3 on IU X-ray.
+        max_ids: R2Gen: 100 on MIMIC-CXR, 60 on IU X-ray.
+    """
+    counts = Counter(word for text in training for word in clean_report(text).split())
+
+    def known(text: str, words: int) -> str:
+        kept = clean_report(text).split()[:words]
+        return " ".join(word if counts[word] >= min_count else UNKNOWN for word in kept)
+
+    def clean(references: Sequence[str], predictions: Sequence[str]) -> Cleaned:
+        return [[known(text, max_ids - 1)] for text in references], [
+            known(text, max_ids) for text in predictions
+        ]
+
+    return clean
+
+
+PROTOCOLS: dict[str, Protocol] = {
     "report": report_protocol,
     "release": authors_protocol,  # the name is part of metric names
 }
@@ -106,6 +137,19 @@ def cider(references: Sequence[Sequence[str]], predictions: Sequence[str]) -> np
     truth = {number: list(texts) for number, texts in enumerate(references)}
     _, scores = Cider().compute_score(truth, {number: [text] for number, text in enumerate(predictions)})
     return np.asarray(scores, np.float64)
+
+
+def why_no_cider(references: Sequence[Sequence[str]]) -> str:
+    """Return why CIDEr means nothing for these references, or an empty text.
+
+    A word weighs the more, the fewer references hold it. Where all hold the same words, every weight, and so the
+    score of any prediction, is 0.
+    """
+    if len(references) < 2:
+        return "there is one report alone, and its word weights need several"
+    if len({tuple(texts) for texts in references}) == 1:
+        return "all reference reports are equal, so that each of its word weights is 0"
+    return ""
 
 
 def best_constant(reports: Sequence[str]) -> str:

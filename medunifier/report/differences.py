@@ -12,6 +12,7 @@ import polars as pl
 
 from medunifier.metrics.bootstrap import BootstrapOptions, bootstrap_counts
 from medunifier.metrics.classification import auroc
+from medunifier.metrics.clinical_scorers import CORPUS, SCORER_OF, scale_of
 from medunifier.metrics.meteor import meteor
 from medunifier.metrics.text import ORDERS, bleu
 from medunifier.runtime.errors import InputError
@@ -20,14 +21,16 @@ from medunifier.runtime.params import Params
 
 RESAMPLES = 1000
 # Metrics of a whole corpus, from sums [..., S] of the items' statistics.
-OF_SUMS: dict[str, Callable[[np.ndarray], np.ndarray]] = {"meteor": meteor} | {
-    f"bleu_{n}": lambda sums, n=n: bleu(sums)[..., n - 1] for n in range(1, ORDERS + 1)
+OF_SUMS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "meteor": meteor,
+    **{f"bleu_{n}": lambda sums, n=n: bleu(sums)[..., n - 1] for n in range(1, ORDERS + 1)},
+    **CORPUS,
 }
 
 
 @dataclass(frozen=True)
 class Difference:
-    """A metric of `model` minus that of `reference`, in percentage points; columns of differences.csv."""
+    """A metric of `model` minus that of `reference`, in the units of the metrics files; columns of differences.csv."""
 
     evaluation: str  # family and data set, and the part of the training data
     metric: str
@@ -37,6 +40,11 @@ class Difference:
     ci_low: float
     ci_high: float
     n: int
+
+    @property
+    def lower_is_better(self) -> bool:
+        """Whether the better model has the lower value."""
+        return self.metric in SCORER_OF and SCORER_OF[self.metric].lower_is_better
 
 
 def differences(params: Params, read: Callable[[str], pl.DataFrame]) -> list[Difference]:
@@ -81,7 +89,7 @@ def evaluations(params: Params) -> Iterator[tuple[str, dict[str, str]]]:
 def compare(
     model: pl.DataFrame, reference: pl.DataFrame, stage: str, seed: int
 ) -> Iterator[tuple[str, tuple[float, float, float, int]]]:
-    """Yield (metric, (difference, low, high, items)) of the metrics that both have, in percentage points.
+    """Yield (metric, (difference, low, high, items)) of the metrics that both have, in the units of the metrics files.
 
     Both systems get the same resamples of patients.
 
@@ -109,7 +117,8 @@ def compare(
 
         options = BootstrapOptions(RESAMPLES, seed, clusters=patients)
         (interval,) = bootstrap_counts(score, len(patients), options)
-        yield metric, (100 * interval.value, 100 * interval.low, 100 * interval.high, interval.n)
+        scale = scale_of(metric)
+        yield metric, (scale * interval.value, scale * interval.low, scale * interval.high, interval.n)
 
 
 def _difference(rows: pl.DataFrame, counts: np.ndarray) -> np.ndarray:

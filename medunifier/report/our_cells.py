@@ -236,7 +236,10 @@ class Ours:
             dataset = "mimic_cxr_test" if name in self.datasets("mimic_cxr_test") else name
             for model in models:
                 stage, enabled = f"write_reports@{model}-{name}", name in evaluate.write_reports
-                for protocol in ("", "release_"):
+                protocols = ["", "release_"]
+                if "r2gen_bleu_1" in self.measured(stage, enabled):
+                    protocols.append("r2gen_")
+                for protocol in protocols:
                     for system, label in systems.items():
                         if system == "constant_" and model != models[0]:
                             continue  # the same for every model

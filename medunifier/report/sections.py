@@ -8,6 +8,7 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
+from medunifier.metrics.report_scores import Variety
 from medunifier.report import svg, tables
 from medunifier.report.page import count, decimals
 from medunifier.report.tables import Metrics
@@ -194,13 +195,39 @@ def reports_section(
         "heading": f"Variant {variant} on {dataset}",
         "caption": f"{number} reports generated {_decoding(decoding)} for test images of {dataset} and scored against the "
         f"reference reports, n = {number} for every metric. The constant baseline is the one training report that "
-        f"scores best for all images; the nearest-neighbour baseline is the training report most similar to the image.{margin}",
+        f"scores best for all images; the nearest-neighbour baseline is the training report most similar to the image.{margin}{_variety(metrics)}"
+        f"{_no_cider(metrics)}",
         "systems": list(tables.SYSTEMS.values()),
         "groups": tables.report_groups(metrics),
+        "warning": _collapse(metrics),
         "samples": samples,
         "sampling": f"{len(samples)} of the {number} reports, evenly spaced through the table and not chosen by "
         "quality. Wording of three words or more that both share is shaded.",
     }
+
+
+def _variety(metrics: Metrics) -> str:
+    if "n_distinct" not in metrics:
+        return ""
+    return (
+        f" {metrics['n_distinct']} of the generated reports are distinct, {metrics['reference_n_distinct']} of the "
+        "reference reports."
+    )
+
+
+def _no_cider(metrics: Metrics) -> str:
+    if "cider" in metrics or "bleu_1" not in metrics:
+        return ""
+    return " CIDEr is left out: it needs several references that differ, from which words get their weights."
+
+
+def _collapse(metrics: Metrics) -> str:
+    """Return the warning that generated reports are all alike, or an empty text."""
+    if "n_distinct" not in metrics:
+        return ""
+    generated, references = (Variety.read(metrics, prefix) for prefix in ("", "reference_"))
+    warning = generated.collapse(references)
+    return f"Take care: {warning}." if warning else ""
 
 
 def _decoding(decoding: WriteReports) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from medunifier.metrics.clinical_scorers import titles
+
 Metrics = Mapping[str, float]
 
 
@@ -100,18 +102,23 @@ TEXT_METRICS = {
     "cider": "CIDEr, no unit",
     "findings_f1_micro": "Findings mentioned, micro F1, %",
     "findings_f1_macro": "Findings mentioned, macro F1, %",
+    **titles(),
+    "distinct_share": "Distinct reports, % of all",
+    "commonest_share": "The commonest report, % of all",
 }
 SYSTEMS = {"": "model", "nearest_": "nearest-neighbour baseline", "constant_": "constant baseline"}
 PROTOCOLS = {
     "": "The field’s protocol: the whole report, lower-cased, is the one reference",
     "release_": "The authors’ protocol: each sentence of the reference is a reference of its own",
+    "r2gen_": "R2Gen’s protocol: as the field’s, but references are cut and rare words are <unk>",
+    "study_": "The field’s protocol with one image a study: its first frontal one",
 }
 
 
 def report_groups(metrics: Metrics) -> list[tuple[str, list[tuple[str, list[Row | None]]]]]:
     """Return (protocol, [(metric, its row for each of SYSTEMS)]) of the generated reports.
 
-    All are in percent but CIDEr, whose scale has no upper end.
+    All are in percent but CIDEr and RadCliQ, whose scales have no upper end.
     """
     groups = []
     for protocol, heading in PROTOCOLS.items():

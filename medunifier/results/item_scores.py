@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from medunifier.metrics.clinical_scorers import ItemScores
 from medunifier.metrics.meteor import meteor
 from medunifier.metrics.report_scores import TextScores
 from medunifier.metrics.text import ORDERS, bleu
@@ -20,7 +21,7 @@ ITEMS = Schema(
         "patient_id": pl.String,
         "value": pl.Float64,  # the item's own score; for AUROC the probability
         "positive": pl.Boolean,  # for AUROC: whether the item is positive; null otherwise
-        # BLEU and METEOR: counts from whose sums the metric is computed; null where it is the mean of `value`, or AUROC
+        # BLEU, METEOR, F1CheXbert: counts from whose sums the metric is computed; null where it is the mean of `value`, or AUROC
         "statistics": pl.List(pl.Float64),
     },
     frozenset({"metric", "seed", "item_id", "patient_id", "value"}),
@@ -103,7 +104,7 @@ def accuracy_rows(
 
 
 def report_rows(scores: TextScores, ids: Sequence[str], patients: Sequence[str]) -> list[pl.DataFrame]:
-    """Build the rows of generated reports: BLEU-1 to 4, METEOR, ROUGE-L and CIDEr."""
+    """Build the rows of generated reports: BLEU-1 to 4, METEOR, ROUGE-L, and CIDEr where it means something."""
     bleus = bleu(scores.bleu)
     return [
         *(
@@ -112,8 +113,15 @@ def report_rows(scores: TextScores, ids: Sequence[str], patients: Sequence[str])
         ),
         item_rows("meteor", ids, patients, meteor(scores.meteor), statistics=scores.meteor),
         item_rows("rouge_l", ids, patients, scores.rouge_l),
-        item_rows("cider", ids, patients, scores.cider),
+        *([] if scores.cider is None else [item_rows("cider", ids, patients, scores.cider)]),
     ]
+
+
+def clinical_rows(
+    scores: Sequence[ItemScores], ids: Sequence[str], patients: Sequence[str]
+) -> list[pl.DataFrame]:
+    """Build the rows of generated reports by clinical scorers."""
+    return [item_rows(each.metric, ids, patients, each.values, statistics=each.counts) for each in scores]
 
 
 def write_items(stage: str, rows: Sequence[pl.DataFrame]) -> None:

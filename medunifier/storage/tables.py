@@ -71,6 +71,9 @@ _PREPARED_COLUMNS = {
 }
 _PREPARED_REQUIRED = frozenset({"image_id", "patient_id", "study_id", "image_path"})
 
+# Frontal views as the layouts name them in `view`; oblique, axial and decubitus views are not among them.
+FRONTAL = ("PA", "AP", "AP Supine", "Frontal")
+
 PREPARED = Schema("prepared", _PREPARED_COLUMNS, _PREPARED_REQUIRED, labels=True)
 BENCHMARK = Schema(
     "benchmark",

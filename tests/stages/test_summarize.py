@@ -319,3 +319,29 @@ def test_cider_is_no_percentage(results):
     edit(metrics, lambda found: found.update(cider=1.25))
     text = Reader(make(results)).text
     assert "CIDEr, no unit 1.2" in text and "metric, in % model" not in text
+
+
+def test_clinical_metrics_tell_their_direction_and_cider_its_absence(results):
+    metrics = results / "results/metrics/write_reports@full-phantom.json"
+
+    def change(found):
+        found.pop("cider", None)
+        found.update(radcliq_v1=2.5, radgraph_partial=31.0, constant_radcliq_v1=3.5)
+
+    edit(metrics, change)
+    text = Reader(make(results)).text
+    assert "RadCliQ-v1, no unit, lower is better 2.5" in text
+    assert "F1RadGraph, partial, %, higher is better 31.0" in text
+    assert "CIDEr is left out: it needs several references that differ" in text
+    assert "CIDEr, no unit" not in text
+
+
+def test_the_page_tells_how_many_reports_are_distinct_and_warns_of_a_collapse(results):
+    metrics = results / "results/metrics/write_reports@full-phantom.json"
+    references = {"reference_n_distinct": 160, "reference_distinct_share": 80.0, "reference_commonest_share": 5.0}
+    edit(metrics, lambda found: found.update(references, n_distinct=49, distinct_share=24.5, commonest_share=9.5))
+    text = Reader(make(results)).text
+    assert "49 of the generated reports are distinct, 160 of the reference reports." in text
+    assert "Distinct reports, % of all 24.5" in text and "collapsed" not in text
+    edit(metrics, lambda found: found.update(n_distinct=4, distinct_share=2.0))
+    assert "the generated reports have collapsed: 4 of 200 are distinct" in Reader(make(results)).text

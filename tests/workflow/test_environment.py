@@ -1,4 +1,4 @@
-"""pyproject.toml, requirements.txt and environment.yml describe one environment."""
+"""pyproject.toml, requirements*.txt and environment.yml describe one environment."""
 
 import ast
 import re
@@ -14,15 +14,18 @@ from ruamel.yaml import YAML
 from tests.support.paths import REPO
 
 PROJECT = tomllib.loads((REPO / "pyproject.toml").read_text())["project"]
-DIRECT = [Requirement(text) for text in (*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["dev"])]
+EXTRAS = PROJECT["optional-dependencies"]
+DIRECT = [Requirement(text) for text in (*PROJECT["dependencies"], *EXTRAS["dev"])]
+CLINICAL = [Requirement(text) for text in EXTRAS["clinical"]]
 PINS_FILE = (REPO / "requirements.txt").read_text()
+CLINICAL_FILE = (REPO / "requirements-clinical.txt").read_text()
 ENVIRONMENT = YAML(typ="safe").load(REPO / "environment.yml")["dependencies"]
 
 
-def pins() -> dict[str, list[Version]]:
+def pins(file: str = PINS_FILE) -> dict[str, list[Version]]:
     """The versions pinned for each package; several where they differ by Python version or platform."""
     found: dict[str, list[Version]] = {}
-    for name, version in re.findall(r"^([A-Za-z0-9._-]+)==([^ ;\\]+)", PINS_FILE, re.MULTILINE):
+    for name, version in re.findall(r"^([A-Za-z0-9._-]+)==([^ ;\\]+)", file, re.MULTILINE):
         found.setdefault(canonicalize_name(name), []).append(Version(version))
     return found
 
@@ -35,14 +38,26 @@ def test_each_direct_dependency_is_pinned_within_its_range(requirement: Requirem
         assert version in requirement.specifier, f"{requirement} but pinned {version}: run `make lock`"
 
 
-def test_every_pin_has_a_hash() -> None:
-    blocks = re.split(r"\n(?=[A-Za-z])", PINS_FILE.split("\n", 2)[2])
+def test_the_extra_adds_to_the_pins_and_changes_none() -> None:
+    ours, theirs = pins(), pins(CLINICAL_FILE)
+    for requirement in CLINICAL:
+        name = canonicalize_name(requirement.name)
+        assert theirs[name] and all(version in requirement.specifier for version in theirs[name])
+        assert name not in ours, "the set-up does not grow"
+    assert not {name for name in ours.keys() & theirs if not set(theirs[name]) <= set(ours[name])}
+    assert {"torch", "transformers", "numpy"} <= theirs.keys()
+
+
+@pytest.mark.parametrize("file", [PINS_FILE, CLINICAL_FILE], ids=["set-up", "clinical"])
+def test_every_pin_has_a_hash(file: str) -> None:
+    blocks = re.split(r"\n(?=[A-Za-z])", file.split("\n", 2)[2])
     assert len(blocks) > 100
     assert all("==" in block and "--hash=sha256:" in block for block in blocks)
 
 
-def test_pins_name_no_host_and_no_path() -> None:
-    assert not re.search(r"https?://|file:|--index|--extra|--find-links|^-e|^/|@ ", PINS_FILE, re.MULTILINE)
+@pytest.mark.parametrize("file", [PINS_FILE, CLINICAL_FILE], ids=["set-up", "clinical"])
+def test_pins_name_no_host_and_no_path(file: str) -> None:
+    assert not re.search(r"https?://|file:|--index|--extra|--find-links|^-e|^/|@ ", file, re.MULTILINE)
 
 
 def test_conda_users_get_the_same_packages() -> None:
@@ -76,7 +91,7 @@ def imported_modules() -> set[str]:
 
 def test_what_the_code_imports_is_declared() -> None:
     """Against the packages that are installed: each imported module belongs to a direct dependency."""
-    declared = {canonicalize_name(requirement.name) for requirement in DIRECT} | {
+    declared = {canonicalize_name(requirement.name) for requirement in (*DIRECT, *CLINICAL)} | {
         PROJECT["name"],
         "pydantic-core",
     }

@@ -12,10 +12,8 @@ from medunifier.data.preparation.rejects import Reason, Selection
 from medunifier.data.preparation.splits import read_splits, split_by_patient, split_in_two_steps
 from medunifier.runtime.errors import InputError
 from medunifier.runtime.params import Dataset
-from medunifier.storage.tables import LABEL_PREFIX
+from medunifier.storage.tables import FRONTAL, LABEL_PREFIX
 
-# Frontal views as the layouts name them; oblique, axial and decubitus views are not among them.
-FRONTAL = ("PA", "AP", "AP Supine", "Frontal")
 _NO_DETAIL = pl.lit(None, pl.String)
 
 

@@ -47,7 +47,8 @@ def _whole(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() and abs(value) < 2**53 else value
 
 
-def _no_repeats(values: tuple) -> tuple:
+def no_repeats(values: tuple) -> tuple:
+    """Refuse a list in which a value stands twice."""
     if len(set(values)) < len(values):
         raise PydanticCustomError("repeats", "repeats")
     return values
@@ -78,7 +79,7 @@ DottedName = Annotated[
     ),
 ]
 
-_LIST = (Strict(False), AfterValidator(_no_repeats), Field(json_schema_extra={"uniqueItems": True}))
+_LIST = (Strict(False), AfterValidator(no_repeats), Field(json_schema_extra={"uniqueItems": True}))
 Texts = Annotated[tuple[Text, ...], *_LIST]  # lists without repeats
 Names = Annotated[tuple[DottedName, ...], *_LIST]
 Shards = Annotated[tuple[Annotated[Int, Field(ge=0, lt=100_000)], ...], *_LIST]

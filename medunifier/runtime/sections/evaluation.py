@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field, Strict
 
 from medunifier.runtime.sections.base import (
     MAX_COUNT,
@@ -18,8 +18,29 @@ from medunifier.runtime.sections.base import (
     Text,
     Texts,
     knob,
+    no_repeats,
 )
 
+# Scorers of the package radeval that metrics/clinical_scorers.py offers.
+ClinicalName = Literal[
+    "rouge",
+    "bertscore",
+    "radeval_bertscore",
+    "f1chexbert",
+    "radgraph",
+    "radgraph_radcliq",
+    "radcliq",
+    "ratescore",
+    "srrbert",
+    "temporal",
+    "green",
+]
+ClinicalNames = Annotated[
+    tuple[ClinicalName, ...],
+    Strict(False),
+    AfterValidator(no_repeats),
+    Field(json_schema_extra={"uniqueItems": True}),
+]
 BOOTSTRAP = "Bootstrap resamples for the confidence intervals (95 %)."
 
 
@@ -120,6 +141,24 @@ class WriteReports(Section):
     top_k: Int | None = knob("Sample among so many most likely tokens; null: all.", ge=1, le=MAX_COUNT)
     top_p: float | None = knob(
         "Sample among the most likely tokens that reach this probability; null: all.", gt=0, le=1
+    )
+    r2gen_min_count: Int | None = knob(
+        "R2Gen's whole protocol, too: words rarer than this in training reports become <unk> (R2Gen: 10 on "
+        "MIMIC-CXR, 3 on IU X-ray); null: not scored.",
+        ge=1,
+        le=MAX_COUNT,
+    )
+    r2gen_max_ids: Int = knob(
+        "Ids to which R2Gen's protocol cuts a reference, its start included (R2Gen: 100 on MIMIC-CXR, 60 on IU X-ray).",
+        ge=2,
+        le=MAX_COUNT,
+    )
+    clinical: ClinicalNames = knob(
+        "Clinical scorers of the package radeval, which `make clinical` installs; []: none."
+    )
+    clinical_device: Literal["auto", "cpu", "cuda"] = knob("Of the clinical scorers; auto: a GPU, if any.")
+    clinical_batch_size: Int = knob(
+        "Reports at a time, where a clinical scorer has batches.", unit="reports", ge=1, le=MAX_COUNT
     )
     bootstrap: Int = knob(BOOTSTRAP, ge=1, le=1_000_000)
 

@@ -1,13 +1,10 @@
-"""Mentioned findings against labels: F1 by scikit-learn; optional scorers run where installed and are named where not."""
-
-import sys
-import types
+"""Mentioned findings against labels: F1 by scikit-learn."""
 
 import numpy as np
 import pytest
 from sklearn.metrics import f1_score
 
-from medunifier.metrics.clinical import finding_counts, finding_f1, optional_scores
+from medunifier.metrics.clinical import finding_counts, finding_f1, label_f1
 
 
 def test_f1_is_that_of_scikit_learn():
@@ -24,30 +21,12 @@ def test_uncertain_labels_and_absent_findings_count_neither_way():
     assert finding_f1(finding_counts(mentioned, truth).sum(0)).tolist() == [1.0, 1.0]
 
 
-def test_scorers_that_are_not_installed_are_named(monkeypatch):
-    for name in ("f1chexbert", "radgraph", "RadEval"):
-        monkeypatch.setitem(sys.modules, name, None)  # importing it raises ImportError
-    scores, missing = optional_scores(["a"], ["b"])
-    assert scores == {} and len(missing) == 3
-    assert "CheXbert F1 is left out: its package is not installed (pip install f1chexbert" in missing[0]
-
-
-def test_scorers_run_where_installed_and_name_missing_weights(monkeypatch):
-    class F1RadGraph:
-        def __init__(self, reward_level):
-            assert reward_level == "all"
-
-        def __call__(self, hyps, refs):
-            assert (hyps, refs) == (["b"], ["a"])
-            return (0.3, 0.2, 0.1), None, None, None
-
-    class F1CheXbert:
-        def __init__(self):
-            raise OSError("chexbert.pth: no such file")
-
-    monkeypatch.setitem(sys.modules, "radgraph", types.SimpleNamespace(F1RadGraph=F1RadGraph))
-    monkeypatch.setitem(sys.modules, "f1chexbert", types.SimpleNamespace(F1CheXbert=F1CheXbert))
-    monkeypatch.setitem(sys.modules, "RadEval", None)
-    scores, missing = optional_scores(["a"], ["b"])
-    assert scores == {"radgraph_simple": 0.3, "radgraph_partial": 0.2, "radgraph_complete": 0.1}
-    assert "CheXbert F1 is left out: chexbert.pth: no such file" in missing[0]
+def test_macro_f1_over_all_findings_is_that_of_scikit_learn():
+    rng = np.random.default_rng(1)
+    mentioned, truth = rng.random((40, 5)) < 0.4, (rng.random((40, 5)) < 0.3).astype(float)
+    mentioned[:, 2], truth[:, 2] = False, 0.0  # neither present nor mentioned: counts as 0
+    sums = finding_counts(mentioned, truth).sum(0)
+    for kind, value in zip(("micro", "macro"), label_f1(sums), strict=True):
+        expected = f1_score(truth.astype(int), mentioned.astype(int), average=kind, zero_division=0)
+        assert value == pytest.approx(expected)
+    assert finding_f1(sums)[1] == pytest.approx(label_f1(sums)[1] * 5 / 4)

@@ -5,7 +5,7 @@ import pytest
 from sklearn.metrics import f1_score
 
 from medunifier.metrics.bootstrap import BootstrapOptions
-from medunifier.metrics.report_scores import TextScores, finding_intervals
+from medunifier.metrics.report_scores import TextScores, Variety, finding_intervals
 from medunifier.metrics.text import bleu, bleu_statistics
 
 OPTIONS = BootstrapOptions(100, 0)
@@ -53,3 +53,45 @@ def test_f1_of_mentioned_findings_is_scikit_learns():
     for name in ("micro", "macro"):
         expected = f1_score(labels, mentioned, average=name, zero_division=0)
         assert found[f"findings_f1_{name}"].value == pytest.approx(expected)
+
+
+def test_cider_is_left_out_where_it_means_nothing():
+    one = TextScores.of(REFERENCES[:1], ["the heart is large ."], NoJava())
+    equal = TextScores.of([REFERENCES[0]] * 3, ["the heart is large ."] * 3, NoJava())
+    for scores in (one, equal):
+        assert scores.cider is None
+        found = scores.intervals(OPTIONS)
+        assert list(found) == ["bleu_1", "bleu_2", "bleu_3", "bleu_4", "meteor", "rouge_l"]
+    assert scores_of(["no edema ."] * 3).cider is not None
+
+
+def test_variety_counts_reports_that_differ_in_more_than_case_and_punctuation():
+    found = Variety.of(["No edema.", "no edema", "Edema.", "Clear lungs."])
+    assert found == Variety(reports=4, distinct=3, commonest=2)
+    flat = found.flat("nearest_")
+    assert flat == {
+        "nearest_n_distinct": 3,
+        "nearest_distinct_share": 75,
+        "nearest_commonest_share": 50,
+    }
+    assert Variety.read(flat, "nearest_") == found
+    awkward = Variety(reports=199, distinct=49, commonest=67)
+    assert Variety.read(awkward.flat(""), "") == awkward
+
+
+@pytest.mark.parametrize(
+    ("generated", "references", "collapsed"),
+    [
+        (Variety(200, 49, 30), Variety(200, 160, 12), False),
+        (Variety(200, 15, 30), Variety(200, 160, 12), True),  # a tenth of the references' is 16
+        (Variety(200, 40, 101), Variety(200, 160, 12), True),
+        (Variety(200, 40, 120), Variety(200, 160, 70), False),  # most references are one report, too
+        (Variety(1, 1, 1), Variety(1, 1, 1), False),
+        (Variety(50, 1, 50), Variety(50, 1, 50), False),
+    ],
+)
+def test_a_collapse_is_measured_by_the_references(generated, references, collapsed):
+    warning = generated.collapse(references)
+    assert bool(warning) == collapsed
+    if collapsed:
+        assert f"{generated.distinct} of {generated.reports} are distinct" in warning

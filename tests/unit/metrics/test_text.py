@@ -17,9 +17,11 @@ from medunifier.metrics.text import (
     cider,
     clean_caption,
     clean_report,
+    r2gen_protocol,
     report_protocol,
     rouge_l,
     sentences,
+    why_no_cider,
 )
 from tests.support.paths import SHARED
 
@@ -249,3 +251,51 @@ def test_cider_of_copies_is_10_and_of_strangers_0():
     copies = [texts[0] for texts in references]
     assert cider(references, copies) == pytest.approx([10, 10, 10])
     assert cider(references, ["w x y z"] * 3).tolist() == [0, 0, 0]
+
+
+class R2GenTokenizer:
+    """Tokenizer and cut of R2Gen, from its description: an independent, slow reference for `r2gen_protocol`.
+
+    Ids are a start id 0, the words' ids from 1, an end id 0; a data set keeps the first `max_ids`; the evaluation drops
+    the first id and decodes to the next 0.
+    """
+
+    def __init__(self, training: list[str], threshold: int):
+        words = [word for text in training for word in clean_report(text).split()]
+        self.vocabulary = ["", *sorted({*(w for w in words if words.count(w) >= threshold), "<unk>"})]
+
+    def reference(self, text: str, max_ids: int) -> str:
+        unknown = self.vocabulary.index("<unk>")
+        ids = [
+            self.vocabulary.index(word) if word in self.vocabulary else unknown
+            for word in clean_report(text).split()
+        ]
+        kept = ([0, *ids, 0][:max_ids])[1:]
+        kept = kept[: kept.index(0)] if 0 in kept else kept
+        return " ".join(self.vocabulary[number] for number in kept)
+
+
+@pytest.mark.parametrize("max_ids", [2, 9, 60])
+def test_r2gen_cuts_references_and_replaces_rare_words(max_ids):
+    training = [f"{text}." for text in random_texts(40, 5)] + ["A rare cardiac lipoma."]
+    texts = [*random_texts(10, 6), "A rare cardiac lipoma is there. Unseen word."]
+    reference = R2GenTokenizer(training, 3)
+    references, predictions = r2gen_protocol(training, 3, max_ids)(texts, texts)
+    assert references == [[reference.reference(text, max_ids)] for text in texts]
+    for (cut,), prediction in zip(references, predictions, strict=True):
+        assert prediction.split()[: max_ids - 1] == cut.split()
+        assert len(prediction.split()) <= max_ids
+    if max_ids == 60:
+        assert references[-1] == ["<unk> <unk> <unk> <unk> is there . <unk> <unk> ."]
+
+
+def test_r2gen_without_rare_words_and_cut_is_the_fields_protocol():
+    texts = random_texts(8, 7)
+    assert r2gen_protocol(texts, 1, 1000)(texts, texts) == report_protocol(texts, texts)
+
+
+def test_cider_means_nothing_for_one_report_or_equal_ones():
+    assert "one report" in why_no_cider([["no edema ."]])
+    assert "equal" in why_no_cider([["no edema ."]] * 4)
+    assert cider([["no edema ."]] * 4, ["no edema ."] * 4).tolist() == [0] * 4, "even a copy scores 0"
+    assert why_no_cider([["no edema ."], ["edema ."]]) == ""
