@@ -71,7 +71,7 @@ def retrieve(params: Params, run: LocalRun, variant: str, dataset: str) -> None:
     examples = retrieval_examples(shown, dict(zip(ids, reports, strict=True)))
     title = f"What {variant} finds in {dataset}, each image with its own report"
     write_examples(folder / "examples.md", title, examples)
-    run.artifact(folder / "examples.md")
+    run.artifact(folder / "examples.md", private=params.datasets[dataset].private)
 
 
 if __name__ == "__main__":

@@ -46,9 +46,11 @@ def score_images(params: Params, run: Run, variant: str) -> None:
     training image (medunifier/image_scoring/realism.py).
     """
     inputs, folder = read_scoring_inputs(params, variant), Path("results/images") / variant
+    private = params.datasets[params.pretrain.dataset].private
     reconstructed = score_reconstructions(inputs, run, folder)
+    run.artifact(folder / "reconstructions.png", private=private)
     write_figure_3(folder / "figure_3.png", inputs.trained, inputs.store, inputs.test, inputs.generated)
-    run.artifact(folder / "figure_3.png")
+    run.artifact(folder / "figure_3.png", private=private)
     encoded = compare_sets(params, inputs, reconstructed, run)
     small = find_copies(inputs, reconstructed, run, folder)
     if "prompts" in inputs.generated:
@@ -65,7 +67,6 @@ def score_reconstructions(inputs: ScoringInputs, run: Run, folder: Path) -> np.n
     write_table(scores, folder / "scores.parquet", SCORES)
     shown = inputs.images(test[:SHOWN]).read()
     write_pairs(folder / "reconstructions.png", shown, reconstructed[:SHOWN])
-    run.artifact(folder / "reconstructions.png")
     return reconstructed
 
 

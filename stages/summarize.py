@@ -51,7 +51,7 @@ def summarize(params: Params, run: Run) -> None:
     with atomic_path(PAGE) as temporary:
         temporary.write_text(page, encoding="utf-8")
     run.artifact(PAGE)
-    run.artifact(OVERLAPS)
+    run.artifact(OVERLAPS, private=any(dataset.private for dataset in params.datasets.values()))
     run.metrics({"page_bytes": len(page.encode()), "sections": len(content["sections"])})
     run.metrics(overlap_metrics(found))
     run.log(f"wrote {PAGE}, {len(page.encode()) / 1e6:.1f} MB")

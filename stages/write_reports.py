@@ -46,6 +46,7 @@ def write_reports(params: Params, run: LocalRun, variant: str, dataset: str) -> 
     predictions.parquet holds every report, examples.md a few beside their references for readers.
     """
     p, folder = params.write_reports, Path("data/prepared") / dataset
+    private = params.datasets[dataset].private
     scorers, left_out = load_scorers(p.clinical, p.clinical_device, p.clinical_batch_size)
     for line in left_out:
         run.log(f"warning: {line}; then: dvc repro --force --single-item {run.name}")
@@ -58,17 +59,17 @@ def write_reports(params: Params, run: LocalRun, variant: str, dataset: str) -> 
         train = read_table(folder / "train.parquet", PREPARED)
         training = usable_items(train, f"{folder}/train.parquet", [], run, prefix="train_")["report"]
         ids, references = test["image_id"].to_list(), test["report"].to_list()
-        systems = reports_of_systems(model, ids, training, p, params.seed, run)
+        systems = reports_of_systems(model, ids, training, p, params.seed, run, private=private)
         title = f"What {variant} writes for test images of {dataset}"
         output = Path("results/reports") / f"{variant}-{dataset}"
-        write_results(run, output, title, test, systems, params.seed)
+        write_results(run, output, title, test, systems, params.seed, private=private)
         run.metrics({"n_written": len(ids)} | variety_metrics(references, systems, run))
         run.log("score the reports")
         patients = test["patient_id"].to_list()
         options = BootstrapOptions(p.bootstrap, params.seed, patients)
         metrics, scores = text_metrics(test, systems, protocols_of(p, training), scorer, options, run)
     run.metrics(metrics | finding_metrics(test, systems, options))
-    clinical, items = clinical_metrics(scorers, references, systems, options, run)
+    clinical, items = clinical_metrics(scorers, references, systems, options, run, private=private)
     run.metrics(clinical)
     write_items(run.name, report_rows(scores, ids, patients) + clinical_rows(items, ids, patients))
 
@@ -80,15 +81,17 @@ def write_results(
     test: pl.DataFrame,
     systems: Mapping[str, Sequence[str]],
     seed: int,
+    *,
+    private: bool,
 ) -> None:
-    """Write predictions.parquet and examples.md."""
+    """Write predictions.parquet and examples.md, which stay on this machine if the data set is private."""
     table = report_table(test, systems)
     write_table(table, folder / "predictions.parquet", REPORTS)
-    run.artifact(folder / "predictions.parquet")
+    run.artifact(folder / "predictions.parquet", private=private)
     write_examples(
         folder / "examples.md", title, report_examples(table[seeded_rows(len(table), EXAMPLES, seed)])
     )
-    run.artifact(folder / "examples.md")
+    run.artifact(folder / "examples.md", private=private)
 
 
 if __name__ == "__main__":

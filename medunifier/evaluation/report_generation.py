@@ -24,6 +24,8 @@ def reports_of_systems(
     settings: WriteReports,
     seed: int,
     run: LocalRun,
+    *,
+    private: bool,
 ) -> dict[str, list[str]]:
     """Return a report for each image by the model and by two baselines, by the prefix of their metrics.
 
@@ -37,12 +39,14 @@ def reports_of_systems(
         settings: Section `write_reports` of params.yaml.
         seed: Of sampling, and of the choice of `CONSTANT_FROM` training reports.
         run: Receives progress.
+        private: Whether no report text may be logged.
     """
     run.log(f"generate {len(ids)} reports")
     generated = model.generate_reports(ids, settings, seed)
     known = training[seeded_rows(len(training), CONSTANT_FROM, seed)].to_list()
     constant = best_constant(known)
-    run.log(f"constant baseline, the best of {len(known)} training reports: {constant}")
+    shown = "not shown, the data set is private" if private else constant
+    run.log(f"constant baseline, the best of {len(known)} training reports: {shown}")
     distinct = training.unique(maintain_order=True).to_list()
     return {
         "": generated,

@@ -135,6 +135,8 @@ def clinical_metrics(
     systems: Systems,
     options: BootstrapOptions,
     run: LocalRun,
+    *,
+    private: bool,
 ) -> tuple[Metrics, list[ItemScores]]:
     """Score every system by clinical scorers; `METRIC_gain` is the model's less that of the constant baseline, paired.
 
@@ -144,6 +146,7 @@ def clinical_metrics(
         systems: Their reports.
         options: How to resample.
         run: Is told which scorer failed, and why; its metrics are left out.
+        private: Whether no message of a scorer may be logged, since it could hold report text.
 
     Returns:
         The metrics, and the generated reports' scores one by one.
@@ -155,7 +158,8 @@ def clinical_metrics(
         try:
             found = {system: score_reports(name, scorer, references, texts) for system, texts in systems.items()}
         except Exception as error:  # of code and weights that are not ours; the other metrics stay
-            run.log(f"warning: {name} is left out: it failed on these reports ({type(error).__name__}: {error})")
+            reason = type(error).__name__ if private else f"{type(error).__name__}: {error}"
+            run.log(f"warning: {name} is left out: it failed on these reports ({reason})")
             continue
         for number, own in enumerate(found[""]):
             scale = scale_of(own.metric)

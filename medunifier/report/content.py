@@ -58,10 +58,11 @@ def page_content(params: Params) -> dict[str, Any]:
     results = Results.read(params)
     trained_on = params.pretrain.dataset
     data = {name: read_data(name, params) for name in params.datasets}
+    private = {name for name, dataset in params.datasets.items() if dataset.private}
     generated = [
         section
         for variant, metrics in results.images.items()
-        if (section := generated_section(variant, trained_on, metrics)) is not None
+        if (section := generated_section(variant, trained_on, metrics, private=trained_on in private)) is not None
     ]
     pipeline = Pipeline()
     families, diagram = stage_families(pipeline)
@@ -91,7 +92,11 @@ def page_content(params: Params) -> dict[str, Any]:
         ],
         "reports": [
             sections.reports_section(
-                variant, dataset, metrics, read_samples(variant, dataset), params.write_reports
+                variant,
+                dataset,
+                metrics,
+                None if dataset in private else read_samples(variant, dataset),
+                params.write_reports,
             )
             for (variant, dataset), metrics in results.reports.items()
         ],
@@ -102,7 +107,7 @@ def page_content(params: Params) -> dict[str, Any]:
                 metrics,
                 read_metrics(f"encode_codes@{variant}"),
                 params.model.codebook_size,
-                read_pairs(variant, params.images.size),
+                None if trained_on in private else read_pairs(variant, params.images.size),
             )
             for variant, metrics in results.images.items()
         ],

@@ -13,6 +13,7 @@ import numpy as np
 import polars as pl
 
 from medunifier.report.images import jpeg_uri
+from medunifier.report.sections import withheld
 from medunifier.report.tables import Metrics, Row, present, row
 from medunifier.storage.image_shards import ImageStore
 from medunifier.storage.tables import read_table
@@ -42,14 +43,16 @@ class Nearest:
 
     Args:
         path: nearest.parquet of score_images.
-        store: the data set's images.
+        store: the data set's images; None: they are private, and none is shown.
     """
 
-    def __init__(self, path: Path, store: ImageStore):
+    def __init__(self, path: Path, store: ImageStore | None):
         self.table, self.store = read_table(path), store
 
     def of(self, name: str, ids: Sequence[str]) -> list[tuple[str, str]]:
         """Return (training image, distance) of these images of a set, in their order."""
+        if self.store is None:
+            return []
         rows = pl.DataFrame({"image_id": ids}).join(
             self.table.filter(set=name), on="image_id", how="inner", maintain_order="left"
         )
@@ -57,15 +60,18 @@ class Nearest:
         return [(jpeg_uri(p, 75), f"{d:.1f}") for p, d in zip(images, rows["distance"], strict=True)]
 
 
-def generated_section(variant: str, dataset: str, metrics: Metrics) -> dict[str, Any] | None:
+def generated_section(
+    variant: str, dataset: str, metrics: Metrics, *, private: bool
+) -> dict[str, Any] | None:
     """Return what generated.html shows of one variant, or None where no image has been generated.
 
-    Reads data/generated/VARIANT, results/images/VARIANT and data/images/DATASET.
+    Reads data/generated/VARIANT, results/images/VARIANT and, unless it is private, data/images/DATASET.
     """
     root, results = Path("data/generated") / variant, Path("results/images") / variant
     if not (root / "unconditional" / TABLE).is_file():
         return None
-    nearest = Nearest(results / "nearest.parquet", ImageStore(Path("data/images") / dataset))
+    store = None if private else ImageStore(Path("data/images") / dataset)
+    nearest = Nearest(results / "nearest.parquet", store)
     return {
         "heading": f"Variant {variant} on {dataset}",
         "distances": distance_rows(metrics),
@@ -76,6 +82,9 @@ def generated_section(variant: str, dataset: str, metrics: Metrics) -> dict[str,
         "figure": figure_lines(results / "figure_3.png", root, nearest),
         "prompts": prompt_lines(root / "prompts", nearest),
         "strips": strip_lines(root / "strips", nearest),
+        "withheld": withheld(dataset, "Originals, reconstructions and nearest training images", f"{results}/")
+        if private
+        else "",
         "pairs": nearest_pairs(nearest, root),
     }
 
@@ -161,6 +170,8 @@ def figure_lines(path: Path, root: Path, nearest: Nearest) -> list[tuple[str, li
         del shown["generated from their reports"]
     found = []
     for (label, name), line in zip(shown.items(), lines, strict=True):
+        if name is None and nearest.store is None:
+            continue
         ids = read_generated_set(root / name)[0]["image_id"][: len(line)].to_list() if name else []
         found.append((label, [jpeg_uri(tile) for tile in line], nearest.of(name, ids) if name else []))
     return found
@@ -220,6 +231,8 @@ def _shared(lists: Sequence[Sequence[str]], rest: int) -> int:
 
 def nearest_pairs(nearest: Nearest, root: Path) -> list[tuple[str, str, str]]:
     """Return (generated image, its nearest training image, distance) of the images nearest to training images."""
+    if nearest.store is None:
+        return []
     generated_sets = [name for name in SETS if (root / name / TABLE).is_file()]
     table = nearest.table.filter(pl.col("set").is_in(generated_sets))
     found = []

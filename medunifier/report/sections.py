@@ -172,7 +172,11 @@ def interval_plot(row: tables.Row) -> Markup:
 
 
 def reports_section(
-    variant: str, dataset: str, metrics: Metrics, samples: Sequence[Mapping[str, Any]], decoding: WriteReports
+    variant: str,
+    dataset: str,
+    metrics: Metrics,
+    samples: Sequence[Mapping[str, Any]] | None,
+    decoding: WriteReports,
 ) -> dict[str, Any]:
     """Return scores and samples of the reports that one variant generated for one data set.
 
@@ -180,7 +184,7 @@ def reports_section(
         variant: its name.
         dataset: the data set.
         metrics: flat metrics of write_reports.
-        samples: generated reports beside their references.
+        samples: generated reports beside their references; None: left out, since the data set is private.
         decoding: how the tokens were chosen.
     """
     number = metrics["n_written"]
@@ -200,8 +204,11 @@ def reports_section(
         "systems": list(tables.SYSTEMS.values()),
         "groups": tables.report_groups(metrics),
         "warning": _collapse(metrics),
-        "samples": samples,
-        "sampling": f"{len(samples)} of the {number} reports, evenly spaced through the table and not chosen by "
+        "samples": samples or [],
+        "withheld": withheld(dataset, "Sample reports", f"results/reports/{variant}-{dataset}/")
+        if samples is None
+        else "",
+        "sampling": f"{len(samples or [])} of the {number} reports, evenly spaced through the table and not chosen by "
         "quality. Wording of three words or more that both share is shaded.",
     }
 
@@ -242,9 +249,12 @@ def images_section(
     scores: Metrics,
     codes: Metrics,
     codebook_size: int,
-    pairs: Sequence[tuple[str, str, str]],
+    pairs: Sequence[tuple[str, str, str]] | None,
 ) -> dict[str, Any]:
-    """Return reconstruction scores, codebook use and image pairs (original, reconstruction, label) of one variant."""
+    """Return reconstruction scores, codebook use and image pairs (original, reconstruction, label) of one variant.
+
+    Pairs are None where they are left out, since the data set is private.
+    """
     compared, reference = (scores.get(f"fd_vit_{name}_n") for name in ("reconstruction", "reference"))
     sizes = (
         f" Fréchet distances compare {compared} images with {reference} training images." if compared else ""
@@ -256,7 +266,10 @@ def images_section(
         "codes": tables.code_rows(codes, codebook_size),
         "codes_caption": f"How the test images of {dataset} use the {codebook_size} codes of each level. "
         "Perplexity is the number of equally frequent codes that would carry as much.",
-        "pairs": pairs,
+        "pairs": pairs or [],
+        "withheld": withheld(dataset, "Reconstructed images", f"results/images/{variant}/")
+        if pairs is None
+        else "",
         "pairs_caption": "Each test image stands above its reconstruction from 64 + 256 codes, with the PSNR.",
     }
 
@@ -297,6 +310,11 @@ def facts(
             parts.append("against the mean image")
         found.append({"name": label, "value": decimals(row.value, 1), "unit": unit, "note": "; ".join(parts)})
     return found
+
+
+def withheld(dataset: str, what: str, folder: str) -> str:
+    """Return the sentence in place of examples of a private data set."""
+    return f"{what} are left out, since {dataset} is private. They lie in {folder} on the machine that made them."
 
 
 def words(name: str) -> str:

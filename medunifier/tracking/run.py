@@ -82,12 +82,20 @@ class LocalRun:
         self.write_metrics()
         self.record(metrics=plain)
 
-    def artifact(self, path: str | Path, folder: str = "") -> None:
+    def artifact(self, path: str | Path, folder: str = "", *, private: bool = False) -> None:
         """Record a file (image, CSV) in `folder` of the run's artifacts.
+
+        Args:
+            path: The file.
+            folder: Of the run's artifacts.
+            private: It holds texts, ids or images of a private data set: it is not recorded, and the log says so.
 
         Raises:
             InputError: If the file does not exist.
         """
+        if private:
+            self.log(f"{path} is not sent to MLflow: it shows a private data set")
+            return
         if not Path(path).is_file():
             raise InputError(f"{path}: no such file to record as an artifact of {self.name}")
         self.record(artifact=Path(path), folder=folder)

@@ -110,6 +110,9 @@ class Dataset(Section):
         max_length=3,
     )
     benchmark: Benchmark | None = knob("Class-balanced subset that is kept out of training; null: none.")
+    private: bool = knob(
+        "true: no report text, id or image of it goes to MLflow, the report page or the logs.", default=False
+    )
 
 
 class Images(Section):
