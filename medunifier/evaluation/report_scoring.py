@@ -156,7 +156,9 @@ def clinical_metrics(
     for name, scorer in scorers.items():
         run.log(f"score the reports by {name}")
         try:
-            found = {system: score_reports(name, scorer, references, texts) for system, texts in systems.items()}
+            found = {
+                system: score_reports(name, scorer, references, texts) for system, texts in systems.items()
+            }
         except Exception as error:  # of code and weights that are not ours; the other metrics stay
             reason = type(error).__name__ if private else f"{type(error).__name__}: {error}"
             run.log(f"warning: {name} is left out: it failed on these reports ({reason})")

@@ -59,9 +59,7 @@ SCORERS: dict[ClinicalName, Scorer] = {
         "no weights",
         {f"radeval_rouge{n}": f"rouge{n}" for n in ("1", "2", "L")},
     ),
-    "bertscore": Scorer(
-        {"bertscore": "BERTScore"}, f"distilbert-base-uncased in {HUB}", _same("bertscore")
-    ),
+    "bertscore": Scorer({"bertscore": "BERTScore"}, f"distilbert-base-uncased in {HUB}", _same("bertscore")),
     "radeval_bertscore": Scorer(
         {"radeval_bertscore": "RadEval-BERTScore"},
         f"IAMJB/RadEvalModernBERT in {HUB}",
@@ -202,7 +200,9 @@ def load_scorers(
     import torch  # radeval loaded it
 
     if device == "cuda" and not torch.cuda.is_available():
-        raise InputError("write_reports.clinical_device: cuda, but torch sees no GPU; allowed here: auto, cpu")
+        raise InputError(
+            "write_reports.clinical_device: cuda, but torch sees no GPU; allowed here: auto, cpu"
+        )
     loaded, left_out = {}, []
     for name in names:
         try:
@@ -307,7 +307,9 @@ def main(names: Sequence[str]) -> None:
     """Load the named scorers on the CPU, and print which can run here."""
     unknown = [name for name in names if name not in SCORERS]
     if unknown or not names:
-        sys.exit(f"usage: python -m medunifier.metrics.clinical_scorers NAME ...; names: {', '.join(SCORERS)}")
+        sys.exit(
+            f"usage: python -m medunifier.metrics.clinical_scorers NAME ...; names: {', '.join(SCORERS)}"
+        )
     try:
         loaded, left_out = load_scorers(list(names), "cpu", 1)  # pyright: ignore[reportArgumentType] checked above
     except InputError as error:

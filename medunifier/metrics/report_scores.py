@@ -21,8 +21,12 @@ from medunifier.metrics.text import (
 )
 
 SHARES = ("distinct_share", "commonest_share")  # metrics, in percent
-FEW_DISTINCT = 0.1  # generated reports have collapsed if there are fewer distinct ones, as a part of the references'
-MOSTLY = 0.5  # or if one makes up more than this part of them, and more than twice what one does of the references
+FEW_DISTINCT = (
+    0.1  # generated reports have collapsed if there are fewer distinct ones, as a part of the references'
+)
+MOSTLY = (
+    0.5  # or if one makes up more than this part of them, and more than twice what one does of the references
+)
 
 
 @dataclass(frozen=True)

@@ -62,7 +62,8 @@ def page_content(params: Params) -> dict[str, Any]:
     generated = [
         section
         for variant, metrics in results.images.items()
-        if (section := generated_section(variant, trained_on, metrics, private=trained_on in private)) is not None
+        if (section := generated_section(variant, trained_on, metrics, private=trained_on in private))
+        is not None
     ]
     pipeline = Pipeline()
     families, diagram = stage_families(pipeline)

@@ -31,7 +31,9 @@ NUMBERS = range(sum(SPLITS.values()))
 def set_private(folder: Path, private: bool) -> None:
     """Say in params.yaml whether the data set of the tests is private."""
     path = folder / "params.yaml"
-    text, count = re.subn(rf"(?m)^(  {DATASET}:.*\n)", rf"\1    private: {str(private).lower()}\n", path.read_text())
+    text, count = re.subn(
+        rf"(?m)^(  {DATASET}:.*\n)", rf"\1    private: {str(private).lower()}\n", path.read_text()
+    )
     assert count == 1 and text.count("private:") == 1
     path.write_text(text)
 
@@ -71,7 +73,7 @@ def test_nothing_of_a_private_data_set_reaches_mlflow_logs_or_metrics(project, c
     }
     found = {place: leaks(content) for place, content in places.items()}
     if private:
-        assert found == dict.fromkeys(places, set())
+        assert found == {place: set() for place in places}
         assert "examples.md is not sent to MLflow: it shows a private data set" in output.out
         assert leaks((project / f"results/reports/{VARIANT}-{DATASET}/examples.md").read_bytes())
     else:

@@ -338,8 +338,15 @@ def test_clinical_metrics_tell_their_direction_and_cider_its_absence(results):
 
 def test_the_page_tells_how_many_reports_are_distinct_and_warns_of_a_collapse(results):
     metrics = results / "results/metrics/write_reports@full-phantom.json"
-    references = {"reference_n_distinct": 160, "reference_distinct_share": 80.0, "reference_commonest_share": 5.0}
-    edit(metrics, lambda found: found.update(references, n_distinct=49, distinct_share=24.5, commonest_share=9.5))
+    references = {
+        "reference_n_distinct": 160,
+        "reference_distinct_share": 80.0,
+        "reference_commonest_share": 5.0,
+    }
+    edit(
+        metrics,
+        lambda found: found.update(references, n_distinct=49, distinct_share=24.5, commonest_share=9.5),
+    )
     text = Reader(make(results)).text
     assert "49 of the generated reports are distinct, 160 of the reference reports." in text
     assert "Distinct reports, % of all 24.5" in text and "collapsed" not in text

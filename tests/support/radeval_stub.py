@@ -6,6 +6,7 @@ two where the package is installed (`make clinical`).
 
 import types
 import zlib
+from typing import ClassVar
 
 # per_sample=True: the keys of each scorer's result, each with one number a report
 PER_SAMPLE_KEYS = {
@@ -45,7 +46,7 @@ class RadEval:
     """As radeval.RadEval; `ABSENT` names scorers whose weights are not there."""
 
     ABSENT: tuple[str, ...] = ()
-    made: list["RadEval"] = []
+    made: ClassVar[list["RadEval"]] = []
 
     def __init__(self, metrics, per_sample, show_progress):
         (self.name,) = metrics

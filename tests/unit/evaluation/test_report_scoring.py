@@ -18,6 +18,8 @@ from medunifier.evaluation.report_scoring import study_rows
     ],
 )
 def test_the_first_frontal_image_of_each_study(studies, views, rows):
-    test = pl.DataFrame({"study_id": list(studies), "view": views}, schema={"study_id": pl.String, "view": pl.String})
+    test = pl.DataFrame(
+        {"study_id": list(studies), "view": views}, schema={"study_id": pl.String, "view": pl.String}
+    )
     found = study_rows(test)
     assert (found is None and rows is None) or found.tolist() == rows

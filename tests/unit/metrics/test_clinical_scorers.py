@@ -128,7 +128,9 @@ def test_a_scorer_without_weights_is_left_out_with_what_to_put_where(stub):
     stub(absent=("radgraph",))
     scorers, (line,) = load_scorers(["radgraph", "green"], "auto", 1)
     assert list(scorers) == ["green"] and "\n" not in line
-    assert line.startswith("radgraph is left out: We couldn't connect to the hub to load the files. It needs ")
+    assert line.startswith(
+        "radgraph is left out: We couldn't connect to the hub to load the files. It needs "
+    )
     assert "~/.cache/radgraph/0.1.18/radgraph-xl" in line
     assert "python -m medunifier.metrics.clinical_scorers radgraph fetches it" in line
 
@@ -160,7 +162,7 @@ def test_the_command_fetches_and_tells_what_is_ready(stub, capsys):
     with pytest.raises(SystemExit, match="radgraph is left out"):
         main(["green", "radgraph"])
     assert capsys.readouterr().out == "green is ready\n"
-    with pytest.raises(SystemExit, match="usage: .* names: rouge, bertscore"):
+    with pytest.raises(SystemExit, match=r"usage: .* names: rouge, bertscore"):
         main(["crimson"])
 
 

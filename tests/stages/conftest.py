@@ -1,0 +1,23 @@
+import pytest
+
+from medunifier.metrics.meteor import Meteor
+from stages import write_reports as stage
+
+
+@pytest.fixture(scope="session")
+def java():
+    """One Java for all tests: loading its dictionaries takes seconds, for which tests that use it are marked slow."""
+    with Meteor() as running:
+        yield running
+
+
+@pytest.fixture
+def shared_java(java, monkeypatch):
+    class Borrowed:
+        def __enter__(self):
+            return java
+
+        def __exit__(self, *_):
+            pass
+
+    monkeypatch.setattr(stage, "Meteor", Borrowed)
