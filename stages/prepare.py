@@ -38,7 +38,10 @@ def prepare(params: Params, run: LocalRun, dataset: str) -> None:
     run.log(f"{len(raw.rows)} images in the index")
     selection = Selection(raw.rows)
     reports = select_images(selection, settings, layout, params.seed)
-    for warning in (*raw.warnings, *reports.warnings, *selection.warnings):
+    warnings = (*raw.warnings, *reports.warnings, *selection.warnings)
+    if settings.private and warnings:  # they name patients and images
+        run.log(f"{len(warnings)} warnings, shown by hand only: python -m stages.prepare --check {dataset}")
+    for warning in () if settings.private else warnings:
         run.log(f"warning: {warning}")
     tables = final_tables(selection, settings, dataset, params.seed)
     notes = raw.notes | reports.notes | selection.notes

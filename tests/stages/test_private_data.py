@@ -18,6 +18,8 @@ from medunifier.tracking import LocalRun, Run
 from stages.retrieve import retrieve
 from stages.summarize import summarize
 from stages.write_reports import write_reports
+from tests.stages.test_prepare import run_settings
+from tests.support.fake_mimic import FakeMimic
 from tests.support.paths import REPO
 from tests.support.report_results import REFERENCES, SIZE, write_results
 from tests.support.stored_runs import send
@@ -106,3 +108,17 @@ def test_the_page_shows_no_text_id_or_image_of_a_private_data_set(tmp_path, monk
     assert shown and not shown & real, "generated images are still there"
     assert f"Sample reports are left out, since {DATASET} is private. They lie in results/reports/" in words
     assert "Reconstructed images are left out" in words and "nearest training images are left out" in words
+
+
+@pytest.mark.parametrize("private", [True, False])
+def test_warnings_of_prepare_that_name_rows_are_shown_by_hand_only(tmp_path, monkeypatch, capsys, private):
+    monkeypatch.chdir(tmp_path)
+    fake = FakeMimic(tmp_path)
+    for number, split in enumerate(("train", "validate", "test")):
+        fake.add(f"d{number}", f"1000000{number}", f"5000000{number}", split=split)
+    fake.chexpert.pop()  # no labels of study 50000002
+    fake.write()
+    run_settings(fake.settings().replace(private=private))
+    output = capsys.readouterr().out
+    assert ("50000002" in output) != private
+    assert ("1 warnings, shown by hand only: python -m stages.prepare --check fake" in output) == private
