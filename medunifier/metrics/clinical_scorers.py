@@ -268,7 +268,8 @@ def _import_radeval(names: Sequence[str]) -> None:
 
 def _load(name: ClinicalName, batch_size: int) -> Any:
     """Return a callable of radeval for one scorer; for f1chexbert, the labeller itself."""
-    if name == "f1chexbert":  # the door of radeval 2.2.1 always wants a GPU, and gives no labels
+    # radeval 2.2.1's own door to it wants a GPU and scikit-learn 1.8, and gives no labels
+    if name == "f1chexbert":
         import torch
         from radeval.metrics.f1chexbert import F1CheXbert  # pyright: ignore[reportMissingImports] optional
 

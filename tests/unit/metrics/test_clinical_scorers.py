@@ -8,6 +8,7 @@ from typing import get_args
 import numpy as np
 import pytest
 import torch
+from scipy.sparse import csr_matrix
 from sklearn.metrics import classification_report
 
 from medunifier.metrics import clinical_scorers
@@ -191,8 +192,14 @@ class TestThePackage:
             assert metric.metric_keys(object.__new__(metric)) == radeval_stub.PER_SAMPLE_KEYS[name]
             assert list(SCORERS[name].keys.values()) == radeval_stub.PER_SAMPLE_KEYS[name]
 
-    def test_chexbert_is_scored_as_the_package_does(self):
+    def test_chexbert_is_scored_as_the_package_does(self, monkeypatch):
+        """With what radeval 2.2.1 expects of a private function of scikit-learn 1.8, which 1.9 no longer returns."""
         clinical_scorers._import_radeval(["f1chexbert"])
+
+        def targets(truth, found):
+            return "multilabel-indicator", csr_matrix(truth), csr_matrix(found)
+
+        monkeypatch.setattr("radeval.metrics._chexbert_base._check_targets", targets)
         from radeval.metrics._chexbert_base import BaseCheXbertEvaluator
         from radeval.metrics.f1chexbert import F1CheXbert
         from radeval.metrics.f1chexbert.adapter import F1CheXbertMetric
