@@ -56,13 +56,17 @@ class Results:
 def page_content(params: Params) -> dict[str, Any]:
     """Return the variables of page.html, but for the paper's tables, the paired differences and the overlaps."""
     results = Results.read(params)
-    trained_on = params.pretrain.dataset
+    trained_on, reconstructed = params.pretrain.dataset, params.score_images.reconstructed
     data = {name: read_data(name, params) for name in params.datasets}
     private = {name for name, dataset in params.datasets.items() if dataset.private}
     generated = [
         section
         for variant, metrics in results.images.items()
-        if (section := generated_section(variant, trained_on, metrics, private=trained_on in private))
+        if (
+            section := generated_section(
+                variant, trained_on, metrics, reconstructed, private=trained_on in private
+            )
+        )
         is not None
     ]
     pipeline = Pipeline()
@@ -105,6 +109,7 @@ def page_content(params: Params) -> dict[str, Any]:
             sections.images_section(
                 variant,
                 trained_on,
+                reconstructed,
                 metrics,
                 read_metrics(f"encode_codes@{variant}"),
                 params.model.codebook_size,

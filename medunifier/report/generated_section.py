@@ -23,7 +23,7 @@ SAMPLES = 4  # images shown of each prompt
 PAIRS = 6  # images shown beside the training image that is nearest to them
 COMPARED = {
     "validation": "validation images",
-    "reconstruction": "test images, reconstructed",
+    "reconstruction": "{} images, reconstructed",
     "synthetic": "generated without a text (as the paper)",
     "reports": "generated from test reports",
 }
@@ -61,11 +61,12 @@ class Nearest:
 
 
 def generated_section(
-    variant: str, dataset: str, metrics: Metrics, *, private: bool
+    variant: str, dataset: str, metrics: Metrics, reconstructed: str, *, private: bool
 ) -> dict[str, Any] | None:
     """Return what generated.html shows of one variant, or None where no image has been generated.
 
-    Reads data/generated/VARIANT, results/images/VARIANT and, unless it is private, data/images/DATASET.
+    `reconstructed` is the split whose reconstructions Table 5 compares. Reads data/generated/VARIANT,
+    results/images/VARIANT and, unless it is private, data/images/DATASET.
     """
     root, results = Path("data/generated") / variant, Path("results/images") / variant
     if not (root / "unconditional" / TABLE).is_file():
@@ -74,7 +75,7 @@ def generated_section(
     nearest = Nearest(results / "nearest.parquet", store)
     return {
         "heading": f"Variant {variant} on {dataset}",
-        "distances": distance_rows(metrics),
+        "distances": distance_rows(metrics, reconstructed),
         "fidelity": fidelity_rows(metrics),
         "findings": finding_rows(metrics),
         "diversity": diversity_rows(metrics),
@@ -89,14 +90,15 @@ def generated_section(
     }
 
 
-def distance_rows(metrics: Metrics) -> list[tuple[str, int, list[float | None]]]:
+def distance_rows(metrics: Metrics, reconstructed: str) -> list[tuple[str, int, list[float | None]]]:
     """Return (set, images, [Fréchet distance, kernel distance, precision, recall, FID, KID]) of each compared set."""
     found = []
     for name, label in COMPARED.items():
         if f"fd_vit_{name}" in metrics:
             keys = ("fd_vit", "kd_vit", "precision_vit", "recall_vit", "fid", "kid")
             values = [metrics.get(f"{key}_{name}") for key in keys]
-            found.append((label, int(metrics[f"fd_vit_{name}_n"]), values))
+            of = {"train": "training", "test": "test"}[reconstructed]
+            found.append((label.format(of), int(metrics[f"fd_vit_{name}_n"]), values))
     return found
 
 

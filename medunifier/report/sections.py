@@ -246,6 +246,7 @@ def _decoding(decoding: WriteReports) -> str:
 def images_section(
     variant: str,
     dataset: str,
+    reconstructed: str,
     scores: Metrics,
     codes: Metrics,
     codebook_size: int,
@@ -253,11 +254,15 @@ def images_section(
 ) -> dict[str, Any]:
     """Return reconstruction scores, codebook use and image pairs (original, reconstruction, label) of one variant.
 
-    Pairs are None where they are left out, since the data set is private.
+    Pairs are None where they are left out, since the data set is private. `reconstructed` is the split whose
+    reconstructions Table 5 compares.
     """
     compared, reference = (scores.get(f"fd_vit_{name}_n") for name in ("reconstruction", "reference"))
+    of = " reconstructed training" if reconstructed == "train" else ""
     sizes = (
-        f" Fréchet distances compare {compared} images with {reference} training images." if compared else ""
+        f" Fréchet distances compare {compared}{of} images with {reference} training images."
+        if compared
+        else ""
     )
     return {
         "heading": f"Variant {variant} on {dataset}",

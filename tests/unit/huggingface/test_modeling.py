@@ -1,9 +1,12 @@
 """The model as a whole."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
 
+from medunifier.huggingface.modeling_medunifier import MedUnifierModel
 from medunifier.model import attention, network, qformer
 from medunifier.model import text as text_module
 from medunifier.model.precision import for_residual_and_products
@@ -273,3 +276,33 @@ def test_a_token_for_residual_and_products_gets_the_gradients_of_both(half):
     plain = gradient(lambda x: (x, x.to(torch.bfloat16) if half else x))
     for one, other in zip(ours, plain, strict=True):
         assert torch.equal(one, other)
+
+
+def test_a_folder_saved_before_a_choice_existed_loads_as_the_model_that_it_was(tmp_path):
+    """Such a config.json lacks the keys of later choices; their defaults are the network of then."""
+    later = ("decoder_kind", "adapter_residual", "adapter_position")
+    model, batch = case()
+    model.eval().save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    saved = json.loads(path.read_text())
+    assert set(later) <= set(saved)
+    path.write_text(json.dumps({name: value for name, value in saved.items() if name not in later}))
+    again = MedUnifierModel.from_pretrained(tmp_path).eval()
+    inputs = batch["features"], batch["input_ids"], batch["attention_mask"]
+    with torch.no_grad():
+        assert torch.equal(again.reconstruct(*inputs), model.reconstruct(*inputs))
+
+
+@pytest.mark.parametrize("decoder", ["deconvolutional", "residual"])
+def test_a_model_with_another_decoder_is_saved_and_loaded(tmp_path, decoder):
+    choices = {"decoder_kind": decoder, "decoder_shortcut": False, "decoder_norm": "batch"}
+    adapters = {"adapter": "rectified", "adapter_residual": "batch_norm", "adapter_position": "sinusoidal"}
+    model, batch = case(**choices, **adapters)
+    inputs = batch["features"], batch["input_ids"], batch["attention_mask"]
+    with torch.no_grad():
+        model.train().generate_image(*inputs)  # gives the norms their statistics
+    model.eval().save_pretrained(tmp_path)
+    again = MedUnifierModel.from_pretrained(tmp_path).eval()
+    with torch.no_grad():
+        assert torch.equal(again.reconstruct(*inputs), model.reconstruct(*inputs))
+    assert again.config.decoder_kind == decoder

@@ -4,7 +4,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from medunifier.report.generated_section import Nearest, strip_lines
+from medunifier.report.generated_section import Nearest, distance_rows, strip_lines
 from medunifier.storage.image_shards import ImageStore, write_images
 from medunifier.synthesis.generated_sets import GENERATED, write_generated_set
 from medunifier.synthesis.prompts import Strip
@@ -50,3 +50,10 @@ def test_the_sentence_and_its_words_come_back(tmp_path, text, words):
     )
     assert sentence == text.replace("{}", "…") and [word for word, _ in shown] == words
     assert [distance for _, distance in near] == ["7.0"]
+
+
+@pytest.mark.parametrize(("split", "said"), [("test", "test images"), ("train", "training images")])
+def test_distances_say_whose_reconstructions_they_are_of(split, said):
+    metrics = {"fd_vit_reconstruction": 2.0, "fd_vit_reconstruction_n": 7}
+    ((label, n, values),) = distance_rows(metrics, split)
+    assert label == f"{said}, reconstructed" and n == 7 and values[0] == 2.0
