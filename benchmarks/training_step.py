@@ -169,7 +169,9 @@ def bottom_decoder(c: MedUnifierConfig) -> nn.Module:
     """Return the bottom decoder of a configuration, with random weights."""
     source = c.code_width * (2 if c.bottom_latents == "joined" else 3)
     channels = tuple(c.decoder_channels)
-    return image_decoder(c.decoder_kind, source, channels, c.image_channels, c.decoder_norm, c.decoder_shortcut)
+    return image_decoder(
+        c.decoder_kind, source, channels, c.image_channels, c.decoder_norm, c.decoder_shortcut
+    )
 
 
 def without_decoder(c: MedUnifierConfig) -> MedUnifierConfig:

@@ -178,7 +178,7 @@ def test_the_authors_fine_tuning(params):
     """Two linear layers from a random start, whole passes with a validation after each, all of them done."""
     show_the_label()
     theirs = {"head": "two_layers", "head_start": "random", "epochs": 5, "batch_size": 4, "decay_all": True}
-    rates = {"learning_rate": 0.01, "head_learning_rate": 0.01, "weight_decay": 0.01, "patience": 1}
+    rates = {"learning_rate": 1e-4, "head_learning_rate": 1e-4, "weight_decay": 0.01, "patience": 1}
     metrics = run_finetune(params.replace(finetune=params.finetune.replace(**theirs, **rates)))
     assert metrics["auroc"] == 100
     assert metrics["best_step"] in {0, 3, 6, 9, 12, 15}  # 12 images, batches of 4, five passes
