@@ -1,15 +1,20 @@
 """Rows that several layouts make in the same way: paths of images, lists of labels, one report for each study."""
 
+import json
+import os
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
 
+from medunifier.data.index_files import require_file
 from medunifier.data.layouts import RAW_REPORTS
 from medunifier.data.preparation.rejects import Reason
 from medunifier.data.preparation.sections import clean_text
+from medunifier.runtime.errors import InputError
 from medunifier.storage.tables import LABEL_PREFIX
 
 _TRIED = 200  # images to look for, evenly spaced, in each form of a data set
@@ -28,8 +33,29 @@ def paths_found(root: Path, table: pl.DataFrame, forms: Sequence[pl.Expr]) -> pl
         forms: for each form, the path as an expression of the table's columns.
     """
     tried = table.gather_every(max(1, len(table) // _TRIED))
-    found = [sum((root / path).is_file() for path in tried.select(form).to_series()) for form in forms]
+    found = [sum(os.path.isfile(root / path) for path in tried.select(form).to_series()) for form in forms]
     return table.select(forms[int(np.argmax(found))].alias("image_path")).to_series()
+
+
+def read_json(path: Path) -> Any:
+    """Return the content of a JSON file.
+
+    Raises:
+        InputError: The file is missing, not JSON, or an object in it has a name twice, of which one would be lost.
+    """
+    require_file(path)
+    try:
+        return json.loads(path.read_bytes(), object_pairs_hook=_without_repeats)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: not a whole JSON file ({error}). Fetch it again") from error
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} is there twice")
+    return found
 
 
 def label_name(text: str) -> str:

@@ -13,7 +13,6 @@ public code reads them (RadVLM, PadChest_grounding; KafGround's data page) and a
 public repositories give them. The images of earlier studies (PadChest_GR_progression_prior_studies) are not read.
 """
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ import polars as pl
 
 from medunifier.data.index_files import check_match, check_values, one_row_each, read_index
 from medunifier.data.layouts import Raw, raw_images
-from medunifier.data.raw_rows import listed_labels, one_report_each, paths_found
+from medunifier.data.raw_rows import listed_labels, one_report_each, paths_found, read_json
 from medunifier.runtime.errors import InputError
 from medunifier.runtime.params import Dataset
 
@@ -66,12 +65,7 @@ def read_reports(settings: Dataset, images: pl.DataFrame) -> Raw:
 
 def _read_studies(path: Path) -> list[dict[str, Any]]:
     """Return the studies of the JSON file, their `findings` a list."""
-    try:
-        studies = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file; check `root` and `index.images` in params.yaml") from None
-    except ValueError as error:
-        raise InputError(f"{path}: not a whole JSON file ({error}); download it again") from error
+    studies = read_json(path)
     if not isinstance(studies, list):
         raise InputError(f"{path}: expected a JSON list of studies")
     for number, study in enumerate(studies, 1):

@@ -11,16 +11,15 @@ radharmony/harmonizer/rexgradient/rexgradient.py). Not read: the tables *_metada
 interstitial_pattern_bbox.json.
 """
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from medunifier.data.index_files import MISSING_WORDS
+from medunifier.data.index_files import MISSING_WORDS, whole_id
 from medunifier.data.layouts import Raw, raw_images
-from medunifier.data.raw_rows import one_report_each
+from medunifier.data.raw_rows import one_report_each, read_json
 from medunifier.runtime.errors import InputError
 from medunifier.runtime.params import Dataset
 
@@ -49,7 +48,8 @@ def read_images(settings: Dataset) -> Raw:
             image_path = path.removeprefix("../")
             rows.append((image_path, patient, study_id, image_path, _view(view), split))
     names = ("image_id", "patient_id", "study_id", "image_path", "view", "split")
-    return Raw(raw_images(pl.DataFrame(rows, dict.fromkeys(names, pl.String), orient="row")), notes)
+    table = pl.DataFrame(rows, dict.fromkeys(names, pl.String), orient="row")
+    return Raw(raw_images(table.with_columns(whole_id("patient_id"))), notes)
 
 
 def read_reports(settings: Dataset, images: pl.DataFrame) -> Raw:
@@ -67,10 +67,7 @@ def read_reports(settings: Dataset, images: pl.DataFrame) -> Raw:
 def _studies(settings: Dataset) -> Iterator[tuple[str, str, dict[str, Any], str]]:
     """Yield split, study id and fields of each study, and where it stands, for messages."""
     for split, path in _files(Path(settings.root) / settings.index.images):
-        try:
-            studies = json.loads(path.read_bytes())
-        except ValueError as error:
-            raise InputError(f"{path}: not a whole JSON file ({error}); download it again") from error
+        studies = read_json(path)
         if not isinstance(studies, dict) or not all(isinstance(study, dict) for study in studies.values()):
             raise InputError(f"{path}: expected a JSON object that maps studies to their fields")
         for study_id, study in studies.items():

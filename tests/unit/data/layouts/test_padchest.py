@@ -177,3 +177,13 @@ def test_a_study_with_two_splits_is_refused(grounded):
         InputError, match=r"master_table\.csv: 1 values of 'StudyID' .* contradict each other"
     ):
         read(grounded, padchest_gr)
+
+
+@pytest.mark.parametrize("name", ["x" * 5000 + ".png", "a\0b.png", "../secret.png"])
+def test_an_image_name_that_is_no_file_s_name_is_an_image_that_is_not_there(tmp_path, name):
+    fake = FakePadchest(tmp_path)
+    fake.add("a1")
+    fake.add("b2")
+    fake.rows[1]["ImageID"] = name
+    rows = read(fake, padchest)[0].rows
+    assert rows["image_path"][0].startswith("0/") and len(rows) == 2

@@ -3,6 +3,8 @@ import json
 import pytest
 
 from medunifier.data.layouts import RAW_IMAGES, RAW_REPORTS, rexgradient
+from medunifier.data.preparation.rejects import Selection
+from medunifier.data.preparation.rules import keep_wanted_images
 from medunifier.runtime.errors import InputError
 from tests.support.fake_files import put
 from tests.support.fake_rexgradient import FILE, FakeRexgradient
@@ -87,7 +89,13 @@ def test_studies_that_cannot_be_used_are_named(fake, field, value, message):
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [('{"a": ', "not a whole JSON file"), ("[]", "maps studies"), ('{"a": 1}', "maps studies")],
+    [
+        ('{"a": ', "not a whole JSON file"),
+        ("[" * 100_000, "not a whole JSON file"),
+        ('{"a": {}, "a": {}}', "'a' is there twice"),
+        ("[]", "maps studies"),
+        ('{"a": 1}', "maps studies"),
+    ],
 )
 def test_files_that_cannot_be_read(fake, content, message):
     fake.write()
@@ -112,3 +120,28 @@ def test_non_latin_texts_survive(fake):
     settings = fake.settings()
     images = rexgradient.read_images(settings).rows
     assert rexgradient.read_reports(settings, images).rows["findings"][0] == "Opacité à gauche."
+
+
+def test_a_path_that_climbs_out_is_rejected_in_preparation(fake, tmp_path):
+    put(tmp_path.parent / "secret.png", b"x")
+    fake.studies["train"]["GRDN0001_GRDNACC0001_1"]["ImagePath"] = [
+        "../deid_png/../../secret.png",
+        "/etc/hostname",
+    ]
+    fake.write()
+    settings = fake.settings()
+    selection = Selection(rexgradient.read_images(settings).rows)
+    keep_wanted_images(selection, settings.replace(views=None))
+    assert selection.counts() == {"outside_root": 2}
+
+
+def test_names_that_no_file_can_have_are_no_files(fake):
+    fake.studies["train"]["GRDN0001_GRDNACC0001_1"]["ImagePath"] = [
+        "../deid_png/" + "x" * 5000,
+        "../a\0b.png",
+    ]
+    fake.write()
+    settings = fake.settings()
+    selection = Selection(rexgradient.read_images(settings).rows)
+    keep_wanted_images(selection, settings.replace(views=None))
+    assert len(selection.rejected) == 2
