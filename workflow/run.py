@@ -5,6 +5,8 @@ has them, and runs its command otherwise. This also waits for a run of the same 
 snakemake, clears what dead processes left, passes signals on, and keeps dvc.lock in order.
 """
 
+from __future__ import annotations
+
 import argparse
 import contextlib
 import logging
@@ -14,7 +16,9 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from medunifier.runtime.errors import disk_full_message
 from medunifier.runtime.files import write_text
@@ -22,42 +26,72 @@ from workflow import lockfile, locks, remote
 from workflow.changes import STATE, read_plan
 from workflow.verify import discard_damaged
 
+if TYPE_CHECKING:
+    from dvc.repo import Repo
+
+BUSY_PAUSE = 2.0  # seconds between two attempts while another DVC works on the same paths
 LOG_TAIL = 30  # lines shown of the log of a stage that failed
 
 
 def run_stage(name: str) -> str:
     """Bring one stage up to date; returns `ran`, `restored` (from cache, here or in the remote) or `unchanged`.
 
+    Waits while another DVC, such as a `dvc repro` by hand, works on paths of the stage.
+
     Raises DVC's ReproductionError if the stage's command fails.
     """
-    from dvc.repo import Repo, lock_repo
+    from dvc.lock import LockError
+    from dvc.repo import Repo
 
     stage_lock = STATE / "locks" / name
     with locks.exclusive(stage_lock, waiting=f"{name} still runs from an earlier start; waiting for it"):
-        repo = Repo(_wait_for_lock=True)
-        repo.scm_context.quiet = True  # no advice on `git add`
-        restored = _note_restores(repo)
-        lockfile.write_entries_alone()
-        locks.end_orphans(name, Path(repo.root_dir))
-        with lock_repo(repo):  # DVC lets go of it while the stage's command runs
-            (stage,) = repo.stage.collect(name)
-            locks.clear_dvc_locks(
-                [part.fs_path for part in stage.deps], [part.fs_path for part in stage.outs]
-            )
-            logging.getLogger("dvc").setLevel(logging.INFO)  # has its own handler
-            absent = any(not out.exists for out in stage.outs)
-            # The main process has fetched it, for all stages.
-            repo.stage_cache.pull = lambda *_: None  # pyright: ignore[reportAttributeAccessIssue]  # a method of DVC's
-            done = repo.reproduce(  # pyright: ignore[reportCallIssue]  # DVC binds the function as a method
-                targets=[name], single_item=True, pull=remote.is_reached()
-            )
-            if restored and discard_damaged(repo, name):
-                restored = []
-                repo.reproduce(targets=[name], single_item=True, force=True)  # pyright: ignore[reportCallIssue]
-            lockfile.canonicalise(list(read_plan()))
-        if done:
-            return "restored" if restored else "ran"
-        return "restored" if absent else "unchanged"
+        told = False
+        while True:
+            try:
+                return _bring_up_to_date(Repo(_wait_for_lock=True), name)
+            except Exception as error:
+                busy = next((cause for cause in _causes(error) if isinstance(cause, LockError)), None)
+                if busy is None or "is busy" not in str(busy):
+                    raise
+                if not told:
+                    first, *_ = str(busy).splitlines()
+                    print(f"[{name}] waiting for another DVC: {first}", flush=True)
+                told = True
+                time.sleep(BUSY_PAUSE)
+
+
+def _bring_up_to_date(repo: Repo, name: str) -> str:
+    """Bring one stage up to date, or raise a LockError if another process works on its paths."""
+    from dvc.repo import lock_repo
+
+    repo.scm_context.quiet = True  # no advice on `git add`
+    restored = _note_restores(repo)
+    lockfile.write_entries_alone()
+    locks.end_orphans(name, Path(repo.root_dir))
+    with lock_repo(repo):  # DVC lets go of it while the stage's command runs
+        (stage,) = repo.stage.collect(name)
+        locks.clear_dvc_locks([part.fs_path for part in stage.deps], [part.fs_path for part in stage.outs])
+        logging.getLogger("dvc").setLevel(logging.INFO)  # has its own handler
+        absent = any(not out.exists for out in stage.outs)
+        # The main process has fetched it, for all stages.
+        repo.stage_cache.pull = lambda *_: None  # pyright: ignore[reportAttributeAccessIssue]  # a method of DVC's
+        done = repo.reproduce(  # pyright: ignore[reportCallIssue]  # DVC binds the function as a method
+            targets=[name], single_item=True, pull=remote.is_reached()
+        )
+        if restored and discard_damaged(repo, name):
+            restored = []
+            repo.reproduce(targets=[name], single_item=True, force=True)  # pyright: ignore[reportCallIssue]
+        lockfile.canonicalise(list(read_plan()))
+    if done:
+        return "restored" if restored else "ran"
+    return "restored" if absent else "unchanged"
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an error, its cause, the cause of that, and so on."""
+    while error is not None:
+        yield error
+        error = error.__cause__
 
 
 def _note_restores(repo) -> list[str]:

@@ -186,7 +186,10 @@ def _read_record(path: Path, expected: str) -> dict[str, Seen]:
         content: dict[str, Any] = json.loads(path.read_bytes())
         if content["hash"] != expected:
             return {}
-        return {name: Seen(*values[:5], tuple(values[5])) for name, values in content["files"].items()}
+        return {
+            name: Seen(inode, modified, size, md5, block, tuple(digests))
+            for name, (inode, modified, size, md5, block, digests) in content["files"].items()
+        }
     except (OSError, ValueError, KeyError, TypeError):
         return {}  # then everything is read again
 
