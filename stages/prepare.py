@@ -8,6 +8,7 @@ from medunifier.data.preparation.prepared_tables import (
     final_tables,
     flat_counts,
     summarize_tables,
+    text_source,
     write_subsets,
     write_tables,
 )
@@ -37,7 +38,7 @@ def prepare(params: Params, run: LocalRun, dataset: str) -> None:
     RAW_IMAGES.check(raw.rows, f"read_images of {settings.layout}")
     run.log(f"{len(raw.rows)} images in the index")
     selection = Selection(raw.rows)
-    reports = select_images(selection, settings, layout, params.seed)
+    reports = select_images(selection, settings, layout, params.seed, params.label_sentences)
     warnings = (*raw.warnings, *reports.warnings, *selection.warnings)
     if settings.private and warnings:  # they name patients and images
         run.log(f"{len(warnings)} warnings, shown by hand only: python -m stages.prepare --check {dataset}")
@@ -49,6 +50,7 @@ def prepare(params: Params, run: LocalRun, dataset: str) -> None:
         "dataset": dataset,
         "layout": settings.layout,
         "index": vars(settings.index),
+        "texts": text_source(settings, params.label_sentences),
         **summarize_tables(tables, selection, len(raw.rows), notes, settings),
     }
     folder = Path("data/prepared") / dataset
@@ -68,7 +70,8 @@ def settings_of(params: Params, dataset: str) -> Dataset:
 
 def check(params: Params, dataset: str) -> None:
     """Print what `prepare` would find under the data set's root; InputError where it would stop."""
-    for line in check_dataset(dataset, settings_of(params, dataset), params.seed):
+    settings = settings_of(params, dataset)
+    for line in check_dataset(dataset, settings, params.seed, params.label_sentences):
         print(line, flush=True)
 
 

@@ -1,6 +1,6 @@
 """python -m examples.own_dataset.make_data FOLDER [PATIENTS]: a data set to try the example with.
 
-Writes studies.csv and images/ in the layout of hospital.py. Images and reports are phantoms: no patient is shown.
+Writes studies.csv and images/ with the columns that hospital.yaml names. Images and reports are phantoms: no patient is shown.
 """
 
 import csv

@@ -78,6 +78,7 @@ def page_content(params: Params) -> dict[str, Any]:
         "title": "Radiographs and their reports, learnt together",
         "lead": lead(params),
         "synthetic": synthetic_notice(params),
+        "label_texts": label_texts_notice(params),
         "sections": section_links(results, generated, costs),
         "facts": sections.facts(
             data[trained_on],
@@ -91,7 +92,11 @@ def page_content(params: Params) -> dict[str, Any]:
         "models": [read_training(variant, params) for variant in params.variants],
         "retrieval": [
             sections.retrieval_section(
-                variant, dataset, metrics, params.datasets[dataset].benchmark is not None
+                variant,
+                dataset,
+                metrics,
+                params.datasets[dataset].benchmark is not None,
+                params.datasets[dataset].report_from == "labels",
             )
             for (variant, dataset), metrics in results.retrieval.items()
         ],
@@ -102,6 +107,7 @@ def page_content(params: Params) -> dict[str, Any]:
                 metrics,
                 None if dataset in private else read_samples(variant, dataset),
                 params.write_reports,
+                params.datasets[dataset].report_from == "labels",
             )
             for (variant, dataset), metrics in results.reports.items()
         ],
@@ -159,6 +165,17 @@ def synthetic_notice(params: Params) -> str:
     if len(phantoms) == len(params.datasets):
         return "Synthetic data: every image and report on this page is a computer-made phantom, none is of a patient."
     return f"Synthetic data: {', '.join(phantoms)} are computer-made phantoms, not of patients."
+
+
+def label_texts_notice(params: Params) -> str:
+    """Return the page's line on data sets whose texts are written from labels; an empty text if there is none."""
+    names = [name for name, dataset in params.datasets.items() if dataset.report_from == "labels"]
+    if not names:
+        return ""
+    return (
+        f"Text from labels: the texts of {', '.join(names)} are sentences written from labels by "
+        f"{params.label_sentences}, not radiologists’ reports."
+    )
 
 
 def reading(params: Params, results: Results) -> Reading:

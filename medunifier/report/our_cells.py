@@ -51,6 +51,7 @@ class Ours:
 
     def __init__(self, params: Params, read: ReadMetrics, phantoms: set[str], zero_shot_items: str):
         self.params, self.read, self.phantoms = params, read, phantoms
+        self.label_texts = {name for name, d in params.datasets.items() if d.report_from == "labels"}
         self.benchmarks = {name for name, dataset in params.datasets.items() if dataset.benchmark is not None}
         self.zero_shot_benchmarks = self.benchmarks if zero_shot_items == "benchmark" else set()
 
@@ -110,7 +111,8 @@ class Ours:
     ) -> Cell:
         """Return metric `metric` of `stage` as a cell; empty, with the reason, if it was not measured."""
         dataset, name, setting = place
-        data = f"{ours} (phantom)" if ours in self.phantoms else ours
+        marks = {"phantom": self.phantoms, "text from labels": self.label_texts}
+        data = ours + "".join(f" ({mark})" for mark, names in marks.items() if ours in names)
         found = self.measured(stage, enabled)
         if metric not in found:
             reason = f"{stage} is {NOT_RUN}" if not enabled else f"{stage} does not measure {metric}"

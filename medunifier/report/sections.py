@@ -14,6 +14,8 @@ from medunifier.report.page import count, decimals
 from medunifier.report.tables import Metrics
 from medunifier.runtime.params import WriteReports
 
+FROM_LABELS = " These texts are sentences written from labels, not radiologists’ reports."
+
 Curve = Sequence[Mapping[str, Any]]  # rows of results/curves: step, split and whatever was measured there
 
 
@@ -61,11 +63,22 @@ def data_section(
         "benchmark": ", ".join(f"{count} of {words(label)}" for label, count in classes.items()),
         "benchmark_size": sum(classes.values()),
         "benchmark_in_training": shared,
+        "texts": label_texts(prepared["texts"]),
         "digests": prepared["image_ids_sha256"],
         "notes": [(words(name), number) for name, number in notes.items() if number],
         "benchmark_undecoded": benchmark_undecoded,
         "rejects": reject_rows(prepared, decoded, meanings),
     }
+
+
+def label_texts(texts: Mapping[str, Any]) -> str:
+    """Return the sentence on texts that are written from labels; empty for a data set's own reports."""
+    if texts["from"] != "labels":
+        return ""
+    return (
+        f"Its texts are sentences written from labels ({texts['template']}, version {texts['version']}, SHA-256 "
+        f"{texts['sha256'][:12]}…). No radiologist wrote them."
+    )
 
 
 def reject_rows(prepared: Mapping, decoded: Mapping, meanings: Mapping[str, str]) -> list[dict[str, Any]]:
@@ -147,8 +160,18 @@ def charts(curve: Curve) -> list[tuple[str, str, Markup]]:
     return found
 
 
-def retrieval_section(variant: str, dataset: str, metrics: Metrics, benchmark: bool) -> dict[str, Any]:
-    """Return the retrieval metrics of one variant on one data set."""
+def retrieval_section(
+    variant: str, dataset: str, metrics: Metrics, benchmark: bool, from_labels: bool
+) -> dict[str, Any]:
+    """Return the retrieval metrics of one variant on one data set.
+
+    Args:
+        variant: its name.
+        dataset: the data set.
+        metrics: flat metrics of retrieve.
+        benchmark: the images are those of a benchmark.
+        from_labels: the texts are written from labels.
+    """
     ks = sorted({int(match[1]) for name in metrics if (match := re.fullmatch(r"i2t_map_at_(\d+)", name))})
     groups = tables.retrieval_groups(metrics, ks)
     subset = "class-balanced benchmark" if benchmark else "test split"
@@ -157,7 +180,8 @@ def retrieval_section(variant: str, dataset: str, metrics: Metrics, benchmark: b
         "caption": f"{metrics['n_items']} images and their reports from the {subset} of {dataset} "
         f"({metrics['n_classes']} classes, {metrics['n_reports']} different reports), ranked against each other by "
         "image-text similarity. For mAP a candidate is relevant if it is of the query’s class, for recall if it is "
-        "the very report. “Authors’”: average precision as the authors’ code defines it, see the notes below.",
+        "the very report. “Authors’”: average precision as the authors’ code defines it, see the notes below."
+        f"{FROM_LABELS if from_labels else ''}",
         "groups": [
             (heading, [vars(row) | {"plot": interval_plot(row)} for row in rows]) for heading, rows in groups
         ],
@@ -177,6 +201,7 @@ def reports_section(
     metrics: Metrics,
     samples: Sequence[Mapping[str, Any]] | None,
     decoding: WriteReports,
+    from_labels: bool,
 ) -> dict[str, Any]:
     """Return scores and samples of the reports that one variant generated for one data set.
 
@@ -186,6 +211,7 @@ def reports_section(
         metrics: flat metrics of write_reports.
         samples: generated reports beside their references; None: left out, since the data set is private.
         decoding: how the tokens were chosen.
+        from_labels: the reference texts are written from labels.
     """
     number = metrics["n_written"]
     gain = tables.row(metrics, "bleu_4_gain", "")
@@ -200,7 +226,7 @@ def reports_section(
         "caption": f"{number} reports generated {_decoding(decoding)} for test images of {dataset} and scored against the "
         f"reference reports, n = {number} for every metric. The constant baseline is the one training report that "
         f"scores best for all images; the nearest-neighbour baseline is the training report most similar to the image.{margin}{_variety(metrics)}"
-        f"{_no_cider(metrics)}",
+        f"{_no_cider(metrics)}{FROM_LABELS if from_labels else ''}",
         "systems": list(tables.SYSTEMS.values()),
         "groups": tables.report_groups(metrics),
         "warning": _collapse(metrics),

@@ -34,6 +34,27 @@ def split_fractions(params: Params) -> Iterator[str]:
             yield refused(path, fractions, "parts above 0")
 
 
+def data_layouts(params: Params) -> Iterator[str]:
+    """Layout `table` has a section `table`, no other has; a section `folders` belongs to layout `folders`."""
+    for name, dataset in params.datasets.items():
+        path = f"datasets.{name}"
+        if dataset.layout == "table" and dataset.table is None:
+            yield refused(f"{path}.table", None, "a section that names the columns, as layout is table")
+        for layout in ("table", "folders"):
+            section = getattr(dataset, layout)
+            if section is not None and dataset.layout != layout:
+                allowed = f"null: layout {dataset.layout} does not read it"
+                yield refused(f"{path}.{layout}", section.model_dump(mode="json"), allowed)
+
+
+def text_from_labels(params: Params) -> Iterator[str]:
+    """With report_from labels, sections is either or none: the text stands in `findings`."""
+    for name, dataset in params.datasets.items():
+        if dataset.report_from == "labels" and dataset.sections == "both":
+            allowed = "either or none, as report_from is labels"
+            yield refused(f"datasets.{name}.sections", dataset.sections, allowed)
+
+
 def objectives(params: Params) -> Iterator[str]:
     """A variant has at least one weight above 0."""
     for name, variant in params.variants.items():
@@ -195,6 +216,8 @@ def tokenizer(params: Params) -> Iterator[str]:
 RULES: tuple[Callable[[Params], Iterator[str]], ...] = (
     known_datasets,
     split_fractions,
+    data_layouts,
+    text_from_labels,
     objectives,
     models,
     trained,

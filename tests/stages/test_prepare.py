@@ -11,7 +11,7 @@ import pytest
 from medunifier.data.preparation.prepared_tables import check_patients
 from medunifier.data.preparation.rejects import Reason
 from medunifier.runtime.errors import InputError
-from medunifier.runtime.params import load_params
+from medunifier.runtime.params import NO_FILE, load_params
 from medunifier.storage.tables import BENCHMARK, MANIFEST, PREPARED, REJECTED, read_table
 from medunifier.tracking import LocalRun
 from stages.prepare import prepare
@@ -37,10 +37,10 @@ def run(fake, *, seed=0, **changes):
     return run_settings(fake.settings(**changes), seed=seed)
 
 
-def run_settings(settings, *, seed=0, name="fake"):
+def run_settings(settings, *, seed=0, name="fake", label_sentences=NO_FILE):
     """Run the stage; returns its tables by name, and its summary."""
     params = load_params(REPO / "workflow" / "presets" / "demo.yaml")
-    params = params.replace(seed=seed, datasets={name: settings})
+    params = params.replace(seed=seed, datasets={name: settings}, label_sentences=label_sentences)
     prepare(params, LocalRun(f"prepare@{name}", "metrics"), name)
     folder = Path("data/prepared") / name
     schemas = dict.fromkeys(SPLITS, PREPARED) | {

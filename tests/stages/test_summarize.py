@@ -53,8 +53,8 @@ def results(tmp_path, monkeypatch):
     return tmp_path / "project"
 
 
-def make(folder):
-    summarize(load_params(), LocalRun("summarize", folder / "local"))
+def make(folder, params=None):
+    summarize(params or load_params(), LocalRun("summarize", folder / "local"))
     return (folder / "results/report/index.html").read_text(encoding="utf-8")
 
 
@@ -116,6 +116,39 @@ def test_what_prepare_found_and_chose_stands_beside_the_counts(results):
     assert "Also found by prepare : reports not utf8 3." in text and "label rows without image" not in text
     assert "phantom.csv , sorted, one a line): train sha256 of train , validate sha256 of validate ," in text
     assert "benchmark sha256 of benchmark ." in text
+
+
+def test_text_from_labels_is_marked_wherever_it_is_used(results):
+    """In the page's first lines, at the data set, at retrieval and reports, in tables; not at other data sets."""
+    mark = "sentences written from labels"
+    assert mark not in Reader(make(results)).text and "(text from labels)" not in Reader(make(results)).text
+    params = load_params()
+    from_labels = params.datasets["phantom"].replace(report_from="labels", sections="either")
+    params = params.replace(datasets={**params.datasets, "phantom": from_labels})
+    texts = {
+        "from": "labels",
+        "template": "workflow/label_sentences.yaml",
+        "version": 3,
+        "sha256": "0123456789abcdef",
+    }
+    edit(results / "data/prepared/phantom/summary.json", lambda summary: summary.update(texts=texts))
+    text = Reader(make(results, params)).text
+    assert (
+        "Text from labels: the texts of phantom are sentences written from labels by workflow/label_sentences.yaml, "
+        "not radiologists’ reports."
+    ) in text
+    assert (
+        "(workflow/label_sentences.yaml, version 3, SHA-256 0123456789ab…). No radiologist wrote them."
+        in text
+    )
+    sections = re.split(r" (?=Variant full on )", text)
+    marked = [part for part in sections if "These texts are sentences written from labels" in part]
+    assert len(marked) == 2 and all(part.startswith("Variant full on phantom ") for part in marked)
+    table = (results / "results/tables/table_2.csv").read_text(encoding="utf-8")
+    assert "phantom (phantom) (text from labels)" in table
+    assert "phantom-chexpert (phantom) (text" not in (results / "results/tables/table_3.csv").read_text(
+        "utf-8"
+    )
 
 
 def test_benchmark_images_that_are_also_in_training_are_counted(results):

@@ -75,6 +75,7 @@ def write_data(folder: Path, rng: np.random.Generator) -> None:
         "bytes": 10**8,
         "image_ids_sha256": {name: f"sha256 of {name}" for name in kept},
         "notes": {"reports_not_utf8": 3, "label_rows_without_image": 0},
+        "texts": {"from": "reports"},
         "benchmark": {"classes": dict.fromkeys(("atelectasis", "cardiomegaly", "pleural_effusion"), 50)},
     }
     write_json(folder / "data/prepared/phantom/summary.json", summary)
@@ -104,7 +105,13 @@ def write_small_data(folder: Path, name: str) -> None:
     """The counts of one of the other data sets."""
     parts = {"train": 7, "validate": 2, "test": 3}
     summary = {"dataset": name, "raw": 13, "kept": parts, "rejected": {"missing_image": 1}}
-    summary |= {"patients": parts, "studies": parts, "bytes": 10**4, "notes": {}}
+    summary |= {
+        "patients": parts,
+        "studies": parts,
+        "bytes": 10**4,
+        "notes": {},
+        "texts": {"from": "reports"},
+    }
     summary["image_ids_sha256"] = {split: f"sha256 of {name} {split}" for split in parts}
     write_json(folder / f"data/prepared/{name}/summary.json", summary)
     decoded = {"dataset": name, "pictures": 12, "decoded": 12, "rejected": {}}

@@ -27,8 +27,9 @@ CHEXPERT_LABELS = (
     "Fracture", "Support Devices",
 )  # fmt: skip
 
-# One row for each image of the index, in its order. A blank `patient_id` is rejected in preparation. `split` is the official one (train, validate, test), `sha256` the
-# listed checksum. `reason` (a value of `Reason`) and `detail` are set where the layout rejects the row.
+# One row for each image of the index, in its order. A blank `patient_id` is rejected in preparation. `sex` is F or M,
+# `age` in years: both are read for text from labels alone. `split` is the official one (train, validate, test),
+# `sha256` the listed checksum. `reason` (a value of `Reason`) and `detail` are set where the layout rejects the row.
 RAW_IMAGES = Schema(
     "raw images",
     {
@@ -37,6 +38,8 @@ RAW_IMAGES = Schema(
         "study_id": pl.String,
         "image_path": pl.String,
         "view": pl.String,
+        "sex": pl.String,
+        "age": pl.Int64,
         "split": pl.String,
         "sha256": pl.String,
         "reason": pl.String,

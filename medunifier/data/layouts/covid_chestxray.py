@@ -9,7 +9,7 @@ from pathlib import Path
 import polars as pl
 
 from medunifier.data.index_files import contradictions, read_index, some
-from medunifier.data.layouts import RAW_REPORTS, Raw
+from medunifier.data.layouts import RAW_REPORTS, Raw, raw_images
 from medunifier.data.preparation.rejects import Reason
 from medunifier.data.preparation.sections import clean_text
 from medunifier.runtime.params import Dataset
@@ -41,8 +41,6 @@ def read_images(settings: Dataset) -> Raw:
         pl.col("filename").alias("study_id"),
         pl.format("{}/{}", "folder", "filename").alias("image_path"),
         "view",
-        pl.lit(None, pl.String).alias("split"),
-        pl.lit(None, pl.String).alias("sha256"),
         other.then(pl.lit(Reason.OTHER_MODALITY.value)).alias("reason"),
         other.then(modality).alias("detail"),
         *(
@@ -50,7 +48,7 @@ def read_images(settings: Dataset) -> Raw:
             for label, values in zip(LABELS, zip(*findings, strict=True), strict=True)
         ),
     )
-    return Raw(rows, notes | {"images_without_labels": findings.count((None, None, None))})
+    return Raw(raw_images(rows), notes | {"images_without_labels": findings.count((None, None, None))})
 
 
 def read_reports(settings: Dataset, images: pl.DataFrame) -> Raw:

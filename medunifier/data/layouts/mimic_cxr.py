@@ -21,7 +21,7 @@ from medunifier.data.index_files import (
     read_index,
     some,
 )
-from medunifier.data.layouts import CHEXPERT_LABELS, RAW_REPORTS, Raw
+from medunifier.data.layouts import CHEXPERT_LABELS, RAW_REPORTS, Raw, raw_images
 from medunifier.data.parallel import map_files, shared_map, without_collection
 from medunifier.data.preparation.rejects import Reason
 from medunifier.data.preparation.sections import decode_text, has_ndication, parse_report, without_ndication
@@ -64,14 +64,11 @@ def read_images(settings: Dataset) -> Raw:
         .join(labels, on="study_id", how="left", maintain_order="left")
     )
     unsplit = pl.when(pl.col("split").is_null() & (settings.split == "official"))
-    return Raw(
-        rows.with_columns(
-            unsplit.then(pl.lit(Reason.MISSING_SPLIT.value)).alias("reason"),
-            unsplit.then(pl.lit(f"not in {settings.index.split}")).alias("detail"),
-        ),
-        notes,
-        warnings,
+    rows = rows.with_columns(
+        unsplit.then(pl.lit(Reason.MISSING_SPLIT.value)).alias("reason"),
+        unsplit.then(pl.lit(f"not in {settings.index.split}")).alias("detail"),
     )
+    return Raw(raw_images(rows), notes, warnings)
 
 
 def read_reports(settings: Dataset, images: pl.DataFrame) -> Raw:

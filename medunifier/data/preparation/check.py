@@ -13,14 +13,14 @@ from medunifier.data.preparation.rejects import Reason, Selection
 from medunifier.data.preparation.rules import select_images
 from medunifier.data.preparation.splits import SPLITS
 from medunifier.runtime.errors import InputError
-from medunifier.runtime.params import Dataset
+from medunifier.runtime.params import NO_FILE, Dataset
 
 _SIMULATED = Path("data/simulated")  # the output of the stage simulate
 _FROM_SIMULATE = "The stage simulate generates the phantoms: run `dvc repro simulate`"
 _TRIED = 12  # images to decode, evenly spaced: enough to detect a wrong format or a broken download
 
 
-def check_dataset(name: str, settings: Dataset, seed: int) -> Iterator[str]:
+def check_dataset(name: str, settings: Dataset, seed: int, label_sentences: str = NO_FILE) -> Iterator[str]:
     """Yield lines that report what `prepare` would find under the data set's root, by the rules of `prepare`.
 
     Writes nothing.
@@ -38,7 +38,7 @@ def check_dataset(name: str, settings: Dataset, seed: int) -> Iterator[str]:
     patients = raw.rows["patient_id"].n_unique()
     yield f"  index    {len(raw.rows)} images of {patients} patients"
     selection = Selection(raw.rows)
-    reports = select_images(selection, settings, layout, seed)
+    reports = select_images(selection, settings, layout, seed, label_sentences)
     notes = raw.notes | reports.notes | selection.notes
     yield f"  notes    {_counts({note: count for note, count in notes.items() if count})}"
     yield from (f"  warning  {text}" for text in (*raw.warnings, *reports.warnings, *selection.warnings))

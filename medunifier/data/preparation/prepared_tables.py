@@ -9,6 +9,7 @@ import polars as pl
 from medunifier.data.dataset_files import count_images
 from medunifier.data.index_files import some
 from medunifier.data.preparation.benchmarks import ids_digest
+from medunifier.data.preparation.label_sentences import Template
 from medunifier.data.preparation.rejects import Reason, Selection
 from medunifier.data.preparation.rules import set_benchmark_aside
 from medunifier.data.preparation.splits import SPLITS, require_separate_patients
@@ -142,6 +143,19 @@ def summarize_tables(
             in_training = chosen.join(tables["train"], on="image_id", how="semi")
             summary["notes"]["benchmark_images_in_training"] = len(in_training)
     return summary
+
+
+def text_source(settings: Dataset, label_sentences: str) -> dict[str, Any]:
+    """Return where the texts of a data set are from: `reports`, or `labels` with the template that wrote them."""
+    if settings.report_from == "reports":
+        return {"from": "reports"}
+    template = Template.read(label_sentences)
+    return {
+        "from": "labels",
+        "template": label_sentences,
+        "version": template.version,
+        "sha256": template.sha256,
+    }
 
 
 def write_tables(

@@ -8,19 +8,34 @@ from medunifier.data.dataset_files import locate_images
 from medunifier.data.index_files import alike_ids, check_match, contradictions, some
 from medunifier.data.layouts import RAW_REPORTS, Layout, Raw
 from medunifier.data.preparation.benchmarks import choose_benchmark, listed_benchmark, read_benchmark
+from medunifier.data.preparation.label_sentences import Template, write_texts
 from medunifier.data.preparation.rejects import Reason, Selection
-from medunifier.data.preparation.splits import read_splits, split_by_patient, split_in_two_steps
+from medunifier.data.preparation.splits import (
+    TRAIN_VALIDATE,
+    read_split_lists,
+    read_splits,
+    split_by_patient,
+    split_in_two_steps,
+)
 from medunifier.runtime.errors import InputError
-from medunifier.runtime.params import Dataset
+from medunifier.runtime.params import NO_FILE, Dataset
 from medunifier.storage.tables import FRONTAL, LABEL_PREFIX
 
 _NO_DETAIL = pl.lit(None, pl.String)
 
 
-def select_images(selection: Selection, settings: Dataset, layout: Layout, seed: int) -> Raw:
-    """Apply all rules but the benchmark's, in order; return the reports that the layout read."""
+def select_images(
+    selection: Selection, settings: Dataset, layout: Layout, seed: int, label_sentences: str = NO_FILE
+) -> Raw:
+    """Apply all rules but the benchmark's, in order; return the reports that the layout read.
+
+    `label_sentences` is the template file of text from labels, read where the data set asks for it.
+    """
     keep_wanted_images(selection, settings)
-    reports = add_reports(selection, settings, layout)
+    if settings.report_from == "labels":
+        reports = add_texts_from_labels(selection, label_sentences)
+    else:
+        reports = add_reports(selection, settings, layout)
     keep_wanted_texts(selection, settings)
     assign_splits(selection, settings, seed)
     return reports
@@ -105,6 +120,18 @@ def add_reports(selection: Selection, settings: Dataset, layout: Layout) -> Raw:
     return reports
 
 
+def add_texts_from_labels(selection: Selection, label_sentences: str) -> Raw:
+    """Write the `findings` of each kept image from its labels; none comes from a radiologist, and none is mixed in.
+
+    Raises:
+        InputError: The template file cannot be used.
+    """
+    texts = write_texts(selection.kept, Template.read(label_sentences))
+    empty = [pl.lit(None, pl.String).alias(name) for name in ("impression", "body")]
+    selection.kept = selection.kept.with_columns(texts.alias("findings"), *empty)
+    return Raw(RAW_REPORTS.empty(), {"texts_from_labels": len(texts) - texts.null_count()})
+
+
 def keep_wanted_texts(selection: Selection, settings: Dataset) -> None:
     """Reject images whose report lacks the required `sections`; add `report` in `section_order`."""
     no_findings, no_impression, no_body = (
@@ -126,7 +153,7 @@ def keep_wanted_texts(selection: Selection, settings: Dataset) -> None:
 
 
 def assign_splits(selection: Selection, settings: Dataset, seed: int) -> None:
-    """Keep the official `split`, take it from the user's list, or split by patient with `seed`.
+    """Keep the official `split`, take it from the user's lists, or split by patient with `seed`.
 
     `two_step` splits only images without an official split; those of patients in the official test list are rejected.
 
@@ -137,9 +164,28 @@ def assign_splits(selection: Selection, settings: Dataset, seed: int) -> None:
         assigned = split_by_patient(selection.kept["patient_id"], settings.split_fractions, seed)
         _join_split(selection, assigned, "patient_id")
     elif settings.split == "list":
-        path = Path(settings.root) / settings.index.lists
+        _assign_listed_splits(selection, settings, seed)
+    elif settings.split == "two_step":
+        _split_the_rest(selection, settings, seed)
+    elif without := selection.kept["split"].null_count():
+        raise InputError(
+            f"layout {settings.layout} has no official split for {without} images; set `split: patient` "
+            "or `split: two_step` in params.yaml"
+        )
+
+
+def _assign_listed_splits(selection: Selection, settings: Dataset, seed: int) -> None:
+    """Take the splits from index.lists: a CSV file, or a folder of text files; reject images that are not listed.
+
+    Images of a list of training and validation together are split by patient, in two steps.
+    """
+    path = Path(settings.root) / settings.index.lists
+    known = pl.concat([selection.kept["image_id"], selection.rejected["image_id"]])
+    if path.is_dir():
+        listed, notes = read_split_lists(path, known)
+        selection.notes |= notes
+    else:
         listed = read_splits(path, "image_id")
-        known = pl.concat([selection.kept["image_id"], selection.rejected["image_id"]])
         index = Path(settings.root) / settings.index.images
         selection.warnings += check_match(known.to_frame(), listed, "image_id", (index, path))
         nowhere = listed.join(known.to_frame(), on="image_id", how="anti")
@@ -148,22 +194,24 @@ def assign_splits(selection: Selection, settings: Dataset, seed: int) -> None:
             # Images listed only for the benchmark count as training images until the benchmark is set aside.
             unsplit = read_benchmark(path).join(listed, on="image_id", how="anti")
             listed = pl.concat([listed, unsplit.select("image_id", pl.lit("train").alias("split"))])
-        _join_split(selection, listed, "image_id")
-        not_listed = pl.lit(f"not in {settings.index.lists}")
-        selection.reject(pl.col("split").is_null(), Reason.MISSING_SPLIT, not_listed)
-    elif settings.split == "two_step":
-        open_ = pl.col("split").is_null()
-        official = selection.kept.filter(~open_).select("patient_id", "split").unique()
-        known = pl.col("patient_id").is_in(official["patient_id"].unique().to_list())
-        selection.reject(open_ & known, Reason.TEST_PATIENT, pl.format("patient {}", "patient_id"))
-        free = selection.kept.filter(open_)["patient_id"]
-        assigned = split_in_two_steps(free, settings.split_fractions, seed)
-        _join_split(selection, pl.concat([assigned, official]), "patient_id")
-    elif without := selection.kept["split"].null_count():
-        raise InputError(
-            f"layout {settings.layout} has no official split for {without} images; set `split: patient` "
-            "or `split: two_step` in params.yaml"
-        )
+    _join_split(selection, listed, "image_id")
+    selection.reject(pl.col("split").is_null(), Reason.MISSING_SPLIT, pl.lit(f"not in {settings.index.lists}"))
+    decided = pl.col("split") != TRAIN_VALIDATE
+    selection.kept = selection.kept.with_columns(pl.when(decided).then("split").alias("split"))
+    _split_the_rest(selection, settings, seed)
+
+
+def _split_the_rest(selection: Selection, settings: Dataset, seed: int) -> None:
+    """Split the images without a split by patient, in two steps; reject those of patients that have one already."""
+    open_ = pl.col("split").is_null()
+    if selection.kept.filter(open_).is_empty():
+        return
+    official = selection.kept.filter(~open_).select("patient_id", "split").unique()
+    known = pl.col("patient_id").is_in(official["patient_id"].unique().to_list())
+    selection.reject(open_ & known, Reason.TEST_PATIENT, pl.format("patient {}", "patient_id"))
+    free = selection.kept.filter(open_)["patient_id"]
+    assigned = split_in_two_steps(free, settings.split_fractions, seed)
+    _join_split(selection, pl.concat([assigned, official]), "patient_id")
 
 
 def _join_split(selection: Selection, split: pl.DataFrame, key: str) -> None:

@@ -1,6 +1,9 @@
 """Sections of params.yaml about data: the phantom, data sets, images, the frozen encoder and the tokenizer."""
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from medunifier.runtime.sections.base import (
     MAX_COUNT,
@@ -51,7 +54,63 @@ class Index(Section):
     split: Text = knob("File with the data set's own split.")
     checksums: Text = knob("File with the checksums of the images.")
     lists: Text = knob(
-        "File with a list of your own: image_id, split (train, validate, test), benchmark_class."
+        "A list of your own: a CSV file (image_id, split, benchmark_class), or a folder with a text file of ids for "
+        "each split (train.txt, val.txt, test.txt)."
+    )
+
+
+LabelName = Annotated[
+    str,
+    Field(
+        pattern="^[a-z][a-z0-9_]*$",
+        max_length=64,
+        json_schema_extra={"allowed": "small letters, digits and `_`, the first a letter"},
+    ),
+]
+Labels = Mapping[LabelName, Text]
+Pattern = Annotated[str, Field(min_length=1, max_length=256)]
+
+
+class TableLayout(Section):
+    """Layout `table`: the columns of the file under index.images, CSV or Parquet, one row for each image."""
+
+    image: Text = knob("Column with the image's file; between `folder` and `suffix` it is a path under root.")
+    folder: Text = knob("Folder of the image files, relative to root; `.`: root itself.", default=".")
+    suffix: Text | None = knob("End of the file names where the column leaves it out.", default=None)
+    patient: Text = knob("Column with the patient: no patient is in two splits.")
+    study: Text | None = knob(
+        "Column with the study, whose images share a report; null: each image is one.", default=None
+    )
+    view: Text | None = knob("Column with the view, such as PA, AP or LATERAL.", default=None)
+    sex: Text | None = knob("Column with the sex, F or M, for text from labels.", default=None)
+    age: Text | None = knob("Column with the age in years, for text from labels.", default=None)
+    split: Text | None = knob(
+        "Column with the split: train, validate (val) or test. With `split: two_step` only test counts.",
+        default=None,
+    )
+    findings: Text | None = knob("Column with the section findings.", default=None)
+    impression: Text | None = knob("Column with the section impression.", default=None)
+    report: Text | None = knob(
+        "Column with the whole report, read where findings and impression are blank; headers divide it.",
+        default=None,
+    )
+    labels: Labels = knob("Label: its column, which holds 1, 0, -1 (uncertain) or nothing.", default={})
+
+
+class FoldersLayout(Section):
+    """Layout `folders`: patterns, each a regular expression with one group, searched in each path of the list."""
+
+    class_pattern: Pattern = knob(
+        "Finds the class, by default the folder of the image.", default="([^/]+)/[^/]+$"
+    )
+    classes: Labels = knob(
+        "Label: the class as it is found; {}: the classes found, in small letters.", default={}
+    )
+    patient_pattern: Pattern | None = knob("Finds the patient; null: each image is one.", default=None)
+    split_pattern: Pattern | None = knob(
+        "Finds the split: train, validate (val) or test; null: there is no official one. With `split: two_step` only "
+        "test counts.",
+        default=None,
     )
 
 
@@ -113,6 +172,12 @@ class Dataset(Section):
     private: bool = knob(
         "true: no report text, id or image of it goes to MLflow, the report page or the logs.", default=False
     )
+    report_from: Literal["reports", "labels"] = knob(
+        "reports: the data set's own; labels: sentences written from labels, view, sex and age by `label_sentences`.",
+        default="reports",
+    )
+    table: TableLayout | None = knob("Columns of layout `table`.", default=None)
+    folders: FoldersLayout | None = knob("Patterns of layout `folders`.", default=None)
 
 
 class Images(Section):

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from medunifier.runtime.sections.base import Name, Names, Section, Seed, knob
+from medunifier.runtime.sections.base import Name, Names, Section, Seed, Text, knob
 from medunifier.runtime.sections.data import Dataset, Features, Images, Simulate, Tokenizer, Vision
 from medunifier.runtime.sections.evaluation import (
     Evaluate,
@@ -29,6 +29,9 @@ class Params(Section):
     simulate: Simulate
     datasets: Mapping[Name, Dataset] = knob(
         "Data sets by name; one that is listed here is prepared, decoded and encoded.", min_length=1
+    )
+    label_sentences: Text = knob(
+        "YAML file with the sentences of data sets with `report_from: labels`; a file of your own works, too."
     )
     images: Images
     vision: Vision
