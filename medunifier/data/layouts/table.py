@@ -115,7 +115,8 @@ def _sections(
     findings, impression = clean_text(findings), clean_text(impression)
     if findings or impression or not report:
         return findings, impression, None
-    found = parse_report(report)
+    # The parser is of MIMIC-CXR, whose lines begin with a space.
+    found = parse_report("".join(f"\n {line.strip()}" for line in report.splitlines()) + "\n")
     if found.findings or found.impression:
         return found.findings, found.impression, None
     return None, None, clean_text(report)

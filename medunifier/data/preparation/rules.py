@@ -195,7 +195,9 @@ def _assign_listed_splits(selection: Selection, settings: Dataset, seed: int) ->
             unsplit = read_benchmark(path).join(listed, on="image_id", how="anti")
             listed = pl.concat([listed, unsplit.select("image_id", pl.lit("train").alias("split"))])
     _join_split(selection, listed, "image_id")
-    selection.reject(pl.col("split").is_null(), Reason.MISSING_SPLIT, pl.lit(f"not in {settings.index.lists}"))
+    selection.reject(
+        pl.col("split").is_null(), Reason.MISSING_SPLIT, pl.lit(f"not in {settings.index.lists}")
+    )
     decided = pl.col("split") != TRAIN_VALIDATE
     selection.kept = selection.kept.with_columns(pl.when(decided).then("split").alias("split"))
     _split_the_rest(selection, settings, seed)

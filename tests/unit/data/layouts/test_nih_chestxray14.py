@@ -94,7 +94,7 @@ def test_one_folder_of_images_and_no_official_list(fake, monkeypatch, tmp_path):
 
 def test_boxes_are_checked_and_counted(fake):
     fake.add(1, 0, "Infiltration|Mass")
-    fake.add(2, 0, "Nodule")
+    fake.add(2, 0, "Nodule", test=True)
     fake.write()
     listed = fake.settings()
     listed = listed.replace(index=listed.index.replace(labels="BBox_List_2017.csv"))

@@ -136,9 +136,9 @@ def test_images_without_suffix_in_a_folder_of_their_own_are_decoded(tmp_path, mo
         ({"file": "N/A"}, "column 'file' is blank in 1 rows"),
         (
             {"effusion": "2"},
-            r"effusion is '2', first in line 3.*1, 0, -1 \(uncertain\), true, false or blank",
+            r"effusion is '2', first in line 4.*1, 0, -1 \(uncertain\), true, false or blank",
         ),
-        ({"view": "dev"}, r"view is 'dev', first in line 3.*train, validate \(val\) or test"),
+        ({"view": "dev"}, r"view is 'dev', first in line 4.*train, validate \(val\) or test"),
     ],
 )
 def test_a_value_that_cannot_be_used_is_named(tmp_path, changes, message):
