@@ -18,6 +18,7 @@ from medunifier.runtime.dvc_pipeline import Pipeline
 from medunifier.runtime.errors import InputError, disk_full_message
 from medunifier.runtime.integrity import verify_inputs
 from medunifier.runtime.params import load_params
+from medunifier.runtime.processes import is_on_slurm_node
 from medunifier.tracking import Run
 
 LIBRARY_DEFAULTS = {
@@ -118,7 +119,8 @@ def read_arguments(parser: argparse.ArgumentParser, arguments: Sequence[str]) ->
 
 def set_library_defaults() -> None:
     """Set, where the user has not: threads for the cores this process may use, and `LIBRARY_DEFAULTS`."""
-    cores = os.environ.get("SLURM_CPUS_PER_TASK") or str(available_cores())
+    in_job = os.environ.get("SLURM_CPUS_PER_TASK") if is_on_slurm_node() else None
+    cores = in_job or str(available_cores())
     for variable in ("OMP_NUM_THREADS", "POLARS_MAX_THREADS"):
         os.environ.setdefault(variable, cores)
     # A limit for OpenMP is meant for MKL, too; more threads than cores wait for each other.

@@ -25,6 +25,14 @@ def wait_for_all() -> None:
     dist.destroy_process_group()
 
 
+def is_on_slurm_node() -> bool:
+    """Return whether a Slurm job runs this process on one of its nodes.
+
+    A shell of `salloc` on the login node has the job's variables, too, but Slurm sets SLURMD_NODENAME on nodes alone.
+    """
+    return "SLURM_JOB_ID" in os.environ and "SLURMD_NODENAME" in os.environ
+
+
 @cache
 def slurm_job() -> dict[str, float | str]:
     """Return what Slurm reports of the job around this process.

@@ -119,10 +119,14 @@ def image_generator(params: Params) -> Iterator[str]:
             allowed = f"four numbers, as model.decoder_kind is {model.decoder_kind}"
             yield refused("model.decoder_channels", model.decoder_channels, allowed)
         if model.decoder_shortcut:
-            yield refused("model.decoder_shortcut", True, f"false, as model.decoder_kind is {model.decoder_kind}")
+            yield refused(
+                "model.decoder_shortcut", True, f"false, as model.decoder_kind is {model.decoder_kind}"
+            )
     if model.decoder_kind == "deconvolutional" and model.decoder_norm != "batch":
         # The last block makes the pixels: a norm of each image by itself would remove its brightness.
-        yield refused("model.decoder_norm", model.decoder_norm, "batch, as model.decoder_kind is deconvolutional")
+        yield refused(
+            "model.decoder_norm", model.decoder_norm, "batch, as model.decoder_kind is deconvolutional"
+        )
     if model.adapter_position == "sinusoidal" and model.code_width % 4:
         yield refused("model.code_width", model.code_width, "a multiple of 4, for sinusoidal positions")
 

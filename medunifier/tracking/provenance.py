@@ -8,6 +8,8 @@ import subprocess
 import sys
 from functools import cache
 
+from medunifier.runtime.processes import is_on_slurm_node
+
 CODE = ("stages", "medunifier", "params.yaml", "dvc.yaml")
 
 
@@ -25,7 +27,9 @@ def tags(stage: str, signature: str) -> dict[str, str]:
 
 
 def slurm_job_id() -> str:
-    """Return the number of the Slurm job around this process, ARRAY_TASK in an array; `none` outside a job."""
+    """Return the number of the Slurm job around this process, ARRAY_TASK in an array; `none` outside a job, also in a shell of `salloc`."""
+    if not is_on_slurm_node():
+        return "none"
     if array := os.environ.get("SLURM_ARRAY_JOB_ID"):
         return f"{array}_{os.environ.get('SLURM_ARRAY_TASK_ID', '')}"
     return os.environ.get("SLURM_JOB_ID", "none")

@@ -39,9 +39,11 @@ def test_a_stage_ends_with_all_that_was_to_happen_at_its_end(project):
 
 
 def test_threads_are_those_asked_for_or_one_a_core(monkeypatch):
+    in_job = {"SLURM_JOB_ID": "7", "SLURMD_NODENAME": "n1"}
+
     def threads(**asked: str) -> tuple[str, ...]:
         names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "POLARS_MAX_THREADS")
-        for name in (*names, *entry.LIBRARY_DEFAULTS, "SLURM_CPUS_PER_TASK"):
+        for name in (*names, *entry.LIBRARY_DEFAULTS, "SLURM_CPUS_PER_TASK", *in_job):
             monkeypatch.setenv(name, "")  # so that it is as before, afterwards
             monkeypatch.delenv(name)
         for name, value in asked.items():
@@ -51,7 +53,8 @@ def test_threads_are_those_asked_for_or_one_a_core(monkeypatch):
 
     monkeypatch.setattr(entry, "available_cores", lambda: 6)
     assert threads() == ("6", "6", "6")
-    assert threads(SLURM_CPUS_PER_TASK="4") == ("4", "4", "4")
+    assert threads(SLURM_CPUS_PER_TASK="4", **in_job) == ("4", "4", "4")
+    assert threads(SLURM_CPUS_PER_TASK="1", SLURM_JOB_ID="7") == ("6", "6", "6"), "a shell of salloc"
     assert threads(OMP_NUM_THREADS="1") == ("1", "1", "6")
     assert threads(OMP_NUM_THREADS="1", MKL_NUM_THREADS="2") == ("1", "2", "6")
 
@@ -153,7 +156,8 @@ def test_library_defaults_respect_the_user(monkeypatch):
     for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "SLURM_CPUS_PER_TASK", "HF_HUB_OFFLINE"):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv("POLARS_MAX_THREADS", "3")
-    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "5")
+    for name, value in {"SLURM_CPUS_PER_TASK": "5", "SLURM_JOB_ID": "7", "SLURMD_NODENAME": "n1"}.items():
+        monkeypatch.setenv(name, value)
     entry.set_library_defaults()
     assert os.environ["OMP_NUM_THREADS"] == "5" and os.environ["POLARS_MAX_THREADS"] == "3"
     assert "HF_HUB_OFFLINE" not in os.environ

@@ -185,7 +185,12 @@ def test_numbers_are_read_as_dvc_reads_them(tmp_path: Path) -> None:
         ("pretrain.temperature_range", [0, 0.5], "0", "number, above 0"),
         ("preset", "a;b", "a;b", "the first a letter or digit"),
         ("model.decoder_kind", "unet", '"unet"', "tapered | deconvolutional | residual"),
-        ("model.decoder_kind", "deconvolutional", '"group"', "batch, as model.decoder_kind is deconvolutional"),
+        (
+            "model.decoder_kind",
+            "deconvolutional",
+            '"group"',
+            "batch, as model.decoder_kind is deconvolutional",
+        ),
         ("finetune.head", "two_layers", '"probe"', "zero or random, as finetune.head is two_layers"),
     ],
 )
@@ -250,8 +255,14 @@ def test_variants_with_a_hyphen_are_fine(tmp_path: Path) -> None:
 
 
 def test_options_of_the_decoder_fit_its_kind(tmp_path: Path) -> None:
-    changes = {"model.decoder_kind": "residual", "model.decoder_shortcut": True, "model.decoder_channels": [48, 32, 16]}
-    message = refusal(edited(tmp_path, changes | {"model.code_width": 6, "model.adapter_position": "sinusoidal"}))
+    changes = {
+        "model.decoder_kind": "residual",
+        "model.decoder_shortcut": True,
+        "model.decoder_channels": [48, 32, 16],
+    }
+    message = refusal(
+        edited(tmp_path, changes | {"model.code_width": 6, "model.adapter_position": "sinusoidal"})
+    )
     for said in (
         "model.decoder_channels: [48, 32, 16] is refused; allowed: four numbers, as model.decoder_kind is residual",
         "model.decoder_shortcut: true is refused; allowed: false, as model.decoder_kind is residual",

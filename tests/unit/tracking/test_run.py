@@ -14,12 +14,22 @@ from medunifier.runtime.dvc_pipeline import Pipeline
 from medunifier.runtime.errors import InputError
 from medunifier.tracking import LocalRun, Run
 from medunifier.tracking.journal import Journal
+from medunifier.tracking.provenance import slurm_job_id
 from tests.support.stored_runs import artifact, children, data, history, parents, run_of, runs, send, store
 from tests.support.tracking_project import execute, python, set_parameter, start, write_stage
 
 
+def test_a_run_beside_an_allocation_is_in_no_job(monkeypatch):
+    """A shell of `salloc` on the login node has the job's number."""
+    monkeypatch.delenv("SLURMD_NODENAME", raising=False)
+    for variable in ("SLURM_JOB_ID", "SLURM_ARRAY_JOB_ID"):
+        monkeypatch.setenv(variable, "42")
+        assert slurm_job_id() == "none"
+
+
 def test_run_is_a_child_with_parameters_tags_and_metrics(project, monkeypatch):
     monkeypatch.setenv("SLURM_JOB_ID", "42")
+    monkeypatch.setenv("SLURMD_NODENAME", "n1")
     execution = execute(
         "second@full", {"map_1": np.float32(0.5), "map_1_n": np.int64(7)}, [(1, {"train/loss": 2.0})]
     )
