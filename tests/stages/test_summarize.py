@@ -283,7 +283,7 @@ def test_reranked_values_stand_below_the_first_ranking(results):
 def test_frechet_distances_say_why_they_have_no_interval(results):
     text = Reader(make(results)).text
     assert "A Fréchet distance has no interval: it is a property of whole sets" in text
-    assert "full phantom (phantom) 4.1 n = 98 1.5 1 n = 98" in text  # 1: the number of the note below
+    assert "full phantom (phantom) 4.1 1 n = 98 1.5 n = 98" in text  # 1: the number of the note below
     assert "of held-out test images; the paper reconstructs training images" in text
 
 
