@@ -25,14 +25,14 @@ def extract_features(params: Params, run: LocalRun, dataset: str, shard: str) ->
     store = ImageStore(Path("data/images") / dataset)
     rows = shard_rows(len(store), [str(name) for name in params.features.shards], shard)
     settings = params.vision
-    encoder = load_vision(settings.source, settings.revision, settings.skip_last_blocks)
+    encoder = load_vision(**settings.choice)
     encoder.to("cuda" if torch.cuda.is_available() else "cpu")
-    manifest = {
-        "model": settings.source,
-        "revision": settings.revision,
-        "skip_last_blocks": settings.skip_last_blocks,
-        "checksum": encoder.checksum,
-    }
+    manifest = encoder.record()
+    run.log(
+        f"{settings.source} reads images of {store.height} x {store.width} so: {manifest['preprocessing']}"
+    )
+    if max(encoder.preprocessing.resized) > min(store.height, store.width):
+        run.log("images are enlarged for this encoder: images.size could be as large as it reads")
     image_ids, folder = store.image_ids[rows.start : rows.stop], Path("data/features") / dataset / shard
     if params.features.mode == "online":
         # one image shows the shape of the features, and that the encoder works

@@ -218,7 +218,8 @@ def moving_model() -> Iterator[Finding]:
     from medunifier.runtime.params import load_params
 
     vision = load_params().vision
-    if vision.revision is not None and not re.fullmatch("[0-9a-f]{40}", vision.revision):
+    named = vision.source.startswith("torchvision:")  # its revision names weights, which do not move
+    if vision.revision is not None and not named and not re.fullmatch("[0-9a-f]{40}", vision.revision):
         yield Finding(
             f"vision.revision: {vision.revision} is a branch or tag of {vision.model}, which may move",
             "put the commit (40 hexadecimal digits) that the model's page on the hub shows into params.yaml",

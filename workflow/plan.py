@@ -22,6 +22,7 @@ RESULTS = Path("benchmarks/results")
 PRESETS = Path("workflow/presets")
 # Frozen encoders whose sizes are not in params.yaml: width, blocks, MLP width, patch in pixels.
 KNOWN_VITS = {"eva_giant_patch14": (1408, 40, 6144, 14), "vit_base_patch16": (768, 12, 3072, 16)}
+OWN_SIZE = 224  # pixels that each of them reads unless vision.size says otherwise
 BACKWARD = 3  # forward and backward pass over the forward pass alone
 TB, HOUR = 1e12, 3600.0
 
@@ -72,7 +73,7 @@ class Sizes:
     @property
     def tokens(self) -> int:
         """Tokens of an image, the class token included."""
-        return (self.params["images"]["size"] // self.vit[3]) ** 2 + 1
+        return ((self.params["vision"].get("size") or OWN_SIZE) // self.vit[3]) ** 2 + 1
 
     @property
     def vit_flops(self) -> float:

@@ -6,9 +6,13 @@ from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
-from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, BertTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers.models.auto.tokenization_auto import tokenizer_class_from_name
+from transformers.utils.hub import cached_file
 
 from medunifier.runtime.errors import InputError
+from medunifier.runtime.json_files import read_json_object
+from medunifier.runtime.pretrained import load_pretrained
 
 DECODE_TOKEN = "[DEC]"  # first token of a text to be generated, as [CLS] is of one to be encoded
 SPECIAL = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
@@ -69,14 +73,18 @@ def _as_wordpiece(piece: str) -> str:
 def load_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:
     """Load a tokenizer by hub name or folder; [DEC] is added where it is missing.
 
+    A tokenizer of a class that transformers does not have, such as CXR-BERT's `CXRBertTokenizer`, is loaded as the
+    BERT tokenizer that its files hold; code beside them is not run.
+
     Raises:
         InputError: it cannot be loaded, or lacks one of [CLS], [SEP], [PAD].
     """
     try:
-        tokenizer = AutoTokenizer.from_pretrained(str(name))
-    except (OSError, ValueError) as error:
+        tokenizer = _load(name)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
-            f"no tokenizer at {str(name)!r}: {str(error)[:300]}. Give a folder with tokenizer.json or vocab.txt, or a hub name."
+            f"no tokenizer at {str(name)!r}: {' '.join(str(error).split())[:300]}. Give a folder with tokenizer.json or "
+            "vocab.txt, or a hub name."
         ) from error
     for role in ("cls", "sep", "pad"):
         if getattr(tokenizer, f"{role}_token_id") is None:
@@ -86,6 +94,30 @@ def load_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:
     if DECODE_TOKEN not in tokenizer.get_vocab():
         tokenizer.add_special_tokens({"additional_special_tokens": [DECODE_TOKEN]})
     return tokenizer
+
+
+def _load(name: str | Path) -> PreTrainedTokenizerBase:
+    """Load a tokenizer by its own class, or as the BERT tokenizer of its vocabulary where that class is not known."""
+    settings = read_json_object(path) if (path := _file(name, "tokenizer_config.json")) else {}
+    kind = str(settings.get("tokenizer_class") or "")
+    known = tokenizer_class_from_name(kind) is not None if kind else _file(name, "tokenizer.json") is not None
+    if known and "auto_map" not in settings:
+        return load_pretrained(AutoTokenizer, name)
+    tokenizer = load_pretrained(BertTokenizer, name)
+    tokenizer.init_kwargs.pop(
+        "auto_map", None
+    )  # it would be saved beside every model that is trained with it
+    return tokenizer
+
+
+def _file(name: str | Path, file: str) -> str | None:
+    """Return the path of a file of a folder or hub repository; None if it has none."""
+    return cached_file(
+        str(name),
+        file,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+    )
 
 
 def special_id(tokenizer: PreTrainedTokenizerBase, role: str) -> int:

@@ -1,14 +1,15 @@
 """Encoders of others behind one small interface: image -> embedding(s), text -> embedding.
 
-A folder is recognised by its files: a transformers CLIP, SigLIP or BLIP-2 (config.json with `model_type`), an
-open_clip model (open_clip_config.json), a timm backbone (config.json with `architecture`), or a torchvision backbone
-(config.json {"torchvision": NAME}, and model.safetensors). Backbones read no text: they can be fine-tuned only.
+A folder is recognised by its files: a transformers CLIP, SigLIP (SigLIP 2 for a fixed size is one) or BLIP-2
+(config.json with `model_type`), an open_clip model (open_clip_config.json), a timm backbone (config.json with
+`architecture`), a torchvision backbone (config.json {"torchvision": NAME}, and model.safetensors). Every other folder
+that `vision` takes is a backbone, too: Dinov2, a ViT, a vision tower, torchxrayvision. Backbones read no text: they can be
+fine-tuned only. Images are prepared as each model's own processor does, but the whole image is read.
 
 transformers, open_clip, timm and torchvision are imported where they are used: an evaluation needs one of them, and each
 takes seconds.
 """
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,15 +17,15 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file
 from torch import nn
 
 from medunifier.evaluation.classifier import ImageEncoder
 from medunifier.runtime.errors import InputError
-
-IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-CLIP = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
-PLAIN = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+from medunifier.runtime.json_files import read_json_object
+from medunifier.runtime.pretrained import load_pretrained
+from medunifier.storage.weights import check_finite, read_weights
+from medunifier.vision.frozen_encoder import open_encoder
+from medunifier.vision.preprocessing import CLIP, IMAGENET, PLAIN, Preprocessing, from_processor, whole_images
 
 ForeignNetwork = Any  # a network of another library, whose methods depend on its kind
 
@@ -35,30 +36,22 @@ class Encoder:
 
     Attributes:
         network: Holds every weight.
-        size: Height and width of its images in pixels.
-        mean: Of the normalisation of pixels, by channel.
-        std: Of the normalisation of pixels, by channel.
+        preprocessing: Of its own processor, for the whole image.
         vectors: Maps a network and pixels to (B, W), the input of a classifier's head; differentiable. The network is
             an argument, so that a copy can be trained.
-        embed_images: Maps pixels (B, 3, size, size) to embeddings (B, Q, P), L2-normalised; Q is 1 except for BLIP-2.
+        embed_images: Maps pixels (B, channels, H, W) to embeddings (B, Q, P), L2-normalised; Q is 1 except for BLIP-2.
         embed_texts: Maps texts to embeddings (n, P), L2-normalised; None for a backbone.
     """
 
     network: nn.Module
-    size: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    preprocessing: Preprocessing
     vectors: Callable[[ForeignNetwork, torch.Tensor], torch.Tensor]
     embed_images: Callable[[torch.Tensor], torch.Tensor]
     embed_texts: Callable[[Sequence[str]], torch.Tensor] | None
 
     def prepare(self, grey: torch.Tensor) -> torch.Tensor:
-        """Turn grey images, uint8 (B, H, W), into normalised pixels (B, 3, size, size)."""
-        pixels = grey[:, None].float() / 255
-        if pixels.shape[-2:] != (self.size, self.size):
-            pixels = F.interpolate(pixels, (self.size, self.size), mode="bicubic", antialias=True).clamp(0, 1)
-        mean, std = (torch.tensor(values)[:, None, None] for values in (self.mean, self.std))
-        return (pixels.expand(-1, 3, -1, -1) - mean) / std
+        """Turn grey images, uint8 (B, H, W), into the network's input (B, channels, height, width)."""
+        return self.preprocessing(grey[:, None].expand(-1, 3, -1, -1).float() / 255)
 
 
 class VectorEncoder(ImageEncoder):
@@ -69,11 +62,12 @@ class VectorEncoder(ImageEncoder):
         self.network, self._vectors = encoder.network, encoder.vectors
         with torch.no_grad():
             parameter = next(encoder.network.parameters())
-            blank = torch.zeros(1, 3, encoder.size, encoder.size, device=parameter.device)
+            shape = (1, encoder.preprocessing.channels, *encoder.preprocessing.size)
+            blank = torch.zeros(shape, device=parameter.device)
             self.width = encoder.vectors(encoder.network, blank).shape[1]
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Return the vectors (B, width) of pixels (B, 3, size, size)."""
+        """Return the vectors (B, width) of `Encoder.prepare`."""
         return self._vectors(self.network, pixels)
 
 
@@ -81,27 +75,55 @@ def load_encoder(folder: str | Path) -> Encoder:
     """Load the encoder in a folder.
 
     Raises:
-        InputError: If it is none of the known kinds or cannot be loaded.
+        InputError: If it is none of the known kinds, cannot be loaded, or has weights that are not finite.
     """
     folder = Path(folder)
     try:
-        if (folder / "open_clip_config.json").is_file():
-            return _open_clip(folder)
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        if config.get("model_type") in ("clip", "siglip"):  # siglip2 reads patches of images of any shape
-            return _two_towers(folder, config["model_type"])
-        if config.get("model_type") == "blip-2":
-            return _blip_2(folder)
-        if "torchvision" in config:
-            return _torchvision(folder, config["torchvision"])
-        if "architecture" in config:
-            return _timm(folder)
-    except (OSError, RuntimeError, ValueError, KeyError) as error:
-        raise InputError(f"{folder}: cannot be loaded as an encoder: {str(error)[:300]}") from error
-    raise InputError(
-        f"{folder}: no known encoder; expected the folder of a transformers CLIP, SigLIP or BLIP-2, of an open_clip "
-        "or timm model, or of a torchvision backbone (config.json with `torchvision`)"
-    )
+        encoder = _load(folder)
+    except InputError:
+        raise
+    except Exception as error:  # libraries answer a broken folder with errors of every class
+        reason = " ".join(str(error).split())[:300]
+        raise InputError(f"{folder}: cannot be loaded as an encoder: {reason}") from error
+    check_finite(encoder.network.state_dict(), folder)
+    return encoder
+
+
+def _load(folder: Path) -> Encoder:
+    if (folder / "open_clip_config.json").is_file():
+        return _open_clip(folder)
+    if not (folder / "config.json").is_file():
+        raise InputError(
+            f"{folder}: cannot be loaded as an encoder: no config.json; expected the folder of a transformers CLIP, SigLIP "
+            "or BLIP-2, of an open_clip model, or of any encoder that `vision` takes (docs/encoders.md)"
+        )
+    config = read_json_object(folder / "config.json")
+    kind = config.get("model_type")
+    if kind in ("clip", "siglip"):
+        return _two_towers(folder, kind)
+    if kind == "siglip2":
+        raise InputError(
+            f"{folder}: a SigLIP 2 for images of any shape (NaFlex), which reads patches; take one for a fixed size, "
+            "such as google/siglip2-base-patch16-224"
+        )
+    if kind == "blip-2":
+        return _blip_2(folder)
+    if "torchvision" in config:
+        return _torchvision(folder, str(config["torchvision"]))
+    if "architecture" in config:
+        return _timm(folder)
+    return _feature_maps(folder)
+
+
+def _feature_maps(folder: Path) -> Encoder:
+    """Return any encoder that `vision` takes; its vector is the class token, the pooled output or the mean."""
+    found = open_encoder(str(folder))
+
+    def vectors(network: ForeignNetwork, pixels: torch.Tensor) -> torch.Tensor:
+        maps = found.encode(network, pixels)
+        return maps.grid.mean((2, 3)) if maps.whole is None else maps.whole
+
+    return _backbone(found.network, found.preprocessing.adapted("model", None, "none"), vectors)
 
 
 def _normalised(x: torch.Tensor) -> torch.Tensor:
@@ -113,20 +135,21 @@ def _tensor(output: Any) -> torch.Tensor:
     return output if isinstance(output, torch.Tensor) else output.pooler_output
 
 
-def _image_settings(folder: Path, default: tuple) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return mean and deviation from preprocessor_config.json, if there is one."""
-    path = folder / "preprocessor_config.json"
-    if not path.is_file():
-        return default
-    found = json.loads(path.read_text(encoding="utf-8"))
-    return tuple(found.get("image_mean", default[0])), tuple(found.get("image_std", default[1]))
+def _image_settings(folder: Path, size: int, default: Sequence[Sequence[float]]) -> Preprocessing:
+    """Return the preprocessing by the processor in the folder, or else the default of its family."""
+    from medunifier.vision.libraries.transformers_models import read_processor
+
+    settings = read_processor(str(folder))
+    if settings is None:
+        return whole_images((size, size), default, "bicubic")
+    return from_processor(settings, folder).adapted("model", None, "none")
 
 
 def _two_towers(folder: Path, kind: str) -> Encoder:
     from transformers import AutoModel, AutoTokenizer
 
-    network: ForeignNetwork = AutoModel.from_pretrained(folder).eval()
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    network: ForeignNetwork = load_pretrained(AutoModel, folder).eval()
+    tokenizer = load_pretrained(AutoTokenizer, folder)
     longest = network.config.text_config.max_position_embeddings
     padding = "max_length" if kind == "siglip" else True  # SigLIP was trained on full-length texts
 
@@ -142,8 +165,7 @@ def _two_towers(folder: Path, kind: str) -> Encoder:
 
     return Encoder(
         network,
-        network.config.vision_config.image_size,
-        *_image_settings(folder, CLIP if kind == "clip" else PLAIN),
+        _image_settings(folder, network.config.vision_config.image_size, CLIP if kind == "clip" else PLAIN),
         vectors,
         lambda pixels: _normalised(vectors(network, pixels))[:, None],
         embed_texts,
@@ -153,8 +175,8 @@ def _two_towers(folder: Path, kind: str) -> Encoder:
 def _blip_2(folder: Path) -> Encoder:
     from transformers import AutoTokenizer, Blip2ForImageTextRetrieval
 
-    network: ForeignNetwork = Blip2ForImageTextRetrieval.from_pretrained(folder).eval()
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    network: ForeignNetwork = load_pretrained(Blip2ForImageTextRetrieval, folder).eval()
+    tokenizer = load_pretrained(AutoTokenizer, folder)
     longest = network.config.qformer_config.max_position_embeddings
 
     def queries(network: ForeignNetwork, pixels: torch.Tensor) -> torch.Tensor:
@@ -178,8 +200,7 @@ def _blip_2(folder: Path) -> Encoder:
 
     return Encoder(
         network,
-        network.config.vision_config.image_size,
-        *_image_settings(folder, CLIP),
+        _image_settings(folder, network.config.vision_config.image_size, CLIP),
         lambda network, pixels: queries(network, pixels).mean(1),
         lambda pixels: _normalised(network.vision_projection(queries(network, pixels))),
         embed_texts,
@@ -189,11 +210,11 @@ def _blip_2(folder: Path) -> Encoder:
 def _open_clip(folder: Path) -> Encoder:
     import open_clip
 
-    network: ForeignNetwork = open_clip.create_model(f"local-dir:{folder.absolute()}").eval()
+    from medunifier.vision.libraries.open_clip_models import image_settings, load_both_towers
+
+    settings = read_json_object(folder / "open_clip_config.json")
+    network: ForeignNetwork = load_both_towers(folder, settings).eval()
     tokenizer = open_clip.get_tokenizer(f"local-dir:{folder.absolute()}")
-    size = network.visual.image_size
-    mean = getattr(network.visual, "image_mean", None) or CLIP[0]
-    std = getattr(network.visual, "image_std", None) or CLIP[1]
 
     def embed_texts(texts: Sequence[str]) -> torch.Tensor:
         device = next(network.parameters()).device
@@ -201,9 +222,7 @@ def _open_clip(folder: Path) -> Encoder:
 
     return Encoder(
         network,
-        size if isinstance(size, int) else size[0],
-        tuple(mean),
-        tuple(std),
+        image_settings(settings, network.visual),
         lambda network, pixels: network.encode_image(pixels),
         lambda pixels: _normalised(network.encode_image(pixels))[:, None],
         embed_texts,
@@ -212,11 +231,11 @@ def _open_clip(folder: Path) -> Encoder:
 
 def _timm(folder: Path) -> Encoder:
     import timm
-    from timm.data.config import resolve_model_data_config
+
+    from medunifier.vision.libraries.timm_models import preprocessing
 
     network = timm.create_model(f"local-dir:{folder.absolute()}", pretrained=True, num_classes=0).eval()
-    settings = resolve_model_data_config(network)
-    return _backbone(network, settings["input_size"][-1], settings["mean"], settings["std"])
+    return _backbone(network, preprocessing(network).adapted("model", None, "none"), _call)
 
 
 def _torchvision(folder: Path, name: str) -> Encoder:
@@ -225,18 +244,24 @@ def _torchvision(folder: Path, name: str) -> Encoder:
     network = torchvision.models.get_model(name, weights=None)
     head = next(part for part in ("fc", "classifier", "heads", "head") if hasattr(network, part))
     setattr(network, head, nn.Identity())
-    weights = load_file(folder / "model.safetensors")
+    weights = read_weights(folder / "model.safetensors")
     network.load_state_dict({k: v for k, v in weights.items() if k.split(".")[0] != head})
-    return _backbone(network.eval(), 224, *IMAGENET)
+    return _backbone(network.eval(), whole_images((224, 224), IMAGENET, "bilinear"), _call)
 
 
-def _backbone(network: nn.Module, size: int, mean: Sequence[float], std: Sequence[float]) -> Encoder:
+def _call(network: ForeignNetwork, pixels: torch.Tensor) -> torch.Tensor:
+    return network(pixels)
+
+
+def _backbone(
+    network: nn.Module,
+    preprocessing: Preprocessing,
+    vectors: Callable[[ForeignNetwork, torch.Tensor], torch.Tensor],
+) -> Encoder:
     return Encoder(
         network,
-        size,
-        tuple(mean),
-        tuple(std),
-        lambda network, pixels: network(pixels),
-        lambda pixels: _normalised(network(pixels))[:, None],
+        preprocessing,
+        vectors,
+        lambda pixels: _normalised(vectors(network, pixels))[:, None],
         None,
     )

@@ -18,6 +18,9 @@ ImageInput = str | PathLike[str] | Image.Image
 class MedUnifierImageProcessor(BaseImageProcessor):
     """Decode radiographs as stage decode_images does: grey, square, values in [0, 1], three equal channels.
 
+    What the frozen encoder wants beyond that (its own size, mean and deviation) is done by
+    `MedUnifierModel.extract_features`, as config.json records it: pixels are never normalised twice.
+
     Args:
         size: pixels, height = width. aspect: `squash`, `pad` or `crop` for an image that is not square.
     """

@@ -1,6 +1,7 @@
 """MedUnifier as a transformers model, with its training losses."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +15,7 @@ from medunifier.model.network import MedUnifierNetwork
 from medunifier.model.qformer import QFormer
 from medunifier.pretraining.objective import Losses, pretraining_losses
 from medunifier.runtime.errors import InputError
+from medunifier.storage.weights import check_finite
 from medunifier.vision.frozen_encoder import load_recorded_vision
 
 
@@ -34,6 +36,18 @@ class MedUnifierModel(MedUnifierNetwork, PreTrainedModel):
         self.build()
         self._encoder: tuple[nn.Module, ...] = ()  # in a tuple: no part of this model's weights
         self.post_init()
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
+        """Load a trained model as transformers does, and refuse weights that are not finite.
+
+        Raises:
+            InputError: a weight is NaN or infinite, or config.json has sizes of no network.
+        """
+        found = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        model = found[0] if isinstance(found, tuple) else found  # with `output_loading_info`
+        check_finite(model.state_dict(), str(pretrained_model_name_or_path))
+        return found
 
     def _init_weights(self, module: nn.Module) -> None:
         # BERT's initialisation for the transformer and its heads; convolutions keep torch's
@@ -83,7 +97,8 @@ class MedUnifierModel(MedUnifierNetwork, PreTrainedModel):
         model in PROJECT/models/NAME.
 
         Args:
-            pixel_values: images (B, 3, 224, 224) in [0, 1], as `MedUnifierProcessor` returns them.
+            pixel_values: images (B, 3, H, W) in [0, 1], as `MedUnifierProcessor` returns them. The encoder resizes and
+                normalises them itself, as in the training.
 
         Returns:
             `features` (B, 1 + patches, vision width), float32, rounded to half precision as stored features are.

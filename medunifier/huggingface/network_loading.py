@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 from medunifier.model.config import MODEL_TYPE, Sizes
 from medunifier.model.network import MedUnifierNetwork
+from medunifier.storage.weights import check_finite
 
 
 def load_network(folder: str | Path) -> MedUnifierNetwork:
@@ -20,14 +21,15 @@ def load_network(folder: str | Path) -> MedUnifierNetwork:
 
     Raises:
         OSError: a file is missing, or its weights are not those of this network.
+        InputError: config.json has sizes of no network, or a weight is not finite.
         safetensors.SafetensorError: the file of weights is broken.
     """
     with torch.random.fork_rng(devices=[]):  # the initial weights are random, and replaced at once
         network = MedUnifierNetwork(read_sizes(folder))
     try:
-        found = network.load_state_dict(
-            load_file(Path(folder) / "model.safetensors"), strict=False, assign=True
-        )
+        weights = load_file(Path(folder) / "model.safetensors")
+        check_finite(weights, Path(folder) / "model.safetensors")
+        found = network.load_state_dict(weights, strict=False, assign=True)
     except RuntimeError as error:  # shapes, a line for each weight
         raise OSError(" ".join(str(error).split("\n\t")[:2])) from error
     for kind, names in (("missing", found.missing_keys), ("not known", found.unexpected_keys)):

@@ -12,9 +12,10 @@ from medunifier.model.config import Sizes
 from medunifier.pretraining.bert_checkpoint import load_bert
 from medunifier.runtime.fields import matching_fields
 from medunifier.runtime.params import Params
+from medunifier.vision.frozen_encoder import CHOICE
 from medunifier.vision.image_features import Features
 
-VISION_RECORD = ("model", "revision", "skip_last_blocks", "checksum")  # of a feature manifest
+VISION_RECORD = (*CHOICE, "preprocessing", "checksum")  # of a feature manifest
 
 
 def model_config(params: Params, tokenizer: PreTrainedTokenizerBase, features: Features) -> MedUnifierConfig:
@@ -25,7 +26,8 @@ def model_config(params: Params, tokenizer: PreTrainedTokenizerBase, features: F
         initializer_range=params.model.init_std,
         vision_width=features.width,
         vision_tokens=features.n_tokens,
-        vision={name: manifest[name] for name in VISION_RECORD},
+        vision_grid=manifest.get("grid"),
+        vision={name: manifest[name] for name in VISION_RECORD if name in manifest},
         vocab_size=len(tokenizer),
         pad_token_id=special_id(tokenizer, "pad"),
         cls_token_id=special_id(tokenizer, "cls"),

@@ -18,7 +18,7 @@ class EncodedImages:
     """Features and embeddings of n images.
 
     Attributes:
-        means: mean of the frozen ViT's patch tokens, float32 [n, width].
+        means: mean of the frozen encoder's grid of features, float32 [n, width].
         embeddings: ITC embeddings by the trained model, float32 [n, queries, projection].
     """
 
@@ -27,16 +27,16 @@ class EncodedImages:
 
 
 class ImageEncoder:
-    """The frozen ViT and the trained model, applied to pixels.
+    """The frozen encoder and the trained model, applied to pixels.
 
     Args:
-        vision: which ViT.
-        trained: the model; the ViT moves to its device.
+        vision: which encoder.
+        trained: the model; the encoder moves to its device.
     """
 
     def __init__(self, vision: Vision, trained: TrainedModel):
         self.trained = trained
-        self.vit = load_vision(vision.source, vision.revision, vision.skip_last_blocks).to(trained.device)
+        self.encoder = load_vision(**vision.choice).to(trained.device)
 
     def encode(self, images: Iterable[np.ndarray]) -> EncodedImages:
         """Encode images that come in uint8 batches [k, H, W]."""
@@ -44,7 +44,7 @@ class ImageEncoder:
         for batch in images:
             grey = torch.from_numpy(batch).to(self.trained.device).float()[:, None] / 255
             with torch.inference_mode():
-                tokens = self.vit(grey.expand(-1, 3, -1, -1)).float()  # (k, 1 + patches, width)
+                tokens = self.encoder(grey.expand(-1, 3, -1, -1)).float()  # (k, 1 + patches, width)
                 means.append(tokens[:, 1:].mean(1).cpu().numpy())
                 embeddings.append(self.trained.model.encode_image(tokens)[1].float().cpu().numpy())
         return EncodedImages(np.concatenate(means), np.concatenate(embeddings))

@@ -1,6 +1,6 @@
 """Similarity of images: PSNR, SSIM, MS-SSIM, Frechet distance between sets of features, Inception features."""
 
-import pickle
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -10,6 +10,8 @@ from skimage.metrics import structural_similarity
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
 from medunifier.runtime.errors import InputError
+from medunifier.runtime.params import NO_FILE
+from medunifier.storage.weights import read_weights
 
 _LEAST_ERROR = 1e-10  # mean squared error below which images count as equal: PSNR stops at 100 dB
 _SSIM = {"data_range": 1.0, "gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
@@ -141,14 +143,19 @@ def inception_features(
         InputError: if the file cannot be read or holds other weights.
     """
     try:
-        network = FeatureExtractorInceptionV3(
-            "inception", [layer], feature_extractor_weights_path=str(weights)
-        )
-    except (OSError, RuntimeError, AttributeError, TypeError, EOFError, pickle.UnpicklingError) as error:
+        # torch-fidelity unpickles whatever the file holds. It is given a copy of the tensors alone.
+        tensors = read_weights(weights)
+        with tempfile.TemporaryDirectory() as folder:
+            copy = Path(folder) / "weights.pth"
+            torch.save(tensors, copy)
+            network = FeatureExtractorInceptionV3(
+                "inception", [layer], feature_extractor_weights_path=str(copy)
+            )
+    except (InputError, RuntimeError, AttributeError, TypeError) as error:
         raise InputError(
             f"score_images.inception_weights: {weights} does not hold torch-fidelity's Inception weights "
             f"({str(error).splitlines()[0]}); download weights-inception-2015-12-05-6726825d.pth from the "
-            "releases of torch-fidelity, or set null"
+            f"releases of torch-fidelity, or set {NO_FILE}"
         ) from error
     network.to(device)
     features = []

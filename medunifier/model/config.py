@@ -3,6 +3,22 @@
 from dataclasses import dataclass
 from typing import Any
 
+from medunifier.runtime.errors import InputError
+
+# Largest sensible values, beyond which config.json is damaged or hostile: building such a network would fill the memory.
+LARGEST = {
+    "vision_width": 65_536, "vision_tokens": 65_536, "width": 65_536, "layers": 1000, "heads": 1000, "queries": 65_536,
+    "cross_attention_every": 1000, "vocab_size": 10_000_000, "max_text_tokens": 4096, "projection": 65_536,
+    "codebook_size": 65_536, "code_width": 65_536, "adapter_blocks": 1000, "image_channels": 3,
+}  # fmt: skip
+CHOICES = {
+    "negatives": ("global", "local"),
+    "equal_reports": ("apart", "negatives"),
+    "codebook_start": ("data", "uniform"),
+    "adapter": ("unit_length", "rectified"),
+    "bottom_latents": ("joined", "concatenated"),
+    "decoder_norm": ("group", "batch"),
+}
 MODEL_TYPE = "medunifier"  # `model_type` in config.json of transformers
 
 
@@ -14,7 +30,8 @@ class Sizes:
     was saved before a choice existed means its default, so that a default is never changed.
 
     Args:
-        vision_width: width of the image features. vision_tokens: tokens per image, [CLS] included.
+        vision_width: width of the image features. vision_tokens: tokens per image, [CLS] included. vision_grid: rows
+            and columns of the others; None: a square.
         width, layers, heads, queries, cross_attention_every, dropout: see `QFormer`.
         vocab_size: entries of the tokenizer. max_text_tokens: longest report in tokens, first token included.
         projection: width of the ITC embeddings.
@@ -27,12 +44,13 @@ class Sizes:
         codebook_weight, commitment: weights of the codebook and the commitment term of Eq. 23.
         pad_token_id, cls_token_id, sep_token_id, decode_token_id: of [PAD], [CLS], [SEP], [DEC].
         initializer_range: standard deviation of the initial weights of the Q-Former and the heads.
-        vision: the frozen encoder that the model was trained with: `model, revision, skip_last_blocks, checksum`
-            as in the feature manifest; None: unknown.
+        vision: the frozen encoder that the model was trained with, and how its pixels were prepared, as in the feature
+            manifest; None: unknown.
     """
 
     vision_width: int = 1408
     vision_tokens: int = 257
+    vision_grid: tuple[int, int] | list[int] | None = None
     width: int = 768
     layers: int = 12
     heads: int = 12
@@ -68,3 +86,39 @@ class Sizes:
     decode_token_id: int = 30522
     initializer_range: float = 0.02
     vision: dict[str, Any] | None = None
+
+
+def check_sizes(sizes: Sizes) -> None:
+    """Check the sizes of a network before it is built, since config.json may come from anywhere.
+
+    Raises:
+        InputError: names the first value of a wrong type or beyond its limits, and what is allowed.
+    """
+    for name, largest in LARGEST.items():
+        value = getattr(sizes, name)
+        if type(value) is not int or not 1 <= value <= largest:
+            raise InputError(
+                f"config.json of the model: {name} is {value!r}; expected a whole number of 1 to {largest}"
+            )
+    for name, allowed in CHOICES.items():
+        if getattr(sizes, name) not in allowed:
+            raise InputError(
+                f"config.json of the model: {name} is {getattr(sizes, name)!r}; expected {' or '.join(allowed)}"
+            )
+    channels = sizes.decoder_channels
+    if not isinstance(channels, list | tuple) or not all(
+        type(c) is int and 1 <= c <= 65_536 for c in channels
+    ):
+        raise InputError(
+            f"config.json of the model: decoder_channels is {channels!r}; expected whole numbers above 0"
+        )
+    if sizes.width % sizes.heads:
+        raise InputError(
+            f"config.json of the model: width is {sizes.width}; expected a multiple of the {sizes.heads} heads"
+        )
+    for name, above in (("dropout", 1.0), ("temperature", 1000.0), ("label_smoothing", 1.0)):
+        value = getattr(sizes, name)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < above:
+            raise InputError(
+                f"config.json of the model: {name} is {value!r}; expected a number of 0 to below {above:g}"
+            )

@@ -4,7 +4,6 @@ Shapes: B batch, C code width, C' width of the bottom's latents. The top level i
 The bottom level is a 16 x 16 map of the patch tokens (256 of ViT-g), each joined with the report's [CLS].
 """
 
-import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -93,7 +92,7 @@ class ImageGenerator(nn.Module):
 
     Args:
         query_width: width of the query outputs and of the text [CLS], W.
-        vision_width: width of the image features. patches: number of patch tokens, a square; their map is resized to
+        vision_width: width of the image features. grid: rows and columns of the patch tokens; their map is resized to
             16 x 16.
         queries: number of query tokens, laid out in 4 rows.
         code_width, codebook_size: C and codes, at each level. codebook_start: see `Quantizer`.
@@ -104,7 +103,7 @@ class ImageGenerator(nn.Module):
             `top_decoder`. decoder_channels, image_channels, norm, decoder_shortcut: see the decoders.
 
     Raises:
-        ValueError: `queries` is no multiple of 4, or `patches` no square.
+        ValueError: `queries` is no multiple of 4.
     """
 
     def __init__(
@@ -112,7 +111,7 @@ class ImageGenerator(nn.Module):
         *,
         query_width: int,
         vision_width: int,
-        patches: int,
+        grid: tuple[int, int],
         queries: int,
         code_width: int,
         codebook_size: int,
@@ -139,11 +138,8 @@ class ImageGenerator(nn.Module):
         self.top_gain, self.bottom_gain = (code_width**0.5, bottom_width**0.5) if normed else (1.0, 1.0)
         choices = (adapter, adapter_blocks, adapter_residual, adapter_position)
         self.top_adapter = LatentAdapter(query_width, code_width, (4, queries // 4), TOP_GRID, *choices)
-        side = math.isqrt(patches)
-        if side**2 != patches:
-            raise ValueError(f"{patches} patch tokens are no square")
         self.bottom_adapter = LatentAdapter(
-            vision_width + query_width, code_width, (side, side), BOTTOM_GRID, *choices
+            vision_width + query_width, code_width, grid, BOTTOM_GRID, *choices
         )
         self.top_quantizer = Quantizer(codebook_size, code_width, start=codebook_start)
         self.top_decoder = top_decoder(decoder_kind, code_width, norm)  # 8 -> 16

@@ -122,7 +122,7 @@ def sinusoidal_positions(channels: int, rows: int, columns: int, like: torch.Ten
 
 
 def resize(x: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """Resize (B, C, h, w) to (B, C, height, width), bilinearly, as F.interpolate does.
+    """Resize (B, C, h, w) to (B, C, height, width), bilinearly, as F.interpolate does; to less than half, antialiased.
 
     By matrix products: F.interpolate sums its gradient in no fixed order on a GPU.
     """
@@ -137,6 +137,9 @@ def resize(x: torch.Tensor, height: int, width: int) -> torch.Tensor:
 def _weights(old: int, new: int, like: torch.Tensor) -> torch.Tensor:
     """Return the weights (old, new) of each of `old` values along a line in each of `new`."""
     one_each = torch.eye(old, device=like.device, dtype=like.dtype)
+    if old > 2 * new:  # each new value reads two old ones: some would be read by none
+        size = (old, new)
+        return F.interpolate(one_each[None, None], size=size, mode="bilinear", antialias=True)[0, 0]
     return F.interpolate(one_each[None], size=new, mode="linear", align_corners=False)[0]
 
 

@@ -1,17 +1,19 @@
 """MedUnifier's network: Q-Former, text head and image generator (paper section 3, Fig. 2), and its inference."""
 
+import math
 from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from medunifier.model.config import Sizes
+from medunifier.model.config import Sizes, check_sizes
 from medunifier.model.image_generator import BOTTOM_GRID, TOP_GRID, Generated, ImageGenerator
 from medunifier.model.precision import for_products
 from medunifier.model.qformer import QFormer
 from medunifier.model.report_decoding import Limits, NextWord, Sampling, beam_search, choose_words
 from medunifier.model.text import TextHead
+from medunifier.runtime.errors import InputError
 
 
 class MedUnifierNetwork(nn.Module):
@@ -31,8 +33,13 @@ class MedUnifierNetwork(nn.Module):
         self.build()
 
     def build(self) -> None:
-        """Create the modules, with torch's random weights."""
+        """Create the modules, with torch's random weights.
+
+        Raises:
+            InputError: as `check_sizes` does.
+        """
         c = self.config
+        check_sizes(c)
         self.vision_norm = nn.LayerNorm(c.vision_width)
         self.qformer = QFormer(
             width=c.width,
@@ -53,7 +60,7 @@ class MedUnifierNetwork(nn.Module):
         self.image_generator = ImageGenerator(
             query_width=c.width,
             vision_width=c.vision_width,
-            patches=c.vision_tokens - 1,
+            grid=_grid(c),
             queries=c.queries,
             code_width=c.code_width,
             codebook_size=c.codebook_size,
@@ -205,6 +212,19 @@ class MedUnifierNetwork(nn.Module):
         queries, _ = self.encode_image(features)
         text, _ = self.encode_text(input_ids, attention_mask)
         return cast(Generated, self.image_generator(queries, self.normalise_tokens(features)[:, 1:], text))
+
+
+def _grid(config: Sizes) -> tuple[int, int]:
+    """Return rows and columns of the image features without the first.
+
+    Raises:
+        InputError: they fill no such grid.
+    """
+    patches, grid = config.vision_tokens - 1, config.vision_grid
+    rows, columns = (math.isqrt(max(patches, 0)),) * 2 if grid is None else grid
+    if rows * columns != patches or patches < 1:
+        raise InputError(f"{patches} patch tokens are no {'square' if grid is None else f'grid of {grid}'}")
+    return rows, columns
 
 
 def _check_search(num_beams: int, do_sample: bool, max_new_tokens: int | None) -> None:

@@ -49,7 +49,7 @@ class Shares(NamedTuple):
 
 
 def write_vit(folder: Path, vit: Vit, seed: int) -> None:
-    """Write a checkpoint (config.json, model.safetensors) that transformers' `ViTModel` loads from `folder`.
+    """Write a checkpoint (config.json, preprocessor_config.json, model.safetensors) that transformers' `ViTModel` loads from `folder`.
 
     Its tokens are [batch, 1 + (224 / patch_size)^2, width] for pixels [batch, 3, 224, 224] in 0..1, not
     normalised. The same seed gives the same bytes. Weights are named as in google/vit-base-patch16-224 on the
@@ -73,6 +73,16 @@ def write_vit(folder: Path, vit: Vit, seed: int) -> None:
         "attention_probs_dropout_prob": 0.0,
     }
     write_json(folder / "config.json", config)
+    processor = {
+        "image_processor_type": "ViTImageProcessor",
+        "do_resize": True,
+        "size": {"height": IMAGE_SIZE, "width": IMAGE_SIZE},
+        "resample": 3,
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": False,  # its weights are made for pixels in [0, 1]
+    }
+    write_json(folder / "preprocessor_config.json", processor)
     rng = np.random.default_rng([*b"vit", seed])
     weights = {name: np.ascontiguousarray(value, np.float32) for name, value in _weights(vit, rng).items()}
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})

@@ -1,6 +1,5 @@
 """Initialize the Q-Former from a BERT checkpoint (paper appendix 2: CXR-BERT, Boecking et al. 2022)."""
 
-import json
 import math
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -8,12 +7,13 @@ from typing import Any, NamedTuple, cast
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-from safetensors.torch import load_file
 
 from medunifier.model.attention import Block
 from medunifier.model.qformer import QFormer
 from medunifier.model.text import TextHead
 from medunifier.runtime.errors import InputError
+from medunifier.runtime.json_files import read_json_object
+from medunifier.storage.weights import read_weights
 
 TOKENIZER = "Let tokenizer.pretrained be the checkpoint's own tokenizer."
 LENGTH_ADVICE = {  # what to do where the number of rows alone does not fit
@@ -22,6 +22,7 @@ LENGTH_ADVICE = {  # what to do where the number of rows alone does not fit
     "qformer.position_embeddings.weight": "Set model.max_text_tokens to the checkpoint's positions at most.",
 }
 OLD_NAMES = {"gamma": "weight", "beta": "bias"}  # of LayerNorm in checkpoints of TensorFlow origin
+FILES = ("model.safetensors", "pytorch_model.bin")
 
 
 class LoadReport(NamedTuple):
@@ -37,6 +38,9 @@ def load_bert(qformer: QFormer, text_head: TextHead, name: str) -> LoadReport:
     * The text's feed-forward weights go into the query branch too, as in BLIP-2.
     * BERT adds the embedding of token type 0 to every token; it is folded into the position embeddings.
     * Cross-attention and query tokens have no counterpart and keep their initial values.
+    * The prediction head shares its matrix with the word embeddings here. A checkpoint whose head has another one, or
+      none, or heads of its own (CXR-BERT-specialized's `cls_projection_head`), loads as the BERT that it holds; what is
+      not used is named.
     * One more token here (the added [DEC]) and fewer positions are expected.
 
     Args:
@@ -69,7 +73,7 @@ def read_checkpoint(name: str) -> tuple[dict[str, Any], dict[str, torch.Tensor]]
         The configuration; tensors by name, without the leading `bert.`.
 
     Raises:
-        InputError: there are no weights or no config.json.
+        InputError: there are no weights or no config.json, or they are broken.
     """
     folder = Path(name)
     if not folder.is_dir():
@@ -81,21 +85,18 @@ def read_checkpoint(name: str) -> tuple[dict[str, Any], dict[str, torch.Tensor]]
                 f"model.text_checkpoint: {name!r} is no folder and cannot be fetched from the hub ({error}). "
                 "Give the folder of a BERT checkpoint, or fetch it where there is a network."
             ) from error
-    if (folder / "model.safetensors").is_file():
-        tensors = load_file(folder / "model.safetensors")
-    elif (folder / "pytorch_model.bin").is_file():
-        tensors = torch.load(folder / "pytorch_model.bin", weights_only=True, map_location="cpu")
-    else:
-        raise InputError(f"{folder} holds neither model.safetensors nor pytorch_model.bin.")
+    path = next((folder / file for file in FILES if (folder / file).is_file()), None)
+    if path is None:
+        raise InputError(f"{folder} holds neither {' nor '.join(FILES)}.")
     if not (folder / "config.json").is_file():
         raise InputError(
             f"{folder} holds no config.json, which records the number of heads; put it beside the weights."
         )
-    clean = {}
-    for key, tensor in tensors.items():
+    config, clean = read_json_object(folder / "config.json"), {}
+    for key, tensor in read_weights(path).items():
         stem, _, last = key.removeprefix("bert.").rpartition(".")
         clean[f"{stem}.{OLD_NAMES.get(last, last)}"] = tensor
-    return json.loads((folder / "config.json").read_text(encoding="utf-8")), clean
+    return config, clean
 
 
 def check_architecture(name: str, config: dict[str, Any], qformer: QFormer) -> None:
@@ -105,6 +106,7 @@ def check_architecture(name: str, config: dict[str, Any], qformer: QFormer) -> N
         ("num_attention_heads", 12, heads, "set model.heads to the checkpoint's"),
         ("num_hidden_layers", 12, blocks, "set model.layers to the checkpoint's"),
         ("hidden_act", "gelu", "gelu", "give a checkpoint with this activation"),
+        ("position_embedding_type", "absolute", "absolute", "give a checkpoint with absolute positions"),
     ):
         theirs = config.get(key, default)
         if theirs != ours:
@@ -154,7 +156,13 @@ class _Copier:
         """Copy the prediction head of masked language modelling."""
         self.copy_layer("cls.predictions.transform.dense", "text_head.dense")
         self.copy_layer("cls.predictions.transform.LayerNorm", "text_head.norm")
-        self.put("text_head.bias", self.take("cls.predictions.bias"), fewer=1)
+        bias = self.take("cls.predictions.bias")
+        twin = self.take("cls.predictions.decoder.bias")  # the same under another name
+        self.put("text_head.bias", twin if bias is None else bias, fewer=1)
+        words = self.source.get("embeddings.word_embeddings.weight")
+        matrix = self.source.get("cls.predictions.decoder.weight")
+        if matrix is not None and words is not None and torch.equal(matrix, words):
+            self.used.add("cls.predictions.decoder.weight")  # tied, as ours is
 
     def copy_layer(self, theirs: str, ours: str) -> None:
         """Copy weight and bias of a layer."""

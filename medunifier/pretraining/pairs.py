@@ -7,11 +7,12 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from medunifier.data.resizing import resize_grey
 from medunifier.data.tokenizer import encode, pad
 from medunifier.pretraining.augmentation import augment
 from medunifier.runtime.errors import InputError
 from medunifier.runtime.params import Params
-from medunifier.storage.image_shards import ImageStore
+from medunifier.storage.image_shards import TARGET_SIDE, ImageStore
 from medunifier.storage.tables import read_table
 from medunifier.vision.image_features import OnlineFeatures, check_representable, open_features
 
@@ -126,6 +127,13 @@ class Pairs:
                     batch["features"] = model.extract_features(pixels.expand(-1, 3, -1, -1))
                     check_representable(batch["features"], [self.image_ids[row] for row in rows.tolist()])
             if self.with_images:
-                batch["images"] = pixels.expand(-1, self.channels, -1, -1)
+                batch["images"] = image_targets(pixels).expand(-1, self.channels, -1, -1)
         batch["features"] = batch["features"].float()
         return batch
+
+
+def image_targets(pixels: torch.Tensor) -> torch.Tensor:
+    """Resize images (..., H, W) in [0, 1] to the 224 x 224 of the image objective; others stay as they are."""
+    if pixels.shape[-2:] == (TARGET_SIDE, TARGET_SIDE):
+        return pixels
+    return resize_grey(pixels * 255, (TARGET_SIDE, TARGET_SIDE), "lanczos") / 255

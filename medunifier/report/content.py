@@ -22,6 +22,7 @@ from medunifier.report.table_cell import Cell
 from medunifier.report.tables import Metrics
 from medunifier.runtime.dvc_pipeline import Pipeline
 from medunifier.runtime.params import Params
+from medunifier.storage.image_shards import TARGET_SIDE
 
 Evaluated = Mapping[tuple[str, str], Metrics]  # (variant, data set) -> flat metrics
 
@@ -119,7 +120,7 @@ def page_content(params: Params) -> dict[str, Any]:
                 metrics,
                 read_metrics(f"encode_codes@{variant}"),
                 params.model.codebook_size,
-                None if trained_on in private else read_pairs(variant, params.images.size),
+                None if trained_on in private else read_pairs(variant, TARGET_SIDE),
             )
             for variant, metrics in results.images.items()
         ],

@@ -15,7 +15,7 @@ import polars as pl
 from medunifier.report.images import jpeg_uri
 from medunifier.report.sections import withheld
 from medunifier.report.tables import Metrics, Row, present, row
-from medunifier.storage.image_shards import ImageStore
+from medunifier.storage.image_shards import ImageStore, TargetImages
 from medunifier.storage.tables import read_table
 from medunifier.synthesis.generated_sets import TABLE, read_generated_set
 
@@ -71,7 +71,7 @@ def generated_section(
     root, results = Path("data/generated") / variant, Path("results/images") / variant
     if not (root / "unconditional" / TABLE).is_file():
         return None
-    store = None if private else ImageStore(Path("data/images") / dataset)
+    store = None if private else TargetImages(Path("data/images") / dataset)
     nearest = Nearest(results / "nearest.parquet", store)
     return {
         "heading": f"Variant {variant} on {dataset}",

@@ -13,7 +13,7 @@ from medunifier.report import sections
 from medunifier.report.images import grid_pairs, jpeg_uri, mark_shared
 from medunifier.runtime.errors import InputError
 from medunifier.runtime.params import Params
-from medunifier.storage.image_shards import ImageStore
+from medunifier.storage.image_shards import TargetImages
 from medunifier.storage.tables import read_table
 
 SAMPLES = 6  # generated reports shown for each data set
@@ -73,7 +73,7 @@ def read_samples(variant: str, dataset: str) -> list[dict[str, Any]]:
     table = read_table(Path("results/reports") / f"{variant}-{dataset}" / "predictions.parquet")
     number = min(SAMPLES, len(table))
     chosen = table[[(2 * i + 1) * len(table) // (2 * number) for i in range(number)]]
-    store = ImageStore(Path("data/images") / dataset)
+    store = TargetImages(Path("data/images") / dataset)
     images = store.read(store.rows(chosen["image_id"].to_list()))
     samples = []
     for sample, image in zip(chosen.iter_rows(named=True), images, strict=True):

@@ -203,6 +203,15 @@ def image_encoder(params: Params) -> Iterator[str]:
         yield refused("vision.revision", vision.revision, "null, as vision.folder is a local folder")
 
 
+def image_size(params: Params) -> Iterator[str]:
+    """vision.size is at most images.size: an encoder sees no more than is stored."""
+    size = params.vision.size
+    if size is not None and size > params.images.size:
+        yield refused(
+            "vision.size", size, f"at most images.size ({params.images.size}), which is what is stored"
+        )
+
+
 def tokenizer(params: Params) -> Iterator[str]:
     """At most one of tokenizer.pretrained and tokenizer.folder names a tokenizer; model.text_checkpoint needs one."""
     settings = params.tokenizer
@@ -234,6 +243,7 @@ RULES: tuple[Callable[[Params], Iterator[str]], ...] = (
     report_sampling,
     prior,
     image_encoder,
+    image_size,
     tokenizer,
 )
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+from PIL import Image
 
 from medunifier.runtime.errors import InputError
 from medunifier.runtime.files import atomic_path
@@ -13,6 +14,7 @@ from medunifier.storage.mapped_rows import MappedRows
 
 PART_ROWS = 4096  # 205 MB at 224 x 224: few files for DVC, and little work to repeat after a kill
 _BATCH_ROWS = 256
+TARGET_SIDE = 224  # pixels: height and width of the images that the model generates and is compared with
 
 
 def part_path(folder: str | Path, number: int) -> Path:
@@ -94,6 +96,22 @@ class ImageStore(MappedRows):
             raise InputError(f"{folder}: images of different sizes {sorted(shapes)}; run {stage} again")
         super().__init__(folder, ids, batches, stage)
         self.height, self.width = shapes.pop()
+
+
+class TargetImages(ImageStore):
+    """A store of images of any size (`images.size`) that are read at 224 x 224, as they would be decoded at that size."""
+
+    def __init__(self, folder: str | Path, stage: str = "decode_images"):
+        """Open a store; arguments and errors are those of `ImageStore`."""
+        super().__init__(folder, stage)
+        self.height = self.width = TARGET_SIDE
+
+    def read(self, rows: Iterable[int] | np.ndarray) -> np.ndarray:
+        """Return the images of `rows`, uint8 [k, 224, 224], in the order given."""
+        images, side = super().read(rows), (TARGET_SIDE, TARGET_SIDE)
+        if images.shape[1:] == side or not len(images):
+            return images.reshape(-1, *side)
+        return np.stack([Image.fromarray(image).resize(side, Image.Resampling.LANCZOS) for image in images])
 
 
 def _mapped_batches(path: Path, stage: str) -> Iterable[tuple[list[str], np.ndarray]]:

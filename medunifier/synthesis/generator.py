@@ -16,6 +16,8 @@ from safetensors import SafetensorError
 from medunifier.evaluation.loading import load_trained
 from medunifier.evaluation.trained_model import TrainedModel
 from medunifier.runtime.errors import InputError
+from medunifier.runtime.pretrained import load_pretrained
+from medunifier.storage.weights import check_finite
 from medunifier.synthesis.pixelsnail import Prior
 from medunifier.synthesis.png_metadata import MODEL_NAME
 from medunifier.synthesis.prior_config import LEVELS, prior_folder
@@ -174,10 +176,11 @@ def _load_complete(folder: Path) -> Prior:
     Raises:
         OSError: if the file lacks weights; transformers alone would go on with random ones.
     """
-    loaded: Any = Prior.from_pretrained(folder, output_loading_info=True)
+    loaded: Any = load_pretrained(Prior, folder, output_loading_info=True)
     prior, info = loaded
     if missing := sorted(info["missing_keys"]):
         raise OSError(f"{len(missing)} weights are missing, {missing[0]} first: other code has written it")
+    check_finite(prior.state_dict(), folder)
     return prior
 
 

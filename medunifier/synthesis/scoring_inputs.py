@@ -14,7 +14,7 @@ from medunifier.image_scoring.image_batches import StoredImages
 from medunifier.image_scoring.reconstruction import decode_images
 from medunifier.runtime.errors import InputError
 from medunifier.runtime.params import Params
-from medunifier.storage.image_shards import ImageStore
+from medunifier.storage.image_shards import TargetImages
 from medunifier.synthesis.codes import read_coded_images
 from medunifier.synthesis.generated_sets import GeneratedSets, read_generated_sets
 
@@ -38,7 +38,7 @@ class ScoringInputs:
     """
 
     trained: TrainedModel
-    store: ImageStore
+    store: TargetImages
     train: pl.DataFrame
     validate: pl.DataFrame
     test: pl.DataFrame
@@ -83,7 +83,7 @@ def read_scoring_inputs(params: Params, variant: str) -> ScoringInputs:
             )
     return ScoringInputs(
         trained=load_trained(variant),
-        store=ImageStore(Path("data/images") / dataset),
+        store=TargetImages(Path("data/images") / dataset),
         generated=read_generated_sets(Path("data/generated") / variant),
         reconstructed=params.score_images.reconstructed,
         max_images=params.score_images.max_images,

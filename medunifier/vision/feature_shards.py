@@ -21,7 +21,10 @@ from medunifier.storage.mapped_rows import MappedRows
 from medunifier.storage.tables import Schema, read_table, write_table
 
 _SHARD_IDS = Schema("shard", {"image_id": pl.String}, frozenset({"image_id"}))
-_SAME_IN_ALL_SHARDS = ("model", "revision", "skip_last_blocks", "checksum", "mode", "n_tokens", "width")
+_SAME_IN_ALL_SHARDS = (
+    "model", "revision", "skip_last_blocks", "pixels", "size", "crop", "levels", "preprocessing", "grid",
+    "checksum", "mode", "n_tokens", "width",
+)  # fmt: skip
 
 
 def write_feature_shard(
@@ -33,8 +36,8 @@ def write_feature_shard(
         folder: data/features/DATASET/SHARD.
         image_ids: of all rows.
         batches: float16 [k, n_tokens, width], in the order of `image_ids`.
-        manifest: the encoder (`model`, `revision`, `skip_last_blocks`, `checksum`). Number of images, shape and the
-            SHA-256 of `tokens.npy` are added to it.
+        manifest: the encoder, as `FrozenEncoder.record` returns it. Number of images, shape and the SHA-256 of
+            `tokens.npy` are added to it.
 
     Raises:
         ValueError: the batches do not add up to the ids, or differ in type or shape.
@@ -138,7 +141,7 @@ def read_manifests(folder: str | Path) -> dict[str, dict[str, Any]]:
         raise InputError(f"{folder}: no shard of features; run extract_features first")
     for key in _SAME_IN_ALL_SHARDS:
         found = {name: manifest.get(key) for name, manifest in manifests.items()}
-        if len(set(found.values())) > 1:
+        if len({json.dumps(value, sort_keys=True) for value in found.values()}) > 1:
             raise InputError(f"{folder}: shards differ in {key}: {found}; run extract_features again")
     return manifests
 

@@ -10,7 +10,7 @@ from medunifier.runtime.errors import InputError
 from medunifier.storage.image_shards import ImageStore
 from medunifier.storage.mapped_rows import MappedRows
 from medunifier.vision.feature_shards import FeatureStore, read_manifests
-from medunifier.vision.frozen_encoder import FrozenViT, load_recorded_vision
+from medunifier.vision.frozen_encoder import FrozenEncoder, load_recorded_vision
 
 _BATCH = 32  # images encoded together in online mode
 _HALF_MAX = float(np.finfo(np.float16).max)
@@ -33,21 +33,21 @@ class OnlineFeatures(MappedRows):
         self.manifests = read_manifests(folder)
         record = self._record = next(iter(self.manifests.values()))
         self.n_tokens, self.width = record["n_tokens"], record["width"]
-        self._vit: torch.nn.Module | None = None  # loaded when first needed
+        self._encoder: torch.nn.Module | None = None  # loaded when first needed
         store = ImageStore(images)
         super().__init__(Path(folder), store.image_ids, store.pieces, stage="decode_images")
 
     def read(self, rows: Iterable[int] | np.ndarray) -> np.ndarray:
         """Return the features, float16 [k, n_tokens, width], of `rows`, in the order given."""
-        if self._vit is None:
+        if self._encoder is None:
             device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-            self._vit = load_recorded_vision(self._record).to(device)
+            self._encoder = load_recorded_vision(self._record).to(device)
         rows = np.asarray(rows, np.int64)
         found = np.empty((len(rows), self.n_tokens, self.width), np.float16)
         for start in range(0, len(rows), _BATCH):
             part = rows[start : start + _BATCH]
             found[start : start + _BATCH] = encode_images(
-                self._vit, super().read(part), [self.image_ids[row] for row in part]
+                self._encoder, super().read(part), [self.image_ids[row] for row in part]
             )
         return found
 
@@ -69,7 +69,7 @@ def open_features(dataset: str) -> Features:
 
 
 def encode_store(
-    store: ImageStore, rows: range, encoder: FrozenViT, batch_size: int, log: Callable[[str], None]
+    store: ImageStore, rows: range, encoder: FrozenEncoder, batch_size: int, log: Callable[[str], None]
 ) -> Iterator[np.ndarray]:
     """Yield the features, float16 [k, n_tokens, width], of the images `rows` of a store, batch by batch.
 

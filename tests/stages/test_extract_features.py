@@ -11,8 +11,10 @@ from medunifier.storage.image_shards import write_images
 from medunifier.tracking import LocalRun
 from medunifier.vision.feature_shards import FeatureStore, shard_rows
 from medunifier.vision.frozen_encoder import load_vision
+from medunifier.vision.preprocessing import whole_images
 from stages import extract_features as stage
 from stages.extract_features import extract_features
+from tests.support.encoder_folders import save_unit_processor
 from tests.support.paths import REPO
 
 SIZE = 32
@@ -22,12 +24,16 @@ class Patches(torch.nn.Module):
     """Stands in for the frozen ViT: 16 x 16 patches through a random linear map, times `scale`."""
 
     checksum = "of the weights"
+    preprocessing = whole_images((SIZE, SIZE), ((0.0,) * 3, (1.0,) * 3), "bicubic")
 
     def __init__(self, scale=lambda pixels: 1.0):
         super().__init__()
         torch.manual_seed(0)
         self.patches = torch.nn.Conv2d(3, 8, kernel_size=16, stride=16)
         self.scale = scale
+
+    def record(self):
+        return {"checksum": self.checksum, "preprocessing": self.preprocessing.record()}
 
     def forward(self, pixels):
         assert not torch.is_grad_enabled()
@@ -38,7 +44,7 @@ class Patches(torch.nn.Module):
 def images(tmp_path, monkeypatch):
     """Seven decoded images in a working directory of their own, and the stand-in model."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(stage, "load_vision", lambda *_: Patches())
+    monkeypatch.setattr(stage, "load_vision", lambda **_: Patches())
     images = np.random.default_rng(0).integers(0, 256, (7, SIZE, SIZE), dtype=np.uint8)
     write_images("data/images/phantom", [f"i{n}" for n in range(7)], images, SIZE)
     return images
@@ -95,7 +101,7 @@ def test_tokens_beyond_half_precision_name_the_image(images, monkeypatch, factor
         is_fourth = (pixels[:, 0] - fourth).abs().amax((1, 2)) < 1e-6
         return torch.where(is_fourth, factor, 1.0)[:, None, None]
 
-    monkeypatch.setattr(stage, "load_vision", lambda *_: Patches(scale))
+    monkeypatch.setattr(stage, "load_vision", lambda **_: Patches(scale))
     with pytest.raises(InputError, match="image i3: the frozen model gives tokens that are NaN or beyond"):
         extract("0", shards=(0,))
     assert not Path("data/features/phantom/0/manifest.json").exists()
@@ -115,6 +121,7 @@ def test_another_model_file_leaves_another_checksum(tmp_path, monkeypatch):
     found = []
     for _ in range(2):
         vit.save_pretrained("data/simulated/vit")
+        save_unit_processor("data/simulated/vit")
         extract("0", shards=(0,))
         store = FeatureStore("data/features/phantom")
         assert store.manifests["0"]["checksum"] == load_vision("data/simulated/vit").checksum

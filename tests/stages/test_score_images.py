@@ -20,6 +20,7 @@ from medunifier.synthesis.generated_sets import GENERATED, write_generated_set
 from medunifier.tracking import LocalRun
 from stages import score_images as stage
 from stages.score_images import score_images
+from tests.support.encoder_folders import save_unit_processor
 from tests.support.trained_project import DATASET, SPLITS, VARIANT, WIDTH, image_of, make_project, report_of
 
 VIT_WIDTH = WIDTH  # what the model reads
@@ -46,6 +47,7 @@ def params(tmp_path, monkeypatch):
         hidden_size=VIT_WIDTH, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8, patch_size=56
     )
     ViTModel(config, add_pooling_layer=False).save_pretrained("vit")
+    save_unit_processor("vit")
     return params.replace(vision=params.vision.replace(folder="vit"))
 
 

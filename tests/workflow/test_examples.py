@@ -16,6 +16,7 @@ from medunifier.data.tokenizer import decode, tokenize
 from medunifier.huggingface.image_processing_medunifier import MedUnifierImageProcessor
 from medunifier.synthesis.verification import count_different_pixels
 from medunifier.vision.frozen_encoder import load_vision
+from tests.support.encoder_folders import save_unit_processor
 from tests.support.paths import REPO
 from tests.support.trained_project import WIDTH, make_priors, make_project, report_of
 
@@ -35,9 +36,9 @@ def project(tmp_path, monkeypatch):
     torch.manual_seed(0)
     sizes = {"num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
     ViTModel(ViTConfig(patch_size=14, hidden_size=WIDTH, **sizes)).save_pretrained(ENCODER)
+    save_unit_processor(ENCODER)
     model = MedUnifierModel.from_pretrained("models/full")
-    checksum = load_vision(ENCODER).checksum
-    model.config.vision = {"model": ENCODER, "revision": None, "skip_last_blocks": 0, "checksum": checksum}
+    model.config.vision = load_vision(ENCODER).record()
     with torch.no_grad():
         for part in (model.qformer, model.text_head, model.query_projection, model.text_projection):
             for weight in part.parameters():  # images and texts then differ

@@ -12,7 +12,7 @@ import torch
 from ruamel.yaml import YAML
 
 from medunifier.data.layouts import LAYOUTS
-from medunifier.runtime.params import load_params
+from medunifier.runtime.params import Vision, load_params
 from medunifier.runtime.yaml import read_mapping
 from medunifier.storage.image_shards import ImageStore
 from medunifier.storage.tables import PREPARED, write_table
@@ -136,9 +136,10 @@ def test_the_encoder_s_features_are_its_library_s(tmp_path, monkeypatch):
     code, entry = blocks("An encoder")
     executed(code, "encoder")
     settings = YAML(typ="safe").load(entry)["vision"]
-    encoder = load_vision(settings["model"], settings["revision"], settings["skip_last_blocks"])
+    encoder = load_vision(**Vision(**settings).choice)
     pixels = torch.rand(2, 3, 224, 224, generator=torch.Generator().manual_seed(0))
-    expected = ViTModel.from_pretrained(settings["model"], add_pooling_layer=False).eval()(pixels)
+    own = ViTModel.from_pretrained(settings["folder"], add_pooling_layer=False).eval()
+    expected = own((pixels - 0.5) / 0.25)
     np.testing.assert_allclose(encoder(pixels), expected.last_hidden_state.detach(), atol=1e-5)
 
 

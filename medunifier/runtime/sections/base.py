@@ -83,6 +83,7 @@ _LIST = (Strict(False), AfterValidator(no_repeats), Field(json_schema_extra={"un
 Texts = Annotated[tuple[Text, ...], *_LIST]  # lists without repeats
 Names = Annotated[tuple[DottedName, ...], *_LIST]
 Shards = Annotated[tuple[Annotated[Int, Field(ge=0, lt=100_000)], ...], *_LIST]
+Levels = Annotated[tuple[Annotated[Int, Field(ge=1, le=256)], ...], *_LIST]  # strides
 Percents = Annotated[tuple[Annotated[Int, Field(ge=1, le=100)], ...], *_LIST]
 CutOffs = Annotated[tuple[Annotated[Int, Field(ge=1, le=MAX_COUNT)], ...], *_LIST]
 Seeds = Annotated[tuple[Seed, ...], *_LIST, Field(min_length=1)]

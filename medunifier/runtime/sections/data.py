@@ -1,7 +1,7 @@
 """Sections of params.yaml about data: the phantom, data sets, images, the frozen encoder and the tokenizer."""
 
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -11,6 +11,7 @@ from medunifier.runtime.sections.base import (
     NO_FILE,
     Fractions,
     Int,
+    Levels,
     Section,
     Shards,
     Text,
@@ -184,7 +185,13 @@ class Dataset(Section):
 class Images(Section):
     """How radiographs are decoded."""
 
-    size: Literal[224] = knob("Height and width of a decoded image.", unit="pixels")
+    size: Int = knob(
+        "Height and width of a decoded image, as it is stored; at least what the encoder reads (vision.size) and the 224 of "
+        "the image objective.",
+        unit="pixels",
+        ge=224,
+        le=2048,
+    )
     aspect: Literal["squash", "pad", "crop"] = knob("How an image that is not square becomes square.")
 
 
@@ -193,11 +200,28 @@ class Vision(Section):
 
     model: Text | None = knob(
         "Model of a hub, pinned by `revision`; null: the one in `folder`.",
-        pattern="^(timm|hf):.+$",
-        allowed="timm:NAME or hf:NAME; a local folder belongs under vision.folder",
+        pattern="^(timm|hf|open_clip|torchvision):.+$",
+        allowed="timm:NAME, hf:NAME, open_clip:hf-hub:NAME or torchvision:NAME; a local folder belongs under vision.folder",
     )
-    revision: Text | None = knob("Commit of the hub's model; null for a local folder.")
-    folder: Text = knob(f"Local folder of a saved ViT; {NO_FILE} where `model` names one of a hub.")
+    revision: Text | None = knob(
+        "Commit of the hub's model, or name of torchvision's weights (IMAGENET1K_V1); null for a local folder."
+    )
+    folder: Text = knob(
+        f"Local folder of a saved encoder (docs/encoders.md); {NO_FILE} where `model` names one of a hub."
+    )
+    pixels: Literal["model", "unit"] = knob(
+        "model: pixels as the encoder's own processor prepares them; unit: in [0, 1], not normalised (paper)."
+    )
+    size: Int | None = knob(
+        "Height and width that the encoder reads; null: its own.", unit="pixels", ge=14, le=2048
+    )
+    crop: Literal["none", "model"] = knob(
+        "none: the whole image; model: its centre, where the encoder's own processor crops."
+    )
+    levels: Levels = knob(
+        "Strides of a CNN's levels that are joined on the finest of them, as [16, 32]; []: the deepest alone; a ViT has "
+        "none."
+    )
     skip_last_blocks: Int = knob(
         "Blocks left out at the end (BLIP-2 leaves out 1 of ViT-g's 40).", ge=0, le=1000
     )
@@ -206,6 +230,12 @@ class Vision(Section):
     def source(self) -> str:
         """Where the encoder comes from: the hub's name or the local folder."""
         return self.model or self.folder
+
+    @property
+    def choice(self) -> dict[str, Any]:
+        """The arguments of `load_vision`."""
+        names = ("revision", "skip_last_blocks", "pixels", "size", "crop", "levels")
+        return {"model": self.source, **{name: getattr(self, name) for name in names}}
 
 
 class Features(Section):

@@ -121,8 +121,45 @@ def save_timm(folder):
     save_for_hf(timm.create_model("test_vit"), folder, safe_serialization=True)
 
 
+def save_dinov2(folder):
+    """A vision model of transformers, which only `vision`'s door knows."""
+    from transformers import BitImageProcessor, Dinov2Config, Dinov2Model
+
+    Dinov2Model(Dinov2Config(**SMALL, image_size=70, patch_size=14)).save_pretrained(folder)
+    size = {"height": 70, "width": 70}
+    BitImageProcessor(size={"shortest_edge": 80}, crop_size=size).save_pretrained(folder)
+
+
+def save_biomed_clip(folder, text_tower=True):
+    """BiomedCLIP's form: a ViT of timm, and a BERT of transformers that open_clip builds by a config.json elsewhere."""
+    import open_clip
+    from safetensors.torch import save_file
+    from transformers import BertConfig
+
+    folder, tokenizer = Path(folder), load_tokenizer("models/full")
+    bert = BertConfig(**SMALL, vocab_size=len(tokenizer), max_position_embeddings=40)
+    bert.save_pretrained(folder / "text_tower")
+    vision = {
+        "timm_model_name": "test_vit",
+        "timm_model_pretrained": False,
+        "timm_pool": "",
+        "timm_proj": "linear",
+    }
+    text = {"hf_model_name": "microsoft/no-such-bert", "hf_tokenizer_name": "microsoft/no-such-bert"}
+    text |= {"hf_proj_type": "mlp", "hf_pooler_type": "cls_last_hidden_state_pooler", "context_length": 32}
+    config = {"embed_dim": 8, "vision_cfg": vision | {"image_size": 160}, "text_cfg": text}
+    built = text | {"hf_model_name": str(folder / "text_tower"), "hf_model_pretrained": False}
+    network = open_clip.CustomTextCLIP(8, config["vision_cfg"], built)
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": {}}))
+    weights = {k: v.contiguous() for k, v in network.state_dict().items()}
+    save_file(weights, folder / "open_clip_model.safetensors")
+    tokenizer.save_pretrained(folder)
+    return network.eval()
+
+
 SAVERS = {"clip": save_clip, "siglip": save_siglip, "blip_2": save_blip_2, "open_clip": save_open_clip}
 BACKBONES = {"timm": save_timm, "torchvision": save_torchvision}
+ALL = SAVERS | BACKBONES | {"dinov2": save_dinov2}
 
 
 @pytest.mark.slow
@@ -149,10 +186,10 @@ def test_the_same_evaluations_run_on_it(params, kind):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", SAVERS | BACKBONES)
+@pytest.mark.parametrize("kind", ALL)
 def test_training_changes_the_copy_and_not_the_original(params, kind):
     torch.manual_seed(0)
-    (SAVERS | BACKBONES)[kind]("models/other")
+    ALL[kind]("models/other")
     model = load_model(params, "other", DATASET)
     images = model.read_images(model.images.image_ids[:4])
     net = Classifier(copy.deepcopy(model.image_encoder()), 1).eval()
@@ -173,7 +210,7 @@ def test_training_changes_the_copy_and_not_the_original(params, kind):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("saver", [save_clip, save_timm, save_torchvision])
+@pytest.mark.parametrize("saver", [save_clip, save_timm, save_torchvision, save_dinov2])
 def test_it_is_fine_tuned(params, saver):
     torch.manual_seed(0)
     saver("models/other")
@@ -313,13 +350,70 @@ def test_what_cannot_be_used_is_refused(params):
     with pytest.raises(InputError, match="models/other: cannot be loaded as an encoder"):
         load_model(params, "other", DATASET)
     Path("models/other").mkdir()
-    for kind in ("bert", "siglip2"):
-        Path("models/other/config.json").write_text(json.dumps({"model_type": kind}))
-        with pytest.raises(InputError, match="no known encoder; expected the folder of a transformers CLIP"):
+    refused = {
+        '{"model_type": "bert"}': "cannot load 'models/other'",
+        '{"model_type": "siglip2"}': "take one for a fixed size",
+        "[1]": "holds a JSON list; expected an object",
+    }
+    for config, message in refused.items():
+        Path("models/other/config.json").write_text(config)
+        with pytest.raises(InputError, match=message) as error:
             load_model(params, "other", DATASET)
+        assert "\n" not in str(error.value)
     Path("models/other/config.json").unlink()
     Path("models/other").rmdir()
     save_torchvision("models/other")
     model = load_model(params, "other", DATASET)
     with pytest.raises(InputError, match="a backbone reads no text"):
         model.embed_texts(["a"])
+
+
+def test_any_encoder_of_vision_is_a_backbone_with_its_own_preprocessing(params):
+    from transformers import AutoImageProcessor, Dinov2Model
+
+    save_dinov2("models/other")
+    grey = np.random.default_rng(0).integers(60, 196, (2, 70, 70)).astype(np.uint8)
+    processor = AutoImageProcessor.from_pretrained("models/other", do_resize=False)
+    pixels = processor([Image.fromarray(g).convert("RGB") for g in grey], return_tensors="pt")["pixel_values"]
+    encoder = load_encoder("models/other")
+    prepared = encoder.prepare(torch.from_numpy(grey))
+    torch.testing.assert_close(prepared, pixels, rtol=0, atol=1e-5)
+    assert encoder.prepare(torch.zeros(1, 224, 224, dtype=torch.uint8)).shape == (1, 3, 70, 70)
+    with torch.no_grad():
+        expected = Dinov2Model.from_pretrained("models/other").eval()(pixels).last_hidden_state[:, 0]
+        torch.testing.assert_close(encoder.vectors(encoder.network, prepared), expected, rtol=0, atol=1e-5)
+    assert encoder.embed_texts is None
+
+
+def test_biomed_clip_offline_says_which_file_to_put_where_and_then_works(params, monkeypatch):
+    torch.manual_seed(0)
+    plain = save_biomed_clip("models/other")
+    encoder = load_encoder("models/other")
+    pixels, texts = torch.randn(2, 3, 160, 160), ["edema", "no large edema here"]
+    tokens = load_tokenizer("models/other")(texts, padding="max_length", max_length=32, return_tensors="pt")
+    with torch.no_grad():
+        images = plain.encode_image(pixels, normalize=True)
+        embedded = plain.encode_text(tokens["input_ids"], normalize=True)
+        assert torch.allclose(encoder.embed_images(pixels)[:, 0], images, atol=1e-5)
+        assert torch.allclose(encoder.embed_texts(texts), embedded, atol=1e-5)
+    config = Path("models/other/text_tower/config.json")
+    values = json.loads(config.read_text())
+    config.write_text(json.dumps(values | {"auto_map": {"AutoConfig": "own.Config"}}))
+    with pytest.raises(InputError, match="names code of its own"):
+        load_encoder("models/other")
+    config.unlink()
+    where = "built by the config.json of microsoft/no-such-bert.* put that file to models/other/text_tower/config.json"
+    with pytest.raises(InputError, match=where):
+        load_encoder("models/other")
+
+
+def test_weights_that_are_not_finite_are_refused(params):
+    from transformers import CLIPModel
+
+    save_clip("models/other")
+    model = CLIPModel.from_pretrained("models/other")
+    with torch.no_grad():
+        model.visual_projection.weight[0, 0] = float("nan")
+    model.save_pretrained("models/other")
+    with pytest.raises(InputError, match=r"weight visual_projection.weight has 1 of"):
+        load_encoder("models/other")

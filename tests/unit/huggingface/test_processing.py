@@ -16,6 +16,7 @@ from medunifier.huggingface.modeling_medunifier import MedUnifierModel
 from medunifier.huggingface.processing_medunifier import MedUnifierProcessor
 from medunifier.runtime.errors import InputError
 from medunifier.vision.frozen_encoder import load_vision
+from tests.support.encoder_folders import save_unit_processor
 from tests.support.paths import REPO
 
 README = REPO / "README.md"
@@ -27,13 +28,9 @@ def make_folder(folder: Path) -> Path:
     torch.manual_seed(0)
     sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
     ViTModel(ViTConfig(patch_size=14, **sizes)).save_pretrained(folder / "vit")
+    save_unit_processor(folder / "vit")
     tokenizer = train_wordpiece(REPORTS, 80)
-    vision = {
-        "model": "vit",
-        "revision": None,
-        "skip_last_blocks": 0,
-        "checksum": load_vision(str(folder / "vit")).checksum,
-    }
+    vision = load_vision(str(folder / "vit")).record() | {"model": "vit"}
     config = MedUnifierConfig(
         vision_width=8,
         width=16,
@@ -80,7 +77,7 @@ def test_images_and_texts_are_those_of_the_stages(folder):
 def test_another_encoder_than_that_of_the_training_is_refused(folder):
     model = MedUnifierModel.from_pretrained("models/full")
     model.config.vision["checksum"] = "another"
-    with pytest.raises(InputError, match="other weights than those"):
+    with pytest.raises(InputError, match="other weights or another preprocessing"):
         model.extract_features(torch.rand(1, 3, 224, 224))
     model.config.vision = None
     with pytest.raises(InputError, match="does not record the frozen encoder"):

@@ -6,17 +6,20 @@ import torch
 import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
+from medunifier.model.config import Sizes
 from medunifier.model.image_decoders import ResidualDecoder, TaperedDecoder
 from medunifier.model.image_generator import ImageGenerator
 from medunifier.model.image_layers import Enlarge, Norm2d, resize
+from medunifier.model.network import MedUnifierNetwork
 from medunifier.model.quantizer import Quantizer
+from medunifier.runtime.errors import InputError
 
 
 def make(**changes):
     sizes = {
         "query_width": 12,
         "vision_width": 10,
-        "patches": 256,
+        "grid": (16, 16),
         "queries": 32,
         "code_width": 8,
         "codebook_size": 16,
@@ -212,26 +215,40 @@ def test_first_loss_is_of_one_scale_with_the_images_unless_as_in_the_authors_cod
     assert first() < 0.1 < first(adapter="rectified", codebook_start="uniform")
 
 
-@pytest.mark.parametrize("side", [14, 24])
-def test_patches_of_another_grid_are_resized_to_the_bottom_map(side):
+@pytest.mark.parametrize(("height", "side"), [(14, 14), (24, 24), (37, 37), (24, 14)])
+def test_patches_of_another_grid_are_resized_to_the_bottom_map(height, side):
     """One patch token that differs moves latents where it lies in the image, and nowhere else."""
     torch.manual_seed(0)
-    generator = make(patches=side**2, adapter_blocks=0).eval()
-    patches = torch.randn(1, side**2, 22)
+    generator = make(grid=(height, side), adapter_blocks=0).eval()
+    patches = torch.randn(1, height * side, 22)
     with torch.no_grad():
         before = generator.bottom_adapter(patches)
         patches[0, side * 3 + side // 2] += 5  # row 3, in the middle
         moved = (generator.bottom_adapter(patches) - before).abs().sum(1)[0] > 1e-6
     assert before.shape == (1, 8, 16, 16)
     rows, columns = moved.nonzero().T
-    assert moved.any() and abs(rows.float().mean() - 3.5 * 16 / side + 0.5) < 1
+    assert moved.any() and abs(rows.float().mean() - 3.5 * 16 / height + 0.5) < 1
     assert abs(columns.float().mean() - (side // 2 + 0.5) * 16 / side + 0.5) < 1
     assert moved.sum() <= 9
 
 
-def test_patches_that_are_no_square_are_refused():
-    with pytest.raises(ValueError, match="260 patch tokens"):
-        make(patches=260)
+def test_patches_that_fill_no_grid_are_refused():
+    sizes = {
+        "width": 8,
+        "layers": 1,
+        "heads": 2,
+        "code_width": 8,
+        "decoder_channels": (8, 8, 4, 4),
+        "vocab_size": 9,
+    }
+    with pytest.raises(InputError, match="260 patch tokens are no square"):
+        MedUnifierNetwork(Sizes(vision_tokens=261, **sizes))
+    with pytest.raises(InputError, match=r"260 patch tokens are no grid of \[20, 12\]"):
+        MedUnifierNetwork(Sizes(vision_tokens=261, vision_grid=[20, 12], **sizes))
+    adapter = MedUnifierNetwork(
+        Sizes(vision_tokens=261, vision_grid=[20, 13], **sizes)
+    ).image_generator.bottom_adapter
+    assert adapter.tokens == (20, 13)
 
 
 @pytest.mark.parametrize(("source", "width", "times", "side"), [(16, 3, 16, 14), (12, 1, 8, 5), (5, 3, 4, 7)])

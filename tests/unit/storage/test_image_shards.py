@@ -1,10 +1,11 @@
 import numpy as np
 import pyarrow as pa
 import pytest
+from PIL import Image
 
 from medunifier.runtime.errors import InputError
 from medunifier.storage import image_shards
-from medunifier.storage.image_shards import ImageStore, part_path, write_images, write_part
+from medunifier.storage.image_shards import ImageStore, TargetImages, part_path, write_images, write_part
 
 
 @pytest.fixture
@@ -80,3 +81,18 @@ def test_the_same_images_give_the_same_bytes(tmp_path, images):
     for name in "ab":
         write_images(tmp_path / name, [f"id{n}" for n in range(11)], images, 6)
     assert part_path(tmp_path / "a", 0).read_bytes() == part_path(tmp_path / "b", 0).read_bytes()
+
+
+def test_larger_images_are_read_at_the_size_of_the_image_objective(tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (3, 518, 518)).astype(np.uint8)
+    write_images(tmp_path / "large", ["a", "b", "c"], images, 518)
+    store = TargetImages(tmp_path / "large")
+    found = store.read([2, 0])
+    assert (store.height, store.width) == (224, 224) and found.dtype == np.uint8
+    for image, row in zip(found, (2, 0), strict=True):
+        expected = Image.fromarray(images[row]).resize((224, 224), Image.Resampling.LANCZOS)
+        np.testing.assert_array_equal(image, expected)
+    assert store.read([]).shape == (0, 224, 224)
+    small = images[:, :224, :224]
+    write_images(tmp_path / "small", ["a", "b", "c"], small, 224)
+    np.testing.assert_array_equal(TargetImages(tmp_path / "small").read([0, 1, 2]), small)

@@ -7,13 +7,16 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from PIL import Image
 from transformers import AutoTokenizer, ViTConfig, ViTModel
 
+from medunifier.huggingface.modeling_medunifier import MedUnifierModel
 from medunifier.huggingface.new_model import build_model
+from medunifier.huggingface.processing_medunifier import MedUnifierProcessor
 from medunifier.pretraining.pairs import Pairs
 from medunifier.runtime.errors import InputError
 from medunifier.runtime.params import Augment
-from medunifier.storage.image_shards import ImageStore
+from medunifier.storage.image_shards import ImageStore, write_images
 from medunifier.tracking import LocalRun
 from medunifier.vision.feature_shards import FeatureStore
 from medunifier.vision.image_features import OnlineFeatures, open_features
@@ -21,6 +24,7 @@ from stages import pretrain, train_tokenizer
 from stages.encode_codes import encode_codes
 from stages.extract_features import extract_features
 from tests.stages.test_pretrain import tiny
+from tests.support.encoder_folders import save_unit_processor
 from tests.support.trained_project import DATASET, make_project
 
 VIT = "data/simulated/vit"
@@ -34,6 +38,7 @@ def project(tmp_path, monkeypatch):
     torch.manual_seed(0)
     sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
     ViTModel(ViTConfig(patch_size=14, **sizes), add_pooling_layer=False).save_pretrained(VIT)
+    save_unit_processor(VIT)
     train_tokenizer.train_tokenizer(params, LocalRun("train_tokenizer", "results/metrics"))
     return params
 
@@ -172,7 +177,7 @@ class TooBright(torch.nn.Module):
 def test_an_image_whose_features_half_precision_cannot_hold_is_named(project):
     extract(project, "online")
     features = open_features(DATASET)
-    features._vit = TooBright()
+    features._encoder = TooBright()
     means = ImageStore(f"data/images/{DATASET}").read(range(24)).mean((1, 2))
     bright, dark = int(means.argmax()), int(means.argmin())
     assert means[dark] < 90 < means[bright]
@@ -200,3 +205,41 @@ def test_shards_of_both_kinds_are_refused(project):
     path.write_text(json.dumps(json.loads(path.read_text()) | {"mode": "online"}))
     with pytest.raises(InputError, match="shards differ in mode"):
         open_features(DATASET)
+
+
+@pytest.mark.slow
+def test_images_of_another_size_than_the_objective_s_and_the_encoder_s(project):
+    """Stored at 280, read by the encoder at 140, generated at 224: cached and online, with and without a change."""
+    ids = [f"i{n:02}" for n in range(24)]
+    stored = np.random.default_rng(0).integers(0, 256, (24, 280, 280)).astype(np.uint8)
+    write_images(f"data/images/{DATASET}", ids, stored, 280)
+    params = project.replace(
+        images=project.images.replace(size=280), vision=project.vision.replace(size=140, folder=VIT)
+    )
+    for mode in ("cached", "online"):
+        extract(params, mode)
+        features = open_features(DATASET)
+        assert (features.n_tokens, next(iter(features.manifests.values()))["grid"]) == (101, [10, 10])
+        read = np.stack(
+            [Image.fromarray(image).resize((140, 140), Image.Resampling.BICUBIC) for image in stored[:4]]
+        )
+        own = ViTModel.from_pretrained(VIT, add_pooling_layer=False).eval()
+        with torch.no_grad():
+            pixels = torch.from_numpy(read)[:, None].expand(-1, 3, -1, -1) / 255
+            expected = own(pixels, interpolate_pos_encoding=True).last_hidden_state
+        np.testing.assert_allclose(features.read(range(4)), expected, atol=5e-3, rtol=2e-3)
+        pairs, model = training_pairs(params)
+        batch = pairs.model_inputs(model, pairs.load(np.arange(4)))
+        target = [Image.fromarray(image).resize((224, 224), Image.Resampling.LANCZOS) for image in stored[:4]]
+        np.testing.assert_allclose(batch["images"][:, 0] * 255, np.stack(target), atol=1e-3)
+        assert model.config.vision_grid == [10, 10] and model.config.vision["size"] == 140
+        metrics = train(params, f"size_{mode}")
+        assert all(np.isfinite(value) for value in metrics.values())
+    trained = MedUnifierModel.from_pretrained("models/full")
+    processor = MedUnifierProcessor.from_pretrained("models/full")
+    Image.fromarray(stored[0]).save("a.png")
+    pixels = processor(images="a.png")["pixel_values"]
+    assert pixels.shape == (1, 3, 280, 280)  # as stored; the model prepares them as its encoder wants
+    np.testing.assert_allclose(
+        trained.extract_features(pixels)[0], features.read([0])[0], atol=5e-3, rtol=2e-3
+    )

@@ -1,0 +1,123 @@
+"""Turn weights of other packages into an encoder's folder, once: python -m medunifier.vision.convert --help.
+
+`timm ARCHITECTURE WEIGHTS FOLDER` writes a timm folder (config.json, model.safetensors) from a file of weights of the
+same architecture in another package. Weights are assigned by name, or else in their order, if every shape fits.
+`torchxrayvision NAME FOLDER` writes the weights of torchxrayvision's model NAME, by the package that you have installed.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from medunifier.runtime.errors import InputError
+from medunifier.runtime.files import write_json
+from medunifier.storage.weights import check_finite, read_weights
+
+
+def timm_folder(architecture: str, weights: Path, folder: Path) -> str:
+    """Write a timm folder from a file of weights, which is read without running code in it.
+
+    Args:
+        architecture: name of the model in timm, for example tf_efficientnet_lite0; its preprocessing is timm's.
+        weights: .safetensors, .bin, .pt or .pth.
+        folder: to be written.
+
+    Returns:
+        How the weights were assigned: `by name` or `in their order`.
+
+    Raises:
+        InputError: timm has no such model, or the weights do not fit it.
+    """
+    import timm  # takes seconds, which --help does without
+    from timm.models import save_for_hf
+
+    try:
+        network = timm.create_model(architecture, pretrained=False)
+    except (RuntimeError, ValueError) as error:
+        raise InputError(f"timm has no model {architecture!r}: {str(error)[:200]}") from error
+    found = read_weights(weights)
+    own = network.state_dict()
+    by_name = found.keys() == own.keys()
+    # batch norms may or may not count their batches, which no result depends on
+    if not by_name:
+        own = {name: tensor for name, tensor in own.items() if not name.endswith("num_batches_tracked")}
+        theirs = [tensor for name, tensor in found.items() if not name.endswith("num_batches_tracked")]
+        if len(theirs) != len(own):
+            raise InputError(f"{weights}: {len(theirs)} weights; timm's {architecture} has {len(own)}")
+        found = dict(zip(own, theirs, strict=True))
+    for name, tensor in found.items():
+        if tensor.shape != own[name].shape:
+            raise InputError(
+                f"{weights}: {tuple(tensor.shape)} where timm's {architecture} has {name} {tuple(own[name].shape)}"
+            )
+    network.load_state_dict(found, strict=False)
+    save_for_hf(network, str(folder), safe_serialization=True)
+    return "by name" if by_name else "in their order"
+
+
+def torchxrayvision_folder(name: str, folder: Path) -> None:
+    """Write the weights of a model of torchxrayvision to a folder.
+
+    Its published files are pickles of whole modules, which only the package itself can read: it is trusted for this once.
+
+    Raises:
+        InputError: the package is not installed, or has no such model.
+    """
+    try:
+        import torchxrayvision
+    except ImportError as error:
+        raise InputError(
+            "torchxrayvision is not installed; pip install torchxrayvision, for this command alone"
+        ) from error
+    try:
+        network = torchxrayvision.models.get_model(name)
+    except Exception as error:  # the package raises this class itself
+        raise InputError(f"torchxrayvision: {str(error)[:300]}") from error
+    weights = {
+        key: tensor.contiguous() for key, tensor in network.state_dict().items() if key != "op_threshs"
+    }
+    write_torchxrayvision(name, weights, folder)
+
+
+def write_torchxrayvision(name: str, weights: dict[str, torch.Tensor], folder: Path) -> None:
+    """Write config.json and model.safetensors of a model of torchxrayvision."""
+    check_finite(weights, name)
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(weights, folder / "model.safetensors")
+    write_json(folder / "config.json", {"torchxrayvision": name})
+
+
+def main() -> int:
+    """Run the command; return its exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m medunifier.vision.convert",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    kinds = parser.add_subparsers(dest="kind", required=True)
+    kind = kinds.add_parser("timm", help="a timm folder from a file of weights")
+    kind.add_argument("architecture")
+    kind.add_argument("weights", type=Path)
+    kind.add_argument("folder", type=Path)
+    kind = kinds.add_parser("torchxrayvision", help="a folder from the installed package torchxrayvision")
+    kind.add_argument("name")
+    kind.add_argument("folder", type=Path)
+    arguments = parser.parse_args()
+    try:
+        if arguments.kind == "timm":
+            how = timm_folder(arguments.architecture, arguments.weights, arguments.folder)
+            print(f"{arguments.folder}: written; weights assigned {how}")
+        else:
+            torchxrayvision_folder(arguments.name, arguments.folder)
+            print(f"{arguments.folder}: written")
+    except InputError as error:
+        print(f"convert: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
