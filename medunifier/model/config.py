@@ -16,7 +16,10 @@ CHOICES = {
     "equal_reports": ("apart", "negatives"),
     "codebook_start": ("data", "uniform"),
     "adapter": ("unit_length", "rectified"),
+    "adapter_residual": ("plain", "batch_norm"),
+    "adapter_position": ("learnt", "sinusoidal"),
     "bottom_latents": ("joined", "concatenated"),
+    "decoder_kind": ("tapered", "deconvolutional", "residual"),
     "decoder_norm": ("group", "batch"),
 }
 MODEL_TYPE = "medunifier"  # `model_type` in config.json of transformers
