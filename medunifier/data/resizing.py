@@ -45,8 +45,9 @@ KERNELS: dict[str, tuple[Callable[[float], float], float]] = {
 def resize_grey(levels: torch.Tensor, size: tuple[int, int], interpolation: str) -> torch.Tensor:
     """Resize images of whole grey levels, antialiased, to whole grey levels.
 
-    The result is Pillow's to the bit: weights of 22 fractional bits, columns first, rounded after each direction.
-    PyTorch's and torchvision's own resizing differs from it by a grey level here and there.
+    The result is Pillow's to the bit: weights of 22 fractional bits, along the rows first, rounded after each direction.
+    PyTorch's and torchvision's own resizing differs from it by a grey level here and there. Of images that are not square
+    Pillow resizes some along the columns first, which rounds otherwise; stored images are square.
 
     Args:
         levels: (..., H, W), values of 0 to 255; they are rounded first.

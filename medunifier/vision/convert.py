@@ -41,10 +41,11 @@ def timm_folder(architecture: str, weights: Path, folder: Path) -> str:
     found = read_weights(weights)
     own = network.state_dict()
     by_name = found.keys() == own.keys()
-    # batch norms may or may not count their batches, which no result depends on
-    if not by_name:
-        own = {name: tensor for name, tensor in own.items() if not name.endswith("num_batches_tracked")}
-        theirs = [tensor for name, tensor in found.items() if not name.endswith("num_batches_tracked")]
+    if (
+        not by_name
+    ):  # batch norms may or may not count their batches, in whole numbers that no result depends on
+        own = {name: tensor for name, tensor in own.items() if tensor.is_floating_point()}
+        theirs = [tensor for tensor in found.values() if tensor.is_floating_point()]
         if len(theirs) != len(own):
             raise InputError(f"{weights}: {len(theirs)} weights; timm's {architecture} has {len(own)}")
         found = dict(zip(own, theirs, strict=True))

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors.torch import load_file, save_file
 
 from medunifier.evaluation.loading import load_trained
@@ -25,7 +26,7 @@ def refusals():
     """The messages of both ways of loading."""
     found = []
     for load in (lambda: load_trained(VARIANT), lambda: MedUnifierModel.from_pretrained(FOLDER)):
-        with pytest.raises((InputError, OSError, ValueError, TypeError)) as refused:
+        with pytest.raises((InputError, OSError, ValueError, StrictDataclassError)) as refused:
             load()
         found.append(refused)
     return found
