@@ -11,8 +11,9 @@ from pathlib import Path
 
 import polars as pl
 
-from medunifier.data.index_files import check_values, label_columns, read_index
+from medunifier.data.index_files import check_values, index_columns, label_columns, read_index
 from medunifier.data.layouts import CHEXPERT_LABELS, Raw, no_reports, raw_images
+from medunifier.data.patient_columns import as_age, as_sex
 from medunifier.runtime.params import Dataset
 
 SOURCE = "https://stanfordmlgroup.github.io/competitions/chexpert/ (free after registration)"
@@ -80,7 +81,11 @@ def _batch_folders(root: Path) -> dict[str, str]:
 
 def _read(path: Path, notes: dict[str, int]) -> pl.DataFrame:
     """Return the rows of one list, with labels."""
+    there = index_columns(path)
+    # Only text from labels reads sex and age, which some copies leave out.
+    sex, age = (pl.col(name) if name in there else pl.lit(None, pl.String) for name in ("Sex", "Age"))
     columns = ["Path", "Frontal/Lateral", "AP/PA", *CHEXPERT_LABELS]
+    columns += [name for name in ("Sex", "Age") if name in there]
     frame = read_index(path, columns, filled=["Path", "Frontal/Lateral"], notes=notes)
     parts = frame["Path"].str.extract_groups(_PATH).struct.unnest()
     check_values(
@@ -100,6 +105,8 @@ def _read(path: Path, notes: dict[str, int]) -> pl.DataFrame:
         (parts["patient_id"] + "/" + parts["study"]).alias("study_id"),
         parts["image_path"],
         view.alias("view"),
+        as_sex(sex).alias("sex"),
+        as_age(age).alias("age"),
         *CHEXPERT_LABELS,
     )
     return label_columns(rows, CHEXPERT_LABELS, path)

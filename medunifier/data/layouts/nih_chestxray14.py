@@ -5,8 +5,8 @@ index.split:  test_list.txt, the official test images, or the file of index.imag
 index.labels: BBox_List_2017.csv, whose boxes are checked and counted, or the file of index.images
 
 The other official list, train_val_list.txt, holds all other images; to divide it by patient is left to `split: two_step`.
-Facts on the files: README_CHESTXRAY.pdf, the log of changes and the files of https://nihcc.app.box.com/v/ChestXray-NIHCC.
-In both versions the last two names of the header hold a comma, so that the header has as many fields as a row. The
+Facts on the files: a real part of the set (v2020) and public code that reads the
+first version and BBox_List_2017.csv. In both versions the last two names of the header hold a comma, so that the header has as many fields as a row. The
 column of the sex is called Patient Gender or Patient Sex; ages are `58` or, in the first version, `058Y`.
 """
 
@@ -17,6 +17,7 @@ import polars as pl
 from medunifier.data.dataset_files import find_files
 from medunifier.data.index_files import index_columns, read_index, read_lines, some
 from medunifier.data.layouts import Raw, no_reports, raw_images
+from medunifier.data.patient_columns import as_age, as_sex
 from medunifier.data.preparation.splits import read_id_list
 from medunifier.runtime.errors import InputError
 from medunifier.runtime.params import Dataset
@@ -40,7 +41,6 @@ FINDINGS = {
     "Hernia": "label_hernia",
 }
 NO_FINDING = "No Finding"
-_OLDEST = 120  # years; the first version has ages of up to 414, which are typing errors
 _BOXES_FINDINGS = {"Infiltrate": "Infiltration"}  # as BBox_List_2017.csv spells it
 
 read_reports = no_reports
@@ -56,15 +56,14 @@ def read_images(settings: Dataset) -> Raw:
     index = read_index(path, [*columns, sex], filled=columns[:2], ids=["Patient ID"], notes=notes)
     files = {file.name: str(file.relative_to(root)) for file in find_files(root, ".png", notes).values()}
     image = pl.col("Image Index")
-    age = pl.col("Patient Age").str.strip_suffix("Y").cast(pl.Int64, strict=False)
     rows = index.select(
         image.alias("image_id"),
         pl.col("Patient ID").str.strip_chars_start("0").alias("patient_id"),
         image.alias("study_id"),  # one image each: Follow-up # counts a patient's images
         image.replace_strict(files, default=pl.format("images/{}", image)).alias("image_path"),
         pl.col("View Position").alias("view"),
-        pl.col(sex).str.to_uppercase().str.slice(0, 1).alias("sex"),
-        pl.when(age <= _OLDEST).then(age).alias("age"),
+        as_sex(pl.col(sex)).alias("sex"),
+        as_age(pl.col("Patient Age")).alias("age"),
         *_labels(index["Finding Labels"], path),
     )
     _check_patients(rows, path)

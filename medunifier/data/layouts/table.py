@@ -9,6 +9,7 @@ import polars as pl
 
 from medunifier.data.index_files import check_values, one_row_each, read_index
 from medunifier.data.layouts import RAW_REPORTS, Raw, raw_images
+from medunifier.data.patient_columns import as_age, as_sex
 from medunifier.data.preparation.sections import clean_text, parse_report
 from medunifier.data.preparation.splits import as_split, keep_official
 from medunifier.runtime.errors import InputError
@@ -16,10 +17,7 @@ from medunifier.runtime.params import Dataset, TableLayout
 from medunifier.storage.tables import LABEL_PREFIX
 
 SOURCE = "your own images and their table; docs/data.md says what the table holds"
-# Words for the sexes, in small letters -> the value of RAW_IMAGES; anything else is unknown.
-_SEXES = {"f": "F", "female": "F", "w": "F", "woman": "F", "m": "M", "male": "M", "man": "M"}
 _BOOLEANS = {"true": "1", "false": "0"}
-_OLDEST = 120  # years; above this an age is a typing error
 
 
 def read_images(settings: Dataset) -> Raw:
@@ -45,8 +43,8 @@ def read_images(settings: Dataset) -> Raw:
         pl.col(table.study or table.image).alias("study_id"),
         pl.format("{}{}", pl.lit(base), image).alias("image_path"),
         _column(table.view).alias("view"),
-        _column(table.sex).str.to_lowercase().replace_strict(_SEXES, default=None).alias("sex"),
-        _age(table.age).alias("age"),
+        as_sex(_column(table.sex)).alias("sex"),
+        as_age(_column(table.age)).alias("age"),
         as_split(_column(table.split)).alias("split"),
         *(
             _number(column).cast(pl.Int8).alias(LABEL_PREFIX + label)
@@ -100,12 +98,6 @@ def _column(name: str | None) -> pl.Expr:
 def _number(column: str) -> pl.Expr:
     """Return the number that a label's value stands for; null for any other text."""
     return pl.col(column).str.to_lowercase().replace(_BOOLEANS).cast(pl.Float64, strict=False)
-
-
-def _age(name: str | None) -> pl.Expr:
-    """Return an age in whole years: `58`, `58.0` or `058Y`; null for anything else and above _OLDEST."""
-    age = _column(name).str.strip_suffix("Y").cast(pl.Float64, strict=False).floor()
-    return pl.when(age.is_between(0, _OLDEST)).then(age).cast(pl.Int64)
 
 
 def _sections(

@@ -44,6 +44,16 @@ def test_views_tell_lateral_images_marked_frontal(fake):
     assert raw.notes == {"images_lateral": 1, "images_frontal": 4}
 
 
+def test_sex_and_age_are_read_where_they_are(fake):
+    fake.rows["train"][1] |= {"Sex": "Unknown", "Age": 0}
+    rows = read(fake).rows
+    assert rows.select("sex", "age").rows() == [("F", 60), (None, 0), ("F", 60), ("F", 60), ("F", 60)]
+    for listed in fake.rows.values():
+        for row in listed:
+            del row["Sex"], row["Age"]
+    assert read(fake).rows.select("sex", "age").null_count().row(0) == (5, 5)
+
+
 @pytest.mark.parametrize("view", ["LL", "RL"])
 def test_a_lateral_view_in_a_row_marked_frontal_stays_what_it_is(fake, view):
     fake.add(5, view=view)
