@@ -178,6 +178,28 @@ def test_same_seed_same_weights_other_seed_others(project):
 
 
 @pytest.mark.slow
+def test_the_weights_of_the_lowest_validation_loss_are_kept_where_asked_for(project):
+    """A learning rate at which the loss rises from the start: the best weights are those of step 0."""
+    recipe = project.pretrain.replace(learning_rate=0.1, warmup_fraction=0.0, final_learning_rate=0.1)
+    run = LocalRun("pretrain@full", "results/metrics")
+    pretrain.pretrain(project.replace(pretrain=recipe.replace(keep="best")), run, "full")
+    with open("results/curves/pretrain@full.csv", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["split"] == "validate"]
+    losses = {int(row["step"]): float(row["loss"]) for row in rows}
+    weights = project.variants["full"].weights
+    for row in rows:
+        total = sum(weight * float(row[name]) for name, weight in weights.items())
+        assert float(row["loss"]) == pytest.approx(total, rel=1e-4)
+    assert run.final["best_step"] == min(losses, key=lambda step: losses[step])
+    kept = AutoModel.from_pretrained("models/full").state_dict()["qformer.query_tokens"]
+    last = LocalRun("pretrain@full", "results/metrics", "b")
+    pretrain.pretrain(project.replace(pretrain=recipe), last, "full")
+    ended = AutoModel.from_pretrained("models/full").state_dict()["qformer.query_tokens"]
+    assert torch.equal(kept, ended) == (run.final["best_step"] == max(losses))
+    assert run.final["best_step"] < max(losses)
+
+
+@pytest.mark.slow
 def test_the_norm_after_the_vit_starts_plain_or_on_data(project):
     """The features of the tiny project differ from image to image and are far from standardised."""
 

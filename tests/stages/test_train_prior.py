@@ -163,3 +163,21 @@ def test_codes_of_other_images_are_refused(params):
     )
     with pytest.raises(InputError, match="1 images are not in data/prepared/phantom"):
         run_stage(params, "top")
+
+
+def test_with_weight_normalisation_it_leaves_the_same_kind_of_prior(params):
+    """Other training, the same network: the same keys in its file, and metrics of what is saved."""
+    run_stage(params, "top")
+    plain = Prior.from_pretrained(f"models/priors/{VARIANT}-top").state_dict()
+    metrics = run_stage(params.replace(prior=params.prior.replace(weight_norm=True)), "top", "b")
+    prior = Prior.from_pretrained(f"models/priors/{VARIANT}-top")
+    found = prior.state_dict()
+    assert list(found) == list(plain) and metrics["parameters"] == sum(p.numel() for p in prior.parameters())
+    assert any(not torch.equal(found[name], plain[name]) for name in plain)
+    assert metrics["bits_per_code"] < metrics["unigram_bits"]
+    validate = np.stack(pl.read_parquet(f"data/codes/{VARIANT}/validate.parquet")["top"]).astype(int)
+    text = load_trained(VARIANT).read_texts([report_of(n) for n in range(12, 16)])
+    codes = torch.tensor(validate)
+    with torch.no_grad():
+        shares = prior(codes, text=text).softmax(-1).gather(-1, codes[..., None])
+    assert metrics["bits_per_code"] == pytest.approx(float(-shares.log2().mean()), rel=1e-4)
