@@ -48,6 +48,10 @@ def run_stage(
     values, only_check = read_arguments(command_line(stem, function, arguments, check), arguments)
     name = stem + ("@" + "-".join(values.values()) if values else "")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    if (
+        signal.getsignal(signal.SIGINT) != signal.SIG_IGN
+    ):  # Ctrl-C ends a stage as SIGTERM does, without a traceback
+        signal.signal(signal.SIGINT, lambda *_: sys.exit(128 + signal.SIGINT))
     try:
         params = load_params()
         if only_check and check is not None:

@@ -1,5 +1,6 @@
 """Stage pretrain: the four-loss pre-training of one variant (paper section 3, recipe of section 4.1)."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,9 @@ from medunifier.huggingface.model_folder import save_model
 from medunifier.huggingface.modeling_medunifier import MedUnifierModel
 from medunifier.huggingface.new_model import build_model
 from medunifier.model.distributed import rank
+from medunifier.pretraining.gradient_cache import join_micro_batches
 from medunifier.pretraining.pairs import Batch, Pairs
-from medunifier.pretraining.validation import validation_losses
+from medunifier.pretraining.validation import constant_accuracy, matching_warning, validation_losses
 from medunifier.runtime.files import write_curves
 from medunifier.runtime.params import Params
 from medunifier.stage import run_stage
@@ -49,9 +51,13 @@ def pretrain(params: Params, run: LocalRun, variant: str) -> None:
         return losses.total, losses.parts | watched_values(model, weights)
 
     def validate(model: MedUnifierModel) -> dict[str, float]:
-        losses = validation_losses(model, validation, p.batch_size, weights, seed)
+        losses = validation_losses(model, validation, p.batch_size, weights, seed, p.accumulate)
         total = sum(weight * losses[name] for name, weight in weights.items() if weight > 0)
         return losses | ({"loss": total} if p.keep == "best" else {})
+
+    def join(batches: list[Batch], seed: Callable[[int], torch.Generator]) -> list[Batch]:
+        inputs = [training.model_inputs(model, batch, seed(i)) for i, batch in enumerate(batches)]
+        return join_micro_batches(model, inputs, weights, seed)
 
     history = Trainer(
         model,
@@ -59,6 +65,7 @@ def pretrain(params: Params, run: LocalRun, variant: str) -> None:
         items=len(training),
         load=training.load,
         loss=loss,
+        join=join,
         validate=validate,
         tracker=run,
         checkpoints=Checkpoints(state_folder(run.name, run.signature)),
@@ -67,6 +74,8 @@ def pretrain(params: Params, run: LocalRun, variant: str) -> None:
     if rank() > 0:
         return  # the first process writes the results
 
+    if weights["itm"] > 0 and (warning := matching_warning(history.first_and_last("validate")[1])):
+        run.log(warning)
     values = {"train_pairs": len(training), "validate_pairs": len(validation)}
     values |= final_values(model, history, weights)
     if p.keep == "best":
@@ -96,6 +105,11 @@ def final_values(model: MedUnifierModel, history: History, weights: dict[str, fl
     values: dict[str, float] = {}
     for name in (n for n in weights if n in last):
         values |= {f"val_{name}_first": first[name], f"val_{name}_last": last[name]}
+    if weights["itm"] > 0:
+        values |= {
+            "val_itm_accuracy_last": last["itm_accuracy"],
+            "itm_constant_accuracy": constant_accuracy(last),
+        }
     values |= {name: last[name] for name in last if name.startswith("perplexity")}
     if weights["tig"] > 0:
         values["revived_top"] = int(model.image_generator.top_quantizer.revived)

@@ -1,7 +1,9 @@
 """Train, load and use the tokenizer of reports."""
 
+from array import array
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -16,6 +18,7 @@ from medunifier.runtime.pretrained import load_pretrained
 
 DECODE_TOKEN = "[DEC]"  # first token of a text to be generated, as [CLS] is of one to be encoded
 SPECIAL = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
+GROUP = 1000  # texts tokenized at once
 _INNER = 0xF0000  # a private plane of Unicode, in which every character of the basic plane has a place
 
 
@@ -137,6 +140,49 @@ def encode(tokenizer: PreTrainedTokenizerBase, text: str, max_tokens: int) -> li
     """Return the ids of one text: [CLS] words [SEP]; words are cut at `max_tokens` in all."""
     words = tokenizer.encode(text, add_special_tokens=False, truncation=True, max_length=max_tokens - 2)
     return [special_id(tokenizer, "cls"), *words, special_id(tokenizer, "sep")]
+
+
+class TokenLists(Sequence[list[int]]):
+    """The ids of many texts in one array: 2 bytes a token, or 4, where lists of Python's integers take some 36.
+
+    Args:
+        texts: ids of one text after the other.
+        vocab_size: ids are below it.
+    """
+
+    def __init__(self, texts: Iterable[list[int]], vocab_size: int) -> None:
+        ids, ends = array("H" if vocab_size <= 2**16 else "I"), array("q", [0])
+        for text in texts:
+            ids.extend(text)
+            ends.append(len(ids))
+        self.ids, self.ends = ids, ends
+
+    def __len__(self) -> int:
+        return len(self.ends) - 1
+
+    def __getitem__(self, number: int) -> list[int]:  # pyright: ignore[reportIncompatibleMethodOverride] no slices
+        return self.ids[self.ends[number] : self.ends[number + 1]].tolist()
+
+
+def encode_all(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str], max_tokens: int) -> TokenLists:
+    """Return the ids of many texts, each as `encode` gives them, computed in groups."""
+    first, last = special_id(tokenizer, "cls"), special_id(tokenizer, "sep")
+
+    def rows() -> Iterator[list[int]]:
+        for group in batched(texts, GROUP):
+            words = tokenizer(
+                group, add_special_tokens=False, truncation=True, max_length=max_tokens - 2
+            ).input_ids
+            yield from ([first, *ids, last] for ids in words)
+
+    return TokenLists(rows(), len(tokenizer))
+
+
+def batched(items: Iterable[str], size: int) -> Iterator[list[str]]:
+    """Yield lists of `size` items, the last one of what is left (itertools has it from Python 3.12 on)."""
+    iterator = iter(items)
+    while group := list(islice(iterator, size)):
+        yield group
 
 
 def pad(rows: list[list[int]], pad_id: int, length: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from medunifier.model.network import MedUnifierNetwork
+from medunifier.model.precision import at_least_float32
 
 HEAD_WIDTH = 768  # between the two layers of the authors' head
 PENALTIES = (0.01, 0.1, 1.0, 10.0, 100.0)  # inverse L2 penalties among which the probe chooses
@@ -103,6 +104,7 @@ class Classifier(nn.Module):
 
 def cross_entropy(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     """Compute the mean loss of logits (B, 1) against 0 and 1, or (B, C) against class numbers; target int64 (B,)."""
+    logits = at_least_float32(logits)
     if logits.shape[1] == 1:
         return F.binary_cross_entropy_with_logits(logits[:, 0], target.to(logits.dtype))
     return F.cross_entropy(logits, target)

@@ -13,7 +13,7 @@ from medunifier.huggingface.configuration_medunifier import MedUnifierConfig
 from medunifier.model.image_generator import LatentAdapter
 from medunifier.model.network import MedUnifierNetwork
 from medunifier.model.qformer import QFormer
-from medunifier.pretraining.objective import Losses, pretraining_losses
+from medunifier.pretraining.objective import Losses, WholeBatch, pretraining_losses
 from medunifier.runtime.errors import InputError
 from medunifier.storage.weights import check_finite
 from medunifier.vision.frozen_encoder import load_recorded_vision
@@ -67,7 +67,9 @@ class MedUnifierModel(MedUnifierNetwork, PreTrainedModel):
 
     @torch.no_grad()
     def constrain(self) -> None:
-        """Keep the temperature in its range; called after every optimizer step."""
+        """Keep the temperature in its range and end the codebooks' step; called after every optimizer step."""
+        self.image_generator.top_quantizer.end_step()
+        self.image_generator.bottom_quantizer.end_step()
         if self.config.temperature_range is not None:
             low, high = torch.tensor(self.config.temperature_range).log().tolist()
             self.log_temperature.clamp_(low, high)
@@ -82,9 +84,8 @@ class MedUnifierModel(MedUnifierNetwork, PreTrainedModel):
         Args:
             features: of some training images, (B, T, vision width).
         """
-        plain = F.layer_norm(features, self.vision_norm.normalized_shape).flatten(
-            0, 1
-        )  # (B * T, vision width)
+        plain = F.layer_norm(features.float(), self.vision_norm.normalized_shape)
+        plain = plain.flatten(0, 1)  # (B * T, vision width)
         scale = plain.std(0).clamp_min(1e-3)
         self.vision_norm.weight.copy_(1 / scale)
         self.vision_norm.bias.copy_(-plain.mean(0) / scale)
@@ -134,6 +135,7 @@ class MedUnifierModel(MedUnifierNetwork, PreTrainedModel):
         images: torch.Tensor | None = None,
         weights: dict[str, float] | None = None,
         generator: torch.Generator | None = None,
+        whole: WholeBatch | None = None,
     ) -> Losses:
         """Compute the pre-training losses of a batch (paper Eq. 24). An objective of weight 0 is not computed.
 
@@ -144,8 +146,11 @@ class MedUnifierModel(MedUnifierNetwork, PreTrainedModel):
             images: targets of TIG, (B, image channels, 224, 224) in [0, 1].
             weights: lambda by objective (`itc`, `itm`, `itg`, `tig`); None: 1 for each.
             generator: source of the random hard negatives; in the same state on every process.
+            whole: of a micro-batch: what it needs to know of the others (`join_micro_batches`).
         """
-        return pretraining_losses(self, features, input_ids, attention_mask, images, weights, generator)
+        return pretraining_losses(
+            self, features, input_ids, attention_mask, images, weights, generator, whole
+        )
 
 
 AutoModel.register(MedUnifierConfig, MedUnifierModel)

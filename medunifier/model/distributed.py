@@ -37,6 +37,33 @@ def all_sum(x: torch.Tensor) -> torch.Tensor:
     return x
 
 
+def fetch_rows(x: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    """Return rows of the global batch, wherever they are, without gradient: x (n, ...) -> (m, ...).
+
+    Only these rows travel between the processes, in the precision that they have: `all_gather` would bring all rows
+    of all processes to each.
+
+    Args:
+        x: this process's rows, as many on each process.
+        rows: the rows that this process asks for, (m,), numbered as in the result of `all_gather`; as many on each
+            process.
+    """
+    x = x.detach()
+    if world_size() == 1:
+        return x[rows]
+    owner, place = (all_gather(part) for part in (rows // len(x), rows % len(x)))
+    owner, place = (
+        owner.view(world_size(), -1),
+        place.view(world_size(), -1),
+    )  # a line for each process that asks
+    sent = [x[there[who == rank()]] for who, there in zip(owner, place, strict=True)]
+    order = owner[rank()].argsort(stable=True)  # of the rows asked for: process after process, as they come
+    counts = torch.bincount(owner[rank()], minlength=world_size()).tolist()
+    found = x.new_empty(len(rows), *x.shape[1:])
+    dist.all_to_all_single(found, torch.cat(sent), counts, [len(part) for part in sent])
+    return torch.empty_like(found).index_copy_(0, order, found)
+
+
 def own_rows(n: int) -> slice:
     """Return where this process's n rows are in the result of `all_gather`."""
     return slice(rank() * n, (rank() + 1) * n)

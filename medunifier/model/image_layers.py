@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from medunifier.model.distributed import all_gather, world_size
+from medunifier.model.precision import at_least_float32
 
 
 class Norm2d(nn.GroupNorm):
@@ -144,8 +145,8 @@ def _weights(old: int, new: int, like: torch.Tensor) -> torch.Tensor:
 
 
 def unit_length(x: torch.Tensor) -> torch.Tensor:
-    """Scale (B, C, h, w) to length 1 over the channels at each place."""
-    return F.normalize(x, dim=1)
+    """Scale (B, C, h, w) to length 1 over the channels at each place; under autocast in float32."""
+    return F.normalize(at_least_float32(x) if torch.is_autocast_enabled(x.device.type) else x, dim=1)
 
 
 class Enlarge(nn.ConvTranspose2d):

@@ -9,7 +9,7 @@ from torch import nn
 
 from medunifier.model.config import Sizes, check_sizes
 from medunifier.model.image_generator import BOTTOM_GRID, TOP_GRID, Generated, ImageGenerator
-from medunifier.model.precision import for_products
+from medunifier.model.precision import at_least_float32, for_products, full_precision
 from medunifier.model.qformer import QFormer
 from medunifier.model.report_decoding import Limits, NextWord, Sampling, beam_search, choose_words
 from medunifier.model.text import TextHead
@@ -102,14 +102,22 @@ class MedUnifierNetwork(nn.Module):
     def encode_image(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return query outputs f^q (B, Q, W) and their L2-normalised ITC embeddings (B, Q, P) (Eq. 8)."""
         queries, _ = self.qformer.encode_queries(self.read_image(features))
-        return queries, F.normalize(self.query_projection(queries), dim=-1)
+        return queries, self.embed_queries(queries)
 
     def encode_text(
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the output of [CLS] (B, W) and its L2-normalised ITC embedding (B, P) (Eq. 9)."""
         text = self.qformer.encode_text(input_ids, attention_mask)
-        return text, F.normalize(self.text_projection(text), dim=-1)
+        return text, self.embed_text(text)
+
+    def embed_queries(self, queries: torch.Tensor) -> torch.Tensor:
+        """Return the L2-normalised ITC embeddings (B, Q, P), float32, of query outputs (B, Q, W)."""
+        return _unit_vectors(self.query_projection, queries)
+
+    def embed_text(self, text: torch.Tensor) -> torch.Tensor:
+        """Return the L2-normalised ITC embeddings (B, P), float32, of outputs of [CLS] (B, W)."""
+        return _unit_vectors(self.text_projection, text)
 
     def read_text(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         """Return the outputs of all tokens (B, L, W), [CLS] first; they condition a prior of image codes."""
@@ -119,8 +127,11 @@ class MedUnifierNetwork(nn.Module):
         self, features: torch.Tensor, input_ids: torch.Tensor, attention_mask: torch.Tensor
     ) -> torch.Tensor:
         """Return ITM logits (B, 2) of (not matched, matched), averaged over the queries (Eq. 14)."""
-        fused = self.qformer.fuse(self.read_image(features), input_ids, attention_mask)  # (B, Q, W)
-        return self.match_head(fused).mean(1)
+        return self.match_logits(self.qformer.fuse(self.read_image(features), input_ids, attention_mask))
+
+    def match_logits(self, fused: torch.Tensor) -> torch.Tensor:
+        """Return ITM logits (B, 2), float32, of query outputs (B, Q, W) of the bi-directional mask (Eq. 14)."""
+        return _linear(self.match_head, fused).mean(1)
 
     def text_logits(self, x: torch.Tensor) -> torch.Tensor:
         """Return the logits (..., V) of the next token, of text outputs x (..., W) (Eq. 16)."""
@@ -225,6 +236,17 @@ def _grid(config: Sizes) -> tuple[int, int]:
     if rows * columns != patches or patches < 1:
         raise InputError(f"{patches} patch tokens are no {'square' if grid is None else f'grid of {grid}'}")
     return rows, columns
+
+
+def _linear(layer: nn.Linear, x: torch.Tensor) -> torch.Tensor:
+    """Apply a small layer in the precision of its weights, under autocast, too; return at least float32."""
+    with full_precision(x):
+        return at_least_float32(layer(x.to(layer.weight.dtype)))
+
+
+def _unit_vectors(projection: nn.Linear, x: torch.Tensor) -> torch.Tensor:
+    """Return projections of x (..., W), each of length 1, at least float32 (..., P)."""
+    return F.normalize(_linear(projection, x), dim=-1)
 
 
 def _check_search(num_beams: int, do_sample: bool, max_new_tokens: int | None) -> None:

@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from medunifier.model.distributed import all_gather, all_sum
+from medunifier.model.distributed import all_sum, fetch_rows, world_size
+from medunifier.model.precision import full_precision
 
 
 class Quantized(NamedTuple):
@@ -25,11 +26,14 @@ class Quantizer(nn.Module):
     loss outweigh all others. A code that no latent has chosen for long is moved onto a latent of the current batch,
     and counted in `revived`.
 
+    Codes are moved, and the usage average forgets, once in an optimizer step, not once in a micro-batch: the training
+    loop calls `end_step` (by `MedUnifierModel.constrain`).
+
     Args:
         size: number of codes.
         width: dimension of a code, C.
         start: `data`; or `uniform`, within +-1/size, and no code is ever moved (the authors' code).
-        decay: decay of the usage average per training step.
+        decay: decay of the usage average per optimizer step.
         revive_below: a code whose average share of use falls below this fraction of 1 / size is moved.
     """
 
@@ -51,11 +55,18 @@ class Quantizer(nn.Module):
         self.register_buffer("usage", torch.full((size,), 1.0 / size))
         self.register_buffer("started", torch.tensor(not on_data))
         self.register_buffer("revived", torch.tensor(0))
+        # Of the optimizer step under way: usage before it, and latents by code so far, (size,) each. None before its
+        # first micro-batch. No checkpoint falls inside a step.
+        self._step: tuple[torch.Tensor, torch.Tensor] | None = None
+
+    def end_step(self) -> None:
+        """Note that an optimizer step is over: the next batch begins another."""
+        self._step = None
 
     def forward(self, z: torch.Tensor) -> Quantized:
         """Quantise latents z_e (B, C, h, w); in training also start, move and count codes."""
         flat = z.permute(0, 2, 3, 1).flatten(0, 2)  # (B h w, C)
-        if self.training:
+        if self.training and self._step is None:
             self._place_codes(flat.detach())
         codes = self.nearest(flat)
         if self.training:
@@ -70,7 +81,7 @@ class Quantizer(nn.Module):
 
     def nearest(self, flat: torch.Tensor) -> torch.Tensor:
         """Return the index (N,) of the code closest to each row of flat (N, C)."""
-        with torch.no_grad(), torch.autocast(flat.device.type, enabled=False):
+        with torch.no_grad(), full_precision(flat):
             e = self.codebook.float()
             # |z - e|^2 without |z|^2, which is the same for all codes
             return torch.addmm(e.square().sum(1), flat.float(), e.T, alpha=-2).argmin(1)
@@ -86,15 +97,18 @@ class Quantizer(nn.Module):
 
     @torch.no_grad()
     def _place_codes(self, flat: torch.Tensor) -> None:
-        """Move all codes onto latents (N, C) in the first batch, dead codes later."""
+        """Move all codes onto latents (N, C) in the first batch, dead codes later.
+
+        Of the other processes' latents only those are fetched that a code is moved to.
+        """
         dead = self.usage < self.revive_below / len(self.usage)
         if self.started and not dead.any():
             return
         where = torch.arange(len(dead), device=dead.device) if not self.started else dead.nonzero()[:, 0]
-        latents = all_gather(flat)
-        # The same on all processes: the generator's state and the gathered latents are.
-        picks = torch.randint(len(latents), (len(where),), generator=self._generator(), device="cpu")
-        self.codebook[where] = latents[picks.to(latents.device)].to(self.codebook.dtype)
+        # The same on all processes: the generator's state and the latents of the global batch are.
+        latents = len(flat) * world_size()
+        picks = torch.randint(latents, (len(where),), generator=self._generator(), device="cpu")
+        self.codebook[where] = fetch_rows(flat, picks.to(flat.device)).to(self.codebook.dtype)
         self.usage[where] = 1.0 / len(self.usage)
         if self.started:
             self.revived += len(where)
@@ -107,4 +121,9 @@ class Quantizer(nn.Module):
     @torch.no_grad()
     def _count(self, codes: torch.Tensor) -> None:
         counts = all_sum(torch.bincount(codes, minlength=len(self.usage)).float())
-        self.usage.lerp_((counts / counts.sum()).to(self.usage.dtype), 1 - self.decay)
+        before = self.usage.clone()
+        if self._step is not None:  # a later micro-batch: all of the step so far, from where the step began
+            before, earlier = self._step
+            counts = earlier + counts
+        self._step = before, counts
+        self.usage.copy_(before.lerp((counts / counts.sum()).to(before.dtype), 1 - self.decay))

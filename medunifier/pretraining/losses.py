@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from medunifier.model.distributed import all_gather, all_sum, own_rows, world_size
+from medunifier.model.precision import at_least_float32, full_precision
 
 UNLABELLED = -100  # label of a pair that ITM leaves out
 
@@ -21,9 +22,10 @@ def similarity(queries: torch.Tensor, texts: torch.Tensor) -> torch.Tensor:
         texts: (m, P), L2-normalised.
 
     Returns:
-        Cosines (n, m).
+        Cosines (n, m), in float32 at least, under autocast, too.
     """
-    return torch.einsum("nqp,mp->nqm", queries, texts).amax(1)
+    with full_precision(texts):
+        return torch.einsum("nqp,mp->nqm", at_least_float32(queries), at_least_float32(texts)).amax(1)
 
 
 def contrastive(
@@ -49,10 +51,11 @@ def contrastive(
     text_to_image = similarity(gather(queries), texts).T
     n, total = image_to_text.shape
     target = torch.arange(total, device=texts.device)[_own(n, total)]
-    loss = (
-        F.cross_entropy(image_to_text / temperature, target, label_smoothing=smoothing)
-        + F.cross_entropy(text_to_image / temperature, target, label_smoothing=smoothing)
-    ) / 2
+    with full_precision(texts):
+        loss = (
+            F.cross_entropy(image_to_text / temperature, target, label_smoothing=smoothing)
+            + F.cross_entropy(text_to_image / temperature, target, label_smoothing=smoothing)
+        ) / 2
     return loss, image_to_text, text_to_image
 
 
@@ -78,7 +81,8 @@ def hard_negatives(
     uniform = torch.rand(total, total, generator=generator).clamp_(1e-20, 1 - 1e-7)[own]
     gumbel = -torch.log(-torch.log(uniform)).to(cosines.device)
     rows = torch.arange(total, device=cosines.device)[own]
-    drawn = (cosines.float() / temperature + gumbel).masked_fill(same, -torch.inf).argmax(1)
+    with full_precision(cosines):
+        drawn = (cosines.float() / temperature + gumbel).masked_fill(same, -torch.inf).argmax(1)
     return torch.where(same.all(1), (rows + 1) % total, drawn)
 
 
@@ -87,18 +91,34 @@ def _own(n: int, total: int) -> slice:
     return own_rows(n) if total > n else slice(n)
 
 
-def matching(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Compute ITM (Eq. 13): two-class cross-entropy, mean over the labelled pairs.
+def matching(
+    logits: torch.Tensor, labels: torch.Tensor, labelled: torch.Tensor | None = None
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Compute ITM (Eq. 13): two-class cross-entropy, mean over the labelled pairs of the global batch.
 
     Args:
         logits: (k, 2).
-        labels: (k,), 1 for a matched pair, 0 for another, `UNLABELLED` for a pair that does not count.
+        labels: (k,), 1 for a matched pair, 0 for another, `UNLABELLED` for a pair that does not count. At least one
+            counts.
+        labelled: number of labelled pairs in all processes (with micro-batches: its mean over them); None: it is
+            summed up here.
+
+    Returns:
+        The loss, the share of right answers, and the share of negatives among the pairs: shares of this process,
+        scaled so that their mean over processes is the mean over all labelled pairs.
     """
-    return F.cross_entropy(logits.float(), labels, ignore_index=UNLABELLED)
+    own = (labels != UNLABELLED).sum()
+    share = own * world_size() / (all_sum(own) if labelled is None else labelled)
+    loss = F.cross_entropy(logits.float(), labels, ignore_index=UNLABELLED) * share
+    return loss, (logits.argmax(1) == labels).sum() / own * share, (labels == 0).sum() / own * share
 
 
 def generation(
-    logits: torch.Tensor, targets: torch.Tensor, mask: torch.Tensor | None, smoothing: float = 0.0
+    logits: torch.Tensor,
+    targets: torch.Tensor,
+    mask: torch.Tensor | None,
+    smoothing: float = 0.0,
+    tokens: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Compute ITG (Eq. 15): mean of -log p(token | image, tokens before) over all tokens of the global batch.
 
@@ -107,12 +127,16 @@ def generation(
         targets: the tokens that follow, (n, L) or (R,).
         mask: (n, L), True where a target is a real token; None: all are.
         smoothing: label smoothing.
+        tokens: number of real tokens in all processes (with micro-batches: its mean over them); None: it is summed
+            up here.
     """
     if mask is not None:
         logits, targets = logits[mask.bool()], targets[mask.bool()]
     total = F.cross_entropy(logits.float(), targets, reduction="sum", label_smoothing=smoothing)
+    if tokens is None:
+        tokens = all_sum(torch.tensor(len(targets), device=logits.device))
     # each process's share, scaled so that the mean over processes is the mean over all tokens
-    return total * world_size() / all_sum(torch.tensor(len(targets), device=logits.device)).clamp_min(1)
+    return total * world_size() / tokens.clamp_min(1)
 
 
 def reconstruction(images: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

@@ -1,23 +1,21 @@
 """The pre-training objective: forward of a batch to the four losses (paper Eq. 24).
 
 Shapes: n pairs of this process, N of all processes, L text tokens, T image tokens, Q queries, W width,
-V vocabulary, R rows of a packed batch.
+P projection width, V vocabulary, R rows of a packed batch.
 """
 
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 
-from medunifier.model.distributed import all_gather, own_rows, world_size
+from medunifier.model.distributed import world_size
 from medunifier.model.network import MedUnifierNetwork
 from medunifier.model.packing import Packing
 from medunifier.pretraining import losses as objectives
+from medunifier.pretraining import matching
+from medunifier.pretraining.matching import Fetched, KeysValues, Negatives, candidates
 
 OBJECTIVES = ("itc", "itm", "itg", "tig")
-KeysValues = list[
-    torch.Tensor | None
-]  # of an image for each block's cross-attention; see `QFormer.read_image`
 
 
 class Losses(NamedTuple):
@@ -25,6 +23,48 @@ class Losses(NamedTuple):
 
     total: torch.Tensor  # weighted sum (Eq. 24)
     parts: dict[str, torch.Tensor]  # each objective's loss and further values to log, detached
+
+
+class WholeBatch(NamedTuple):
+    """What the losses of one micro-batch need to know of the others (see `gradient_cache`).
+
+    Counts and gradients are such that the mean over micro-batches, as the training loop takes it, is the loss and the
+    gradient of the whole batch.
+    """
+
+    itc: torch.Tensor | None = None  # ITC of the whole batch, and its gradients:
+    query_gradient: torch.Tensor | None = None  # (n, Q, P) at the embeddings of own queries
+    text_gradient: torch.Tensor | None = None  # (n, P) at those of own texts
+    temperature_gradient: torch.Tensor | None = None  # at the logarithm of the temperature, a scalar
+    negatives: Fetched | None = None  # of own pairs, for ITM
+    labelled: torch.Tensor | None = None  # pairs that count in ITM, all processes, mean over micro-batches
+    tokens: torch.Tensor | None = None  # tokens that count in ITG, all processes, mean over micro-batches
+
+    def contrastive(
+        self, queries: torch.Tensor, texts: torch.Tensor, log_temperature: torch.Tensor
+    ) -> torch.Tensor:
+        """Return ITC of the whole batch, with its gradient at own embeddings (n, Q, P), (n, P)."""
+        assert self.itc is not None and self.query_gradient is not None and self.text_gradient is not None
+        linear = (queries * self.query_gradient).sum() + (texts * self.text_gradient).sum()
+        linear = linear + log_temperature * self.temperature_gradient
+        return self.itc + (linear - linear.detach())  # the value of the one, the gradient of the other
+
+
+class Encoded(NamedTuple):
+    """A batch after the Q-Former's first pass."""
+
+    tokens: torch.Tensor  # (n, T, vision width) normalised image features
+    image: KeysValues
+    queries: torch.Tensor  # (n, Q, W)
+    text: torch.Tensor | None  # (n, W) outputs of [CLS]
+    words: torch.Tensor | None  # (R, W) outputs for ITG
+    places: Packing | None  # of these rows
+
+
+def switched_on(weights: dict[str, float] | None) -> dict[str, float]:
+    """Return the weights above 0 by objective; None: 1 for each."""
+    weights = dict.fromkeys(OBJECTIVES, 1.0) if weights is None else weights
+    return {name: weights[name] for name in OBJECTIVES if weights.get(name, 0.0) > 0}
 
 
 def pretraining_losses(
@@ -35,45 +75,57 @@ def pretraining_losses(
     images: torch.Tensor | None = None,
     weights: dict[str, float] | None = None,
     generator: torch.Generator | None = None,
+    whole: WholeBatch | None = None,
 ) -> Losses:
     """Compute the losses of a batch; arguments as for `MedUnifierModel.forward`.
 
     An objective of weight 0 is not computed. ITM by itself computes ITC's similarities too, to choose negatives by.
     """
-    config = model.config
-    weights = dict.fromkeys(OBJECTIVES, 1.0) if weights is None else weights
-    on = {name for name in OBJECTIVES if weights.get(name, 0.0) > 0}
-    tokens = model.normalise_tokens(features)  # (n, T, vision width)
-    image = model.qformer.read_image(tokens)
-    reports = (ids, mask) if on & {"itc", "itm", "tig"} else None
-    words = _words(model, ids, mask) if "itg" in on else None
-    queries, _, text, written = model.qformer.encode(image, reports, words)  # (n, Q, W), _, (n, W), (R, W)
+    on, known = switched_on(weights), whole or WholeBatch()
+    encoded = encode(model, features, ids, mask, on)
     losses: dict[str, torch.Tensor] = {}
     watch: dict[str, torch.Tensor] = {}
-    if on & {"itc", "itm"}:
-        assert text is not None
-        losses["itc"], image_to_text, text_to_image = objectives.contrastive(
-            F.normalize(model.query_projection(queries).float(), dim=-1),
-            F.normalize(model.text_projection(text).float(), dim=-1),
-            model.temperature,
-            config.label_smoothing,
-            lambda own: candidates(model, own),
-        )
+    cosines: list[torch.Tensor] = []
+    if on.keys() & {"itc", "itm"}:
+        assert encoded.text is not None
+        embeddings = model.embed_queries(encoded.queries), model.embed_text(encoded.text)
+        if whole is None:
+            losses["itc"], *cosines = contrastive(model, *embeddings, model.temperature)
+        elif "itc" in on:
+            losses["itc"] = whole.contrastive(*embeddings, model.log_temperature)
         if "itm" in on:
-            hard = hard_negatives(model, ids, mask, image_to_text, text_to_image, generator)
-            losses["itm"], watch["itm_accuracy"] = matching_loss(model, features, image, ids, mask, hard)
-    if words is not None:
-        assert written is not None
-        targets = words[1].pick(ids[:, 1:])  # (R,)
-        losses["itg"] = objectives.generation(
-            model.text_logits(written), targets, None, config.label_smoothing
-        )
+            if known.negatives is None:
+                negatives = choose_negatives(model, features, encoded.image, ids, mask, cosines, generator)
+            else:
+                negatives = matching.read_again(model, ids, mask, known.negatives)
+            losses["itm"], terms = matching.matching_loss(model, encoded.image, negatives, known.labelled)
+            watch |= terms
+    if encoded.words is not None and encoded.places is not None:
+        logits, targets = model.text_logits(encoded.words), encoded.places.pick(ids[:, 1:])  # (R, V), (R,)
+        smoothing = model.config.label_smoothing
+        losses["itg"] = objectives.generation(logits, targets, None, smoothing, known.tokens)
     if "tig" in on:
-        losses["tig"], terms = generator_loss(model, queries, tokens, text, images)
+        losses["tig"], terms = generator_loss(model, encoded.queries, encoded.tokens, encoded.text, images)
         watch |= terms
     losses = {name: loss for name, loss in losses.items() if name in on}
-    total = torch.as_tensor(sum(weights[name] * loss for name, loss in losses.items()))
+    total = torch.as_tensor(sum(on[name] * loss for name, loss in losses.items()))
     return Losses(total, {name: value.detach() for name, value in (losses | watch).items()})
+
+
+def encode(
+    model: MedUnifierNetwork,
+    features: torch.Tensor,
+    ids: torch.Tensor,
+    mask: torch.Tensor,
+    on: dict[str, float],
+) -> Encoded:
+    """Run the Q-Former's first pass, on what the objectives `on` need."""
+    tokens = model.normalise_tokens(features)  # (n, T, vision width)
+    image = model.qformer.read_image(tokens)
+    reports = (ids, mask) if on.keys() & {"itc", "itm", "tig"} else None
+    words = _words(model, ids, mask) if "itg" in on else None
+    queries, _, text, written = model.qformer.encode(image, reports, words)  # (n, Q, W), _, (n, W), (R, W)
+    return Encoded(tokens, image, queries, text, written, words and words[1])
 
 
 def _words(model: MedUnifierNetwork, ids: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, Packing]:
@@ -83,70 +135,28 @@ def _words(model: MedUnifierNetwork, ids: torch.Tensor, mask: torch.Tensor) -> t
     return start[:, :-1], Packing.of(mask[:, 1:])
 
 
-def candidates(model: MedUnifierNetwork, own: torch.Tensor) -> torch.Tensor:
-    """Return the rows of all processes, or own rows only with `negatives: local`."""
-    return own if model.config.negatives == "local" else all_gather(own)
+def contrastive(
+    model: MedUnifierNetwork, queries: torch.Tensor, texts: torch.Tensor, temperature: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Compute ITC of embeddings (n, Q, P), (n, P) as the model's configuration asks; see `losses.contrastive`."""
+    smoothing = model.config.label_smoothing
+    return objectives.contrastive(queries, texts, temperature, smoothing, lambda own: candidates(model, own))
 
 
-class HardNegatives(NamedTuple):
-    """ITM's negatives, as indices into the candidates."""
-
-    images: torch.Tensor  # (n,) for each text
-    texts: torch.Tensor  # (n,) for each image
-    none: torch.Tensor  # (n,) True where all candidates count as equal to the pair
-
-
-def hard_negatives(
-    model: MedUnifierNetwork,
-    ids: torch.Tensor,
-    mask: torch.Tensor,
-    image_to_text: torch.Tensor,
-    text_to_image: torch.Tensor,
-    generator: torch.Generator | None,
-) -> HardNegatives:
-    """Draw a hard image for each text and a hard text for each image by ITC's cosines (n, N)."""
-    n = len(ids)
-    apart = model.config.equal_reports == "apart"
-    key = _text_key(ids, mask) if apart else torch.arange(n, device=ids.device) + own_rows(n).start
-    same = key[:, None] == candidates(model, key)  # (n, N)
-    images = objectives.hard_negatives(text_to_image, model.temperature, same, generator)
-    texts = objectives.hard_negatives(image_to_text, model.temperature, same, generator)
-    return HardNegatives(images, texts, same.all(1))
-
-
-def matching_loss(
+def choose_negatives(
     model: MedUnifierNetwork,
     features: torch.Tensor,
     image: KeysValues,
     ids: torch.Tensor,
     mask: torch.Tensor,
-    hard: HardNegatives,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Compute ITM and its accuracy over 3 n pairs: own pairs, images with a hard text, texts with a hard image.
-
-    A pair without a negative counts as a match only.
-    """
-    n = len(ids)
+    cosines: list[torch.Tensor],
+    generator: torch.Generator | None,
+) -> Negatives:
+    """Draw ITM's negatives by the cosines of images with texts and of texts with images, (n, N) each."""
+    hard = matching.draw_hard_negatives(model, ids, mask, *cosines, generator)
     if world_size() == 1 or model.config.negatives == "local":
-        wrong_images = [None if kv is None else kv[hard.images] for kv in image]
-        wrong_texts = hard.texts
-    else:
-        # other processes' images are encoded again here, so that gradients stay where they are used
-        wrong_images = model.read_image(all_gather(features.detach())[hard.images])
-        missing = model.config.max_text_tokens - ids.shape[1]
-        ids = F.pad(ids, (0, missing), value=model.config.pad_token_id)
-        mask = F.pad(mask, (0, missing))
-        ids = torch.cat([ids, all_gather(ids)[hard.texts]])  # (2 n, L)
-        mask = torch.cat([mask, all_gather(mask)[hard.texts]])
-        wrong_texts = torch.arange(n, 2 * n, device=ids.device)
-    own_texts = torch.arange(n, device=ids.device)
-    texts = torch.cat([own_texts, wrong_texts, own_texts])
-    queries = model.qformer.fuse_pairs([(image, 2), (wrong_images, 1)], ids, mask, texts)  # (3 n, Q, W)
-    logits = model.match_head(queries).mean(1)  # (3 n, 2)
-    negative = torch.where(hard.none, objectives.UNLABELLED, 0)
-    labels = torch.cat([torch.ones_like(negative), negative, negative])
-    right = logits.argmax(1) == labels
-    return objectives.matching(logits, labels), right.sum() / (labels != objectives.UNLABELLED).sum()
+        return matching.here(image, ids, mask, hard)
+    return matching.read_again(model, ids, mask, matching.fetch(model, features, ids, mask, hard))
 
 
 def generator_loss(
@@ -164,10 +174,3 @@ def generator_loss(
     commitment = made.top.commitment_loss + made.bottom.commitment_loss
     total = mse + model.config.codebook_weight * codebook + model.config.commitment * commitment
     return total, {"tig_mse": mse, "tig_codebook": codebook, "tig_commitment": commitment}
-
-
-@torch.compiler.disable()  # Triton takes the large constant for a 32-bit integer
-def _text_key(ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Return a 64-bit hash of each text (n,), which does not depend on padding."""
-    odd = torch.arange(1, ids.shape[1] + 1, device=ids.device).mul(0x9E3779B97F4A7C1).bitwise_or(1)
-    return ((ids + 1) * mask * odd).sum(1)

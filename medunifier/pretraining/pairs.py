@@ -1,14 +1,14 @@
 """Pairs of image and report: one split of the pre-training data set, as batches for the model."""
 
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
 from medunifier.data.resizing import resize_grey
-from medunifier.data.tokenizer import encode, pad
+from medunifier.data.tokenizer import encode_all, pad
 from medunifier.pretraining.augmentation import augment
 from medunifier.runtime.errors import InputError
 from medunifier.runtime.params import Params
@@ -16,7 +16,7 @@ from medunifier.storage.image_shards import TARGET_SIDE, ImageStore
 from medunifier.storage.tables import read_table
 from medunifier.vision.image_features import OnlineFeatures, check_representable, open_features
 
-Batch = dict[str, torch.Tensor]
+Batch = dict[str, Any]  # tensors by name; of a micro-batch also what it knows of the others, as `whole`
 
 
 class FeatureExtractor(Protocol):
@@ -68,7 +68,8 @@ class Pairs:
         full = params.pretrain.text_padding == "full"
         self.padded_length = params.model.max_text_tokens if full else None
         self.image_rows, self.feature_rows = self.images.rows(ids), self.features.rows(ids)
-        self.tokens = [encode(tokenizer, report, params.model.max_text_tokens) for _, report in usable]
+        reports = (report for _, report in usable)
+        self.tokens = encode_all(tokenizer, reports, params.model.max_text_tokens)
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -104,7 +105,9 @@ class Pairs:
     ) -> Batch:
         """Complete a batch of `load`, on the model's device, to what `MedUnifierModel.forward` takes.
 
-        Everything is computed in full precision, as cached features are, whatever the precision of training.
+        Everything is computed in full precision, as cached features are, whatever the precision of training. Features
+        are returned as they are stored, in half precision: they travel so between processes. A complete batch stays
+        as it is.
 
         Args:
             model: encodes the images with online features.
@@ -128,7 +131,7 @@ class Pairs:
                     check_representable(batch["features"], [self.image_ids[row] for row in rows.tolist()])
             if self.with_images:
                 batch["images"] = image_targets(pixels).expand(-1, self.channels, -1, -1)
-        batch["features"] = batch["features"].float()
+        batch["features"] = batch["features"].half()  # as stored; exact for features computed here, too
         return batch
 
 

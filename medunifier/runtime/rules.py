@@ -136,7 +136,7 @@ def pretraining(params: Params) -> Iterator[str]:
     recipe = params.pretrain
     for name in ("warmup_start", "final_learning_rate"):
         rate, peak = getattr(recipe, name), recipe.learning_rate
-        if rate > peak:
+        if rate is not None and rate > peak:
             yield refused(f"pretrain.{name}", rate, f"at most pretrain.learning_rate ({peak})")
     low, high = recipe.temperature_range or (0.0, float("inf"))
     if recipe.temperature_range is not None and low > high:
@@ -185,7 +185,7 @@ def prior(params: Params) -> Iterator[str]:
             yield refused(f"{path}.batch_size", sizes.batch_size, allowed)
         for name in ("warmup_start", "final_learning_rate"):
             rate = getattr(recipe, name)
-            if rate > sizes.learning_rate:
+            if rate is not None and rate > sizes.learning_rate:
                 allowed = f"at most {path}.learning_rate ({sizes.learning_rate})"
                 yield refused(f"prior.training.{name}", rate, allowed)
 

@@ -1,7 +1,7 @@
 """Training of a prior: codes and reports of a split, the loss, and bits per code."""
 
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import weight_norm
 
-from medunifier.data.tokenizer import encode, pad
+from medunifier.data.tokenizer import encode_all, pad
 from medunifier.evaluation.items import BATCH
 from medunifier.evaluation.trained_model import TrainedModel
 from medunifier.huggingface.model_card import write_model_card
@@ -37,10 +37,9 @@ class PriorTexts:
     def __init__(self, trained: TrainedModel, dropout: float):
         self.trained, self.dropout = trained, dropout
 
-    def tokenize(self, reports: Iterable[str]) -> list[list[int]]:
+    def tokenize(self, reports: Iterable[str]) -> Sequence[list[int]]:
         """Return the token ids of each report, cut at `max_text_tokens`."""
-        t = self.trained
-        return [encode(t.tokenizer, report, t.model.config.max_text_tokens) for report in reports]
+        return encode_all(self.trained.tokenizer, reports, self.trained.model.config.max_text_tokens)
 
     def pad(self, rows: list[list[int]]) -> Batch:
         """Return `input_ids` and `attention_mask` [k, L], padded to the longest report."""

@@ -43,7 +43,8 @@ def step_rows(
     """Yield the row numbers of each micro-batch of this process, from step `start` on.
 
     The data set is read as one endless sequence of permutations. Step s takes positions s * batch_size to
-    (s + 1) * batch_size - 1 of it, split over micro-batches, then over processes.
+    (s + 1) * batch_size - 1 of it, split over processes, then over micro-batches: a process holds one stretch of the
+    batch, however many micro-batches it is cut into.
     """
     permutations: dict[int, np.ndarray] = {}
 
@@ -57,7 +58,7 @@ def step_rows(
     share = recipe.batch_size // processes // recipe.accumulate
     for step in range(start, recipe.steps):
         for micro in range(recipe.accumulate):
-            first = step * recipe.batch_size + (micro * processes + process) * share
+            first = step * recipe.batch_size + (process * recipe.accumulate + micro) * share
             yield np.array([row(first + i) for i in range(share)])
 
 

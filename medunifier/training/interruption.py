@@ -10,6 +10,8 @@ from accelerate import Accelerator
 
 from medunifier.runtime.errors import InputError
 
+STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+
 
 class Control:
     """Agree on values across processes between steps, over gloo on the CPU, so that no GPU blocks."""
@@ -38,13 +40,15 @@ class Control:
 
 
 class StopSignal:
-    """Inside `with`, SIGTERM and SIGUSR1 are noted in `caught` instead of ending the process."""
+    """Inside `with`, SIGTERM, SIGINT (Ctrl-C) and SIGUSR1 are noted in `caught` instead of ending the process."""
 
     def __init__(self) -> None:
         self.caught: signal.Signals | None = None
 
     def __enter__(self) -> Self:
-        self.before = {s: signal.signal(s, self._note) for s in (signal.SIGTERM, signal.SIGUSR1)}
+        # A signal that the process was started to ignore (Ctrl-C, in the background of a script) stays ignored.
+        caught = [s for s in STOPPING if s is not signal.SIGINT or signal.getsignal(s) != signal.SIG_IGN]
+        self.before = {s: signal.signal(s, self._note) for s in caught}
         return self
 
     def __exit__(self, *_: object) -> None:

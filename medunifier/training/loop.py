@@ -8,8 +8,9 @@ and curves, no more.
 import math
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
+from itertools import islice
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -29,8 +30,9 @@ from medunifier.training.recipe import Recipe
 from medunifier.training.throughput import Throughput, flop_counter
 
 LOG_EVERY = 10  # steps between points of a curve; each is the mean over the steps since the last
-Batch = dict[str, torch.Tensor]
+Batch = dict[str, Any]  # tensors by name, and what `Join` adds
 Loss = Callable[[nn.Module, Batch, torch.Generator], tuple[torch.Tensor, dict[str, torch.Tensor]]]
+Join = Callable[[list[Batch], Callable[[int], torch.Generator]], list[Batch]]
 
 
 class Tracker(Protocol):
@@ -69,6 +71,9 @@ class Trainer:
             every process; returns the same on each.
         tracker: takes curves and messages.
         checkpoints: what to resume from, and where to leave checkpoints.
+        join: (micro-batches on the device, seed) -> the micro-batches, with what the loss of one needs to know of the
+            others. Called before each step that has several; `seed(number)` returns a micro-batch's generator and puts
+            dropout in the state that it is trained with. None: micro-batches know nothing of each other.
         groups: AdamW groups instead of `parameter_groups`; `rate_scale` multiplies the learning rate.
         blocks: see `medunifier.training.batch_order.permutation`.
 
@@ -88,20 +93,21 @@ class Trainer:
         validate: Callable[[Any], dict[str, float]],
         tracker: Tracker,
         checkpoints: Checkpoints,
+        join: Join | None = None,
         groups: list[dict[str, Any]] | None = None,
         blocks: Sequence[np.ndarray] | None = None,
     ) -> None:
         if recipe.precision == "fp16" and not torch.cuda.is_available():
             raise InputError("precision fp16 needs a GPU; use bf16 or fp32 on the CPU")
         self.model, self.recipe, self.items, self.blocks = model, recipe, items, blocks
-        self.load, self.loss, self.validate = load, loss, validate
+        self.load, self.loss, self.validate, self.join = load, loss, validate, join
         self.tracker, self.checkpoints = tracker, checkpoints
         self.accelerator = Accelerator(
             cpu=not torch.cuda.is_available(),  # without it, processes on CPUs do not find one another
             mixed_precision="no" if recipe.precision == "fp32" else recipe.precision,
             kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
         )
-        self.check_batch_size()
+        recipe.check_batch_size(items, self.accelerator.num_processes)
         self.optimizer: torch.optim.Optimizer = adamw(model, recipe, groups)
         self.rate_scales = [group.get("rate_scale", 1.0) for group in self.optimizer.param_groups]
         self.control = Control(self.accelerator)
@@ -111,22 +117,6 @@ class Trainer:
         self.history, self.best = History(), BestWeights()
         self.values = StepValues(self.accelerator, checkpoints)
 
-    def check_batch_size(self) -> None:
-        """Raise InputError unless a batch fits the data set, the processes and the micro-batches."""
-        size, micro, processes = (
-            self.recipe.batch_size,
-            self.recipe.accumulate,
-            self.accelerator.num_processes,
-        )
-        if self.items < size:
-            raise InputError(
-                f"{self.items} training items are fewer than batch_size = {size}; lower batch_size"
-            )
-        if size % (processes * micro):
-            raise InputError(
-                f"batch_size = {size} must be a multiple of processes x accumulate = {processes} x {micro}"
-            )
-
     def run(self) -> History:
         """Train to the end and return the curves. With `recipe.keeps_best` the model ends with its best weights.
 
@@ -134,7 +124,7 @@ class Trainer:
             InputError: processes that do not see the same checkpoints.
             DivergedError: a loss, a validation value or, without a loss scaler, a gradient norm that is not finite.
                 It names the step, the value and the last checkpoint, which is from before.
-            SystemExit: after SIGTERM or SIGUSR1, with a checkpoint written first.
+            SystemExit: after SIGTERM, Ctrl-C or SIGUSR1, with a checkpoint written first.
         """
         self.resume()
         if self.step == 0:
@@ -172,6 +162,10 @@ class Trainer:
             self.tracker.log(f"resumes from the checkpoint after step {self.step}")
         # the model itself, or DDP around it, which averages gradients over the processes
         self.wrapped, self.optimizer = self.accelerator.prepare(self.model, self.optimizer)
+        # Accelerate has put a `forward` under autocast before the model's own. The loop has an autocast of its own;
+        # validation, and whatever follows the training, run in the precision of the weights.
+        vars(self.model).pop("forward", None)
+        vars(self.model).pop("_original_forward", None)
         if state is not None and self.accelerator.scaler is not None and state["scaler"]:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         self.model.train()
@@ -213,11 +207,8 @@ class Trainer:
         """Sum the gradients of one step's micro-batches; return their mean values, scalars on the device."""
         recipe, accelerator = self.recipe, self.accelerator
         values: dict[str, Any] = {}
-        for micro in range(recipe.accumulate):
-            batch = {k: v.to(accelerator.device, non_blocking=True) for k, v in next(batches).items()}
-            # dropout differs between processes; what concerns the global batch is the same on all
-            torch.manual_seed(mix(recipe.seed, self.step, micro, accelerator.process_index + 1))
-            shared = torch.Generator().manual_seed(mix(recipe.seed, self.step, micro, 0))
+        for micro, batch in enumerate(self.micro_batches(batches)):
+            shared = self.seed(micro)
             counter = None if self.throughput.flops_per_item else flop_counter()
             # processes exchange gradients with the last micro-batch only
             last = micro == recipe.accumulate - 1
@@ -231,6 +222,27 @@ class Trainer:
             for name, value in ({"loss": total.detach()} | parts).items():
                 values[name] = values.get(name, 0) + value / recipe.accumulate
         return values
+
+    def micro_batches(self, batches: Iterator[Batch]) -> Iterable[Batch]:
+        """Return the micro-batches of a step on the device: one after the other or, where they are joined, all."""
+        device, count = self.accelerator.device, self.recipe.accumulate
+        found = (
+            {name: value.to(device, non_blocking=True) for name, value in batch.items()}
+            for batch in islice(batches, count)
+        )
+        if self.join is None or count == 1:
+            return found
+        with self.accelerator.autocast():
+            return self.join(list(found), self.seed)
+
+    def seed(self, micro: int) -> torch.Generator:
+        """Seed dropout for a micro-batch of this step; return the generator of its other random choices.
+
+        Dropout differs between processes. What concerns the global batch is the same on all.
+        """
+        seed, step, process = self.recipe.seed, self.step, self.accelerator.process_index
+        torch.manual_seed(mix(seed, step, micro, process + 1))
+        return torch.Generator().manual_seed(mix(seed, step, micro, 0))
 
     def update_weights(self, values: dict[str, torch.Tensor]) -> None:
         """Clip the gradients and take one optimizer step; `values` of the step get the gradient norm."""

@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, Self
 
+from medunifier.runtime.errors import InputError
 from medunifier.runtime.fields import matching_fields
 
 
@@ -20,7 +21,8 @@ class Recipe:
         precision: `fp32`, `bf16` or `fp16` (autocast; weights stay float32).
         warmup_fraction: share of the steps with a rising learning rate.
         warmup_start: learning rate at step 0.
-        final_learning_rate: learning rate at the last step.
+        final_learning_rate: learning rate at the last step; None: the schedule reaches 0 one step after the last, so
+            that the last step still trains.
         betas: of AdamW.
         weight_decay: of AdamW, on matrices alone.
         decay_all: weight decay on biases, norms and embeddings too.
@@ -42,7 +44,7 @@ class Recipe:
     precision: str = "fp32"
     warmup_fraction: float = 0.05
     warmup_start: float = 0.0
-    final_learning_rate: float = 0.0
+    final_learning_rate: float | None = None
     betas: tuple[float, float] = (0.9, 0.95)
     weight_decay: float = 0.05
     decay_all: bool = False
@@ -65,11 +67,27 @@ class Recipe:
         """Whether the model ends with its best weights."""
         return self.patience is not None or self.keep == "best"
 
+    def check_batch_size(self, items: int, processes: int) -> None:
+        """Raise InputError unless a batch fits the data set, the processes and the micro-batches."""
+        if items < self.batch_size:
+            raise InputError(
+                f"{items} training items are fewer than batch_size = {self.batch_size}; lower batch_size"
+            )
+        if self.batch_size % (processes * self.accumulate):
+            raise InputError(
+                f"batch_size = {self.batch_size} must be a multiple of processes x accumulate = "
+                f"{processes} x {self.accumulate}"
+            )
+
     def learning_rate_at(self, step: int) -> float:
         """Return the learning rate of step 0 .. steps - 1: linear warm-up to the peak, then half a cosine."""
         warmup = math.ceil(self.warmup_fraction * self.steps)
         if step < warmup:
             return self.warmup_start + (self.learning_rate - self.warmup_start) * step / warmup
-        done = (step - warmup) / max(self.steps - 1 - warmup, 1)
-        height = self.learning_rate - self.final_learning_rate
-        return self.final_learning_rate + height * (1 + math.cos(math.pi * done)) / 2
+        last, end = (
+            (self.steps, 0.0)
+            if self.final_learning_rate is None
+            else (self.steps - 1, self.final_learning_rate)
+        )
+        done = (step - warmup) / max(last - warmup, 1)
+        return end + (self.learning_rate - end) * (1 + math.cos(math.pi * done)) / 2

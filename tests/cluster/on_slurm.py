@@ -252,7 +252,7 @@ def checkpoint(project: Project) -> int:
     """The step of the newest checkpoint of the training that runs."""
     paths = project.folder.glob(".state/checkpoints/pretrain@full/*/step-*.pt")
     newest = max(paths, key=lambda path: path.stat().st_mtime, default=None)
-    return int(newest.stem.removeprefix("step-")) if newest else 0
+    return int(newest.name.split("-")[1]) if newest else 0
 
 
 def interrupt(slurm: Slurm, project: Project, after: int, command: tuple[str, ...]) -> str:

@@ -120,7 +120,11 @@ class Pretrain(Section):
     learning_rate: float = knob("Learning rate at its peak.", gt=0, le=10)
     warmup_fraction: float = knob("Part of the steps in which the learning rate rises.", ge=0, le=1)
     warmup_start: float = knob("Learning rate at step 0.", ge=0, le=10)
-    final_learning_rate: float = knob("Learning rate at the last step.", ge=0, le=10)
+    final_learning_rate: float | None = knob(
+        "Learning rate at the last step; null: it reaches 0 one step later, so that the last step still trains.",
+        ge=0,
+        le=10,
+    )
     betas: Fractions = knob("AdamW's decay rates of the two moments.", min_length=2, max_length=2)
     weight_decay: float = knob(
         "Weight decay of matrices; biases, norms and embeddings of one dimension have none.", ge=0, le=10
@@ -194,7 +198,11 @@ class PriorTraining(Section):
     precision: Precision = knob("Number format of the arithmetic.")
     warmup_fraction: float = knob("Part of the steps in which the learning rate rises.", ge=0, le=1)
     warmup_start: float = knob("Learning rate at step 0.", ge=0, le=10)
-    final_learning_rate: float = knob("Learning rate at the last step.", ge=0, le=10)
+    final_learning_rate: float | None = knob(
+        "Learning rate at the last step; null: it reaches 0 one step later, so that the last step still trains.",
+        ge=0,
+        le=10,
+    )
     betas: Fractions = knob("AdamW's decay rates of the two moments.", min_length=2, max_length=2)
     weight_decay: float = knob(
         "Weight decay of matrices; biases, norms and embeddings of one dimension have none.", ge=0, le=10

@@ -8,6 +8,7 @@ from medunifier.data.tokenizer import (
     SPECIAL,
     decode,
     encode,
+    encode_all,
     load_tokenizer,
     tokenize,
     train_wordpiece,
@@ -52,6 +53,18 @@ def test_pieces_are_those_of_wordpiece_where_no_tie_decides():
         assert set(train_wordpiece([text], size).get_vocab()) == set(library.get_vocab())
     tokenizer = train_wordpiece([text], 40)
     assert tokenizer.tokenize("xabcabd Q") == ["xab", "##c", "##a", "##b", "##d", "q"]
+
+
+@pytest.mark.parametrize("vocab_size", [80, 80_000])
+def test_many_texts_together_have_the_ids_of_each_by_itself(monkeypatch, vocab_size):
+    tokenizer = train_wordpiece(REPORTS, 80)
+    if vocab_size > 80:  # ids beyond two bytes
+        tokenizer.add_tokens([f"word{number}" for number in range(vocab_size)])
+    monkeypatch.setattr("medunifier.data.tokenizer.GROUP", 4)
+    texts = [*REPORTS[:5], "", " ".join(REPORTS), f"Effusion word{vocab_size - 100} left", "Éffusion?"]
+    found = encode_all(tokenizer, iter(texts), 12)
+    assert list(found) == [encode(tokenizer, text, 12) for text in texts] and len(found) == len(texts)
+    assert len(encode_all(tokenizer, [], 12)) == 0
 
 
 def test_long_reports_are_cut_and_keep_their_end():

@@ -1,14 +1,20 @@
 """Fine-tuning's parts: the encoder sees images alone, the probe is logistic regression."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from sklearn.linear_model import LogisticRegression
 from torch import nn
 
 from medunifier.evaluation import classifier
 from medunifier.evaluation.classifier import Classifier, QueryEncoder, cross_entropy, fit_probe, probabilities
 from medunifier.huggingface.modeling_medunifier import MedUnifierConfig, MedUnifierModel
+from medunifier.training.checkpoints import Checkpoints
+from medunifier.training.loop import Trainer
+from tests.support.small_training import Silent, recipe
 
 
 @pytest.fixture(scope="module")
@@ -111,3 +117,41 @@ def test_losses_and_probabilities_by_hand():
         (np.log(2) - np.log(p)) / 2, abs=1e-6
     )
     assert cross_entropy(torch.zeros(4, 3), torch.tensor([0, 1, 2, 0])).item() == pytest.approx(np.log(3))
+
+
+@pytest.mark.parametrize("outputs", [1, 3])
+def test_after_fine_tuning_in_bf16_scores_are_those_of_the_same_weights_loaded_anew(model, outputs, tmp_path):
+    """Validation during the training, too: float32, as the linear probe beside it."""
+    AcceleratorState._reset_state()
+    torch.manual_seed(0)
+    images, target = torch.randn(12, 5, 8), torch.arange(12) % max(outputs, 2)
+    net, trained_in = Classifier(QueryEncoder(copy.deepcopy(model)), outputs), set()
+
+    def loss(net, batch, _):
+        logits = net(batch["images"])
+        trained_in.add(logits.dtype)
+        return cross_entropy(logits, batch["target"]), {}
+
+    def validate(net):
+        with torch.no_grad():
+            return {"loss": cross_entropy(net(images), target).item()}
+
+    history = Trainer(
+        net,
+        recipe(precision="bf16"),
+        items=12,
+        load=lambda rows: {"images": images[rows], "target": target[rows]},
+        loss=loss,
+        validate=validate,
+        tracker=Silent(),
+        checkpoints=Checkpoints(tmp_path),
+        groups=net.parameter_groups(0.01, 0.01, 0.05),
+    ).run()
+    again = Classifier(QueryEncoder(copy.deepcopy(model)), outputs)
+    again.load_state_dict(net.state_dict())
+    with torch.no_grad():
+        assert torch.equal(net.eval()(images), again.eval()(images))
+    assert history.rows[-1]["loss"] == validate(again)
+    assert trained_in == {torch.bfloat16} and not torch.equal(
+        net.head.weight, torch.zeros_like(net.head.weight)
+    )

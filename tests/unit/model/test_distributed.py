@@ -1,7 +1,11 @@
-"""Two processes with half the batch each give the losses and gradients of one with the whole batch."""
+"""Two processes with half the batch each give the losses and gradients of one with the whole batch.
+
+So do micro-batches on two processes, and rows of the other process are fetched by number.
+"""
 
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -9,6 +13,8 @@ import torch
 import torch.distributed as dist
 
 from medunifier.huggingface.modeling_medunifier import MedUnifierConfig, MedUnifierModel
+from medunifier.pretraining.gradient_cache import join_micro_batches
+from medunifier.pretraining.objective import OBJECTIVES
 from tests.support.paths import REPO
 
 WITH_NEGATIVES = {"itc": 1.0, "itm": 1.0, "itg": 0.0, "tig": 0.0}  # the objectives that use them
@@ -61,7 +67,12 @@ def step(
     weights = WITH_NEGATIVES if model.config.negatives == "local" else None
     losses = called(**batch, weights=weights, generator=torch.Generator().manual_seed(11))
     losses.total.backward()
-    parts = {k: v.clone() for k, v in losses.parts.items()}
+    leave(model, losses.parts, path)
+
+
+def leave(model: MedUnifierModel, parts: dict[str, torch.Tensor], path: Path | str) -> None:
+    """Save the parts' means over processes, the gradients and the buffers."""
+    parts = {k: v.clone() for k, v in parts.items()}
     if dist.is_initialized():
         for value in parts.values():
             dist.all_reduce(value)
@@ -72,20 +83,65 @@ def step(
         torch.save({"parts": parts, "gradients": gradients, "buffers": buffers}, path)
 
 
+def equal_reports_case() -> tuple[MedUnifierModel, dict[str, torch.Tensor]]:
+    """`case` with codes that stay where they are, and four equal reports."""
+    model, batch = case(codebook_start="uniform")
+    for name in ("input_ids", "attention_mask"):
+        batch[name][1:4] = batch[name][:1]
+    return model, batch
+
+
+def joined_step(
+    called: torch.nn.Module, model: MedUnifierModel, batch: dict[str, torch.Tensor], path: Path | str
+) -> None:
+    """`step` in three micro-batches, of a pair each on two processes."""
+    model.train()
+    micro_batches = [
+        dict(zip(batch, rows, strict=True))
+        for rows in zip(*(v.chunk(3) for v in batch.values()), strict=True)
+    ]
+    weights = dict.fromkeys(OBJECTIVES, 1.0)
+    inputs = join_micro_batches(model, micro_batches, weights, lambda _: torch.Generator().manual_seed(11))
+    totals: dict[str, torch.Tensor] = {}
+    for number, part in enumerate(inputs):
+        with nullcontext() if number == 2 or called is model else called.no_sync():
+            losses = called(**part, weights=weights)
+            (losses.total / 3).backward()
+        for name, value in losses.parts.items():
+            totals[name] = totals.get(name, 0) + value / 3
+    leave(model, totals, path)
+
+
+CASES = {
+    "global": (case, step),
+    "local": (lambda: case(negatives="local"), step),
+    "batch_norm": (batch_norm_case, step),
+    "equal_reports": (equal_reports_case, step),
+    "joined": (equal_reports_case, joined_step),
+}
+
 PROGRAM = """
 import sys, torch, torch.distributed as dist
-from tests.unit.model.test_distributed import batch_norm_case, case, step
+from medunifier.model.distributed import all_gather, fetch_rows
+from tests.unit.model.test_distributed import CASES
 dist.init_process_group("gloo")
-model, batch = batch_norm_case() if sys.argv[2] == "batch_norm" else case(negatives=sys.argv[2])
+numbers = torch.arange(8.0).view(4, 2) + 100 * dist.get_rank()
+for dtype in (torch.float16, torch.float32, torch.int64):
+    rows = torch.tensor([[7, 0, 5, 5, 1, 4], [0, 1, 2, 0, 3, 3]])[dist.get_rank()]
+    everything = all_gather(numbers.to(dtype))
+    found = fetch_rows(numbers.to(dtype), rows)
+    assert torch.equal(found, everything[rows]) and found.dtype == dtype, (rows, found)
+make, run = CASES[sys.argv[2]]
+model, batch = make()
 n = 6 // dist.get_world_size()
 mine = {k: v[dist.get_rank() * n : (dist.get_rank() + 1) * n] for k, v in batch.items()}
-step(torch.nn.parallel.DistributedDataParallel(model, find_unused_parameters=True), model, mine, sys.argv[1])
+run(torch.nn.parallel.DistributedDataParallel(model, find_unused_parameters=True), model, mine, sys.argv[1])
 dist.destroy_process_group()
 """
 
 
 def run_two(folder: Path, kind: str) -> dict:
-    """What `step` leaves of two processes with half the batch each; kind: `global`, `local` or `batch_norm`."""
+    """What two processes with half the batch each leave; kind: of `CASES`."""
     program = folder / "program.py"
     program.write_text(f"import sys; sys.path.insert(0, {str(REPO)!r})\n{PROGRAM}")
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
@@ -100,13 +156,14 @@ def run_two(folder: Path, kind: str) -> dict:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["global", "batch_norm"])
+@pytest.mark.parametrize("kind", ["global", "batch_norm", "equal_reports", "joined"])
 def test_two_processes_equal_one(tmp_path, kind):
-    model, batch = batch_norm_case() if kind == "batch_norm" else case()
+    """`joined`: in three micro-batches each, against one process with the whole batch at once."""
+    model, batch = CASES[kind][0]()
     step(model, model, batch, tmp_path / "one.pt")
     one, two = torch.load(tmp_path / "one.pt"), run_two(tmp_path, kind)
     close = {"rtol": 0, "atol": 1e-5}
-    for name in ("itc", "itm", "itg", "tig"):
+    for name in ("itc", "itm", "itg", "tig", "itm_accuracy", "itm_negatives"):
         torch.testing.assert_close(two["parts"][name], one["parts"][name], **close)
     assert one["gradients"].keys() == two["gradients"].keys()
     for name, gradient in one["gradients"].items():

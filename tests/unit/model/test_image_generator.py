@@ -71,8 +71,45 @@ def test_codebook_starts_on_data_and_dead_codes_come_back():
         quantizer.codebook[1:] = -100.0  # nothing chooses these any more
     for _ in range(150):
         last = quantizer(z)
+        quantizer.end_step()
     assert quantizer.revived > 0
     assert len(last.codes.unique()) > 16
+
+
+@pytest.mark.parametrize("micro_batches", [1, 2, 4])
+def test_usage_forgets_per_optimizer_step_however_many_micro_batches_it_has(micro_batches):
+    """After three steps of 8 images, against the average written out in NumPy; codes move in none of them."""
+    torch.manual_seed(1)
+    quantizer = Quantizer(5, 3, start="uniform", decay=0.7).train()
+    expected = np.full(5, 1 / 5)
+    for _ in range(3):
+        z = 0.2 * torch.randn(8, 3, 2, 2)
+        for part in z.chunk(micro_batches):
+            quantizer(part)
+        quantizer.end_step()
+        latents, codes = z.permute(0, 2, 3, 1).reshape(-1, 3).numpy(), quantizer.codebook.detach().numpy()
+        nearest = ((latents[:, None] - codes) ** 2).sum(2).argmin(1)
+        expected = 0.7 * expected + 0.3 * np.bincount(nearest, minlength=5) / len(nearest)
+    np.testing.assert_allclose(quantizer.usage.numpy(), expected, atol=1e-6)
+
+
+def test_codes_move_once_in_an_optimizer_step():
+    torch.manual_seed(0)
+    quantizer = Quantizer(8, 4, decay=0.0).train()  # unused in one step: dead in the next
+    quantizer(torch.randn(4, 4, 4, 4))
+    quantizer.end_step()
+    with torch.no_grad():
+        quantizer.codebook[1:] = -100.0
+    quantizer(torch.randn(4, 4, 4, 4))
+    assert quantizer.revived == 0  # dead only from the next step on
+    quantizer.end_step()
+    quantizer(torch.randn(4, 4, 4, 4))
+    moved = quantizer.codebook.clone()
+    assert quantizer.revived == 7
+    with torch.no_grad():
+        quantizer.codebook[1:] = -100.0
+    quantizer(torch.randn(4, 4, 4, 4))  # a second micro-batch of this step
+    assert quantizer.revived == 7 and (quantizer.codebook[1:] == -100).all() and (moved[1:] > -100).all()
 
 
 def test_evaluation_changes_nothing():

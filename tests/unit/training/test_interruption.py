@@ -61,17 +61,20 @@ def test_kill_9_at_every_step(tmp_path):
         assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), resumed.parameters(), strict=True))
 
 
-def test_sigterm_leaves_a_checkpoint_of_the_step_reached(tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+def test_a_signal_leaves_a_checkpoint_of_the_step_reached(tmp_path, number):
+    """SIGINT is Ctrl-C: no KeyboardInterrupt."""
     calls = iter(range(100))
 
     def signalled(model, batch, generator):
         if next(calls) == 4:
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), number)
         return loss(model, batch, generator)
 
+    before = signal.getsignal(number)
     with pytest.raises(SystemExit) as stopped:
         fit(tmp_path, loss=signalled)
-    assert stopped.value.code == 128 + signal.SIGTERM
+    assert stopped.value.code == 128 + number and signal.getsignal(number) is before
     assert Checkpoints(tmp_path).load()["step"] == 5
     whole, history = fit(tmp_path / "whole")
     resumed, again = fit(tmp_path)
@@ -117,6 +120,33 @@ def test_a_broken_checkpoint_is_set_aside_for_the_one_before(tmp_path, capsys):
     assert "set aside" in capsys.readouterr().out
 
 
+def test_a_single_flipped_bit_anywhere_is_noticed_and_results_are_those_of_an_undisturbed_run(
+    tmp_path, capsys
+):
+    whole, history = fit(tmp_path / "whole")
+    calls = iter(range(100))
+
+    def dies(model, batch, generator):
+        if next(calls) == 10:
+            raise KeyboardInterrupt
+        return loss(model, batch, generator)
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(tmp_path / "cut", loss=dies)
+    newest = Checkpoints(tmp_path / "cut").paths()[-1]
+    content, rng = newest.read_bytes(), np.random.default_rng(0)
+    for place in rng.integers(8 * len(content), size=40):  # every one loads the state from before, of step 6
+        damaged = bytearray(content)
+        damaged[place // 8] ^= 1 << (place % 8)
+        newest.write_bytes(damaged)
+        assert Checkpoints(tmp_path / "cut").load()["step"] == 6
+        told = capsys.readouterr().out
+        assert f"{newest} is damaged" in told and f"set aside as {newest.name}.broken" in told
+    resumed, again = fit(tmp_path / "cut")
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), resumed.parameters(), strict=True))
+    assert again.rows == history.rows
+
+
 def test_nan_names_step_loss_and_checkpoint(tmp_path):
     calls = iter(range(100))
 
@@ -127,7 +157,7 @@ def test_nan_names_step_loss_and_checkpoint(tmp_path):
         return value, parts
 
     with pytest.raises(
-        DivergedError, match=r"mse is nan at step 8\. Last good checkpoint: .*step-00000006\.pt"
+        DivergedError, match=r"mse is nan at step 8\. Last good checkpoint: .*step-00000006-[0-9a-f]{16}\.pt"
     ):
         fit(tmp_path, loss=breaks)
 
@@ -158,7 +188,7 @@ def test_weights_are_not_saved_after_a_gradient_that_is_not_finite(tmp_path, cli
     chosen = recipe(clip_norm=clip_norm)
     with pytest.raises(
         DivergedError,
-        match=r"gradient_norm is (inf|nan) at step 6\. Last good checkpoint: .*step-00000003\.pt",
+        match=r"gradient_norm is (inf|nan) at step 6\. Last good checkpoint: .*step-00000003-[0-9a-f]{16}\.pt",
     ):
         fit(tmp_path, loss=breaks, chosen=chosen)
     state = Checkpoints(tmp_path).load()
@@ -172,7 +202,7 @@ def test_a_validation_value_that_is_not_finite_names_step_value_and_checkpoint(t
     values = iter([1.0, 1.0, float("nan")])
     with pytest.raises(
         DivergedError,
-        match=r"validation itc is nan at step 8\. Last good checkpoint: .*step-00000006\.pt",
+        match=r"validation itc is nan at step 8\. Last good checkpoint: .*step-00000006-[0-9a-f]{16}\.pt",
     ):
         Trainer(
             Net(),

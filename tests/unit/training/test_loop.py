@@ -34,6 +34,14 @@ def test_schedule_equals_a_table_written_by_hand():
     np.testing.assert_allclose([r.learning_rate_at(s) for s in range(11)], table, atol=1e-6)
 
 
+def test_the_last_step_trains_unless_a_last_rate_of_0_is_asked_for():
+    # 1 warm-up step, then (1 + cos(pi k / 4)) / 2 for k = 0 to 3: 0 would come with k = 4
+    given = {"steps": 5, "batch_size": 1, "learning_rate": 1.0, "seed": 0, "warmup_fraction": 0.2}
+    open_end = [0.0, 1.0, 0.853553, 0.5, 0.146447]
+    np.testing.assert_allclose([Recipe(**given).learning_rate_at(s) for s in range(5)], open_end, atol=1e-6)
+    assert Recipe(**given, final_learning_rate=0.0).learning_rate_at(4) == 0
+
+
 def test_a_recipe_takes_what_sections_hold_and_what_is_given_besides():
     section = SimpleNamespace(steps=7, batch_size=2, learning_rate=0.1, dropout=0.3, seeds=(1, 2))
     found = Recipe.from_params(section, SimpleNamespace(steps=8, clip_norm=None), seed=4, batch_size=3)
@@ -103,8 +111,8 @@ def test_every_item_once_per_epoch_and_shares_add_up():
     joined = [
         rows
         for step in range(15)
-        for micro in range(2)
-        for rows in (shares[0][2 * step + micro], shares[1][2 * step + micro])
+        for share in shares  # a process holds one stretch of a batch, however many micro-batches it is cut into
+        for rows in share[2 * step : 2 * step + 2]
     ]
     assert np.concatenate(joined).tolist() == alone.tolist()
     assert np.concatenate(list(step_rows(10, recipe(steps=15), 6, 0, 1))).tolist() == alone[24:].tolist()
@@ -330,3 +338,18 @@ def test_a_training_refuses_sums_without_a_fixed_order_unless_allowed(tmp_path):
         fit(tmp_path / "strict", loss=unordered)
     with pytest.warns(UserWarning, match="deterministic"):
         fit(tmp_path / "not", loss=unordered, chosen=recipe(strict=False))
+
+
+def test_after_a_training_in_bf16_the_model_computes_in_float32(tmp_path):
+    dtypes = []
+
+    def noted(model, batch, generator):
+        dtypes.append(model(batch["x"]).dtype)
+        return loss(model, batch, generator)
+
+    net, _ = fit(tmp_path, chosen=recipe(precision="bf16"), loss=noted)
+    again = Net()
+    again.load_state_dict(net.state_dict())
+    x = torch.randn(5, 6)
+    assert torch.equal(net.eval()(x), again.eval()(x)) and net(x).dtype == torch.float32
+    assert set(dtypes) == {torch.bfloat16}, "it trained in bf16"
