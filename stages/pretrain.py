@@ -11,10 +11,11 @@ from medunifier.data.tokenizer import load_tokenizer
 from medunifier.huggingface.model_folder import save_model
 from medunifier.huggingface.modeling_medunifier import MedUnifierModel
 from medunifier.huggingface.new_model import build_model
+from medunifier.metrics.matching import constant_accuracy, matching_warning
 from medunifier.model.distributed import rank
 from medunifier.pretraining.gradient_cache import join_micro_batches
 from medunifier.pretraining.pairs import Batch, Pairs
-from medunifier.pretraining.validation import constant_accuracy, matching_warning, validation_losses
+from medunifier.pretraining.validation import validation_losses
 from medunifier.runtime.files import write_curves
 from medunifier.runtime.params import Params
 from medunifier.stage import run_stage

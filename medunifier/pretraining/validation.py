@@ -1,6 +1,5 @@
-"""Validation losses of pre-training, and what they say of image-text matching."""
+"""Validation losses of pre-training."""
 
-import math
 from typing import Any
 
 import numpy as np
@@ -9,8 +8,6 @@ import torch
 from medunifier.model.distributed import all_sum, own_rows, world_size
 from medunifier.pretraining.gradient_cache import join_micro_batches
 from medunifier.pretraining.pairs import Pairs
-
-MARGIN = 0.01  # accuracy above a constant answer's that does not count as learned
 
 
 def validation_losses(
@@ -65,32 +62,3 @@ def validation_losses(
             share = torch.distributions.Categorical(probs=all_sum(count.to(device)))
             sums[f"perplexity_{level}"] = float(share.entropy().exp())
     return sums
-
-
-def constant_accuracy(values: dict[str, float]) -> float:
-    """Return the accuracy of always the same answer in image-text matching, of values of `validation_losses`."""
-    return max(values["itm_negatives"], 1 - values["itm_negatives"])
-
-
-def matching_warning(values: dict[str, float]) -> str | None:
-    """Return a warning if matching has learned nothing, or had nothing to learn from; None otherwise.
-
-    Args:
-        values: the last ones of `validation_losses`, with ITM.
-    """
-    share = values["itm_negatives"]
-    if share == 0:
-        return (
-            "WARNING: image-text matching had no negatives: all reports of a batch are equal. Its loss falls to 0 for "
-            "always the same answer and means nothing. Use more varied reports or a larger batch_size, set "
-            "pretrain.equal_reports to negatives, or switch itm off."
-        )
-    accuracy, constant = values["itm_accuracy"], constant_accuracy(values)
-    if accuracy > constant + MARGIN:
-        return None
-    entropy = -sum(p * math.log(p) for p in (share, 1 - share) if p > 0)
-    return (
-        f"WARNING: image-text matching ends at what always the same answer scores: accuracy {accuracy:.3f} (always the "
-        f"same answer: {constant:.3f}), loss {values['itm']:.3f} (at best {entropy:.3f}). Do not use its scores; train "
-        "longer, or try another learning rate or batch_size."
-    )

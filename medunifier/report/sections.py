@@ -8,6 +8,7 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
+from medunifier.metrics.matching import matching_warning
 from medunifier.metrics.report_scores import Variety
 from medunifier.report import svg, tables
 from medunifier.report.page import count, decimals
@@ -113,12 +114,15 @@ def training_section(
         recipe: `dataset`, `steps`, `batch_size` and `learning_rate` of pretrain.
     """
     objectives = ", ".join(f"{key.upper()} × {weight:g}" for key, weight in weights.items() if weight)
+    validated = [row for row in curve if row["split"] == "validate" and "itm_negatives" in row]
+    warning = matching_warning(validated[-1]) if validated else None
     pairs = metrics.get("validate_pairs")
     return {
         "name": variant,
         "heading": f"Variant {variant}",
         "summary": f"{recipe['steps']} steps of {recipe['batch_size']} pairs from {recipe['dataset']}, peak learning "
-        f"rate {recipe['learning_rate']:g}; objectives and weights: {objectives}.",
+        f"rate {recipe['learning_rate']:g}; objectives and weights: {objectives}."
+        + (f" {warning}" if warning else ""),
         "validated": f"{pairs:.0f} validation pairs of {recipe['dataset']}"
         if pairs
         else "the validation split",

@@ -5,8 +5,9 @@ import itertools
 import pytest
 import torch
 
+from medunifier.metrics.matching import matching_warning
 from medunifier.pretraining.matching import equal_texts
-from medunifier.pretraining.validation import matching_warning
+from medunifier.report.sections import training_section
 from tests.unit.model.test_distributed import case
 
 
@@ -54,6 +55,17 @@ def test_a_matching_that_has_learned_nothing_is_told():
 def test_a_matching_without_negatives_is_told_however_good_its_loss_looks():
     found = matching_warning(values(itm=0.00004, itm_accuracy=1.0, itm_negatives=0.0))
     assert found is not None and "had no negatives" in found and "equal_reports" in found
+
+
+def test_the_page_warns_beside_the_curves():
+    recipe = {"steps": 2, "batch_size": 4, "dataset": "d", "learning_rate": 0.1}
+    curve = [
+        {"step": 0, "split": "validate"} | values(),
+        {"step": 2, "split": "validate"} | values(itm_accuracy=0.6667),
+    ]
+    found = training_section("full", {"itm": 1.0}, {}, curve, recipe)["summary"]
+    assert "always the same answer" in found
+    assert "WARNING" not in training_section("full", {"itm": 1.0}, {}, curve[:1], recipe)["summary"]
 
 
 @pytest.mark.parametrize("equal", [0, 3])
