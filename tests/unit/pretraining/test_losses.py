@@ -1,6 +1,7 @@
 """Each loss against a slow per-sample version in NumPy."""
 
 import numpy as np
+import pytest
 import torch
 
 from medunifier.pretraining import losses as objectives
@@ -69,10 +70,13 @@ def test_generation_is_the_mean_over_real_tokens():
 def test_matching_is_two_class_cross_entropy():
     logits, labels = torch.tensor([[0.0, 2.0], [1.0, -1.0], [0.5, 0.5]]), torch.tensor([1, 1, 0])
     p = [np.exp(2) / (1 + np.exp(2)), np.exp(-1) / (np.exp(1) + np.exp(-1)), 0.5]
-    np.testing.assert_allclose(objectives.matching(logits, labels).item(), -np.log(p).mean(), rtol=1e-6)
+    loss, accuracy, negatives = objectives.matching(logits, labels)
+    np.testing.assert_allclose(loss.item(), -np.log(p).mean(), rtol=1e-6)
+    assert accuracy == pytest.approx(2 / 3) and negatives == pytest.approx(1 / 3)
     labels[1] = objectives.UNLABELLED
-    expected = -np.log([p[0], p[2]]).mean()
-    np.testing.assert_allclose(objectives.matching(logits, labels).item(), expected, rtol=1e-6)
+    loss, accuracy, negatives = objectives.matching(logits, labels)
+    np.testing.assert_allclose(loss.item(), -np.log([p[0], p[2]]).mean(), rtol=1e-6)
+    assert accuracy == 1 and negatives == 0.5
 
 
 def test_hard_negatives_follow_the_softmax_and_avoid_equal_texts():
