@@ -1,6 +1,7 @@
 import os
 import shutil
 import sqlite3
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,16 @@ def project(tmp_path, fresh_store, monkeypatch):
     database.close()
     monkeypatch.chdir(folder)
     return folder
+
+
+@pytest.fixture
+def any_precision() -> Iterator[None]:
+    """Let a test train at a precision of its own: Accelerate keeps a process at the first one."""
+    from accelerate.state import AcceleratorState  # loads torch, which many tests do without
+
+    AcceleratorState._reset_state()
+    yield
+    AcceleratorState._reset_state()
 
 
 # Whoever asks for one of these starts snakemake, dvc or mlflow.

@@ -5,7 +5,6 @@ import copy
 import numpy as np
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 from sklearn.linear_model import LogisticRegression
 from torch import nn
 
@@ -119,10 +118,10 @@ def test_losses_and_probabilities_by_hand():
     assert cross_entropy(torch.zeros(4, 3), torch.tensor([0, 1, 2, 0])).item() == pytest.approx(np.log(3))
 
 
+@pytest.mark.usefixtures("any_precision")
 @pytest.mark.parametrize("outputs", [1, 3])
 def test_after_fine_tuning_in_bf16_scores_are_those_of_the_same_weights_loaded_anew(model, outputs, tmp_path):
     """Validation during the training, too: float32, as the linear probe beside it."""
-    AcceleratorState._reset_state()
     torch.manual_seed(0)
     images, target = torch.randn(12, 5, 8), torch.arange(12) % max(outputs, 2)
     net, trained_in = Classifier(QueryEncoder(copy.deepcopy(model)), outputs), set()

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 
 from medunifier.synthesis.prior_training import bits_per_code, code_loss
 from medunifier.training.checkpoints import Checkpoints
@@ -25,9 +24,9 @@ class Codes:
         return {name: value[rows] for name, value in self.batch.items()}
 
 
+@pytest.mark.usefixtures("any_precision")
 @pytest.mark.parametrize("level", ["top", "bottom"])
 def test_bits_per_code_after_a_training_in_bf16_are_those_of_the_same_weights_loaded_anew(level, tmp_path):
-    AcceleratorState._reset_state()
     codes, prior, trained_in = Codes(level, 6), make_prior(level), set()
 
     def loss(model, batch, _):

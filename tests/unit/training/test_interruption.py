@@ -72,14 +72,33 @@ def test_a_signal_leaves_a_checkpoint_of_the_step_reached(tmp_path, number):
         return loss(model, batch, generator)
 
     before = signal.getsignal(number)
-    with pytest.raises(SystemExit) as stopped:
-        fit(tmp_path, loss=signalled)
-    assert stopped.value.code == 128 + number and signal.getsignal(number) is before
+    signal.signal(
+        number, signal.default_int_handler
+    )  # as in a terminal; a script's background job ignores SIGINT
+    try:
+        with pytest.raises(SystemExit) as stopped:
+            fit(tmp_path, loss=signalled)
+        assert stopped.value.code == 128 + number and signal.getsignal(number) is signal.default_int_handler
+    finally:
+        signal.signal(number, before)
     assert Checkpoints(tmp_path).load()["step"] == 5
     whole, history = fit(tmp_path / "whole")
     resumed, again = fit(tmp_path)
     assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), resumed.parameters(), strict=True))
     assert again.rows == history.rows
+
+
+def test_ctrl_c_stays_ignored_where_it_was_ignored(tmp_path):
+    def signalled(model, batch, generator):
+        os.kill(os.getpid(), signal.SIGINT)
+        return loss(model, batch, generator)
+
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as in the background of a script
+    try:
+        _, history = fit(tmp_path, loss=signalled)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert history.rows[-1]["step"] == 12
 
 
 def test_checkpoints_by_the_clock_come_in_time_and_do_not_show_in_the_curves(tmp_path):

@@ -340,6 +340,7 @@ def test_a_training_refuses_sums_without_a_fixed_order_unless_allowed(tmp_path):
         fit(tmp_path / "not", loss=unordered, chosen=recipe(strict=False))
 
 
+@pytest.mark.usefixtures("any_precision")
 def test_after_a_training_in_bf16_the_model_computes_in_float32(tmp_path):
     dtypes = []
 

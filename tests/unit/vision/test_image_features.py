@@ -124,7 +124,7 @@ def test_the_trainings_precision_does_not_change_its_inputs(project):
         assert full.keys() == half.keys() and all(torch.equal(full[name], half[name]) for name in full)
         if params is project:
             stored = torch.from_numpy(pairs.features.read(pairs.feature_rows[:4])).float()
-            torch.testing.assert_close(half["features"], stored, atol=2e-3, rtol=2e-3)
+            torch.testing.assert_close(half["features"].float(), stored, atol=2e-3, rtol=2e-3)
 
 
 @pytest.mark.slow
@@ -142,7 +142,7 @@ def test_augmentation_changes_the_encoders_input_and_the_target_alike(project):
     )  # the generator decides: resume is exact
     assert not torch.allclose(augmented_twice[0]["features"], plain["features"], atol=1e-2)
     again = model.extract_features(augmented_twice[0]["images"].expand(-1, 3, -1, -1))
-    torch.testing.assert_close(again, augmented_twice[0]["features"])
+    torch.testing.assert_close(again, augmented_twice[0]["features"].float())
     torch.testing.assert_close(
         plain["images"][:, 0] * 255,
         torch.from_numpy(ImageStore(f"data/images/{DATASET}").read(np.arange(4))).float(),
