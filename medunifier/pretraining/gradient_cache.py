@@ -12,7 +12,7 @@ The first pass costs the forward of the Q-Former once more. In memory are the ac
 inputs and embeddings of all.
 
 With dropout, both passes of a micro-batch use the same masks. Not shared by the micro-batches: the statistics of
-`decoder_norm: batch`, and the latents that codes are moved to, which are the first micro-batch's.
+batch normalisation in the image generator, and the latents that codes are moved to, which are the first micro-batch's.
 """
 
 from collections.abc import Callable, Sequence
