@@ -11,9 +11,9 @@ from medunifier.runtime.params import Params
 def headline_metrics(params: Params, variant: str) -> dict[str, float]:
     """Return the values by which variants (or encoders) are compared at a glance, in % but for the PSNR (dB).
 
-    All are of held-out items of the data set of the pre-training: image-to-text mAP@1, zero-shot accuracy, BLEU-4 and
-    micro F1 of findings of the generated reports, PSNR of the reconstructions, prompt fidelity. What was not measured
-    is left out.
+    All are of held-out items of the data set of the pre-training: image-to-text mAP@1, zero-shot accuracy, BLEU-4,
+    micro F1 of findings and share of distinct ones of the generated reports, PSNR of the reconstructions, prompt
+    fidelity. What was not measured is left out.
 
     Raises:
         InputError: the metrics of an evaluation that params.yaml enables are missing.
@@ -41,6 +41,7 @@ def _sources(params: Params, variant: str) -> Iterator[tuple[str, str, str]]:
     if variant in trained.itg and dataset in evaluate.write_reports:
         yield f"write_reports@{variant}-{dataset}", "bleu_4", "bleu_4"
         yield f"write_reports@{variant}-{dataset}", "findings_f1_micro", "findings_f1_micro"
+        yield f"write_reports@{variant}-{dataset}", "distinct_share", "distinct_share"
     if variant in trained.tig:
         yield f"score_images@{variant}", "psnr_reconstruction", "psnr_reconstruction"
         yield f"score_images@{variant}", "prompt_fidelity", "prompt_fidelity"
