@@ -95,12 +95,12 @@ def write_texts(images: pl.DataFrame, template: Template) -> pl.Series:
     labels = [name.removeprefix(LABEL_PREFIX) for name in images.columns if name.startswith(LABEL_PREFIX)]
     order = [name for name in template.findings if name in labels]
     order += [name for name in labels if name not in template.findings]
-    rows = images.select("view", "sex", "age", *(LABEL_PREFIX + name for name in order)).iter_rows()
-    texts = [
-        _text(view, sex, age, dict(zip(order, values, strict=True)), template)
-        for view, sex, age, *values in rows
-    ]
-    return pl.Series("text", texts, pl.String)
+    rows = images.select("view", "sex", "age", *(LABEL_PREFIX + name for name in order)).rows()
+    texts = {  # of each different row
+        (view, sex, age, *values): _text(view, sex, age, dict(zip(order, values, strict=True)), template)
+        for view, sex, age, *values in set(rows)
+    }
+    return pl.Series("text", [texts[row] for row in rows], pl.String)
 
 
 def _text(
