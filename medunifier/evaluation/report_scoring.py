@@ -84,9 +84,9 @@ def text_metrics(
     rows = study_rows(test)
     if rows is not None:
         metrics["n_studies"] = len(rows)
-        cleaned = [cleaned[row] for row in rows]
+        cleaned = [cleaned[int(row)] for row in rows]
         for system, reports in systems.items():
-            _, chosen = protocols[FIELD]([], [reports[row] for row in rows])
+            _, chosen = protocols[FIELD]([], [reports[int(row)] for row in rows])
             of_studies = TextScores.of(cleaned, chosen, scorer)
             metrics |= _flat(of_studies, f"{system}study_", options.take(rows))
         _log_no_cider(cleaned, "study_", run)
