@@ -10,6 +10,8 @@ from transformers import AutoModel, PreTrainedModel
 from transformers import initialization as init
 
 from medunifier.huggingface.configuration_medunifier import MedUnifierConfig
+from medunifier.huggingface.network_loading import read_sizes
+from medunifier.model.config import check_sizes
 from medunifier.model.image_generator import LatentAdapter
 from medunifier.model.network import MedUnifierNetwork
 from medunifier.model.qformer import QFormer
@@ -42,8 +44,14 @@ class MedUnifierModel(MedUnifierNetwork, PreTrainedModel):
         """Load a trained model as transformers does, and refuse weights that are not finite.
 
         Raises:
-            InputError: a weight is NaN or infinite, or config.json has sizes of no network.
+            InputError: a weight is NaN or infinite, or config.json is broken or has sizes of no network.
         """
+        folder = Path(pretrained_model_name_or_path)
+        if (folder / "config.json").is_file():
+            try:
+                check_sizes(read_sizes(folder))
+            except OSError as error:
+                raise InputError(f"{folder}: {error}") from error
         found = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
         model = found[0] if isinstance(found, tuple) else found  # with `output_loading_info`
         check_finite(model.state_dict(), str(pretrained_model_name_or_path))

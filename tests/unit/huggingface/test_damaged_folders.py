@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from huggingface_hub.errors import StrictDataclassError
 from safetensors.torch import load_file, save_file
 
 from medunifier.evaluation.loading import load_trained
@@ -26,7 +25,7 @@ def refusals():
     """The messages of both ways of loading."""
     found = []
     for load in (lambda: load_trained(VARIANT), lambda: MedUnifierModel.from_pretrained(FOLDER)):
-        with pytest.raises((InputError, OSError, ValueError, StrictDataclassError)) as refused:
+        with pytest.raises(InputError) as refused:
             load()
         found.append(refused)
     return found
@@ -50,15 +49,15 @@ def test_sizes_of_no_network_are_named_before_anything_is_built(project, change)
     path = Path(FOLDER) / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     for refused in refusals():
-        assert refused.type is InputError and "\n" not in str(refused.value)
+        assert "\n" not in str(refused.value)
         assert next(iter(change)) in str(refused.value) or "patch tokens are no square" in str(refused.value)
 
 
 @pytest.mark.parametrize("content", ["[]", "7", '{"model_type": "medunifier", "heads": "two"}', "{"])
-def test_a_config_that_is_none_is_refused_by_the_stages_in_one_line(project, content):
+def test_a_config_that_is_none_is_refused_in_one_line(project, content):
     (Path(FOLDER) / "config.json").write_text(content)
-    stage, _ = refusals()
-    assert stage.type is InputError and "\n" not in str(stage.value)
+    for refused in refusals():
+        assert "\n" not in str(refused.value) and "config.json" in str(refused.value)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("-inf")])
@@ -69,7 +68,6 @@ def test_weights_that_are_not_finite_are_refused(project, value):
     weights[name][0, 0] = value
     save_file(weights, path, metadata={"format": "pt"})
     for refused in refusals():
-        assert refused.type is InputError
         assert f"weight {name} has 1 of {weights[name].numel()} values that are NaN or infinite" in str(
             refused.value
         )
