@@ -42,3 +42,13 @@ def scramble(network, seed=0):
         for parameter in network.parameters():
             parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
     return network.eval()
+
+
+def with_first(first, patches):
+    """Tokens (B, 1 + n, width) of a vector for the whole image and the patches."""
+    return torch.cat([first[:, None], patches], 1)
+
+
+def deepest(features):
+    """Tokens of feature maps (B, width, h, w), their mean first."""
+    return with_first(features.mean((2, 3)), features.flatten(2).transpose(1, 2))
