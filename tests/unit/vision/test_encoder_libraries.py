@@ -325,3 +325,20 @@ def test_a_folder_is_read_without_its_library_being_named(tmp_path):
     dinov2(tmp_path / "d")
     assert Path(tmp_path / "d" / "preprocessor_config.json").is_file()
     assert load_vision(str(tmp_path / "d")).preprocessing.mean == (0.5307,) * 3
+
+
+def test_dinov3_at_its_own_size(tmp_path):
+    """Its processor resizes in floating point, unlike the others; at its own size there is nothing to resize."""
+    from transformers import AutoImageProcessor, DINOv3ViTConfig, DINOv3ViTImageProcessor, DINOv3ViTModel
+
+    config = DINOv3ViTConfig(**SMALL, image_size=64, patch_size=16, num_register_tokens=4)
+    network = scramble(DINOv3ViTModel(config))
+    network.save_pretrained(tmp_path)
+    DINOv3ViTImageProcessor(size=square(64)).save_pretrained(tmp_path)
+    images = radiographs(64)
+    with torch.no_grad():
+        own = AutoImageProcessor.from_pretrained(tmp_path)(pictures(images), return_tensors="pt")
+        tokens = network(own["pixel_values"]).last_hidden_state
+    expected = with_first(tokens[:, 0], tokens[:, 5:])
+    found = load_vision(str(tmp_path))(pixels_of(images))
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5 * max(1.0, expected.abs().max().item()))
