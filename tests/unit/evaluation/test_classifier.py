@@ -150,7 +150,7 @@ def test_after_fine_tuning_in_bf16_scores_are_those_of_the_same_weights_loaded_a
     again.load_state_dict(net.state_dict())
     with torch.no_grad():
         assert torch.equal(net.eval()(images), again.eval()(images))
-    assert history.rows[-1]["loss"] == validate(again)
+    assert history.rows[-1]["loss"] == validate(again)["loss"]
     assert trained_in == {torch.bfloat16} and not torch.equal(
         net.head.weight, torch.zeros_like(net.head.weight)
     )
