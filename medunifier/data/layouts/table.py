@@ -73,11 +73,13 @@ def read_reports(settings: Dataset, images: pl.DataFrame) -> Raw:
     rows = [
         (
             row[study],
-            *_sections(*(row.get(name) for name in (table.findings, table.impression, table.report))),
+            *_sections(
+                *(row[name] if name else None for name in (table.findings, table.impression, table.report))
+            ),
         )
         for row in frame.iter_rows(named=True)
     ]
-    names = dict.fromkeys(("study_id", "findings", "impression", "body"), pl.String)
+    names = {name: pl.String for name in RAW_REPORTS.columns if name not in ("reason", "detail")}
     return Raw(
         pl.concat([RAW_REPORTS.empty(), pl.DataFrame(rows, names, orient="row")], how="diagonal"), notes
     )
