@@ -16,6 +16,7 @@ from medunifier.report.generated_section import generated_section
 from medunifier.report.notes import Reading, notes
 from medunifier.report.paper_tables import paper_tables
 from medunifier.report.pipeline_diagram import Family, pipeline_diagram
+from medunifier.report.reports_section import reports_section
 from medunifier.report.results_files import read_data, read_metrics, read_pairs, read_samples, read_training
 from medunifier.report.seed_means import seed_groups
 from medunifier.report.table_cell import Cell
@@ -102,7 +103,7 @@ def page_content(params: Params) -> dict[str, Any]:
             for (variant, dataset), metrics in results.retrieval.items()
         ],
         "reports": [
-            sections.reports_section(
+            reports_section(
                 variant,
                 dataset,
                 metrics,
