@@ -1,175 +1,151 @@
-"""Decode image files (JPEG, PNG, DICOM) to grey uint8 squares of one size."""
+"""Decode image files (JPEG, PNG, DICOM) to grey uint8 squares of one size; the content decides, not the suffix."""
 
-from __future__ import annotations
-
-import os
+import io
+import re
 import struct
+import warnings
 import zlib
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps
 
+from medunifier.data.dicom_decoding import read_dicom
+from medunifier.data.grey_values import Depth, bits_used, scaled
+from medunifier.data.image_content import (
+    DICOM_AT,
+    DICOM_START,
+    JPEG_START,
+    PNG_START,
+    TooLargeImage,
+    UnreadableImage,
+    check_jpeg,
+    check_listed,
+    check_png,
+    read_content,
+)
 from medunifier.runtime.errors import InputError
 
-if TYPE_CHECKING:  # pydicom takes a quarter of a second to import: only where there are DICOM files
-    import pydicom
-
-_DICOM_SUFFIXES = (".dcm", ".dicom")
-_IMAGE_STARTS = (b"\xff\xd8\xff", b"\x89PNG")
-_JPEG_END = b"\xff\xd9"
-# Errors that Pillow, pydicom and its decoders raise on broken content. Only an OSError without errno counts.
+MAX_MEGAPIXELS = 100
+# Formats that Pillow reads by itself; others start programs (EPS) or are no radiographs.
+_FORMATS = ("JPEG", "PNG", "TIFF", "JPEG2000", "BMP", "GIF", "PPM", "WEBP")
+# Errors that Pillow, pydicom and its decoders raise on broken content.
 _BROKEN = (
-    ArithmeticError, AttributeError, EOFError, LookupError, NotImplementedError, OSError, RuntimeError,
-    SyntaxError, TypeError, ValueError, struct.error, zlib.error, Image.DecompressionBombError,
+    ArithmeticError, AttributeError, EOFError, LookupError, NotImplementedError, OSError, RuntimeError, SyntaxError,
+    TypeError, ValueError, struct.error, zlib.error, Image.DecompressionBombError,
 )  # fmt: skip
 
 
-class UnreadableImage(Exception):
-    """The file exists but cannot be decoded completely."""
+class DecodedImage(NamedTuple):
+    """Grey values, uint8 [size, size], and what was found about the file, a few words each (empty: nothing)."""
+
+    pixels: np.ndarray
+    notes: tuple[str, ...]
 
 
-def decode_image(path: str | Path, size: int, aspect: str) -> np.ndarray:
-    """Decode an image file to grey values, antialiased.
-
-    Args:
-        path: a JPEG, PNG or other file that Pillow reads, or a DICOM file; the content counts, not the suffix.
-        size: height and width of the result in pixels.
-        aspect: what is done with an image that is not square: `squash` (distort), `pad` (with black) or `crop`
-            (keep the centre).
+def decode_image(path: str | Path, size: int, aspect: str, bits: str = "used") -> np.ndarray:
+    """Decode an image file to grey values, antialiased; arguments and errors as for `decode_file`.
 
     Returns:
         uint8 [size, size]; 0 is black.
+    """
+    return decode_file(path, size, aspect, bits=bits).pixels
+
+
+def decode_file(
+    path: str | Path,
+    size: int,
+    aspect: str,
+    *,
+    bits: str = "used",
+    max_megapixels: int = MAX_MEGAPIXELS,
+    sha256: str | None = None,
+) -> DecodedImage:
+    """Decode an image file to grey values, antialiased, with notes about the file.
+
+    Args:
+        path: a DICOM file, or a JPEG, PNG or other file that Pillow reads, under any name.
+        size: height and width of the result in pixels.
+        aspect: what is done with an image that is not square: `squash` (distort), `pad` (with black) or `crop`
+            (keep the centre).
+        bits: which range of an image of more than 8 bits becomes 0 to 255: that of the bits which are `declared` by
+            its file, or of those which its pixels have `used`.
+        max_megapixels: most million pixels of an image.
+        sha256: of the file, as listed; None: not listed, or not to be compared.
 
     Raises:
-        UnreadableImage: The content is broken, truncated or of an unsupported kind.
+        UnreadableImage: The content is broken, truncated or of an unsupported kind; TooLargeImage, WrongChecksum.
         InputError: The file cannot be opened, or a decoder plug-in is not installed.
     """
-    try:
-        return square(_read_dicom(path) if is_dicom(path) else _read_image(path, size), size, aspect)
-    except _BROKEN as error:
-        if isinstance(error, OSError) and error.errno is not None:
-            raise InputError(
-                f"{path}: {os.strerror(error.errno)}; the file was there when the data set was prepared: "
-                "check the disk, or run prepare again"
-            ) from error
-        if "missing dependencies" in str(error):
-            raise InputError(f"{path}: {error}") from error
-        raise UnreadableImage(f"{type(error).__name__}: {' '.join(str(error).split())}") from error
+    content = read_content(path, max_megapixels)
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        try:
+            image, notes = _read(content, size, bits, max_megapixels)
+            pixels = square(image, size, aspect)
+        except _BROKEN as error:
+            if "missing dependencies" in str(error):
+                raise InputError(f"{path}: {error}") from error
+            raise UnreadableImage(f"{type(error).__name__}: {' '.join(str(error).split())}") from error
+    check_listed(content, sha256)
+    return DecodedImage(pixels, (*notes, *_warning_notes(warned)))
 
 
-def is_dicom(path: str | Path) -> bool:
-    """Return whether a file is DICOM: DICM after 128 bytes (PS3.10, 7.1), or by its suffix if it is no JPEG or PNG."""
-    with open(path, "rb") as file:
-        head = file.read(132)
-    by_suffix = Path(path).suffix.lower() in _DICOM_SUFFIXES and not head.startswith(_IMAGE_STARTS)
-    return head[128:] == b"DICM" or by_suffix
-
-
-def _read_image(path: str | Path, size: int) -> Image.Image:
-    """Return a grey image (mode L, or F in 0..255) of at least twice `size`, if the file has that many pixels."""
-    with Image.open(path) as image:
+def _read(content: bytes, size: int, bits: str, max_megapixels: int) -> tuple[Image.Image, tuple[str, ...]]:
+    """Return a grey image (mode L, or F in 0..255) of at least twice `size`, if the file has that many; and notes."""
+    if content[DICOM_AT : DICOM_AT + len(DICOM_START)] == DICOM_START:
+        image, depth = read_dicom(content, bits, max_megapixels)
+        return image, _depth_note(depth)
+    with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
+        if image.width * image.height > max_megapixels * 1_000_000:
+            raise TooLargeImage(
+                f"{image.width} x {image.height} pixels, more than {max_megapixels} megapixels"
+            )
+        if content.startswith(PNG_START):
+            check_png(content)
         # JPEG can be decoded at 1/2, 1/4 or 1/8 of its size: much faster, and each pixel a proper average.
         image.draft("L", (2 * size, 2 * size))
         image.load()
-        return grey(image)
+        notes = check_jpeg(content) if content.startswith(JPEG_START) else ()
+        image, depth = _grey(image, bits)
+        return image, (*notes, *_depth_note(depth))
 
 
-def grey(image: Image.Image) -> Image.Image:
-    """Return an upright grey image: mode L, or F in 0..255.
+def grey(image: Image.Image, bits: str = "used") -> Image.Image:
+    """Return an upright grey image: mode L, or F in 0..255; `bits` as for `decode_file`.
 
     Raises:
         ValueError: The image is floating-point, so its stored range is unknown.
     """
+    return _grey(image, bits)[0]
+
+
+def _grey(image: Image.Image, bits: str) -> tuple[Image.Image, Depth]:
+    """Return an upright grey image as `grey`, and its bits."""
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):  # 16 bits, stored range 0..65535; Pillow would clip them at 255
-        return _grey(np.asarray(image, np.float32), 0, 65535)
+        values = np.clip(np.asarray(image), 0, 65535).astype(np.uint16)
+        depth = Depth(16, bits_used(values, 16) if bits == "used" else 16)
+        return scaled(values.astype(np.float32), 0, 2**depth.used - 1), depth
     if image.mode == "F":
         raise ValueError("a floating-point image has no stored range")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "black"), image)
-    return image.convert("L")
+    return image.convert("L"), Depth(8, 8)
 
 
-def _read_dicom(path: str | Path) -> Image.Image:
-    """Return a grey image (mode F in 0..255): modality LUT, then VOI LUT or window, then MONOCHROME1 inverted.
-
-    DICOM PS3.3 C.11.1, C.11.2, C.7.6.3.1.2. White is the top of the stored range, not the brightest pixel.
-    """
-    # Imported here: see the top of the file.
-    import pydicom
-    from pydicom.errors import BytesLengthException, InvalidDicomError
-
-    try:
-        return _rendered(pydicom.dcmread(path))
-    except (BytesLengthException, InvalidDicomError) as error:
-        raise ValueError(str(error)) from error
+def _depth_note(depth: Depth) -> tuple[str, ...]:
+    if depth.used == depth.declared:
+        return ()
+    return (f"{depth.used} of {depth.declared} declared bits used",)
 
 
-def _rendered(dataset: pydicom.Dataset) -> Image.Image:
-    """Return the grey image of a data set with one frame."""
-    from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut
-
-    if int(dataset.get("NumberOfFrames") or 1) > 1:
-        raise ValueError(f"{dataset.NumberOfFrames} frames, expected one")
-    stored = _stored_values(dataset)
-    if dataset.SamplesPerPixel == 3:
-        return Image.fromarray(stored).convert("L")
-    if dataset.PhotometricInterpretation not in ("MONOCHROME1", "MONOCHROME2"):
-        raise ValueError(f"{dataset.PhotometricInterpretation} pixels, expected grey or RGB ones")
-    values = apply_voi_lut(apply_modality_lut(stored, dataset), dataset)
-    low, high = _value_range(dataset)
-    if dataset.PhotometricInterpretation == "MONOCHROME1":
-        low, high = high, low
-    return _grey(values, low, high)
-
-
-def _stored_values(dataset: pydicom.Dataset) -> np.ndarray:
-    """Return the stored pixel values.
-
-    Pillow decodes 8-bit lossy JPEG: it detects a truncated frame, and gives the same grey values as JPEG files in
-    data sets that were made from DICOM files. Other decoders round some pixels differently by 1.
-
-    Raises:
-        ValueError: A JPEG frame has no end marker.
-    """
-    from pydicom import uid
-    from pydicom.encaps import get_frame
-
-    syntax = dataset.file_meta.TransferSyntaxUID
-    if syntax == uid.JPEGBaseline8Bit or (syntax == uid.JPEGExtended12Bit and dataset.BitsStored == 8):
-        dataset.pixel_array_options(decoding_plugin="pillow")
-    elif syntax in (*uid.JPEGTransferSyntaxes, *uid.JPEGLSTransferSyntaxes):
-        frame = get_frame(dataset.PixelData, 0, number_of_frames=1)
-        if not frame.rstrip(b"\x00\xff").endswith(_JPEG_END):  # decoders would fill the rest
-            raise ValueError("the JPEG frame is cut short: it has no end marker")
-    return dataset.pixel_array
-
-
-def _value_range(dataset: pydicom.Dataset) -> tuple[float, float]:
-    """Return the lowest and highest value that the LUTs can give, independent of the pixels."""
-    for sequence in ("VOILUTSequence", "ModalityLUTSequence"):
-        if dataset.get(sequence):
-            return 0, 2 ** dataset[sequence][0].LUTDescriptor[2] - 1
-    bits = dataset.BitsStored
-    low, high = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if dataset.PixelRepresentation else (0, 2**bits - 1)
-    slope, intercept = 1.0, 0.0
-    if "RescaleSlope" in dataset and "RescaleIntercept" in dataset:  # one alone is not applied
-        slope, intercept = float(dataset.RescaleSlope), float(dataset.RescaleIntercept)
-    first, last = sorted((low * slope + intercept, high * slope + intercept))
-    return first, last
-
-
-def _grey(values: np.ndarray, low: float, high: float) -> Image.Image:
-    """Map `low` to 0 and `high` to 255 (mode F); `low` above `high` inverts.
-
-    8-bit values with the full range stay as they are (mode L): a DICOM file gives the same image as its PNG copy.
-    """
-    if values.dtype == np.uint8 and {low, high} == {0, 255}:
-        return Image.fromarray(values if low == 0 else 255 - values)
-    return Image.fromarray(np.clip((values - low) * (255 / (high - low)), 0, 255).astype(np.float32))
+def _warning_notes(warned: list[warnings.WarningMessage]) -> tuple[str, ...]:
+    """Return what decoders warned of, without the numbers that differ from image to image."""
+    texts = [f"{w.category.__name__}: {' '.join(str(w.message).split())}" for w in warned]
+    return tuple(dict.fromkeys(re.sub(r"\d+", "N", text)[:120] for text in texts))
 
 
 def square(image: Image.Image, size: int, aspect: str) -> np.ndarray:

@@ -7,11 +7,11 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import polars as pl
 
-from medunifier.data import image_decoding
-from medunifier.data.image_decoding import UnreadableImage, decode_image
+from medunifier.data import dicom_decoding, grey_values, image_content, image_decoding
+from medunifier.data.image_content import TooLargeImage, UnreadableImage, WrongChecksum
+from medunifier.data.image_decoding import DecodedImage, decode_file
 from medunifier.data.overlaps import CONTENTS, content_digests
 from medunifier.data.preparation.rejects import Reason
 from medunifier.runtime.params import Images
@@ -19,6 +19,10 @@ from medunifier.storage.image_shards import PART_ROWS, part_path, write_part
 from medunifier.storage.tables import REJECTED, Schema, read_table, write_table
 
 IMAGES = "images"  # below the work folder: the folder to publish
+# What was found about images that were decoded, one row for each remark.
+NOTES = Schema("notes", {"image_id": pl.String, "note": pl.String}, frozenset({"image_id", "note"}))
+_DECODING = (image_decoding, image_content, dicom_decoding, grey_values)
+_REASONS = {TooLargeImage: Reason.TOO_LARGE_IMAGE, WrongChecksum: Reason.WRONG_CHECKSUM}
 
 
 def work_folder(manifest: pl.DataFrame, root: Path, settings: Images, stage: str) -> Path:
@@ -27,7 +31,8 @@ def work_folder(manifest: pl.DataFrame, root: Path, settings: Images, stage: str
     Its subfolder IMAGES will be published. Beside that lie the rejects and the digests of each part.
     """
     key = hashlib.sha256(f"{root} {settings} {PART_ROWS}".encode())
-    key.update(Path(image_decoding.__file__).read_bytes())
+    for module in _DECODING:
+        key.update(Path(module.__file__).read_bytes())
     for row in manifest.iter_rows():
         key.update(repr(row).encode())
     return Path(os.environ.get("MEDUNIFIER_STATE", ".state")) / stage / key.hexdigest()[:16]
@@ -36,53 +41,70 @@ def work_folder(manifest: pl.DataFrame, root: Path, settings: Images, stage: str
 def decode_part(
     part: pl.DataFrame, root: Path, settings: Images, mapped: Callable, work: Path, number: int
 ) -> None:
-    """Decode one part; write its rejects and digests, then its images, whose file marks the part as finished.
+    """Decode one part; write its tables, then its images, whose file marks the part as finished.
 
     Args:
         part: rows of the manifest.
         root: root folder of the data set.
-        settings: size and aspect of the decoded images.
+        settings: how images are decoded and verified.
         mapped: an ordered `map`, over one or several processes.
         work: as from `work_folder`.
         number: number of the part.
     """
-    paths = [str(root / path) for path in part["image_path"]]
-    decode = partial(image_or_problem, size=settings.size, aspect=settings.aspect)
-    results = list(mapped(decode, paths))
-    is_image = pl.Series([isinstance(result, np.ndarray) for result in results], dtype=pl.Boolean)
-    problems = [
-        f"{path}: {result}"
-        for path, result in zip(part["image_path"], results, strict=True)
-        if isinstance(result, str)
-    ]
-    rejected = part.filter(~is_image).select(
+    listed = part["sha256"] if settings.verify == "listed" else [None] * len(part)
+    files = [(str(root / path), sha256) for path, sha256 in zip(part["image_path"], listed, strict=True)]
+    results = list(mapped(partial(image_or_problem, settings=settings), files))
+    is_image = pl.Series([isinstance(result, DecodedImage) for result in results], dtype=pl.Boolean)
+    problems = [result for result in results if not isinstance(result, DecodedImage)]
+    bad = part.filter(~is_image)
+    rejected = bad.select(
         "image_id",
         "study_id",
-        pl.lit(Reason.UNREADABLE_IMAGE.value).alias("reason"),
-        pl.Series("detail", problems, pl.String),
+        pl.Series("reason", [reason.value for reason, _ in problems], pl.String),
+        pl.format(
+            "{}: {}", "image_path", pl.Series("detail", [text for _, text in problems], pl.String)
+        ).alias("detail"),
     )
     ids = part.filter(is_image)["image_id"]
-    images = [result for result in results if isinstance(result, np.ndarray)]
+    decoded = [result for result in results if isinstance(result, DecodedImage)]
+    notes = [(name, note) for name, image in zip(ids, decoded, strict=True) for note in image.notes]
+    images = [image.pixels for image in decoded]
     write_table(rejected, _table_path(work, "rejected", number), REJECTED)
     write_table(content_digests(ids, images), _table_path(work, "contents", number), CONTENTS)
+    write_table(
+        pl.DataFrame(notes, dict(NOTES.columns), orient="row"), _table_path(work, "notes", number), NOTES
+    )
     write_part(part_path(work / IMAGES, number), ids, images, settings.size)
 
 
-def image_or_problem(path: str, size: int, aspect: str) -> np.ndarray | str:
-    """Return the decoded image, uint8 [size, size], or a description of what is wrong with the file."""
+def image_or_problem(file: tuple[str, str | None], settings: Images) -> DecodedImage | tuple[Reason, str]:
+    """Return a decoded image with its notes, or the reason to reject the file and a description.
+
+    Args:
+        file: path and listed SHA-256 (None: not to be compared).
+        settings: how images are decoded.
+    """
+    path, sha256 = file
     try:
-        return decode_image(path, size, aspect)
+        return decode_file(
+            path,
+            settings.size,
+            settings.aspect,
+            bits=settings.bits,
+            max_megapixels=settings.max_megapixels,
+            sha256=sha256,
+        )
     except UnreadableImage as problem:
-        return str(problem)
+        return _REASONS.get(type(problem), Reason.UNREADABLE_IMAGE), str(problem)
 
 
-def gather_tables(work: Path, parts: int) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Return the rejects and the digests of all parts."""
+def gather_tables(work: Path, parts: int) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
+    """Return the rejects, the digests and the notes of all parts."""
 
     def gather(name: str, schema: Schema) -> pl.DataFrame:
         return pl.concat([read_table(_table_path(work, name, number), schema) for number in range(parts)])
 
-    return gather("rejected", REJECTED), gather("contents", CONTENTS)
+    return gather("rejected", REJECTED), gather("contents", CONTENTS), gather("notes", NOTES)
 
 
 def _table_path(work: Path, table: str, number: int) -> Path:

@@ -23,13 +23,14 @@ class MedUnifierImageProcessor(BaseImageProcessor):
 
     Args:
         size: pixels, height = width. aspect: `squash`, `pad` or `crop` for an image that is not square.
+        bits: range of an image of more than 8 bits that becomes 0 to 1, of the bits `declared` or `used`.
     """
 
     model_input_names: ClassVar = ["pixel_values"]
 
-    def __init__(self, size: int = 224, aspect: str = "squash", **kwargs: Any):
+    def __init__(self, size: int = 224, aspect: str = "squash", bits: str = "used", **kwargs: Any):
         super().__init__(**kwargs)
-        self.size, self.aspect = size, aspect
+        self.size, self.aspect, self.bits = size, aspect, bits
 
     # Files are inputs here, and tensors are none: narrower than transformers' own processors.
     def __call__(  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -43,9 +44,9 @@ class MedUnifierImageProcessor(BaseImageProcessor):
         if isinstance(images, str | PathLike | Image.Image):
             images = [images]
         decoded = [
-            square(grey(image), self.size, self.aspect)
+            square(grey(image, self.bits), self.size, self.aspect)
             if isinstance(image, Image.Image)
-            else decode_image(fspath(image), self.size, self.aspect)
+            else decode_image(fspath(image), self.size, self.aspect, self.bits)
             for image in images
         ]
         pixels = torch.stack([torch.from_numpy(image) for image in decoded])[:, None]  # (B, 1, size, size)

@@ -34,7 +34,7 @@ def save_model(
     """
     shutil.rmtree(folder, ignore_errors=True)
     model.save_pretrained(folder)
-    images = MedUnifierImageProcessor(params.images.size, params.images.aspect)
+    images = MedUnifierImageProcessor(params.images.size, params.images.aspect, params.images.bits)
     MedUnifierProcessor(images, tokenizer, params.model.max_text_tokens).save_pretrained(folder)
     p = params.pretrain
     write_model_card(

@@ -65,6 +65,8 @@ def data_section(
         "texts": label_texts(prepared["texts"]),
         "digests": prepared["image_ids_sha256"],
         "notes": [(words(name), number) for name, number in notes.items() if number],
+        "decoding_notes": list(decoded["notes"].items()),
+        "verified": decoded["verified"],
         "benchmark_undecoded": benchmark_undecoded,
         "rejects": reject_rows(prepared, decoded, meanings),
     }

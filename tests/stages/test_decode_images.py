@@ -8,9 +8,11 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+from PIL import Image
 
 from medunifier.data import image_parts
-from medunifier.data.image_decoding import decode_image
+from medunifier.data.image_decoding import decode_file, decode_image
+from medunifier.data.image_parts import NOTES
 from medunifier.data.overlaps import CONTENTS
 from medunifier.runtime.errors import InputError
 from medunifier.runtime.params import load_params
@@ -90,13 +92,13 @@ def interrupt_after(monkeypatch, images):
     """Let decoding stop for good after so many images; returns the list of those that were tried."""
     tried = []
 
-    def decode_or_stop(path, size, aspect):
+    def decode_or_stop(path, *arguments, **options):
         if len(tried) == images:
             raise KeyboardInterrupt
         tried.append(Path(path).name)
-        return decode_image(path, size, aspect)
+        return decode_file(path, *arguments, **options)
 
-    monkeypatch.setattr(image_parts, "decode_image", decode_or_stop)
+    monkeypatch.setattr(image_parts, "decode_file", decode_or_stop)
     return tried
 
 
@@ -206,3 +208,73 @@ def test_without_prepared_tables_the_error_names_the_stage_to_run(root):
     Path("data/prepared/phantom/manifest.parquet").unlink()
     with pytest.raises(InputError, match=r"manifest\.parquet: no such table; run the stage that makes it"):
         decode(root)
+
+
+def list_checksums(root, **wrong):
+    """Put the SHA-256 of every file into the manifest, but for those in `wrong`, by image id."""
+    path = "data/prepared/phantom/manifest.parquet"
+    table = read_table(path, MANIFEST)
+    sums = [hashlib.sha256((root / name).read_bytes()).hexdigest() for name in table["image_path"]]
+    sums = [wrong.get(image_id, digest) for image_id, digest in zip(table["image_id"], sums, strict=True)]
+    write_table(table.with_columns(sha256=pl.Series(sums, dtype=pl.String)), path, MANIFEST)
+
+
+def summary():
+    return json.loads((OUT / "summary.json").read_text())
+
+
+def test_files_that_are_not_those_listed_are_rejected(root):
+    list_checksums(root, i3="0" * 64, i4=None, i5="0" * 64)
+    decode(root)
+    rejected = read_table(OUT / "rejected.parquet", REJECTED)
+    assert dict(rejected.select("image_id", "reason").iter_rows()) == {
+        "i2": "unreadable_image",
+        "i3": "wrong_checksum",
+        "i5": "unreadable_image",
+    }
+    (detail,) = rejected.filter(reason="wrong_checksum")["detail"]
+    assert detail.startswith("3.jpg: SHA-256 is ") and detail.endswith("fetch the file again")
+    assert summary()["verified"] == 6 and summary()["rejected"] == {
+        "unreadable_image": 2,
+        "wrong_checksum": 1,
+    }
+    decode(root, verify="none")
+    assert summary()["verified"] == 0 and summary()["rejected"] == {"unreadable_image": 2}
+
+
+def test_bits_in_use_and_warnings_are_counted(root, capsys):
+    wide = Image.fromarray(np.linspace(0, 4095, 256).astype(np.uint16).reshape(16, 16))
+    for number in (0, 1, 6):
+        wide.save(root / f"{number}.jpg", "PNG")
+    decode(root)
+    note = "12 of 16 declared bits used"
+    assert summary()["bits"] == "used" and summary()["notes"] == {note: 3}
+    notes = read_table(OUT / "notes.parquet", NOTES)
+    assert notes.rows() == [("i0", note), ("i1", note), ("i6", note)]
+    assert f"3 images: {note}" in capsys.readouterr().out
+    store = ImageStore(OUT)
+    assert store.read([0]).max() == 255
+    decode(root, bits="declared")
+    assert summary()["notes"] == {} and ImageStore(OUT).read([0]).max() == 16
+
+
+def test_images_with_too_many_pixels_are_rejected(root):
+    Image.new("L", (1001, 1000)).save(root / "4.jpg")
+    decode(root, max_megapixels=1)
+    rejected = read_table(OUT / "rejected.parquet", REJECTED).filter(image_id="i4")
+    assert rejected.rows() == [
+        ("i4", "s4", "too_large_image", "4.jpg: 1001 x 1000 pixels, more than 1 megapixels")
+    ]
+    decode(root)
+    assert "too_large_image" not in summary()["rejected"]
+
+
+@pytest.mark.parametrize("kind", ["folder", "pipe", "loop"])
+def test_what_took_a_files_place_since_it_was_prepared_is_rejected(root, kind):
+    path = root / "3.jpg"
+    path.unlink()
+    {"folder": path.mkdir, "pipe": lambda: os.mkfifo(path), "loop": lambda: path.symlink_to(path)}[kind]()
+    decode(root)
+    assert read_table(OUT / "rejected.parquet", REJECTED).filter(image_id="i3")["reason"].to_list() == [
+        "unreadable_image"
+    ]

@@ -43,10 +43,10 @@ def pixels(seed: str, size: int = 32) -> np.ndarray:
     return np.asarray(coarse.resize((size, size), Image.Resampling.BICUBIC))
 
 
-def image_file(values: np.ndarray, kind: str) -> bytes:
-    """A JPEG or PNG file of `values`."""
+def image_file(values: np.ndarray, kind: str, **options) -> bytes:
+    """A JPEG or PNG file of `values`; `options` of Pillow's encoder."""
     buffer = io.BytesIO()
-    Image.fromarray(values).save(buffer, kind)
+    Image.fromarray(values).save(buffer, kind, **options)
     return buffer.getvalue()
 
 

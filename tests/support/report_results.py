@@ -80,6 +80,7 @@ def write_data(folder: Path, rng: np.random.Generator) -> None:
     }
     write_json(folder / "data/prepared/phantom/summary.json", summary)
     decoded = {"dataset": "phantom", "pictures": 1553, "decoded": 1549, "rejected": {"unreadable_image": 4}}
+    decoded |= {"verified": 1553, "notes": {"12 of 16 declared bits used": 7}}
     write_json(folder / "data/images/phantom/summary.json", decoded)
     for name in load_params(folder / "params.yaml").datasets.keys() - {"phantom"}:
         write_small_data(folder, name)
@@ -115,6 +116,7 @@ def write_small_data(folder: Path, name: str) -> None:
     summary["image_ids_sha256"] = {split: f"sha256 of {name} {split}" for split in parts}
     write_json(folder / f"data/prepared/{name}/summary.json", summary)
     decoded = {"dataset": name, "pictures": 12, "decoded": 12, "rejected": {}}
+    decoded |= {"verified": 0, "notes": {}}
     write_json(folder / f"data/images/{name}/summary.json", decoded)
     contents = pl.DataFrame({"image_id": ["a", "b"], "sha256": [f"{name}-a", f"{name}-b"]})
     contents.write_parquet(folder / f"data/images/{name}/contents.parquet")

@@ -54,6 +54,8 @@ class Reason(StrEnum):
         "unreadable_image",
         "the image's file is truncated, broken, of an unknown kind, or a folder",
     )
+    TOO_LARGE_IMAGE = "too_large_image", "the image has more than `images.max_megapixels` million pixels"
+    WRONG_CHECKSUM = "wrong_checksum", "the file is not the one whose checksum the data set lists"
 
 
 class Selection:

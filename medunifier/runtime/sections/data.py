@@ -193,6 +193,16 @@ class Images(Section):
         le=2048,
     )
     aspect: Literal["squash", "pad", "crop"] = knob("How an image that is not square becomes square.")
+    bits: Literal["declared", "used"] = knob(
+        "Range of an image of more than 8 bits that becomes 0 to 255: by the bits that its file declared, or by those "
+        "that its pixels used; a DICOM window counts first."
+    )
+    verify: Literal["listed", "none"] = knob(
+        "listed: files are compared with the checksums that the data set lists, if any; none: they are not."
+    )
+    max_megapixels: Int = knob(
+        "Pixels of an image at most; larger ones are rejected.", unit="megapixels", ge=1, le=178
+    )
 
 
 class Vision(Section):

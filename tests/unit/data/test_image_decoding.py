@@ -1,4 +1,7 @@
+import hashlib
 import io
+import os
+import zlib
 
 import numpy as np
 import pydicom
@@ -20,10 +23,11 @@ from pydicom.uid import (
 )
 
 from medunifier.data.dicom_headers import view_position
-from medunifier.data.image_decoding import UnreadableImage, decode_image
+from medunifier.data.image_content import TooLargeImage, UnreadableImage, WrongChecksum, check_jpeg
+from medunifier.data.image_decoding import decode_file, decode_image
 from medunifier.runtime.errors import InputError
 from tests.support import jpeg_lossless
-from tests.support.fake_files import dicom_file, image_file, pixels, put
+from tests.support.fake_files import dicom_file, image_file
 from tests.support.paths import SHARED
 
 SAMPLES = SHARED / "data" / "dicom-samples"
@@ -89,10 +93,25 @@ def test_aspect(tmp_path):
 def test_sixteen_bits_are_scaled_by_the_stored_range_not_cut(tmp_path):
     array = np.linspace(0, 65535, 256).astype(np.uint16).reshape(16, 16)
     expected = np.arange(256).reshape(16, 16)
-    decoded = decode_image(save(tmp_path / "a.png", array), 16, "squash")
-    assert np.abs(decoded - expected).max() <= 1
-    dim = decode_image(save(tmp_path / "b.png", (array // 4).astype(np.uint16)), 16, "squash")
-    assert dim.max() == 64, "the brightest pixel does not become white"
+    path = save(tmp_path / "a.png", array)
+    for bits in ("declared", "used"):
+        assert np.abs(decode_image(path, 16, "squash", bits) - expected).max() <= 1
+    dim = save(tmp_path / "b.png", (array // 4).astype(np.uint16))
+    decoded = decode_image(dim, 16, "squash", "declared")
+    assert decoded.max() == 64, "the brightest pixel does not become white"
+
+
+@pytest.mark.parametrize(
+    ("brightest", "used"),
+    [(4095, 12), (4000, 12), (4096, 13), (1023, 10), (300, 9), (255, 8), (3, 8), (0, 8)],
+)
+def test_sixteen_bits_are_scaled_by_the_bits_in_use(tmp_path, brightest, used):
+    array = np.linspace(0, brightest, 256).astype(np.uint16).reshape(16, 16)
+    path = save(tmp_path / "a.png", array)
+    found = decode_file(path, 16, "squash")
+    assert np.abs(found.pixels - array * 255 / (2**used - 1)).max() <= 0.51
+    assert found.notes == (f"{used} of 16 declared bits used",)
+    assert decode_file(path, 16, "squash", bits="declared").notes == ()
 
 
 def test_other_kinds_of_png(tmp_path):
@@ -234,7 +253,27 @@ def test_dicom_of_other_makers_as_pydicom_shows_it(name):
     shown = np.clip((apply_voi_lut(values, dataset) - low) / (high - low), 0, 1) * 255
     side = max(shown.shape)
     expected = Image.fromarray(shown.astype(np.float32)).resize((side, side), Image.Resampling.LANCZOS)
-    assert_close(decode_image(path, side, "squash"), np.clip(np.asarray(expected), 0, 255))
+    assert_close(decode_image(path, side, "squash", "declared"), np.clip(np.asarray(expected), 0, 255))
+
+
+def test_dicom_of_sixteen_bits_is_scaled_by_the_bits_in_use_unless_it_has_a_window(tmp_path):
+    path = dicom(tmp_path / "a.dcm", STORED, bits=16)
+    found = decode_file(path, 64, "squash")
+    assert_close(found.pixels, SCALED)
+    assert found.notes == ("12 of 16 declared bits used",)
+    assert_close(decode_image(path, 64, "squash", "declared"), STORED * 255 / 65535)
+    inverted = dicom(tmp_path / "b.dcm", STORED, bits=16, interpretation="MONOCHROME1")
+    assert_close(decode_image(inverted, 64, "squash"), 255 - SCALED)
+    signed = dicom(
+        tmp_path / "c.dcm", STORED - 2048, bits=16, signed=True, RescaleSlope=2, RescaleIntercept=5
+    )
+    assert_close(decode_image(signed, 64, "squash"), SCALED)
+    window = {"WindowCenter": 1000, "WindowWidth": 1000}
+    shown = [
+        decode_image(dicom(tmp_path / "d.dcm", STORED, bits=16, **window), 64, "squash", bits)
+        for bits in ("declared", "used")
+    ]
+    np.testing.assert_array_equal(*shown)
 
 
 def test_dicom_monochrome1_is_inverted_and_rescaling_does_not_matter(tmp_path):
@@ -377,16 +416,123 @@ def test_a_real_jpeg_compressed_radiograph_and_its_relabelled_copy():
     assert plain.std() > 30
 
 
-@pytest.mark.parametrize("name", ["x", "x.DCM", "x.dicom", "x.jpg", "1.2.840.113"])
-def test_dicom_files_are_known_by_their_content(tmp_path, name):
-    values = pixels("content")
-    decoded = decode_image(put(tmp_path / name, dicom_file(values)), 32, "squash")
-    np.testing.assert_array_equal(decoded, values)
+def test_the_content_decides_not_the_suffix(tmp_path):
+    values = smooth(32, 32)
+    contents = {
+        "jpg": image_file(values, "JPEG"),
+        "png": image_file(values, "PNG"),
+        "dcm": dicom_file(values),
+    }
+    for kind, content in contents.items():
+        (tmp_path / f"right.{kind}").write_bytes(content)
+        expected = decode_image(tmp_path / f"right.{kind}", 32, "squash")
+        for name in ("a.JPG", "a.DCM", "a.dicom", "a.PNG", "a.jpeg", "a", "1.2.840.10008", "a.txt"):
+            (tmp_path / name).write_bytes(content)
+            np.testing.assert_array_equal(decode_image(tmp_path / name, 32, "squash"), expected)
 
 
-@pytest.mark.parametrize("name", ["x.PNG", "x.dcm", "x"])
-def test_other_images_are_known_by_their_content(tmp_path, name):
-    values = pixels("content")
-    np.testing.assert_array_equal(
-        decode_image(put(tmp_path / name, image_file(values, "PNG")), 32, "squash"), values
+def test_every_flipped_bit_of_a_png_is_noticed(tmp_path):
+    """Flips in the eight bytes of the signature make it another kind of file, all others break a CRC or a length."""
+    whole = image_file(smooth(20, 20), "PNG")
+    path = tmp_path / "a.png"
+    for place in range(len(whole)):
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << place % 8
+        path.write_bytes(damaged)
+        with pytest.raises(UnreadableImage):
+            decode_image(path, 20, "squash")
+    path.write_bytes(whole + b"what follows the last chunk does not count")
+    decode_image(path, 20, "squash")
+
+
+def test_a_jpeg_whose_pixels_were_overwritten_is_refused(tmp_path):
+    """Pillow drops the warning with which libjpeg decodes them."""
+    whole = image_file(noise(256, 256), "JPEG")
+    path, rng, refused = tmp_path / "a.jpg", np.random.default_rng(0), 0
+    for start in range(len(whole) // 4, len(whole) - 5000, 1500):
+        path.write_bytes(whole[:start] + rng.bytes(4096) + whole[start + 4096 :])
+        try:
+            decode_image(path, 32, "squash")
+        except UnreadableImage as problem:
+            refused += "the JPEG file is damaged" in str(problem)
+    assert refused >= 0.95 * len(range(len(whole) // 4, len(whole) - 5000, 1500)) > 10
+
+
+@pytest.mark.parametrize(
+    "options", [{"progressive": True}, {"restart_marker_blocks": 5}, {"quality": 100}, {}]
+)
+def test_whole_jpegs_pass_the_check_of_their_markers(options):
+    whole = image_file(noise(200, 120), "JPEG", **options)
+    assert check_jpeg(whole) == check_jpeg(whole + bytes(100)) == ()
+    table = whole.index(b"\xff\xdb")
+    assert check_jpeg(whole[:table] + b"\xff\xff" + whole[table:]) == (), "fill bytes"
+    assert check_jpeg(whole[:table] + b"abc" + whole[table:]) == (
+        "JPEG with stray bytes between its markers",
     )
+
+
+def test_restart_markers_out_of_order_are_damage():
+    whole = image_file(noise(200, 120), "JPEG", restart_marker_blocks=5)
+    assert whole.count(b"\xff\xd3") > 1
+    with pytest.raises(UnreadableImage, match="marker FFD5 at byte"):
+        check_jpeg(whole.replace(b"\xff\xd3", b"\xff\xd5", 1))
+
+
+def test_a_listed_checksum_is_compared_after_decoding(tmp_path):
+    path = save(tmp_path / "a.png", smooth(16, 16))
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    decode_file(path, 16, "squash", sha256=digest.upper())
+    with pytest.raises(WrongChecksum, match=f"SHA-256 is {digest}, listed is 00"):
+        decode_file(path, 16, "squash", sha256="00")
+    path.write_bytes(path.read_bytes()[:90])
+    with pytest.raises(UnreadableImage, match="truncated"):
+        decode_file(path, 16, "squash", sha256="00")
+
+
+@pytest.mark.parametrize("suffix", ["png", "dcm"])
+def test_too_many_pixels_are_refused_before_they_are_decoded(tmp_path, suffix):
+    array = np.zeros((1001, 1000), np.uint8)
+    content = image_file(array, "PNG") if suffix == "png" else dicom_file(array)
+    path = tmp_path / f"a.{suffix}"
+    path.write_bytes(content)
+    with pytest.raises(TooLargeImage, match="1000 x 1001 pixels, more than 1 megapixels"):
+        decode_file(path, 16, "squash", max_megapixels=1)
+    decode_file(path, 16, "squash", max_megapixels=2)
+    with path.open("ab") as file:
+        file.truncate(8_000_001)
+    with pytest.raises(TooLargeImage, match="8,000,001 bytes"):
+        decode_file(path, 16, "squash", max_megapixels=1)
+
+
+def test_a_decompression_bomb_is_too_large(tmp_path):
+    whole = bytearray(image_file(np.zeros((4, 4), np.uint8), "PNG"))
+    whole[16:24] = (100_000).to_bytes(4) + (100_000).to_bytes(4)
+    whole[29:33] = zlib.crc32(whole[12:29]).to_bytes(4)
+    (tmp_path / "a.png").write_bytes(whole)
+    with pytest.raises(UnreadableImage):
+        decode_file(tmp_path / "a.png", 16, "squash")
+
+
+@pytest.mark.parametrize("kind", ["folder", "pipe", "loop", "long", "nul"])
+def test_what_is_no_file_is_refused_without_waiting(tmp_path, kind):
+    path = tmp_path / "a.jpg"
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "loop":
+        path.symlink_to(path)
+    elif kind == "long":
+        path = tmp_path / ("a" * 300)
+    else:
+        path = f"{tmp_path}/a\0b.jpg"
+    with pytest.raises(UnreadableImage):
+        decode_image(path, 8, "squash")
+
+
+def test_warnings_of_decoders_become_notes(tmp_path, recwarn):
+    exif = b"Exif\x00\x00II*\x00\x08\x00\x00\x00\x09\x00\x01\x00\x00"
+    path = save(tmp_path / "a.jpg", smooth(16, 16), exif=exif)
+    found = decode_file(path, 16, "squash")
+    assert len(found.notes) == 1 and found.notes[0].startswith("UserWarning: ")
+    assert not recwarn.list
