@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import UnionType
-from typing import Any, get_args, get_origin
+from typing import Annotated, Any, Union, get_args, get_origin
 
 from medunifier.runtime.errors import InputError
 from medunifier.runtime.sections.base import Section
@@ -87,8 +87,11 @@ def merge(below: Any, above: Any, kind: Any) -> Any:
 
 def section_type(kind: Any) -> type[Section] | None:
     """Return the section that a type stands for (`X` or `X | None`); None for any other type."""
-    choices = get_args(kind) if get_origin(kind) is UnionType else (kind,)
-    return next((c for c in choices if isinstance(c, type) and issubclass(c, Section)), None)
+    if get_origin(kind) is Annotated:
+        return section_type(get_args(kind)[0])
+    if get_origin(kind) in (UnionType, Union):
+        return next((found for choice in get_args(kind) if (found := section_type(choice))), None)
+    return kind if isinstance(kind, type) and issubclass(kind, Section) else None
 
 
 def entry_type(kind: Any) -> Any | None:

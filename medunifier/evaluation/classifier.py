@@ -53,7 +53,7 @@ class Classifier(nn.Module):
 
     Args:
         encoder: Maps a batch to vectors (B, `width`).
-        outputs: 1 for a binary task (logit of the positive class), the number of classes otherwise.
+        outputs: 1 for a binary task (logit of the positive class), the number of classes or labels otherwise.
         head: `linear`; or `two_layers`, on all outputs of the encoder side by side (the authors' code: nothing stands
             between the two linear layers).
     """
@@ -103,15 +103,30 @@ class Classifier(nn.Module):
 
 
 def cross_entropy(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Compute the mean loss of logits (B, 1) against 0 and 1, or (B, C) against class numbers; target int64 (B,)."""
+    """Compute the mean loss of logits (B, outputs).
+
+    Args:
+        logits: (B, 1), (B, C) or (B, L).
+        target: 0 and 1, int64 (B,); class numbers, int64 (B,); or, of labels that do not exclude each other, 1, 0, or
+            negative where the label is ignored, int64 (B, L): the mean is over what is not ignored.
+    """
     logits = at_least_float32(logits)
+    if target.ndim == 2:
+        known = target >= 0
+        losses = F.binary_cross_entropy_with_logits(logits, target.to(logits.dtype), reduction="none")
+        return torch.where(known, losses, 0.0).sum() / known.sum().clamp(min=1)
     if logits.shape[1] == 1:
         return F.binary_cross_entropy_with_logits(logits[:, 0], target.to(logits.dtype))
     return F.cross_entropy(logits, target)
 
 
-def probabilities(logits: torch.Tensor) -> torch.Tensor:
-    """Turn logits (B, outputs) into probabilities (B, C) of all classes; (not positive, positive) of a binary task."""
+def probabilities(logits: torch.Tensor, *, many_labels: bool = False) -> torch.Tensor:
+    """Turn logits (B, outputs) into probabilities (B, C) of all classes; (not positive, positive) of a binary task.
+
+    With `many_labels`, (B, L): of each of the labels, which do not exclude each other.
+    """
+    if many_labels:
+        return torch.sigmoid(logits)
     if logits.shape[1] == 1:
         return torch.cat([torch.sigmoid(-logits), torch.sigmoid(logits)], 1)
     return logits.softmax(1)
@@ -130,10 +145,10 @@ def fit_probe(
 
     Args:
         train: Vectors, float32 [n, W].
-        train_target: Class numbers 0 .. C - 1, int64 [n].
+        train_target: Class numbers 0 .. C - 1, int64 [n]; or [n, L], as for `cross_entropy`.
         validate: Vectors, float32 [m, W].
-        validate_target: As `train_target`, int64 [m].
-        outputs: 1 for a binary task, C otherwise.
+        validate_target: As `train_target`, of the m images.
+        outputs: 1 for a binary task, C or L otherwise.
     """
     mean, scale = train.mean(0), train.std(0) + 1e-6
     x, y = torch.from_numpy((train - mean) / scale).double(), torch.from_numpy(train_target)
@@ -141,6 +156,7 @@ def fit_probe(
         torch.from_numpy((validate - mean) / scale).double(),
         torch.from_numpy(validate_target),
     )
+    terms = int((y >= 0).sum())  # of the mean loss: images, or known labels
     best_loss, best = float("inf"), None
     for penalty in PENALTIES:
         weight = torch.zeros(outputs, x.shape[1], dtype=torch.double, requires_grad=True)
@@ -149,7 +165,7 @@ def fit_probe(
 
         def closure(weight=weight, bias=bias, penalty=penalty, optimizer=optimizer) -> float:
             optimizer.zero_grad()
-            loss = cross_entropy(F.linear(x, weight, bias), y) + (weight**2).sum() / (2 * penalty * len(x))
+            loss = cross_entropy(F.linear(x, weight, bias), y) + (weight**2).sum() / (2 * penalty * terms)
             loss.backward()
             return loss.item()
 

@@ -1,9 +1,7 @@
-"""Fine-tuning for image classification: labelled images, nested training parts, linear probe and classifier."""
+"""Fine-tuning for image classification: linear probe and classifier on labelled images."""
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,90 +16,13 @@ from medunifier.evaluation.classifier import (
     probabilities,
 )
 from medunifier.evaluation.items import BATCH, batches
+from medunifier.evaluation.label_tasks import Task
 from medunifier.evaluation.trained_model import EvaluatedModel
-from medunifier.runtime.errors import InputError
 from medunifier.runtime.params import Finetune
-from medunifier.storage.mapped_rows import MappedRows
-from medunifier.storage.tables import LABEL_PREFIX, PREPARED, read_table
 from medunifier.tracking import LocalRun
 from medunifier.training.checkpoints import Checkpoints, state_folder
 from medunifier.training.loop import Batch, Trainer
 from medunifier.training.recipe import Recipe
-
-
-@dataclass(frozen=True)
-class Task:
-    """Labelled images of one split: image ids, patients, and class numbers, int64 [n]."""
-
-    ids: list[str]
-    patients: list[str]
-    target: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def take(self, rows: np.ndarray) -> "Task":
-        """Return a selection of the rows."""
-        return Task([self.ids[i] for i in rows], [self.patients[i] for i in rows], self.target[rows])
-
-
-def read_task(dataset: str, split: str, labels: Sequence[str], store: MappedRows, run: LocalRun) -> Task:
-    """Read the images of a split that have a class: 0 or 1 in one label, or exactly one 1 among several.
-
-    The others are counted in the metrics `SPLIT_without_class` and `SPLIT_without_picture`.
-
-    Args:
-        dataset: Data set.
-        split: `train`, `validate` or `test`.
-        labels: Names of labels; a single one makes a binary task.
-        store: Images or image features of the data set.
-        run: Receives the counts.
-
-    Raises:
-        InputError: If a label column is missing or a class has no image.
-    """
-    path = Path("data/prepared") / dataset / f"{split}.parquet"
-    table = read_table(path, PREPARED)
-    columns = [LABEL_PREFIX + name for name in labels]
-    if missing := [column for column in columns if column not in table.columns]:
-        known = [c.removeprefix(LABEL_PREFIX) for c in table.columns if c.startswith(LABEL_PREFIX)]
-        raise InputError(
-            f"{path}: no column {', '.join(missing)}; evaluate.finetune.{dataset} may name: {', '.join(known)}"
-        )
-    values = table.select(columns).to_numpy().astype(np.float64)  # a blank becomes NaN
-    if len(labels) == 1:
-        target = np.where(np.isin(values[:, 0], (0, 1)), values[:, 0], -1).astype(np.int64)
-    else:
-        target = np.where((values == 1).sum(1) == 1, (values == 1).argmax(1), -1)
-    stored = np.array([image_id in store for image_id in table["image_id"]], bool)
-    run.metrics(
-        {
-            f"{split}_without_class": int((target < 0).sum()),
-            f"{split}_without_picture": int(((target >= 0) & ~stored).sum()),
-        }
-    )
-    kept = np.flatnonzero((target >= 0) & stored)
-    found = np.bincount(target[kept], minlength=max(2, len(labels)))
-    if (found == 0).any():
-        raise InputError(
-            f"{path}: classes of evaluate.finetune.{dataset} ({', '.join(labels)}) have {found.tolist()} images; "
-            "each needs one in every split: look at data/prepared/*/summary.json, or choose other labels"
-        )
-    rows = table[kept]
-    return Task(rows["image_id"].to_list(), rows["patient_id"].to_list(), target[kept])
-
-
-def nested_part(target: np.ndarray, percent: int, seed: int) -> np.ndarray:
-    """Draw `percent` % of each class, at least one image: row numbers in ascending order.
-
-    A larger part of the same seed contains every smaller one.
-    """
-    rng = np.random.default_rng([seed, 1])
-    chosen = []
-    for number in np.unique(target):
-        rows = rng.permutation(np.flatnonzero(target == number))
-        chosen.append(rows[: max(1, round(len(rows) * percent / 100))])
-    return np.sort(np.concatenate(chosen))
 
 
 def encode(network: nn.Module, model: EvaluatedModel, ids: Sequence[str]) -> np.ndarray:
@@ -118,18 +39,22 @@ def encode(network: nn.Module, model: EvaluatedModel, ids: Sequence[str]) -> np.
 def fit_linear_probe(
     vectors: Mapping[str, np.ndarray], parts: Mapping[str, Task], outputs: int
 ) -> tuple[nn.Linear, dict[str, np.ndarray]]:
-    """Fit a linear probe on frozen vectors; return it and its probabilities [n, classes] by split.
+    """Fit a linear probe on frozen vectors; return it and its probabilities [n, classes or labels] by split.
 
     Args:
         vectors: Vectors [n, W] by split, `train` and `validate` among them.
         parts: The images of these splits.
-        outputs: 1 for a binary task, the number of classes otherwise.
+        outputs: 1 for a binary task, the number of classes or labels otherwise.
     """
+    many = parts["train"].many_labels
     probe = fit_probe(
         vectors["train"], parts["train"].target, vectors["validate"], parts["validate"].target, outputs
     )
     with torch.inference_mode():
-        found = {name: probabilities(probe(torch.from_numpy(x))).numpy() for name, x in vectors.items()}
+        found = {
+            name: probabilities(probe(torch.from_numpy(x)), many_labels=many).numpy()
+            for name, x in vectors.items()
+        }
     return probe, found
 
 
@@ -152,7 +77,7 @@ def fit_classifier(
         run: Receives the curves and the best step.
 
     Returns:
-        The classifier's probabilities [n, classes] on `validate` and `test`, and the step whose weights it has:
+        The classifier's probabilities [n, classes or labels] on `validate` and `test`, and the step whose weights it has:
         that of the lowest validation loss, 0 if none was lower than at the start.
     """
     net = Classifier(copy.deepcopy(model.image_encoder()), probe.out_features, settings.head)
@@ -166,8 +91,9 @@ def fit_classifier(
             f"seed {seed}: no step lowers the validation loss: what counts as fine-tuned is {settings.start_in_words}"
         )
     net.eval()
+    many = parts["train"].many_labels
     scores = {
-        name: probabilities(torch.from_numpy(encode(net, model, parts[name].ids))).numpy()
+        name: probabilities(torch.from_numpy(encode(net, model, parts[name].ids)), many_labels=many).numpy()
         for name in ("validate", "test")
     }
     return scores, best

@@ -13,6 +13,7 @@ from medunifier.evaluation.class_prompts import read_prompts
 from medunifier.report import sections
 from medunifier.report.costs import Cost, read_costs
 from medunifier.report.generated_section import generated_section
+from medunifier.report.label_sections import label_sections
 from medunifier.report.notes import Reading, notes
 from medunifier.report.paper_tables import paper_tables
 from medunifier.report.pipeline_diagram import Family, pipeline_diagram
@@ -74,6 +75,7 @@ def page_content(params: Params) -> dict[str, Any]:
     pipeline = Pipeline()
     families, diagram = stage_families(pipeline)
     costs = read_costs(Path("results/runs"), pipeline.stages)
+    labels = label_sections(params, read_metrics)
     return {
         "preset": params.preset,
         "seed": params.seed,
@@ -81,7 +83,7 @@ def page_content(params: Params) -> dict[str, Any]:
         "lead": lead(params),
         "synthetic": synthetic_notice(params),
         "label_texts": label_texts_notice(params),
-        "sections": section_links(results, generated, costs),
+        "sections": section_links(results, labels, generated, costs),
         "facts": sections.facts(
             data[trained_on],
             next(iter(results.retrieval.values()), None),
@@ -102,6 +104,7 @@ def page_content(params: Params) -> dict[str, Any]:
             )
             for (variant, dataset), metrics in results.retrieval.items()
         ],
+        "labels": labels,
         "reports": [
             reports_section(
                 variant,
@@ -132,7 +135,7 @@ def page_content(params: Params) -> dict[str, Any]:
 
 
 def section_links(
-    results: Results, generated: Sequence[object], costs: Sequence[Cost]
+    results: Results, labels: Sequence[object], generated: Sequence[object], costs: Sequence[Cost]
 ) -> list[tuple[str, str]]:
     """Return (id, heading) of the page's sections, in order."""
     links = [
@@ -140,6 +143,7 @@ def section_links(
         ("data", "Data", True),
         ("training", "Training", True),
         ("retrieval", "Retrieval", results.retrieval),
+        ("labels", "Classification by label", labels),
         ("reports", "Report generation", results.reports),
         ("images", "Images", True),
         ("generated", "Generated images", generated),

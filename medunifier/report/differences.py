@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from medunifier.metrics.bootstrap import BootstrapOptions, bootstrap_counts
+from medunifier.metrics.bootstrap import BootstrapOptions, Interval, bootstrap_counts
 from medunifier.metrics.classification import auroc
+from medunifier.metrics.classification_scores import mean_of_defined
 from medunifier.metrics.clinical_scorers import CORPUS, SCORER_OF, scale_of
 from medunifier.metrics.meteor import meteor
 from medunifier.metrics.text import ORDERS, bleu
@@ -119,6 +120,36 @@ def compare(
         (interval,) = bootstrap_counts(score, len(patients), options)
         scale = scale_of(metric)
         yield metric, (scale * interval.value, scale * interval.low, scale * interval.high, interval.n)
+    for prefix in ("", "probe_", "itm_"):
+        rows = joined.filter(pl.col("metric").str.starts_with(f"{prefix}auroc_"))
+        if len(rows):
+            interval = _mean_over_labels(rows, seed)
+            values = (100 * interval.value, 100 * interval.low, 100 * interval.high, interval.n)
+            yield f"{prefix}macro_auroc", values
+
+
+def _mean_over_labels(rows: pl.DataFrame, seed: int) -> Interval:
+    """Return the difference of the mean AUROC of labels, each known for some of the items, and its interval."""
+    items = rows.select("item_id", "patient_id").unique(maintain_order=True).with_row_index("place")
+    placed = rows.join(items, on=["item_id", "patient_id"], maintain_order="left")
+    seeds = [
+        [part for (_,), part in of_seed.group_by("metric", maintain_order=True)]
+        for (_,), of_seed in placed.group_by("seed", maintain_order=True)
+    ]
+
+    def score(counts: np.ndarray) -> np.ndarray:
+        """Counts [..., n] -> difference [..., 1]: the mean over seeds of the mean over labels."""
+        found = [
+            mean_of_defined(
+                np.stack([_difference(part, counts[..., part["place"].to_numpy()]) for part in labels])
+            )
+            for labels in seeds
+        ]
+        return np.mean(found, axis=0)[..., None]
+
+    options = BootstrapOptions(RESAMPLES, seed, clusters=items["patient_id"].to_list())
+    (interval,) = bootstrap_counts(score, len(items), options)
+    return interval
 
 
 def _difference(rows: pl.DataFrame, counts: np.ndarray) -> np.ndarray:

@@ -5,12 +5,12 @@ A cell that was not measured stays empty and gives the reason in its note. None 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 from medunifier.report.cell_notes import benchmark_note, joined, list_note, reconstruction_note
 from medunifier.report.seed_means import ReadMetrics
 from medunifier.report.table_cell import Cell, Place
-from medunifier.runtime.params import Params, Variant
+from medunifier.runtime.params import MultiLabel, Params, Variant
 
 LAYOUTS = {  # the paper's name of a data set -> the layout of ours that is read as it
     "rsna": "rsna",
@@ -39,6 +39,13 @@ def objectives_of(variant: Variant, weight: bool) -> str:
     return f"{name} ({variant.tig:.1f})" if weight and every else name
 
 
+def headline_of(labels: Sequence[str] | MultiLabel) -> str:
+    """Return the metric that stands for a task of `evaluate.finetune` in Table 1."""
+    if isinstance(labels, MultiLabel):
+        return "macro_auroc"
+    return "auroc" if len(labels) == 1 else "accuracy"
+
+
 class Ours:
     """Our cells, table by table.
 
@@ -53,7 +60,8 @@ class Ours:
         self.params, self.read, self.phantoms = params, read, phantoms
         self.label_texts = {name for name, d in params.datasets.items() if d.report_from == "labels"}
         self.benchmarks = {name for name, dataset in params.datasets.items() if dataset.benchmark is not None}
-        self.zero_shot_benchmarks = self.benchmarks if zero_shot_items == "benchmark" else set()
+        on_benchmark = self.benchmarks if zero_shot_items == "benchmark" else set()
+        self.zero_shot_benchmarks = on_benchmark - set(params.zero_shot.multi_label)
 
     def cells(self, table: str, published: list[Cell]) -> Iterator[Cell]:
         """Yield our rows of a table, in the order of the paper's columns."""
@@ -146,7 +154,7 @@ class Ours:
         """Yield Table 1: fine-tuned models and their linear probes."""
         evaluate = self.params.evaluate
         measured = [
-            (name, "auroc" if len(labels) == 1 else "accuracy", f"{percent}%")
+            (name, headline_of(labels), f"{percent}%")
             for name, labels in evaluate.finetune.items()
             for percent in evaluate.finetune_percents
         ]
@@ -209,21 +217,27 @@ class Ours:
     def zero_shot(self, columns: list[Place]) -> Iterator[Cell]:
         """Yield Table 3: zero-shot accuracy."""
         evaluate = self.params.evaluate
-        measured = [(name, "accuracy", "") for name in evaluate.zero_shot]
+        multi_label = self.params.zero_shot.multi_label
+        measured = [
+            (name, "macro_auroc" if name in multi_label else "accuracy", "") for name in evaluate.zero_shot
+        ]
         for place, name in self.places(columns, measured, self.zero_shot_benchmarks):
             if not name:
                 yield self.absent(place, benchmark=True)
                 continue
             on_benchmark = name in self.zero_shot_benchmarks
             of_benchmark = benchmark_note(place[0], self.params.datasets[name])
-            note = of_benchmark if on_benchmark else f"test split, classes of {self.params.zero_shot.prompts}"
+            kind = "labels" if name in multi_label else "classes"
+            other = f"test split, {kind} of {self.params.zero_shot.prompts}"
+            note, metric = of_benchmark if on_benchmark else other, place[1]
             for model in self.params.trained.itc:
                 stage, enabled = f"zero_shot@{model}-{name}", name in evaluate.zero_shot
                 seeds = len(self.params.zero_shot.seeds)
-                yield self.cell(place, model, name, stage, "accuracy", enabled, note=note, seeds=seeds)
-                if "itm_accuracy" in self.measured(stage, enabled):
-                    method, metric = f"{model}, re-scored by ITM", "itm_accuracy"
-                    yield self.cell(place, method, name, stage, metric, enabled, note=note, seeds=seeds)
+                yield self.cell(place, model, name, stage, metric, enabled, note=note, seeds=seeds)
+                again = f"itm_{metric}"
+                if again in self.measured(stage, enabled):
+                    method = f"{model}, re-scored by ITM"
+                    yield self.cell(place, method, name, stage, again, enabled, note=note, seeds=seeds)
 
     def reports(self, columns: list[Place]) -> Iterator[Cell]:
         """Yield Table 4: model and baselines under both protocols; other data sets with reports follow MIMIC's."""

@@ -13,6 +13,7 @@ from medunifier.report.tables import PROTOCOLS
 MEASURES = {
     "auroc": "AUROC",
     "accuracy": "accuracy",
+    "macro_auroc": "mean AUROC of labels",
     "zero_shot_accuracy": "zero-shot accuracy",
     "finetune_auroc": "fine-tuned AUROC",
     "finetune_accuracy": "fine-tuned accuracy",

@@ -91,6 +91,37 @@ def classifier_rows(
     return rows
 
 
+def label_rows(
+    prefix: str,
+    ids: Sequence[str],
+    patients: Sequence[str],
+    target: np.ndarray,
+    labels: Sequence[str],
+    seeds: Sequence[int],
+    scores: Sequence[np.ndarray],
+) -> list[pl.DataFrame]:
+    """Build the rows of labels that do not exclude each other: `auroc_LABEL` over the items where it is known.
+
+    Args:
+        prefix: Put before the names of the metrics.
+        ids: n images.
+        patients: Their patients.
+        target: 1, 0, or -1 where the label is ignored, int64 [n, L].
+        labels: Names of the L labels.
+        seeds: Seeds of the evaluation.
+        scores: Probabilities [n, L] under each seed.
+    """
+    rows = []
+    for i, label in enumerate(labels):
+        known = np.flatnonzero(target[:, i] >= 0)
+        names, people = ([values[row] for row in known] for values in (ids, patients))
+        positive = target[known, i] == 1
+        for seed, found in zip(seeds, scores, strict=True):
+            metric = f"{prefix}auroc_{label}"
+            rows.append(item_rows(metric, names, people, found[known, i], seed=seed, positive=positive))
+    return rows
+
+
 def accuracy_rows(
     prefix: str,
     ids: Sequence[str],

@@ -20,23 +20,48 @@ def write_classifier_plots(
 
     Args:
         folder: Where to write `roc_NAME.svg`, `roc_NAME.csv` and `reliability_NAME.svg`.
-        labels: The label of a binary task, or the C classes.
-        target: Class numbers, int64 [n].
-        scores: Probabilities [n, C] of each classifier, by name; C is 2 for a binary task.
+        labels: The label of a binary task, the C classes, or L labels that do not exclude each other.
+        target: Class numbers, int64 [n]; or 1, 0, or -1 where the label is ignored, int64 [n, L].
+        scores: Probabilities [n, C] or [n, L] of each classifier, by name; C is 2 for a binary task.
 
     Returns:
         The SVG files.
     """
     written = []
     for name, found in scores.items():
-        first = found.shape[1] - len(labels)  # a binary task has its one label in column 1
-        curves = {label: (found[:, i], target == i) for i, label in enumerate(labels, first)}
+        curves = curves_of(labels, target, found)
+        confidence, right = calibration_of(target, found)
         (folder / f"roc_{name}.csv").write_text(roc_csv(curves), encoding="utf-8")
-        for kind, svg in (("roc", roc_svg(curves)), ("reliability", reliability_svg(found, target))):
+        for kind, svg in (("roc", roc_svg(curves)), ("reliability", reliability_svg(confidence, right))):
             path = folder / f"{kind}_{name}.svg"
             path.write_text(svg, encoding="utf-8")
             written.append(path)
     return written
+
+
+def curves_of(labels: Sequence[str], target: np.ndarray, scores: np.ndarray) -> Curves:
+    """Return the scores of each class or label with what is positive; arguments as for `write_classifier_plots`."""
+    if target.ndim == 2:
+        known = target >= 0
+        return {
+            label: (scores[known[:, i], i], target[known[:, i], i] == 1) for i, label in enumerate(labels)
+        }
+    first = scores.shape[1] - len(labels)  # a binary task has its one label in column 1
+    return {label: (scores[:, i], target == i) for i, label in enumerate(labels, first)}
+
+
+def calibration_of(target: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return predicted probabilities and whether they came true, [n] each.
+
+    Of the positive class in a binary task, of the most probable class otherwise, of all labels together where they do
+    not exclude each other.
+    """
+    if target.ndim == 2:
+        known = target >= 0
+        return scores[known], target[known] == 1
+    if scores.shape[1] == 2:
+        return scores[:, 1], target == 1
+    return scores.max(1), scores.argmax(1) == target
 
 
 def roc_svg(curves: Curves) -> str:
@@ -56,21 +81,17 @@ def roc_csv(curves: Curves) -> str:
     return "\n".join(rows) + "\n"
 
 
-def reliability_svg(scores: np.ndarray, target: np.ndarray) -> str:
+def reliability_svg(confidence: np.ndarray, right: np.ndarray) -> str:
     """Return a reliability plot: share of right answers over predicted probability.
 
     Args:
-        scores: Probabilities [n, C]. Of the positive class in a binary task, of the most probable class otherwise.
-        target: Class numbers, int64 [n].
+        confidence: Predicted probabilities, [n].
+        right: Whether they came true, bool [n].
     """
-    if scores.shape[1] == 2:
-        confidence, right = scores[:, 1], target == 1
-    else:
-        confidence, right = scores.max(1), scores.argmax(1) == target
     bins = reliability(confidence, right)
     x, y = np.array([b[0] for b in bins]), np.array([b[1] for b in bins])
     dots = "".join(
-        f'<circle cx="{_x(a):.1f}" cy="{_y(b):.1f}" r="{2 + 8 * (n / len(target)) ** 0.5:.1f}" fill="{COLOURS[0]}" '
+        f'<circle cx="{_x(a):.1f}" cy="{_y(b):.1f}" r="{2 + 8 * (n / len(right)) ** 0.5:.1f}" fill="{COLOURS[0]}" '
         f'fill-opacity="0.6"><title>{n} images</title></circle>'
         for a, b, n in bins
     )

@@ -48,6 +48,36 @@ def classifier_table(
     return pl.DataFrame(columns)
 
 
+def label_table(
+    ids: Sequence[str],
+    patients: Sequence[str],
+    target: np.ndarray,
+    labels: Sequence[str],
+    seed: int,
+    probabilities: Mapping[str, np.ndarray],
+) -> pl.DataFrame:
+    """Build the rows of one seed for labels that do not exclude each other.
+
+    Args:
+        ids: n images.
+        patients: Their patients.
+        target: 1, 0, or -1 where the label is ignored (null in the table), int64 [n, L].
+        labels: Names of the L labels.
+        seed: Seed of the training part or of the prompts.
+        probabilities: [n, L] by the prefix of their columns, such as `p`.
+    """
+    columns: dict[str, object] = {
+        "image_id": list(ids),
+        "patient_id": list(patients),
+        "seed": [seed] * len(ids),
+    }
+    for i, name in enumerate(labels):
+        columns[f"label_{name}"] = pl.Series(target[:, i], dtype=pl.Int8).replace(-1, None)
+    for prefix, scores in probabilities.items():
+        columns |= {f"{prefix}_{name}": scores[:, i].astype(np.float64) for i, name in enumerate(labels)}
+    return pl.DataFrame(columns)
+
+
 def zero_shot_table(
     items: pl.DataFrame,
     classes: Sequence[str],

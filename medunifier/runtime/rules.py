@@ -23,6 +23,14 @@ def known_datasets(params: Params) -> Iterator[str]:
                 yield refused(path, dataset, allowed)
 
 
+def label_sets(params: Params) -> Iterator[str]:
+    """Every data set in zero_shot.multi_label is one of evaluate.zero_shot."""
+    for name in params.zero_shot.multi_label:
+        if name not in params.evaluate.zero_shot:
+            allowed = f"a data set of evaluate.zero_shot ({', '.join(params.evaluate.zero_shot)})"
+            yield refused("zero_shot.multi_label", name, allowed)
+
+
 def split_fractions(params: Params) -> Iterator[str]:
     """split_fractions sum to 1; train is above 0, and with split patient all parts are."""
     for name, dataset in params.datasets.items():
@@ -228,6 +236,7 @@ def tokenizer(params: Params) -> Iterator[str]:
 
 RULES: tuple[Callable[[Params], Iterator[str]], ...] = (
     known_datasets,
+    label_sets,
     split_fractions,
     data_layouts,
     text_from_labels,

@@ -22,6 +22,7 @@ YAML_WORDS = {"array": "list", "object": "section"}
 # What pydantic writes where a check stands around a type -> the standard's keyword
 KEYWORDS = {"ge": "minimum", "gt": "exclusiveMinimum", "le": "maximum", "lt": "exclusiveMaximum"}
 LIST_KEYWORDS = {"minLength": "minItems", "maxLength": "maxItems"}
+A_LIST, A_SECTION = "a list", "a section"  # tags of the types that a value may have; no key is called so
 SHOWN = 80  # characters of a refused value
 
 
@@ -49,6 +50,8 @@ def _tidied(schema: Any) -> Any:
         for key, value in schema.items()
         if key != "title"
     }
+    if "oneOf" in tidy:
+        tidy["anyOf"] = tidy.pop("oneOf")
     if "const" in tidy:
         tidy["enum"] = [tidy.pop("const")]
     if "patternProperties" in tidy:  # names that users choose
@@ -73,15 +76,16 @@ def violations(error: ValidationError, model: type[BaseModel]) -> list[str]:
     for found in sorted(
         error.errors(include_url=False), key=lambda found: [str(part) for part in found["loc"]]
     ):
-        *parents, last = found["loc"] or ("",)
-        path = ".".join(map(str, found["loc"])) or "(top level)"
+        loc = [step for step in found["loc"] if step not in (A_LIST, A_SECTION)]
+        *parents, last = loc or ("",)
+        path = ".".join(map(str, loc)) or "(top level)"
         kind = found["type"]
         if kind in ("extra_forbidden", "invalid_key"):
             value = "" if kind == "invalid_key" else f" (value {show(found['input'])})"
             known = ", ".join(part_at(schema, parents).get("properties", {}))
             lines[path] = f"{path}: unknown key{value}; allowed here: {known}"
         elif kind == "missing":
-            lines[path] = f"{path}: missing; allowed: {allowed(part_at(schema, found['loc']))}"
+            lines[path] = f"{path}: missing; allowed: {allowed(part_at(schema, loc))}"
         elif last == "[key]":  # of a mapping whose keys users choose
             where = ".".join(map(str, parents[:-1]))
             names = _resolved(schema, part_at(schema, parents[:-1])).get("propertyNames", {"type": "string"})
@@ -89,7 +93,7 @@ def violations(error: ValidationError, model: type[BaseModel]) -> list[str]:
         elif kind == "finite_number":
             lines[path] = f"{path}: {found['input']} is refused; allowed: a finite number"
         else:
-            lines[path] = refused(path, found["input"], allowed(part_at(schema, found["loc"])))
+            lines[path] = refused(path, found["input"], allowed(part_at(schema, loc)))
     return list(lines.values())
 
 
@@ -103,11 +107,12 @@ def part_at(schema: dict, loc: Any) -> dict:
 
 
 def _resolved(schema: dict, part: dict) -> dict:
-    """A part of a JSON schema with the definition that it names in its place; of alternatives, the one not null."""
+    """A part of a JSON schema with the definition that it names in its place; of alternatives, all keys."""
     if "anyOf" in part:
-        first, *others = (_resolved(schema, choice) for choice in part["anyOf"])
-        kinds = [kind for choice in (first, *others) for kind in [choice.get("type")] if kind]
-        return first | {key: value for key, value in part.items() if key != "anyOf"} | {"type": kinds}
+        choices = [_resolved(schema, choice) for choice in part["anyOf"]]
+        kinds = [kind for choice in choices for kind in [choice.get("type")] if kind]
+        merged = {key: value for choice in reversed(choices) for key, value in choice.items()}
+        return merged | {key: value for key, value in part.items() if key != "anyOf"} | {"type": kinds}
     if "$ref" in part:
         name = part["$ref"].rsplit("/", 1)[1]
         return schema["$defs"][name] | {key: value for key, value in part.items() if key != "$ref"}

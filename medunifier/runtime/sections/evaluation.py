@@ -3,8 +3,9 @@
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, Strict
+from pydantic import AfterValidator, Discriminator, Field, Strict, Tag
 
+from medunifier.runtime.schema import A_LIST, A_SECTION
 from medunifier.runtime.sections.base import (
     MAX_COUNT,
     NO_FILE,
@@ -44,11 +45,33 @@ ClinicalNames = Annotated[
 BOOTSTRAP = "Bootstrap resamples for the confidence intervals (95 %)."
 
 
+class MultiLabel(Section):
+    """Labels that do not exclude each other: an image may have several of them, or none."""
+
+    labels: Texts = knob("The labels, each a binary task of its own.", min_length=1)
+    blank: Literal["negative", "ignore"] = knob(
+        "What a blank is: negative, or ignore: this label does not count for this image. By default negative.",
+        default="negative",
+    )
+    uncertain: Literal["ignore", "positive", "negative"] = knob(
+        "What an uncertain label (-1) is: ignore, positive or negative (U-Ignore, U-Ones, U-Zeros of Irvin et al. "
+        "2019). By default ignore.",
+        default="ignore",
+    )
+
+
+Labels = Annotated[
+    Annotated[Texts, Field(min_length=1), Tag(A_LIST)] | Annotated[MultiLabel, Tag(A_SECTION)],
+    Discriminator(lambda value: A_SECTION if isinstance(value, Mapping | MultiLabel) else A_LIST),
+]
+
+
 class Evaluate(Section):
     """The data sets on which each evaluation runs."""
 
-    finetune: Mapping[str, Annotated[Texts, Field(min_length=1)]] = knob(
-        "Data set: labels. One label is a binary task; several are classes that exclude each other."
+    finetune: Mapping[str, Labels] = knob(
+        "Data set: labels. One label is a binary task; several are classes that exclude each other; several that do "
+        "not are a section: {labels: [...], blank: negative, uncertain: ignore}."
     )
     finetune_models: Names = knob("Variants and encoders to fine-tune.")
     finetune_percents: Percents = knob(
@@ -112,6 +135,10 @@ class ZeroShot(Section):
     prompts_per_class: Int | None = knob("Prompts sampled for each class; null: all.", ge=1, le=MAX_COUNT)
     aggregation: Literal["max", "mean", "ensemble"] = knob(
         "Over the prompts of a class: max or mean of the similarities, or an ensemble of the embeddings."
+    )
+    multi_label: Mapping[str, MultiLabel] = knob(
+        "Data set: labels that do not exclude each other, scored one by one on the test split; other data sets have "
+        "one class for each image. For example nih: {labels: [...]}."
     )
     seeds: Seeds = knob("Each samples its own prompts; metrics are means over them.")
     itm: bool = knob("true: the matching head also scores the best prompt of each class.")

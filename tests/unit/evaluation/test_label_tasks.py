@@ -3,7 +3,7 @@
 import numpy as np
 import polars as pl
 
-from medunifier.evaluation.finetuning import nested_part, read_task
+from medunifier.evaluation.label_tasks import nested_part, read_task
 from medunifier.tracking import LocalRun
 from medunifier.vision.feature_shards import FeatureStore
 from tests.support.trained_project import DATASET, make_project
