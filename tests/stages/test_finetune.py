@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+from sklearn.metrics import f1_score, roc_auc_score
 
 from medunifier.evaluation.classifier import QueryEncoder
 from medunifier.evaluation.finetuning import encode
@@ -13,6 +14,7 @@ from medunifier.metrics.bootstrap import BootstrapOptions, bootstrap_counts
 from medunifier.metrics.classification import auroc
 from medunifier.results.item_scores import read_items
 from medunifier.runtime.errors import InputError
+from medunifier.runtime.params import MultiLabel
 from medunifier.tracking import LocalRun
 from medunifier.vision.feature_shards import write_feature_shard
 from stages import finetune as stage
@@ -183,3 +185,81 @@ def test_the_authors_fine_tuning(params):
     assert metrics["auroc"] == 100
     assert metrics["best_step"] in {0, 3, 6, 9, 12, 15}  # 12 images, batches of 4, five passes
     assert metrics["best_step"] > 0
+
+
+LABELS = ("edema", "cardiomegaly", "hernia")
+
+
+def many_labels(params, **rule):
+    """Labels that overlap: edema of even numbers, cardiomegaly of every third, hernia of pairs; some are not known."""
+    show_the_label()
+    for split, size, start in (("train", 12, 0), ("validate", 4, 12), ("test", 8, 16)):
+        path = f"data/prepared/{DATASET}/{split}.parquet"
+        numbers = range(start, start + size)
+        heart = [int(n % 3 == 0) for n in numbers]
+        hernia = [int(n // 2 % 2) for n in numbers]
+        if split == "test":
+            heart[1], heart[4] = None, -1
+        columns = {"label_cardiomegaly": heart, "label_hernia": hernia}
+        pl.read_parquet(path).with_columns(
+            **{name: pl.Series(values, dtype=pl.Int8) for name, values in columns.items()}
+        ).write_parquet(path)
+    labels = MultiLabel(labels=LABELS, **rule)
+    return params.replace(evaluate=params.evaluate.replace(finetune={DATASET: labels}))
+
+
+def test_labels_that_do_not_exclude_each_other(params):
+    metrics = run_finetune(many_labels(params, blank="ignore"))
+    assert metrics["auroc_edema"] == metrics["probe_auroc_edema"] == 100
+    assert metrics["n_test"] == metrics["macro_auroc_n"] == 8 and metrics["macro_auroc_chance"] == 50
+    table = pl.read_parquet(f"results/finetune/{VARIANT}-{DATASET}-100/predictions.parquet")
+    assert table["label_cardiomegaly"].to_list() == [0, None, 1, 0, None, 1, 0, 0]
+    for prefix, column in (("", "p"), ("probe_", "probe_p")):
+        aurocs = []
+        for label in LABELS:
+            known = table.filter(pl.col(f"label_{label}").is_not_null())
+            positive = known[f"label_{label}"].to_numpy()
+            auroc_here = 100 * roc_auc_score(positive, known[f"{column}_{label}"].to_numpy())
+            assert metrics[f"{prefix}auroc_{label}"] == pytest.approx(auroc_here)
+            assert metrics[f"{prefix}auroc_{label}_n"] == len(known)
+            assert metrics[f"{prefix}sensitivity_{label}_n"] == positive.sum()
+            called = known[f"{column}_{label}"].to_numpy() >= metrics[f"{prefix}threshold_{label}"]
+            assert metrics[f"{prefix}f1_{label}"] == pytest.approx(
+                100 * f1_score(positive, called, zero_division=0)
+            )
+            aurocs.append(auroc_here)
+        assert metrics[f"{prefix}macro_auroc"] == pytest.approx(np.mean(aurocs))
+    items = read_items(f"finetune@{VARIANT}-{DATASET}-100")
+    sizes = items.group_by("metric", maintain_order=True).len()
+    assert sizes["len"].to_list() == [8, 6, 8] * 2
+    assert sizes["metric"].to_list()[:3] == [f"auroc_{label}" for label in LABELS]
+    folder = Path(f"results/finetune/{VARIANT}-{DATASET}-100")
+    roc = (folder / "roc_finetuned.svg").read_text()
+    assert roc.count("AUROC") == 3 and "edema: AUROC 100.0 %" in roc
+    assert (folder / "reliability_probe.svg").is_file()
+
+
+def test_intervals_of_labels_draw_patients(params):
+    metrics = run_finetune(many_labels(params))
+    rows = read_items(f"finetune@{VARIANT}-{DATASET}-100").filter(metric="auroc_hernia")
+    values, positive = rows["value"].to_numpy(), rows["positive"].to_numpy()
+    options = BootstrapOptions(params.finetune.bootstrap, params.seed, rows["patient_id"].to_list())
+    (found,) = bootstrap_counts(lambda counts: auroc(values, positive, counts)[..., None], 8, options)
+    ends = [metrics[f"auroc_hernia_ci_{end}"] for end in ("low", "high")]
+    assert ends == pytest.approx([100 * found.low, 100 * found.high])
+
+
+def test_blanks_and_uncertain_labels_follow_the_rule(params):
+    metrics = run_finetune(many_labels(params, blank="negative", uncertain="positive"))
+    assert metrics["auroc_cardiomegaly_n"] == 8 and metrics["sensitivity_cardiomegaly_n"] == 3
+    metrics = run_finetune(many_labels(params))
+    assert metrics["auroc_cardiomegaly_n"] == 7 and metrics["sensitivity_cardiomegaly_n"] == 2
+
+
+@pytest.mark.slow
+def test_many_labels_over_seeds_and_parts(params):
+    chosen = many_labels(params)
+    seeds = chosen.replace(finetune=chosen.finetune.replace(seeds=(0, 1), head_start="zero"))
+    metrics = run_finetune(seeds, "50")
+    assert metrics["n_train_used"] == 6 and metrics["macro_auroc_seed_sd"] >= 0
+    assert run_finetune(seeds, "50") == metrics

@@ -386,3 +386,50 @@ def test_the_page_tells_how_many_reports_are_distinct_and_warns_of_a_collapse(re
     assert "Distinct reports, % of all 24.5" in text and "collapsed" not in text
     edit(metrics, lambda found: found.update(n_distinct=4, distinct_share=2.0))
     assert "the generated reports have collapsed: 4 of 200 are distinct" in Reader(make(results)).text
+
+
+def label_metrics(prefix, **aurocs):
+    """Flat metrics of labels that do not exclude each other, as finetune and zero_shot leave them."""
+    values = interval(f"{prefix}macro_auroc", sum(aurocs.values()) / len(aurocs), 3.0, 60, 50.0)
+    for label, auroc in aurocs.items():
+        values |= interval(f"{prefix}auroc_{label}", auroc, 4.0, 60, 50.0)
+        values |= interval(f"{prefix}sensitivity_{label}", 77.7, 9.0, 12)
+        values |= {f"{prefix}{kind}_{label}": 33.3 for kind in ("auprc", "f1", "specificity")}
+    return values
+
+
+def test_labels_that_do_not_exclude_each_other_are_shown_one_by_one(results):
+    assert "Classification by label" not in Reader(make(results)).text
+    text = (results / "params.yaml").read_text()
+    text = text.replace("phantom-rsna: [pneumonia]", "phantom-rsna: {labels: [edema, pleural_effusion]}")
+    text = text.replace(
+        "multi_label: {}", "multi_label: {phantom-chexpert: {labels: [edema], blank: ignore}}"
+    )
+    (results / "params.yaml").write_text(text)
+    for percent in (1, 10, 100):
+        tuned = label_metrics("", edema=60.5, pleural_effusion=81.0 + percent / 100)
+        probe = label_metrics("probe_", edema=55.5, pleural_effusion=70.0)
+        (results / f"results/metrics/finetune@full-phantom-rsna-{percent}.json").write_text(
+            json.dumps(tuned | probe)
+        )
+    (results / "results/metrics/zero_shot@full-phantom-chexpert.json").write_text(
+        json.dumps(label_metrics("", edema=52.5))
+    )
+    text = Reader(make(results)).text
+    assert "full on phantom-rsna, 10 % of the training split: AUROC of each label on the test split" in text
+    assert "pleural effusion 82.0 78.0 to 86.0 33.3 33.3 77.7 33.3 12 / 60" in text
+    assert "mean over labels 71.2 68.2 to 74.2" in text and "linear probe mean over labels 62.8" in text
+    assert "full on phantom-chexpert, zero-shot" in text and "by similarity mean over labels 52.5" in text
+    assert "by the matching head" not in text
+    assert "A blank leaves the image out for its label, an uncertain label leaves the image out" in text
+    assert "phantom-rsna 100% mean AUROC of labels" in text, "Table 1 has a column for the mean"
+    with (results / "results/tables/table_3.csv").open() as file:
+        assert "macro_auroc" in file.read()
+
+
+def test_what_decode_images_found_stands_beside_the_counts(results):
+    text = Reader(make(results)).text.replace("\N{NARROW NO-BREAK SPACE}", "")
+    assert (
+        "Also found by decode_images : 1553 files compared with the checksums that the data set lists" in text
+    )
+    assert "12 of 16 declared bits used: 7." in text

@@ -6,12 +6,15 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+from sklearn.metrics import roc_auc_score
 
 from medunifier.evaluation.class_prompts import read_prompts
 from medunifier.evaluation.loading import load_model
+from medunifier.evaluation.zero_shot_labels import draw_prompts
 from medunifier.metrics.bootstrap import BootstrapOptions, bootstrap_means
 from medunifier.results.item_scores import read_items
 from medunifier.runtime.errors import InputError
+from medunifier.runtime.params import MultiLabel
 from medunifier.tracking import LocalRun
 from medunifier.vision.feature_shards import FeatureStore
 from stages import zero_shot as stage
@@ -234,3 +237,75 @@ def test_wrong_files_are_told(tmp_path, content, message):
     path.write_text(content)
     with pytest.raises(InputError, match="prompts.yaml.*" + message.replace("[", r"\[")):
         read_prompts(path)
+
+
+class TwoLabels(Knowing):
+    """Knows two labels that overlap: edema of even numbers, cardiomegaly of every third."""
+
+    def embed_images(self, ids):
+        numbers = [int(i[1:]) for i in ids]
+        return np.array([[[n % 2 == 0, n % 2 == 1, n % 3 == 0, n % 3 > 0]] for n in numbers], np.float32)
+
+    def embed_texts(self, texts):
+        places = [2 * ("cardiomegaly" in text) + (text.startswith("no ")) for text in texts]
+        return np.eye(4, dtype=np.float32)[places]
+
+
+def two_labels(params, **rule):
+    for split, start, size in (("validate", 12, 4), ("test", 16, 8)):
+        path = f"data/prepared/{DATASET}/{split}.parquet"
+        heart = pl.Series([int(n % 3 == 0) for n in range(start, start + size)], dtype=pl.Int8)
+        pl.read_parquet(path).with_columns(label_cardiomegaly=heart).write_parquet(path)
+    labels = {DATASET: MultiLabel(labels=("edema", "cardiomegaly"), **rule)}
+    return params.replace(zero_shot=params.zero_shot.replace(multi_label=labels, prompts=str(SHIPPED)))
+
+
+def test_a_model_that_knows_several_labels_scores_100_in_each(params, monkeypatch):
+    monkeypatch.setattr(stage, "load_model", lambda *_: TwoLabels())
+    metrics = run_zero_shot(two_labels(params), itm=True)
+    for name in ("macro_auroc", "auroc_edema", "auroc_cardiomegaly", "macro_f1", "specificity_cardiomegaly"):
+        assert metrics[name] == 100, name
+    assert metrics["n_items"] == 8 and metrics["n_labels"] == 2 and "accuracy" not in metrics
+    assert metrics["sensitivity_cardiomegaly_n"] == 2 and metrics["itm_auroc_edema"] != 100
+    table = pl.read_parquet(f"results/zero_shot/{VARIANT}-{DATASET}/predictions.parquet")
+    assert len(table) == 8 * 3 and table["label_edema"].to_list()[:4] == [1, 0, 1, 0]
+    assert (table["p_edema"] > 0.5).to_list()[:4] == [True, False, True, False]
+    drawn = json.loads(Path(f"results/zero_shot/{VARIANT}-{DATASET}/prompts.json").read_text())["drawn"]["0"]
+    positive, negative = drawn["edema"]
+    assert negative == [f"no {text}" for text in positive] and len(positive) == 15
+
+
+def test_zero_shot_by_label_agrees_with_scikit_learn(params):
+    metrics = run_zero_shot(two_labels(params), itm=True, seeds=(5,))
+    table = pl.read_parquet(f"results/zero_shot/{VARIANT}-{DATASET}/predictions.parquet")
+    for prefix in ("", "itm_"):
+        aurocs = [
+            100 * roc_auc_score(table[f"label_{label}"], table[f"{prefix}p_{label}"])
+            for label in ("edema", "cardiomegaly")
+        ]
+        assert [metrics[f"{prefix}auroc_{label}"] for label in ("edema", "cardiomegaly")] == pytest.approx(
+            aurocs
+        )
+        assert metrics[f"{prefix}macro_auroc"] == pytest.approx(np.mean(aurocs))
+    rows = read_items(f"zero_shot@{VARIANT}-{DATASET}")
+    assert set(rows["metric"]) == {
+        f"{prefix}auroc_{label}" for prefix in ("", "itm_") for label in ("edema", "cardiomegaly")
+    }
+
+
+def test_a_class_of_absence_in_the_file_counts_first():
+    file = read_prompts(SHIPPED)
+    drawn = draw_prompts(file, ("pneumonia", "hernia"), 3, 0)
+    assert set(drawn["pneumonia"][1]) <= set(file.classes["no_pneumonia"].prompts)
+    assert drawn["hernia"][1] == [f"no {text}" for text in drawn["hernia"][0]]
+    with pytest.raises(InputError, match=r"zero_shot_prompts.yaml: no prompts for oedema, labels of"):
+        draw_prompts(file, ("oedema",), 3, 0)
+
+
+def test_there_are_prompts_for_the_labels_of_chestxray14():
+    """Wang et al. 2017, table 1."""
+    known = set(read_prompts(SHIPPED).classes)
+    assert known >= {
+        "atelectasis", "cardiomegaly", "consolidation", "edema", "pleural_effusion", "emphysema", "fibrosis", "hernia",
+        "infiltration", "mass", "nodule", "pleural_thickening", "pneumonia", "pneumothorax",
+    }  # fmt: skip

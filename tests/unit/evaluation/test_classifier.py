@@ -154,3 +154,27 @@ def test_after_fine_tuning_in_bf16_scores_are_those_of_the_same_weights_loaded_a
     assert trained_in == {torch.bfloat16} and not torch.equal(
         net.head.weight, torch.zeros_like(net.head.weight)
     )
+
+
+def test_the_probe_of_many_labels_is_one_logistic_regression_a_label(monkeypatch):
+    monkeypatch.setattr(classifier, "PENALTIES", (0.7,))
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(80, 5)).astype(np.float32)
+    y = (x[:, :3] + rng.normal(size=(80, 3)) > 0).astype(np.int64)
+    y[rng.random((80, 3)) < 0.3] = -1
+    layer = fit_probe(x, y, x, y, 3)
+    scaled = (x - x.mean(0)) / (x.std(0) + 1e-6)
+    with torch.no_grad():
+        mine = probabilities(layer(torch.from_numpy(x)), many_labels=True).numpy()
+    for i in range(3):
+        known = y[:, i] >= 0
+        theirs = LogisticRegression(C=0.7, tol=1e-8, max_iter=1000).fit(scaled[known], y[known, i])
+        assert mine[:, i] == pytest.approx(theirs.predict_proba(scaled)[:, 1], abs=1e-3)
+
+
+def test_ignored_labels_have_no_loss_and_no_gradient():
+    logits = torch.tensor([[0.0, 3.0], [-2.0, 50.0]], requires_grad=True)
+    loss = cross_entropy(logits, torch.tensor([[1, -1], [0, -1]]))
+    assert loss.item() == pytest.approx((np.log(2) + np.log(1 + np.exp(-2))) / 2)
+    loss.backward()
+    assert logits.grad is not None and not logits.grad[:, 1].any() and logits.grad[:, 0].all()

@@ -39,6 +39,40 @@ def test_auroc_is_compared_as_such_and_order_does_not_matter():
     assert 0 < low < difference < high
 
 
+def test_the_mean_over_labels_is_compared_over_the_items_that_each_has():
+    rng = np.random.default_rng(2)
+    target = rng.integers(0, 2, (40, 3))
+    known = [np.flatnonzero(rng.random(40) < share) for share in (1.0, 0.8, 0.6)]
+    scores = [rng.random((40, 3)) + lift * target for lift in (0.8, 0.1)]
+
+    def rows(scores):
+        return pl.concat(
+            item_rows(
+                f"auroc_{label}",
+                [IDS[k] for k in known[i]],
+                [PATIENTS[k] for k in known[i]],
+                scores[known[i], i],
+                positive=target[known[i], i] == 1,
+            )
+            for i, label in enumerate("abc")
+        )
+
+    found = dict(compare(rows(scores[0]), rows(scores[1]), "x", 0))
+    assert list(found) == ["auroc_a", "auroc_b", "auroc_c", "macro_auroc"]
+
+    def truth(chosen):
+        parts = [chosen[np.isin(chosen, rows)] for rows in known]
+        return 100 * np.mean([
+            roc_auc_score(target[k, i], scores[0][k, i]) - roc_auc_score(target[k, i], scores[1][k, i])
+            for i, k in enumerate(parts)
+        ])  # fmt: skip
+
+    difference, *ends, n = found["macro_auroc"]
+    assert (difference, n) == (pytest.approx(truth(np.arange(40))), 40)
+    low, high = slow_interval(truth, 40, PATIENTS)
+    assert ends == pytest.approx((low, high), abs=0.15 * (high - low))
+
+
 def slow_interval(score, n: int, clusters: list[str]) -> tuple[float, float]:
     """95 % of `score(chosen items)` over draws of whole clusters."""
     rng = np.random.default_rng(7)

@@ -97,10 +97,30 @@ def test_names_run_no_command(dvc_folder, tmp_path, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.parametrize("preset", PRESETS, ids=lambda path: path.stem)
 def test_reads_every_stage_as_dvc_does(preset, dvc_folder, monkeypatch):
-    from dvc.repo import Repo
-
     monkeypatch.chdir(dvc_folder)
     shutil.copy(preset, dvc_folder / "params.yaml")
+    check_against_dvc(dvc_folder)
+
+
+def test_reads_labels_in_a_section_as_dvc_does(dvc_folder, monkeypatch):
+    monkeypatch.chdir(dvc_folder)
+    text = (REPO / "workflow/presets/demo.yaml").read_text()
+    changed = text.replace(
+        "phantom-siim: [pneumothorax]", "phantom-siim: {labels: [pneumothorax], blank: ignore}"
+    )
+    (dvc_folder / "params.yaml").write_text(changed)
+    mine = check_against_dvc(dvc_folder)
+    key = "evaluate.finetune.phantom-siim"
+    found = mine.stage_parameters("finetune@full-phantom-siim-10")
+    assert {name: value for name, value in found.items() if name.startswith("evaluate")} == {
+        f"{key}.labels": ["pneumothorax"],
+        f"{key}.blank": "ignore",
+    }
+
+
+def check_against_dvc(dvc_folder):
+    from dvc.repo import Repo
+
     mine = Pipeline(dvc_folder)
     with Repo() as repo:
         theirs = {stage.addressing: stage for stage in repo.index.stages}
@@ -115,6 +135,7 @@ def test_reads_every_stage_as_dvc_does(preset, dvc_folder, monkeypatch):
             assert {key: mine_value(mine, key) for key in mine.stages[name].parameters} == params
         edges = {(upper.name, lower.name) for lower, upper in repo.index.graph.edges}
         assert {(upper, lower) for lower in mine.stages for upper in mine.makers(lower)} == edges
+    return mine
 
 
 def test_a_changed_model_file_asks_for_new_features(dvc_folder, tmp_path, monkeypatch):
