@@ -53,7 +53,7 @@ def read_content(path: str | Path, max_megapixels: int) -> bytes:
         if error.errno in _IMPOSSIBLE:
             raise UnreadableImage(os.strerror(error.errno)) from error
         raise _not_there(path, error) from error
-    with open(file, "rb", buffering=0) as opened:
+    try:
         status = os.fstat(file)
         if not stat.S_ISREG(status.st_mode):
             kind = "a folder" if stat.S_ISDIR(status.st_mode) else "a pipe or a device"
@@ -62,10 +62,12 @@ def read_content(path: str | Path, max_megapixels: int) -> bytes:
             raise TooLargeImage(
                 f"{status.st_size:,} bytes, more than an image of {max_megapixels} megapixels has"
             )
-        try:
+        with open(file, "rb", buffering=0, closefd=False) as opened:
             return opened.readall()
-        except OSError as error:
-            raise _not_there(path, error) from error
+    except OSError as error:
+        raise _not_there(path, error) from error
+    finally:
+        os.close(file)
 
 
 def _not_there(path: str | Path, error: OSError) -> InputError:
@@ -100,7 +102,7 @@ def check_jpeg(content: bytes) -> tuple[str, ...]:
     """Check the markers between and within the scans of a JPEG file.
 
     libjpeg warns of what is found here and fills the rest of the image with guesses; Pillow drops the warning. Damage
-    that leaves no trace in the markers, such as a single flipped bit, needs a listed checksum to be found.
+    that leaves no trace in the markers (a flipped bit, a block of zeros) needs a listed checksum to be found.
 
     Returns:
         Notes of what does no harm: bytes between two markers before the pixels.
