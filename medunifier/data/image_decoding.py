@@ -30,6 +30,7 @@ from medunifier.runtime.errors import InputError
 MAX_MEGAPIXELS = 100
 # Formats that Pillow reads by itself; others start programs (EPS) or are no radiographs.
 _FORMATS = ("JPEG", "PNG", "TIFF", "JPEG2000", "BMP", "GIF", "PPM", "WEBP")
+_ADDRESS = re.compile(r"<_io\.BytesIO object at 0x[0-9a-f]+>")  # in Pillow's messages; differs in every run
 # Errors that Pillow, pydicom and its decoders raise on broken content.
 _BROKEN = (
     ArithmeticError, AttributeError, EOFError, LookupError, NotImplementedError, OSError, RuntimeError, SyntaxError,
@@ -87,7 +88,8 @@ def decode_file(
         except _BROKEN as error:
             if "missing dependencies" in str(error):
                 raise InputError(f"{path}: {error}") from error
-            raise UnreadableImage(f"{type(error).__name__}: {' '.join(str(error).split())}") from error
+            text = " ".join(_ADDRESS.sub("", str(error)).split())
+            raise UnreadableImage(f"{type(error).__name__}: {text}") from error
     check_listed(content, sha256)
     return DecodedImage(pixels, (*notes, *_warning_notes(warned)))
 

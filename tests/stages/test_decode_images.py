@@ -171,12 +171,12 @@ def test_contents_are_digests_of_the_grey_values(root):
 def test_parts_of_other_settings_or_images_are_not_taken(root, monkeypatch, change):
     interrupt_after(monkeypatch, 4)
     with pytest.raises(KeyboardInterrupt):
-        decode(root)
+        decode(root, verify="none")
     tried = interrupt_after(monkeypatch, 100)
     if change == "images":
         path = "data/prepared/phantom/manifest.parquet"
         write_table(read_table(path).with_columns(pl.lit("0" * 64).alias("sha256")), path, MANIFEST)
-    decode(root, aspect="pad" if change == "settings" else "squash")
+    decode(root, aspect="pad" if change == "settings" else "squash", verify="none")
     assert len(tried) == 7
 
 
