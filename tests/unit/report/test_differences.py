@@ -60,13 +60,17 @@ def test_the_mean_over_labels_is_compared_over_the_items_that_each_has():
     found = dict(compare(rows(scores[0]), rows(scores[1]), "x", 0))
     assert list(found) == ["auroc_a", "auroc_b", "auroc_c", "macro_auroc"]
 
-    def truth(chosen):
+    def by_pairs(positive, scores):
+        """AUROC by its definition: how often a positive item has the higher score."""
+        return (scores[positive == 1][:, None] > scores[positive == 0]).mean()
+
+    def truth(chosen, area=by_pairs):
         parts = [chosen[np.isin(chosen, rows)] for rows in known]
         return 100 * np.mean([
-            roc_auc_score(target[k, i], scores[0][k, i]) - roc_auc_score(target[k, i], scores[1][k, i])
-            for i, k in enumerate(parts)
+            area(target[k, i], scores[0][k, i]) - area(target[k, i], scores[1][k, i]) for i, k in enumerate(parts)
         ])  # fmt: skip
 
+    assert truth(np.arange(40)) == pytest.approx(truth(np.arange(40), roc_auc_score))
     difference, *ends, n = found["macro_auroc"]
     assert (difference, n) == (pytest.approx(truth(np.arange(40))), 40)
     low, high = slow_interval(truth, 40, PATIENTS)
