@@ -59,19 +59,10 @@ class Results:
 def page_content(params: Params) -> dict[str, Any]:
     """Return the variables of page.html, but for the paper's tables, the paired differences and the overlaps."""
     results = Results.read(params)
-    trained_on, reconstructed = params.pretrain.dataset, params.score_images.reconstructed
+    trained_on = params.pretrain.dataset
     data = {name: read_data(name, params) for name in params.datasets}
     private = {name for name, dataset in params.datasets.items() if dataset.private}
-    generated = [
-        section
-        for variant, metrics in results.images.items()
-        if (
-            section := generated_section(
-                variant, trained_on, metrics, reconstructed, private=trained_on in private
-            )
-        )
-        is not None
-    ]
+    generated = generated_sections(params, results, trained_on in private)
     pipeline = Pipeline()
     families, diagram = stage_families(pipeline)
     costs = read_costs(Path("results/runs"), pipeline.stages)
@@ -116,22 +107,37 @@ def page_content(params: Params) -> dict[str, Any]:
             )
             for (variant, dataset), metrics in results.reports.items()
         ],
-        "images": [
-            sections.images_section(
-                variant,
-                trained_on,
-                reconstructed,
-                metrics,
-                read_metrics(f"encode_codes@{variant}"),
-                params.model.codebook_size,
-                None if trained_on in private else read_pairs(variant, TARGET_SIDE),
-            )
-            for variant, metrics in results.images.items()
-        ],
+        "images": images_sections(params, results, trained_on in private),
         "generated": generated,
         "costs": costs,
         "notes": notes(reading(params, results)),
     }
+
+
+def images_sections(params: Params, results: Results, private: bool) -> list[dict[str, Any]]:
+    """Return the reconstructions of each variant; without images where the data set is private."""
+    return [
+        sections.images_section(
+            variant,
+            params.pretrain.dataset,
+            params.score_images.reconstructed,
+            metrics,
+            read_metrics(f"encode_codes@{variant}"),
+            params.model.codebook_size,
+            None if private else read_pairs(variant, TARGET_SIDE),
+        )
+        for variant, metrics in results.images.items()
+    ]
+
+
+def generated_sections(params: Params, results: Results, private: bool) -> list[dict[str, Any]]:
+    """Return the generated images of each variant that has some; `private` as for `images_sections`."""
+    trained_on, reconstructed = params.pretrain.dataset, params.score_images.reconstructed
+    found = [
+        generated_section(variant, trained_on, metrics, reconstructed, private=private)
+        for variant, metrics in results.images.items()
+    ]
+    return [section for section in found if section is not None]
 
 
 def section_links(
