@@ -16,7 +16,7 @@ NEGATION = "no_"  # before a label: the class of the prompt file that says that 
 def draw_prompts(file: PromptFile, labels: Sequence[str], number: int | None, seed: int) -> Prompts:
     """Draw the prompts of labels, and those of their absence.
 
-    The latter are those of the file's class `no_LABEL`, or else each prompt after the word "no" (Tiu et al. 2022,
+    The latter are those of the file's class `no_LABEL`, or else each prompt with the word "no" (Tiu et al. 2022,
     CheXzero).
 
     Args:
@@ -37,9 +37,14 @@ def draw_prompts(file: PromptFile, labels: Sequence[str], number: int | None, se
     for label in labels:
         positive = file.classes[label].draw(number, seed)
         absence = file.classes.get(NEGATION + label)
-        negative = absence.draw(number, seed) if absence else [f"no {text}" for text in positive]
+        negative = absence.draw(number, seed) if absence else [negated(text) for text in positive]
         found[label] = (positive, negative)
     return found
+
+
+def negated(text: str) -> str:
+    """Return what a prompt says is there as absent: "no edema", "There is no edema."."""
+    return text.replace("There is ", "There is no ", 1) if "There is " in text else f"no {text}"
 
 
 def label_scores(

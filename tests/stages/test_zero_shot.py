@@ -10,7 +10,7 @@ from sklearn.metrics import roc_auc_score
 
 from medunifier.evaluation.class_prompts import read_prompts
 from medunifier.evaluation.loading import load_model
-from medunifier.evaluation.zero_shot_labels import draw_prompts
+from medunifier.evaluation.zero_shot_labels import draw_prompts, negated
 from medunifier.metrics.bootstrap import BootstrapOptions, bootstrap_means
 from medunifier.results.item_scores import read_items
 from medunifier.runtime.errors import InputError
@@ -298,6 +298,7 @@ def test_a_class_of_absence_in_the_file_counts_first():
     drawn = draw_prompts(file, ("pneumonia", "hernia"), 3, 0)
     assert set(drawn["pneumonia"][1]) <= set(file.classes["no_pneumonia"].prompts)
     assert drawn["hernia"][1] == [f"no {text}" for text in drawn["hernia"][0]]
+    assert negated("PA chest radiograph. There is edema.") == "PA chest radiograph. There is no edema."
     with pytest.raises(InputError, match=r"zero_shot_prompts.yaml: no prompts for oedema, labels of"):
         draw_prompts(file, ("oedema",), 3, 0)
 
