@@ -32,7 +32,7 @@ def work_folder(manifest: pl.DataFrame, root: Path, settings: Images, stage: str
     """
     key = hashlib.sha256(f"{root} {settings} {PART_ROWS}".encode())
     for module in _DECODING:
-        key.update(Path(module.__file__).read_bytes())
+        key.update(Path(str(module.__file__)).read_bytes())
     for row in manifest.iter_rows():
         key.update(repr(row).encode())
     return Path(os.environ.get("MEDUNIFIER_STATE", ".state")) / stage / key.hexdigest()[:16]

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from markupsafe import Markup
-
-from medunifier.report import svg, tables
+from medunifier.report import sections, tables
 from medunifier.report.tables import Metrics
 from medunifier.runtime.params import MultiLabel, Params
 
@@ -78,18 +76,15 @@ def label_rows(metrics: Metrics, prefix: str, labels: Sequence[str]) -> list[dic
             for kind in ("auroc", *COLUMNS)
         }
         name = "mean over labels" if label is None else label.replace("_", " ")
-        auroc = tables.row(metrics, names["auroc"], name)
+        auroc = tables.row(metrics, names["auroc"], name, baseline=f"{names['auroc']}_chance")
         if auroc is None:
             continue
-        whole = auroc.low is not None and auroc.high is not None
         rows.append(
             {
                 "auroc": auroc,
                 "others": [tables.row(metrics, names[kind], name) for kind in COLUMNS],
                 "positives": metrics.get(f"{names['sensitivity']}_n"),
-                "plot": Markup(svg.whisker(auroc.value, auroc.low, auroc.high, 50.0, (0, 100)))
-                if whole
-                else Markup(),
+                "plot": sections.interval_plot(auroc),
             }
         )
     return rows

@@ -113,7 +113,7 @@ def label_rows(
     """
     rows = []
     for i, label in enumerate(labels):
-        known = np.flatnonzero(target[:, i] >= 0)
+        known = np.flatnonzero(target[:, i] >= 0).tolist()
         names, people = ([values[row] for row in known] for values in (ids, patients))
         positive = target[known, i] == 1
         for seed, found in zip(seeds, scores, strict=True):
