@@ -199,10 +199,11 @@ class TestThePackage:
         def targets(truth, found):
             return "multilabel-indicator", csr_matrix(truth), csr_matrix(found)
 
-        monkeypatch.setattr("radeval.metrics._chexbert_base._check_targets", targets)
-        from radeval.metrics._chexbert_base import BaseCheXbertEvaluator
+        from radeval.metrics import _chexbert_base
         from radeval.metrics.f1chexbert import F1CheXbert
         from radeval.metrics.f1chexbert.adapter import F1CheXbertMetric
+
+        monkeypatch.setattr(_chexbert_base, "_check_targets", targets)
 
         assert [*F1CheXbert.CONDITION_NAMES, F1CheXbert.NO_FINDING] == radeval_stub.CHEXBERT_NAMES
         assert set(clinical_scorers.FIVE) == set(F1CheXbert.TOP5)
@@ -216,7 +217,7 @@ class TestThePackage:
             def get_labels(self, reports, mode="rrg", on_batch_done=None):
                 return radeval_stub.F1CheXbert(device="cpu", batch_size=1).get_labels(reports)
 
-        assert issubclass(WithoutWeights, BaseCheXbertEvaluator)
+        assert issubclass(WithoutWeights, _chexbert_base.BaseCheXbertEvaluator)
         adapter = object.__new__(F1CheXbertMetric)
         adapter._scorer = WithoutWeights()
         texts = [f"report {n}" for n in range(60)]
