@@ -13,7 +13,7 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, cast
 
 import polars as pl
 
@@ -124,7 +124,7 @@ def opened(path: Path) -> Iterator[IO[bytes]]:
                 raise InputError(f"{path}: the file is in UTF-16; save it as CSV in UTF-8")
             if start.startswith(_GZIP):
                 with gzip.open(file) as unpacked:
-                    yield unpacked
+                    yield cast(IO[bytes], unpacked)
             elif start == _ZIP:
                 with zipfile.ZipFile(file) as archive, archive.open(_only_member(path, archive)) as unpacked:
                     yield unpacked

@@ -190,11 +190,11 @@ def check_match(rows: pl.DataFrame, other: pl.DataFrame, key: str, files: tuple[
     Raises:
         InputError: No value of `key` is in both.
     """
-    ours, theirs = rows[key].drop_nulls().unique(), other[key].drop_nulls().unique()
-    if not len(ours) or not len(theirs):
+    ours, theirs = (table.select(key).drop_nulls().unique() for table in (rows, other))
+    if ours.is_empty() or theirs.is_empty():
         return []
-    lost = ours.filter(~ours.is_in(theirs.implode())).sort().to_list()
-    excess = theirs.filter(~theirs.is_in(ours.implode())).sort().to_list()
+    lost = ours.join(theirs, on=key, how="anti")[key].sort().to_list()
+    excess = theirs.join(ours, on=key, how="anti")[key].sort().to_list()
     if len(lost) == len(ours):
         raise InputError(
             f"{files[1]}: none of its {len(theirs)} values of '{key}' ({some(excess, 2)}) is among the {len(ours)} of "

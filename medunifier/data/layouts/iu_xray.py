@@ -179,8 +179,10 @@ def _read_report(content: bytes, name: str) -> tuple[str, _Study]:
     sections = {text.get("Label"): text.text for text in report.iter("AbstractText")}
     texts = {section: clean_text(sections.get(section.upper())) for section in ("findings", "impression")}
     missing = tuple(section for section, text in texts.items() if text and text.lower() in MISSING_WORDS)
+    texts |= dict.fromkeys(missing)
     study = _Study(
-        *(None if section in missing else text for section, text in texts.items()),
+        texts["findings"],
+        texts["impression"],
         tuple(major.text or "" for major in report.findall("MeSH/major")),
         tuple((image_id, None) for image_id in image_ids),
         missing,

@@ -79,7 +79,8 @@ def what_lies_there(selection: Selection, settings: Dataset) -> str:
         if entry.name.endswith(_ARCHIVES) and entry.name not in index and not entry.name.endswith(".csv.zip")
     ]
     unpack = f"unpack {some(packed)} there" if packed else "unpack the archive of the images there"
-    return f"{text}, the first one missing is {missing[0]}; {unpack}"
+    first = "" if settings.private else f", the first one missing is {missing[0]}"
+    return f"{text}{first}; {unpack}"
 
 
 def check_patients(tables: dict[str, pl.DataFrame], settings: Dataset) -> None:
