@@ -5,18 +5,20 @@ tabular: index.images is indiana_projections.csv, index.labels is indiana_report
 Images are PNG files anywhere below root, named as in either copy. Each patient has one report.
 """
 
+import os
 import re
 import tarfile
 import zlib
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from xml.etree import ElementTree
 
 import polars as pl
 
-from medunifier.data.dataset_files import find_files, read_small_file, walk_files
+from medunifier.data.dataset_files import find_files, read_file_inside, read_small_file, walk_files
 from medunifier.data.index_files import MISSING_WORDS, check_match, one_row_each, read_index
 from medunifier.data.layouts import RAW_REPORTS, Raw, raw_images
 from medunifier.data.preparation.sections import clean_text
@@ -128,7 +130,7 @@ def _read_studies(settings: Dataset, notes: dict[str, int]) -> tuple[dict[str, _
         studies, warnings = _read_tables(path, root / settings.index.labels, notes)
     else:
         names: dict[str, str] = {}
-        for name, content in _xml_files(path):
+        for name, content in _xml_files(path, os.path.realpath(root) if settings.links == "inside" else None):
             study_id, study = _read_report(content, name)
             if study_id in studies and studies[study_id] != study:
                 raise InputError(
@@ -143,12 +145,17 @@ def _read_studies(settings: Dataset, notes: dict[str, int]) -> tuple[dict[str, _
     return dict(sorted(studies.items(), key=lambda item: (len(item[0]), item[0]))), warnings
 
 
-def _xml_files(path: Path) -> Iterator[tuple[str, bytes]]:
-    """Yield name and content of each report in a folder or in a .tgz archive."""
+def _xml_files(path: Path, inside: str | None) -> Iterator[tuple[str, bytes]]:
+    """Yield name and content of each report in a folder or in a .tgz archive.
+
+    Raises:
+        InputError: There is none, it cannot be read, or a link leads out of `inside`, a real path.
+    """
+    read = read_small_file if inside is None else partial(read_file_inside, inside)
     if path.is_dir():
         for file in sorted(file for file in walk_files(path) if file.suffix.lower() == ".xml"):
             try:
-                yield str(file), read_small_file(str(file)) or b""
+                yield str(file), read(str(file)) or b""
             except UnicodeError as error:
                 raise InputError(f"{file}: {error}; unpack the archive again") from None
         return

@@ -157,6 +157,17 @@ def test_links_in_place_of_folders_and_what_macos_adds(fake, form):
     assert raw.notes["pictures_without_report"] == 0 and len(texts) == 3
 
 
+def test_a_report_behind_a_link_out_of_the_root_is_read_only_where_links_may_lead_out(fake):
+    fake.write_xml()
+    path = fake.root / "ecgen-radiology/2.xml"
+    outside = put(fake.root.parent / f"{fake.root.name} outside/2.xml", path.read_bytes())
+    path.unlink()
+    path.symlink_to(outside)
+    assert len(read(fake.settings())[1]) == 3
+    with pytest.raises(InputError, match=r"2\.xml: a link leads out of the folder of reports"):
+        read(fake.settings(links="inside"))
+
+
 def test_images_in_capital_suffixes_are_found(fake):
     fake.write_xml()
     for file in list((fake.root / "NLMCXR_png").iterdir()):
