@@ -113,7 +113,7 @@ def test_an_entry_goes_through_check_prepare_and_decode(name, tmp_path, monkeypa
     store = ImageStore(f"data/images/{name}")
     assert len(store) == PATIENTS
     pixels = store.read(store.rows(kept["image_id"].to_list()))
-    assert pixels.std(axis=(1, 2)).min() > 1, "no image is blank"
+    assert pixels.max(axis=(1, 2)).min() > 100, "no image comes out black, with 12 of 16 bits either"
 
 
 def test_a_missing_data_set_says_where_to_get_it(tmp_path):
