@@ -80,6 +80,35 @@ def test_the_official_lists_split_it_and_patients_stay_together(fake, monkeypatc
     decode("nih", fake.settings())
 
 
+@pytest.mark.parametrize("published", ["NIH", "BenchX"])
+def test_published_lists_split_it_as_they_say(fake, monkeypatch, tmp_path, published):
+    """NIH leaves the validation to us, by patient; BenchX lists it, without suffixes. Images in no list are rejected."""
+    monkeypatch.chdir(tmp_path)
+    for patient in range(1, 31):
+        for number in range(1 + patient % 2):
+            fake.add(patient, number, test=patient > 20)
+    fake.write()
+    train = [name for name in fake.trained if not name.startswith("00000001")]  # patient 1 is in no list
+    files = {"train_val_list": train, "test_list": fake.tested}
+    if published == "BenchX":
+        bare = [name.removesuffix(".png") for name in (*train, *fake.tested)]
+        files = {
+            "train": [name for name in bare if int(name[:8]) <= 15],
+            "val": [name for name in bare if 15 < int(name[:8]) <= 20],
+            "test": [*(name for name in bare if int(name[:8]) > 20), "00030805_000"],
+        }
+    for name, ids in files.items():
+        put(fake.root / f"lists/{name}.txt", "\n".join(ids))
+    own = fake.settings(split="list")
+    tables, summary = run_settings(own.replace(index=own.index.replace(lists="lists")), name="nih")
+    assert set(tables["test"]["patient_id"].cast(int)) == set(range(21, 31))
+    validated = set(tables["validate"]["patient_id"].cast(int))
+    assert validated == {16, 17, 18, 19, 20} if published == "BenchX" else len(validated) == 6
+    assert set(tables["train"]["patient_id"].cast(int)) == set(range(2, 21)) - validated
+    assert summary["rejected"] == {"missing_split": 2}
+    assert summary["notes"]["listed_ids_without_image"] == (1 if published == "BenchX" else 0)
+
+
 def test_one_folder_of_images_and_no_official_list(fake, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     for patient in range(1, 11):
