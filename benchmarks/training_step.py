@@ -100,8 +100,8 @@ def adamw_seconds(model: nn.Module) -> float:
     return total
 
 
-def vit_g() -> nn.Module:
-    """Return EVA ViT-g with 39 of its 40 blocks, random weights."""
+def vit_g() -> Callable[[torch.Tensor], torch.Tensor]:
+    """Return the encoding by EVA ViT-g with 39 of its 40 blocks, random weights: pixels to tokens."""
     import timm  # takes seconds; of all parts, each a process, one needs it
 
     with torch.device("meta"):
@@ -112,9 +112,8 @@ def vit_g() -> nn.Module:
         p.data.uniform_(-0.02, 0.02)
     for b in vit.buffers():
         b.zero_()
-    vit.eval().requires_grad_(False)
-    vit.forward = vit.forward_features  # tokens, as the frozen encoder gives them
-    return vit
+    encoder: Any = vit.eval().requires_grad_(False)
+    return encoder.forward_features
 
 
 def ours(note: Callable[[str, float], None]) -> None:

@@ -111,7 +111,8 @@ class TargetImages(ImageStore):
         images, side = super().read(rows), (TARGET_SIDE, TARGET_SIDE)
         if images.shape[1:] == side or not len(images):
             return images.reshape(-1, *side)
-        return np.stack([Image.fromarray(image).resize(side, Image.Resampling.LANCZOS) for image in images])
+        resized = (Image.fromarray(image).resize(side, Image.Resampling.LANCZOS) for image in images)
+        return np.stack([np.asarray(image) for image in resized])
 
 
 def _mapped_batches(path: Path, stage: str) -> Iterable[tuple[list[str], np.ndarray]]:

@@ -68,7 +68,7 @@ def torchxrayvision_folder(name: str, folder: Path) -> None:
         InputError: the package is not installed, or has no such model.
     """
     try:
-        import torchxrayvision
+        import torchxrayvision  # pyright: ignore[reportMissingImports] no dependency: see above
     except ImportError as error:
         raise InputError(
             "torchxrayvision is not installed; pip install torchxrayvision, for this command alone"

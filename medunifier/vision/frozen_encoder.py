@@ -148,10 +148,11 @@ def load_recorded_vision(record: Mapping[str, Any], project: str | Path = ".") -
     Raises:
         InputError: the encoder cannot be found or loaded, or its weights or preprocessing differ from the recorded ones.
     """
-    choice = {name: record[name] for name in CHOICE if name in record}
+    choice: dict[str, Any] = {name: record[name] for name in CHOICE if name in record}
+    choice["levels"] = tuple(choice.get("levels", ()))
     if not choice["model"].startswith(HUBS):
         choice["model"] = str(Path(project) / choice["model"])
-    encoder = load_vision(**choice | {"levels": tuple(choice.get("levels", ()))})
+    encoder = load_vision(**choice)
     if encoder.checksum != record["checksum"]:
         raise InputError(
             f"{record['model']}: other weights or another preprocessing than those that features or model were made "

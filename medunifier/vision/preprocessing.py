@@ -141,4 +141,4 @@ def _sides(size: Any) -> tuple[int, int]:
         return size, size
     if "height" in size:
         return int(size["height"]), int(size["width"])
-    return (int(size["shortest_edge"]),) * 2
+    return int(size["shortest_edge"]), int(size["shortest_edge"])

@@ -79,8 +79,8 @@ def load_both_towers(folder: Path, settings: dict[str, Any]) -> Network:
             f"{tower}/config.json: names code of its own (auto_map), which is not run; remove that entry"
         )
     model = {key: value for key, value in settings["model_cfg"].items() if key != "custom_text"}
-    vision = {**model.pop("vision_cfg"), "timm_model_pretrained": False}
-    local = {**model.pop("text_cfg"), "hf_model_name": str(tower), "hf_model_pretrained": False}
+    vision: Any = {**model.pop("vision_cfg"), "timm_model_pretrained": False}
+    local: Any = {**model.pop("text_cfg"), "hf_model_name": str(tower), "hf_model_pretrained": False}
     network = open_clip.CustomTextCLIP(vision_cfg=vision, text_cfg=local, **model)
     network.load_state_dict(_weights(folder)[0])
     return network
@@ -98,7 +98,7 @@ def _weights(folder: Path) -> tuple[dict[str, torch.Tensor], Path]:
 def _vision_tower(folder: Path, model: dict[str, Any], size: int | None) -> Network:
     """Return the vision tower with its weights, for images of `size`."""
     weights, path = _weights(folder)
-    vision = {**model["vision_cfg"], "timm_model_pretrained": False}
+    vision: Any = {**model["vision_cfg"], "timm_model_pretrained": False}
     native = vision.get("timm_model_name") is None
     if size is not None and native:
         vision["image_size"] = size
@@ -120,9 +120,10 @@ def _vision_tower(folder: Path, model: dict[str, Any], size: int | None) -> Netw
 def encode(network: Network, pixels: torch.Tensor) -> FeatureMaps:
     """Encode images with the vision tower, before the projection into the space shared with texts."""
     if isinstance(network, TimmModel):
-        if is_vit(network.trunk):
-            return encode_vit(network.trunk, pixels)
-        return FeatureMaps(None, network.trunk.forward_features(pixels))
+        trunk: Network = network.trunk
+        return (
+            encode_vit(trunk, pixels) if is_vit(trunk) else FeatureMaps(None, trunk.forward_features(pixels))
+        )
     found = network.forward_intermediates(
         pixels,
         indices=1,
