@@ -171,7 +171,8 @@ def bottom_decoder(c: MedUnifierConfig) -> nn.Module:
 
 def without_decoder(c: MedUnifierConfig) -> MedUnifierConfig:
     """Return the same with a tiny decoder, to be replaced."""
-    return MedUnifierConfig(**c.to_dict() | {"decoder_channels": (8, 8, 8, 8)})
+    values: dict[str, Any] = c.to_dict() | {"decoder_channels": (8, 8, 8, 8)}
+    return MedUnifierConfig(**values)
 
 
 def forward_backward(model: nn.Module, pairs: dict[str, Any]) -> None:
