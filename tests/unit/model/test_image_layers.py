@@ -176,7 +176,7 @@ def test_codes_decode_to_the_images_of_the_forward_pass(decoder):
     generator = ImageGenerator(
         query_width=12,
         vision_width=10,
-        patches=256,
+        grid=(16, 16),
         queries=32,
         code_width=8,
         codebook_size=16,
@@ -199,7 +199,7 @@ def test_codes_decode_to_the_images_of_the_forward_pass(decoder):
 def test_the_authors_double_the_top_twice_by_weights_of_their_own():
     """Once for the bottom's latents, once for the decoder."""
     torch.manual_seed(0)
-    sizes = {"query_width": 12, "vision_width": 10, "patches": 256, "queries": 32, "code_width": 8}
+    sizes = {"query_width": 12, "vision_width": 10, "grid": (16, 16), "queries": 32, "code_width": 8}
     generator = ImageGenerator(
         **sizes,
         codebook_size=16,
