@@ -112,7 +112,8 @@ def _negatives(
         for name in ("input_ids", "attention_mask")
     )
     features = torch.cat([batch["features"] for batch in batches])
-    hard = matching.draw_hard_negatives(model, ids, mask, *cosines, generator)
+    image_to_text, text_to_image = cosines
+    hard = matching.draw_hard_negatives(model, ids, mask, image_to_text, text_to_image, generator)
     labelled = len(hard.none) + 2 * (~hard.none).sum()
     parts = zip(*(part.chunk(len(batches)) for part in hard), strict=True)
     fetched = [matching.fetch(model, features, ids, mask, matching.HardNegatives(*part)) for part in parts]

@@ -44,7 +44,8 @@ class WholeBatch(NamedTuple):
         self, queries: torch.Tensor, texts: torch.Tensor, log_temperature: torch.Tensor
     ) -> torch.Tensor:
         """Return ITC of the whole batch, with its gradient at own embeddings (n, Q, P), (n, P)."""
-        assert self.itc is not None and self.query_gradient is not None and self.text_gradient is not None
+        assert self.itc is not None and self.temperature_gradient is not None
+        assert self.query_gradient is not None and self.text_gradient is not None
         linear = (queries * self.query_gradient).sum() + (texts * self.text_gradient).sum()
         linear = linear + log_temperature * self.temperature_gradient
         return self.itc + (linear - linear.detach())  # the value of the one, the gradient of the other
@@ -153,7 +154,8 @@ def choose_negatives(
     generator: torch.Generator | None,
 ) -> Negatives:
     """Draw ITM's negatives by the cosines of images with texts and of texts with images, (n, N) each."""
-    hard = matching.draw_hard_negatives(model, ids, mask, *cosines, generator)
+    image_to_text, text_to_image = cosines
+    hard = matching.draw_hard_negatives(model, ids, mask, image_to_text, text_to_image, generator)
     if world_size() == 1 or model.config.negatives == "local":
         return matching.here(image, ids, mask, hard)
     return matching.read_again(model, ids, mask, matching.fetch(model, features, ids, mask, hard))

@@ -5,7 +5,7 @@ import os
 import pickle
 import shutil
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO, cast
 
 import torch
 
@@ -40,7 +40,7 @@ class Checkpoints:
         try:
             with temporary.open("wb") as file:
                 writer = _DigestWriter(file)
-                torch.save(state, writer)
+                torch.save(state, cast(IO[bytes], writer))
                 file.flush()
                 os.fsync(file.fileno())
             path = self.folder / f"step-{step:08d}-{writer.digest.hexdigest()[:DIGITS]}.pt"
