@@ -289,6 +289,9 @@ class Started:
 
 def _enter(command: list[str], folder: str, environment: dict[str, str], output: str) -> None:
     os.setpgid(0, 0)
+    signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # as in a terminal, also where pytest runs in the background
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)

@@ -10,7 +10,7 @@ from tests.support.toy_pipeline import Toy, wait_for
 
 COMMAND = "snakemake --cores 2"
 
-# train@full notes its process id, then waits until the test says go; SIGTERM makes it save and end.
+# train@full notes its process id, then waits until the test says go; SIGTERM and SIGINT make it save and end.
 WAIT_IN_TRAIN_FULL = """
 import signal, time
 
@@ -20,6 +20,7 @@ if stage == "train@full" and not pathlib.Path("go.txt").exists():
         sys.exit(1)
 
     signal.signal(signal.SIGTERM, save)
+    signal.signal(signal.SIGINT, save)
     pathlib.Path("pid.txt").write_text(str(os.getpid()))
     while not pathlib.Path("go.txt").exists():
         time.sleep(0.05)
@@ -104,6 +105,23 @@ def test_sigterm_reaches_the_stage_and_sigusr1_does_no_harm(waiting) -> None:
     assert toy.read("saved.txt") == "saved"
     assert '"write": {}' in toy.read(".dvc/tmp/rwlock") or "write" not in toy.read(".dvc/tmp/rwlock")
     assert finish(toy).count("train@full") == 1
+
+
+@pytest.mark.parametrize("command", [COMMAND, "dvc repro"])
+def test_ctrl_c_lets_the_stage_save_and_shows_no_traceback(done: Toy, command: str) -> None:
+    """A terminal sends SIGINT to every process of the command."""
+    done.edit("params.yaml", "full: {weight: 1}", "full: {weight: 2}")
+    done.write("hook.py", WAIT_IN_TRAIN_FULL)
+    started = done.start(command)
+    wait_for(lambda: done.read("pid.txt"))
+    os.killpg(started.process.pid, signal.SIGINT)
+    started.process.join(120)
+    assert started.process.exitcode not in (0, None)
+    assert done.read("saved.txt") == "saved"
+    assert "Traceback" not in started.text and "KeyboardInterrupt" not in started.text, started.text
+    log = done.read(".state/logs/train@full.log")
+    assert "Traceback" not in log and "KeyboardInterrupt" not in log, log
+    assert finish(done).count("train@full") == 1
 
 
 def test_second_snakemake_leaves_the_first_alone(waiting) -> None:
