@@ -50,7 +50,14 @@ def read_images(settings: Dataset) -> Raw:
     )
     assert classes is not None  # its pattern has a default
     notes = {"hidden_files": len(lines) - len(images)}
-    return Raw(raw_images(rows.with_columns(_labels(classes, patterns, path))), notes)
+    warnings = []
+    if patients is None:
+        notes["images_without_patient"] = len(images)
+        warnings.append(
+            f"{path}: no folders.patient_pattern, so each of {len(images)} images counts as a patient of its own; "
+            "images of one patient may be in several splits"
+        )
+    return Raw(raw_images(rows.with_columns(_labels(classes, patterns, path))), notes, warnings)
 
 
 def _found(images: pl.Series, pattern: str | None, name: str, path: Path) -> pl.Series | None:
@@ -90,7 +97,7 @@ def _splits(images: pl.Series, settings: Dataset, path: Path) -> pl.Series:
 
 
 def _labels(classes: pl.Series, patterns: FoldersLayout, path: Path) -> list[pl.Series]:
-    """Return a column for each class: 1 for its images, else 0."""
+    """Return a column for each class: 1 for its images, else 0. Named classes are compared without regard to case."""
     found = classes.unique().sort().to_list()
     if not patterns.classes:
         names = {re.sub(r"\W+", "_", text.lower()).strip("_"): text for text in found}
@@ -99,10 +106,12 @@ def _labels(classes: pl.Series, patterns: FoldersLayout, path: Path) -> list[pl.
                 f"{path}: folders.class_pattern finds {len(found)} classes that make no distinct labels: {some(found)}; "
                 "name them under folders.classes"
             )
-    else:
-        names = dict(patterns.classes)
-        if unknown := sorted(set(found) - set(names.values())):
-            raise InputError(
-                f"{path}: folders.class_pattern finds {some(unknown)}; folders.classes has {', '.join(names.values())}"
-            )
-    return [(classes == text).cast(pl.Int8).alias(LABEL_PREFIX + label) for label, text in names.items()]
+        return [(classes == text).cast(pl.Int8).alias(LABEL_PREFIX + label) for label, text in names.items()]
+    names = {label: text.lower() for label, text in patterns.classes.items()}
+    if unknown := sorted(text for text in found if text.lower() not in names.values()):
+        raise InputError(
+            f"{path}: folders.class_pattern finds {some(unknown)}; folders.classes has "
+            f"{', '.join(patterns.classes.values())}"
+        )
+    lower = classes.str.to_lowercase()
+    return [(lower == text).cast(pl.Int8).alias(LABEL_PREFIX + label) for label, text in names.items()]

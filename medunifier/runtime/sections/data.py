@@ -106,7 +106,7 @@ class FoldersLayout(Section):
         "Finds the class, by default the folder of the image.", default="([^/]+)/[^/]+$"
     )
     classes: Labels = knob(
-        "Label: the class as it is found; {}: the classes found, in small letters.", default={}
+        "Label: the class as it is found, in any case; {}: the classes found, in small letters.", default={}
     )
     patient_pattern: Pattern | None = knob("Finds the patient; null: each image is one.", default=None)
     split_pattern: Pattern | None = knob(

@@ -42,7 +42,8 @@ def test_classes_are_the_folders_and_each_image_is_a_patient(tmp_path):
         ("TB/a.png", "TB/a.png", "TB/a.png", 0, 1),
         ("No TB/b.jpg", "No TB/b.jpg", "No TB/b.jpg", 1, 0),
     ]
-    assert raw.notes == {"hidden_files": 1}
+    assert raw.notes == {"hidden_files": 1, "images_without_patient": 2}
+    assert "each of 2 images counts as a patient of its own" in raw.warnings[0]
 
 
 def test_kermany_s_layout_with_the_preset(tmp_path, monkeypatch):
@@ -73,6 +74,29 @@ def test_kermany_s_layout_with_the_preset(tmp_path, monkeypatch):
         "No abnormality is seen.", "There is bacterial pneumonia.", "There is viral pneumonia."
     }  # fmt: skip
     decode("kermany", kermany(root))
+
+
+def test_kermany_s_third_version_names_files_otherwise(tmp_path):
+    """DISEASE-PATIENT-NUMBER.jpeg, as Mendeley distributes it now; a patient may have several images and diseases."""
+    folder = "chest_xray/train"
+    listed(
+        tmp_path,
+        f"{folder}/NORMAL/NORMAL-1003233-0001.jpeg",
+        f"{folder}/PNEUMONIA/BACTERIA-1008087-0001.jpeg",
+        f"{folder}/PNEUMONIA/BACTERIA-1008087-0002.jpeg",
+        f"{folder}/PNEUMONIA/VIRUS-1008087-0001.jpeg",
+        "chest_xray/test/PNEUMONIA/BACTERIA-40699-0001.jpeg",
+    )
+    raw = folders.read_images(kermany(tmp_path))
+    labels = ("label_no_finding", "label_bacterial_pneumonia", "label_viral_pneumonia")
+    assert raw.rows.select("patient_id", "split", *labels).rows() == [
+        ("1003233", None, 1, 0, 0),
+        ("1008087", None, 0, 1, 0),
+        ("1008087", None, 0, 1, 0),
+        ("1008087", None, 0, 0, 1),
+        ("40699", "test", 0, 1, 0),
+    ]
+    assert raw.warnings == []
 
 
 @pytest.mark.parametrize(
