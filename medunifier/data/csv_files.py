@@ -100,9 +100,12 @@ def numbered_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
 
 def first_line(path: Path, column: str, matches: Callable[[str], bool]) -> int | None:
     """Return the first line (see `numbered_rows`) whose field in `column`, without spaces around, `matches`."""
-    rows = (row for row in numbered_rows(path) if any(field.strip() for field in row[1]))
-    position = [name.strip() for name in next(rows)[1]].index(column)
-    return next((line for line, fields in rows if matches(fields[position].strip())), None)
+    rows = numbered_rows(path)
+    header = next(fields for _, fields in rows if any(field.strip() for field in fields))
+    position = [name.strip() for name in header].index(column)
+    # A row of nothing but commas is a row; a blank line is none.
+    full = ((line, fields) for line, fields in rows if len(fields) > 1 or any(map(str.strip, fields)))
+    return next((line for line, fields in full if matches(fields[position].strip())), None)
 
 
 @contextmanager

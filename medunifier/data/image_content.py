@@ -105,7 +105,7 @@ def check_jpeg(content: bytes) -> tuple[str, ...]:
     that leaves no trace in the markers (a flipped bit, a block of zeros) needs a listed checksum to be found.
 
     Returns:
-        Notes of what does no harm: bytes between two markers before the pixels.
+        Notes of what may do no harm: bytes between two markers before the pixels, bytes after the end.
 
     Raises:
         UnreadableImage: A scan holds a marker that cannot be there, or restart markers are not in order.
@@ -121,6 +121,9 @@ def check_jpeg(content: bytes) -> tuple[str, ...]:
         elif marker == 0xFF:  # a fill byte
             at += 1
         elif marker == _END_OF_IMAGE:
+            # Of an end within the pixels, the decoder guesses the rest; cameras, too, append bytes to whole images.
+            if content[at + 2 :].strip(b"\0"):
+                notes.add("JPEG with bytes after its end")
             break
         elif marker in _WITHOUT_LENGTH:
             at += 2

@@ -49,7 +49,7 @@ def _locate(rows: pl.DataFrame, root: Path, base: Path) -> tuple[pl.DataFrame, l
         base: folder of train.csv, relative to `root`.
     """
     folder = pl.col("image_path").str.extract(r"^(\w+)/")
-    folders = rows.select(folder.unique()).to_series().drop_nulls()
+    folders = rows.select(folder.unique(maintain_order=True)).to_series().drop_nulls()
     apart = [name for name in folders if not (root / base / name).is_dir()]
     patients = _batch_folders(root) if apart else {}
     below = pl.format("{}/{}", "patient_id", pl.col("image_path").str.replace(r"^\w+/[^/]+/", ""))

@@ -15,7 +15,7 @@ from pathlib import Path
 import polars as pl
 
 from medunifier.data.dataset_files import find_files
-from medunifier.data.index_files import index_columns, read_index, read_lines, some
+from medunifier.data.index_files import check_values, index_columns, read_index, read_lines
 from medunifier.data.layouts import Raw, no_reports, raw_images
 from medunifier.data.patient_columns import as_age, as_sex
 from medunifier.data.preparation.splits import read_id_list
@@ -82,15 +82,10 @@ def _labels(findings: pl.Series, path: Path) -> list[pl.Series]:
         InputError: A finding is unknown, or stands beside "No Finding".
     """
     listed = findings.str.split("|").list.eval(pl.element().str.strip_chars())
-    known = [NO_FINDING, *FINDINGS]
-    if unknown := sorted(set(listed.explode()) - set(known)):
-        raise InputError(
-            f"{path}: Finding Labels holds {some(unknown)}; expected {', '.join(known)}, joined by |"
-        )
-    if both := findings.filter(listed.list.contains(NO_FINDING) & (listed.list.len() > 1)).to_list():
-        raise InputError(
-            f"{path}: Finding Labels is {both[0]!r} in {len(both)} rows; {NO_FINDING} stands alone"
-        )
+    known = listed.list.eval(pl.element().is_in([NO_FINDING, *FINDINGS])).list.all()
+    alone = ~listed.list.contains(NO_FINDING) | (listed.list.len() == 1)
+    expected = f"{NO_FINDING} alone, or {', '.join(FINDINGS)}, joined by |"
+    check_values(findings.to_frame(), "Finding Labels", known & alone, expected, path)
     names = {NO_FINDING: "label_no_finding"} | FINDINGS
     return [listed.list.contains(finding).cast(pl.Int8).alias(label) for finding, label in names.items()]
 

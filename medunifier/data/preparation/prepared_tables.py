@@ -79,6 +79,8 @@ def what_lies_there(selection: Selection, settings: Dataset) -> str:
         if entry.name.endswith(_ARCHIVES) and entry.name not in index and not entry.name.endswith(".csv.zip")
     ]
     unpack = f"unpack {some(packed)} there" if packed else "unpack the archive of the images there"
+    if not packed and found.get(wanted, 0) >= len(missing):
+        unpack = "are they in other folders, or under other names, than the index and the layout say?"
     first = "" if settings.private else f", the first one missing is {missing[0]}"
     return f"{text}{first}; {unpack}"
 

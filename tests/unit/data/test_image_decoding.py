@@ -474,6 +474,15 @@ def test_whole_jpegs_pass_the_check_of_their_markers(options):
     )
 
 
+def test_an_end_within_the_pixels_of_a_jpeg_is_counted(tmp_path):
+    """The decoder guesses the rest without a word; the bytes after the end give it away."""
+    whole = image_file(noise(200, 120), "JPEG")
+    middle = whole.index(b"\xff\xda") + 2000
+    path = tmp_path / "a.jpg"
+    path.write_bytes(whole[:middle] + b"\xff\xd9" + whole[middle + 2 :])
+    assert decode_file(path, 224, "squash").notes == ("JPEG with bytes after its end",)
+
+
 def test_restart_markers_out_of_order_are_damage():
     whole = image_file(noise(200, 120), "JPEG", restart_marker_blocks=5)
     assert whole.count(b"\xff\xd3") > 1

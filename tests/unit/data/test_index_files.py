@@ -148,6 +148,8 @@ def test_a_blank_id_is_refused_with_the_line_of_an_editor(read):
     content = 'a,b\n"two\nlines",1\n\nNone,2\n,3\n'
     with pytest.raises(InputError, match=r"column 'a' is blank in 2 rows, first in line 5; every row"):
         read(content, filled=["a"])
+    with pytest.raises(InputError, match=r"column 'a' is blank in 1 rows, first in line 4; every row"):
+        read("a,b\n\n1,2\n,\n", filled=["a"])  # as table programs end a file
 
 
 def test_a_wrong_value_is_told_with_its_line_and_the_count(tmp_path):

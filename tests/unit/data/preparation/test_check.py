@@ -51,6 +51,12 @@ def test_absent_images_are_told_with_what_lies_there_and_what_to_unpack(iu):
         check(iu.settings("NLMCXR_reports.tgz"))
 
 
+def test_images_in_another_folder_are_not_said_to_be_packed(iu):
+    for file in (iu.root / "NLMCXR_png").iterdir():
+        file.rename(file.with_name("x" + file.name))
+    both(iu.settings("NLMCXR_reports.tgz"), r"; 20 \.png files below .*; are they in other folders, or under")
+
+
 def test_nothing_stands_in_the_way_only_if_most_images_are_there(iu):
     settings = iu.settings("NLMCXR_reports.tgz")
     files = sorted((iu.root / "NLMCXR_png").iterdir())
