@@ -7,11 +7,12 @@ from pathlib import Path
 
 import polars as pl
 
-from medunifier.data.index_files import check_values, one_row_each, read_index
+from medunifier.data.index_files import check_values, read_index
 from medunifier.data.layouts import RAW_REPORTS, Raw, raw_images
 from medunifier.data.patient_columns import as_age, as_sex
 from medunifier.data.preparation.sections import clean_text, parse_report
 from medunifier.data.preparation.splits import as_split, keep_official
+from medunifier.data.raw_rows import one_report_each
 from medunifier.runtime.errors import InputError
 from medunifier.runtime.params import Dataset, TableLayout
 from medunifier.storage.tables import LABEL_PREFIX
@@ -58,31 +59,25 @@ def read_images(settings: Dataset) -> Raw:
 def read_reports(settings: Dataset, images: pl.DataFrame) -> Raw:
     """Return the report of each study: findings and impression, or the sections found in one text.
 
-    Raises:
-        InputError: Rows of one study have different texts.
+    Rows of a study that hold no text share that of the others; a study with different texts is rejected.
     """
     table, path = _table(settings)
-    texts = [name for name in (table.findings, table.impression, table.report) if name is not None]
+    columns = (table.findings, table.impression, table.report)
+    texts = list(dict.fromkeys(filter(None, columns)))
     if not texts:
         return Raw(RAW_REPORTS.empty())
     notes: dict[str, int] = {}
     study = table.study or table.image
     frame = read_index(path, list(dict.fromkeys([study, *texts])), filled=[study], notes=notes)
+    silent = pl.all_horizontal(pl.col(texts).is_null())
     frame = frame.filter(pl.col(study).is_in(images["study_id"].implode()))
-    frame = one_row_each(frame, study, path)
+    frame = frame.filter(~silent | silent.all().over(study)).unique(maintain_order=True)
     rows = [
-        (
-            row[study],
-            *_sections(
-                *(row[name] if name else None for name in (table.findings, table.impression, table.report))
-            ),
-        )
+        (row[study], *_sections(*(row[name] if name else None for name in columns)))
         for row in frame.iter_rows(named=True)
     ]
-    names = {name: pl.String for name in RAW_REPORTS.columns if name not in ("reason", "detail")}
-    return Raw(
-        pl.concat([RAW_REPORTS.empty(), pl.DataFrame(rows, names, orient="row")], how="diagonal"), notes
-    )
+    names = dict.fromkeys(("study_id", "findings", "impression", "body"), pl.String)
+    return Raw(one_report_each(pl.DataFrame(rows, names, orient="row")), notes)
 
 
 def _table(settings: Dataset) -> tuple[TableLayout, Path]:

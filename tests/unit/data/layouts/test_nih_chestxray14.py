@@ -146,7 +146,10 @@ def test_boxes_are_checked_and_counted(fake):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"findings": "Cyst|Mass"}, r"Finding Labels is 'Cyst\|Mass', first in line \d+; 1 rows .*: No Finding alone, or Atelectasis"),
+        (
+            {"findings": "Cyst|Mass"},
+            r"Finding Labels is 'Cyst\|Mass', first in line \d+; 1 rows .*: No Finding alone, or Atelectasis",
+        ),
         (
             {"findings": "No Finding|Mass"},
             r"Finding Labels is 'No Finding\|Mass', first in line \d+; 1 rows .*: No Finding alone",

@@ -147,13 +147,20 @@ def test_a_value_that_cannot_be_used_is_named(tmp_path, changes, message):
         table.read_images(own(tmp_path, name, COLUMNS | {"split": "view", "view": None}))
 
 
-def test_texts_of_one_study_that_contradict_each_other_are_refused(tmp_path):
-    name = write(tmp_path, [row(), row(file="b.jpg", impression="No pneumonia.")])
+def test_a_study_with_different_texts_is_rejected_and_no_other(tmp_path):
+    """Of s2 one row alone holds the text, and of s3 none."""
+    rows = [row(), row(file="b.jpg", impression="No pneumonia.")]
+    rows += [row(file="c.jpg", accession="s2", findings="", impression=""), row(file="d.jpg", accession="s2")]
+    rows += [row(file=name, accession="s3", findings="", impression="n/a") for name in ("e.jpg", "f.jpg")]
+    name = write(tmp_path, rows)
     raw = table.read_images(own(tmp_path, name))
-    with pytest.raises(
-        InputError, match=r"contradict each other: s1; .*impression is No pneumonia\., Pneumonia\."
-    ):
-        table.read_reports(own(tmp_path, name), raw.rows)
+    reports = table.read_reports(own(tmp_path, name), raw.rows).rows
+    RAW_REPORTS.check(reports, "test")
+    assert reports.select("study_id", "findings", "impression", "reason", "detail").rows() == [
+        ("s1", "Hazy left lung.", "Pneumonia.", "contradictory_report", "2 different reports"),
+        ("s2", "Hazy left lung.", "Pneumonia.", None, None),
+        ("s3", None, None, None, None),
+    ]
 
 
 def test_a_path_out_of_the_root_is_no_image(tmp_path, monkeypatch):
