@@ -19,6 +19,7 @@ from medunifier.storage.tables import LABEL_PREFIX
 
 _TRIED = 200  # images to look for, evenly spaced, in each form of a data set
 _TEXTS = ("findings", "impression", "body")
+_HALF_CHARACTER = re.compile(r"\\u[dD][89a-fA-F]")  # UTF-16 surrogates
 
 
 def paths_found(root: Path, table: pl.DataFrame, forms: Sequence[pl.Expr]) -> pl.Series:
@@ -41,13 +42,27 @@ def read_json(path: Path) -> Any:
     """Return the content of a JSON file.
 
     Raises:
-        InputError: The file is missing, not JSON, or an object in it has a name twice, of which one would be lost.
+        InputError: The file is missing, not JSON in UTF-8, holds half a character, or an object in it has a name
+            twice, of which one would be lost.
     """
     require_file(path)
     try:
-        return json.loads(path.read_bytes(), object_pairs_hook=_without_repeats)
+        content = path.read_text(encoding="utf-8-sig")
+        value = json.loads(content, object_pairs_hook=_without_repeats)
+        check_characters(content, value)
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not a whole JSON file ({error}). Fetch it again") from error
+    return value
+
+
+def check_characters(content: str, value: Any) -> None:
+    """Check that a JSON text, whose value is given, escapes no half of a character: no file or table can hold it.
+
+    Raises:
+        UnicodeEncodeError: It does.
+    """
+    if _HALF_CHARACTER.search(content):  # two halves make a character
+        json.dumps(value, ensure_ascii=False).encode()
 
 
 def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -20,7 +20,7 @@ import polars as pl
 
 from medunifier.data.index_files import check_match, check_values, one_row_each, read_index, require_file
 from medunifier.data.layouts import CHEXPERT_LABELS, Raw, raw_images
-from medunifier.data.raw_rows import label_name, one_report_each, paths_found
+from medunifier.data.raw_rows import check_characters, label_name, one_report_each, paths_found
 from medunifier.runtime.errors import InputError
 from medunifier.runtime.params import Dataset
 
@@ -94,7 +94,7 @@ def _labels(path: Path) -> pl.DataFrame:
     """Return `image_id` and the labels of a file with one JSON object a line."""
     require_file(path)
     rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").split("\n"), 1):
+    for number, line in enumerate(path.read_text(encoding="utf-8-sig", errors="replace").split("\n"), 1):
         try:
             if line.strip():
                 rows.append(_label_row(line))
@@ -111,6 +111,7 @@ def _labels(path: Path) -> pl.DataFrame:
 def _label_row(line: str) -> tuple[str | int | None, ...]:
     """Return the image and its labels; null and NaN stand for a finding that is not mentioned."""
     row = _DECODER.decode(line)
+    check_characters(line, row)
     if not any(label in row for label in CHEXPERT_LABELS):
         raise LookupError("none of the 14 labels")
     return str(row["path_to_image"]), *[_VALUES[row.get(label)] for label in CHEXPERT_LABELS]

@@ -27,6 +27,7 @@ from medunifier.runtime.params import Dataset
 
 SOURCE = "https://bimcv.cipf.es/bimcv-projects/padchest/ (free after a request)"
 EXCLUDED = "exclude"
+_LONGEST_LIST = 10_000  # characters; all labels of the data set together are shorter
 
 
 def read_images(settings: Dataset) -> Raw:
@@ -68,9 +69,9 @@ def read_reports(settings: Dataset, images: pl.DataFrame) -> Raw:
 def _parse(text: str | None) -> frozenset[str] | None:
     """Return the labels of a list as the table writes it; None if it is missing or not such a list."""
     try:
-        labels = ast.literal_eval(text or "None")
-    except (ValueError, SyntaxError):
+        labels = ast.literal_eval((text or "None")[:_LONGEST_LIST])
+    except (ValueError, SyntaxError, MemoryError, RecursionError):  # the last two: it is nested too deeply
         return None
-    if not isinstance(labels, list):
+    if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
         return None
-    return frozenset(label.strip() for label in labels if isinstance(label, str) and label.strip())
+    return frozenset(label.strip() for label in labels if label.strip())

@@ -71,10 +71,23 @@ def _read_studies(path: Path) -> list[dict[str, Any]]:
     for number, study in enumerate(studies, 1):
         if not (isinstance(study, Mapping) and study.get("StudyID") and study.get("ImageID")):
             raise InputError(f"{path}, study {number}: expected an object with StudyID, ImageID and findings")
-        if not all(isinstance(finding, Mapping) for finding in study.get("findings") or []):
-            raise InputError(f"{path}, study {number}: findings are not a list of objects")
+        findings = study.get("findings") or []
+        if not (isinstance(findings, list) and all(map(_is_finding, findings))):
+            raise InputError(
+                f"{path}, study {number}: findings are not a list of objects with a text `sentence_en` and a list of "
+                "texts `labels`"
+            )
     ids = {"StudyID": str, "ImageID": str, "findings": lambda findings: findings or []}
     return [{name: read(study.get(name)) for name, read in ids.items()} for study in studies]
+
+
+def _is_finding(finding: Any) -> bool:
+    """Return whether a finding has the fields that are read, or null in their place."""
+    if not isinstance(finding, Mapping):
+        return False
+    sentence, labels = finding.get("sentence_en"), finding.get("labels") or []
+    texts = isinstance(labels, list) and all(isinstance(label, str) for label in labels)
+    return texts and (sentence is None or isinstance(sentence, str))
 
 
 def _read_table(path: Path) -> pl.DataFrame:
@@ -89,7 +102,7 @@ def _read_table(path: Path) -> pl.DataFrame:
 def _labels(study: dict[str, Any]) -> set[str]:
     """Return the labels of the abnormal sentences of a study."""
     return {
-        str(label)
+        label
         for finding in study["findings"]
         if finding.get("abnormal")
         for label in finding.get("labels") or []

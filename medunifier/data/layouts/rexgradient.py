@@ -71,6 +71,11 @@ def _studies(settings: Dataset) -> Iterator[tuple[str, str, dict[str, Any], str]
         if not isinstance(studies, dict) or not all(isinstance(study, dict) for study in studies.values()):
             raise InputError(f"{path}: expected a JSON object that maps studies to their fields")
         for study_id, study in studies.items():
+            for field in ("PatientID", "Findings", "Impression"):
+                if isinstance(study.get(field), list | dict):
+                    raise InputError(
+                        f"{path}, study {study_id!r}: {field} is {study[field]!r}; expected a text"
+                    )
             yield split, study_id, study, f"{path}, study {study_id!r}"
 
 

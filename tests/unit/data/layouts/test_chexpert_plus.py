@@ -112,6 +112,7 @@ def test_rows_that_cannot_be_used(fake, column, value, message):
         '{"path_to_image"',
         '{"Edema": 1}',
         '{"path_to_image": "a", "Edema": 2}',
+        r'{"path_to_image": "a\ud800", "Edema": 1}',
     ],
 )
 def test_a_broken_line_of_the_labels_is_named(fake, line):

@@ -94,6 +94,14 @@ def test_labels_are_never_run_as_code(fake, tmp_path):
     assert not (tmp_path / "ran").exists()
 
 
+@pytest.mark.parametrize(
+    "text", ["[" + "-" * 100_000 + "1]", "[1" + "+1" * 50_000 + "]", "[['a']]", "['a', 1]"]
+)
+def test_labels_that_are_no_list_of_texts_are_counted(fake, text):
+    fake.rows[0]["Labels"] = text
+    assert read(fake, padchest)[0].notes["labels_unreadable"] == 2
+
+
 @pytest.mark.parametrize("column", ["ImageID", "StudyID"])
 def test_a_blank_id_is_named(fake, column):
     fake.rows[2][column] = ""
@@ -162,6 +170,10 @@ def test_images_of_padchest_gr_are_found_wherever_they_are_unpacked(tmp_path, fo
             '[{"StudyID": "1", "ImageID": "a", "findings": ["x"]}]',
             "study 1: findings are not a list of objects",
         ),
+        ('[{"StudyID": "1", "ImageID": "a", "findings": 5}]', "study 1: findings are not a list of objects"),
+        ('[{"StudyID": "1", "ImageID": "a", "findings": [{"sentence_en": 5}]}]', "with a text `sentence_en`"),
+        ('[{"StudyID": "1", "ImageID": "a", "findings": [{"labels": "mass"}]}]', "a list of texts `labels`"),
+        (r'[{"StudyID": "1", "ImageID": "a\ud800"}]', "surrogates not allowed"),
     ],
 )
 def test_a_file_of_grounded_reports_that_cannot_be_used(grounded, content, message):

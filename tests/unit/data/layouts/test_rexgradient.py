@@ -79,6 +79,8 @@ def test_one_file_alone_can_be_read(fake):
         ("ImagePath", "../deid_png/x.png", "ImagePath is '../deid_png/x.png'; expected a list of texts"),
         ("ImagePath", [None], "ImagePath holds a null"),
         ("ImageViewPosition", [1], "ImageViewPosition is .1.; expected a list of texts"),
+        ("PatientID", ["a"], "PatientID is .'a'.; expected a text"),
+        ("Findings", {}, "Findings is {}; expected a text"),
     ],
 )
 def test_studies_that_cannot_be_used_are_named(fake, field, value, message):
@@ -95,6 +97,7 @@ def test_studies_that_cannot_be_used_are_named(fake, field, value, message):
         ('{"a": {}, "a": {}}', "'a' is there twice"),
         ("[]", "maps studies"),
         ('{"a": 1}', "maps studies"),
+        (r'{"a": {"Findings": "\ud83d."}}', "surrogates not allowed"),
     ],
 )
 def test_files_that_cannot_be_read(fake, content, message):
