@@ -46,7 +46,7 @@ def read_index(
             is missing or not UTF-8, or a value in `filled` is blank.
     """
     require_file(path)
-    if path.suffix == ".parquet":
+    if path.suffix.lower() == ".parquet":
         frame = _read_parquet(path, columns, every)
     else:
         frame = read_text_columns(path, columns, every)
@@ -118,7 +118,7 @@ def what_is_there(path: Path) -> str:
     hints += [
         f"it lies in {entry}: is that the `root`?" for entry in entries if (entry / path.name).is_file()
     ][:1]
-    tables = [entry.name for entry in entries if entry.suffix in _TABLES]
+    tables = [entry.name for entry in entries if entry.suffix.lower() in _TABLES]
     hints += [f"the folder has {some(tables)}"] if tables and not hints else []
     return f" ({'; '.join(hints)})" if hints else ""
 
@@ -258,7 +258,7 @@ def some(values: Sequence[str], most: int = 5) -> str:
 def index_columns(path: Path) -> list[str]:
     """Return the names of the columns of an index file."""
     require_file(path)
-    return list(pl.read_parquet_schema(path)) if path.suffix == ".parquet" else column_names(path)
+    return list(pl.read_parquet_schema(path)) if path.suffix.lower() == ".parquet" else column_names(path)
 
 
 def _read_parquet(path: Path, columns: Sequence[str], every: bool) -> pl.DataFrame:
@@ -275,7 +275,7 @@ def _read_parquet(path: Path, columns: Sequence[str], every: bool) -> pl.DataFra
 
 def _first(path: Path, column: str, matches: Callable[[str], bool]) -> str:
     """Return ", first in line N" for the first value that `matches`; nothing for a file without lines."""
-    line = None if path.suffix == ".parquet" else first_line(path, column, matches)
+    line = None if path.suffix.lower() == ".parquet" else first_line(path, column, matches)
     return f", first in line {line}" if line else ""
 
 

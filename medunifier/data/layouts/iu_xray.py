@@ -126,7 +126,7 @@ def _read_studies(settings: Dataset, notes: dict[str, int]) -> tuple[dict[str, _
     path = root / settings.index.images
     studies: dict[str, _Study] = {}
     warnings: list[str] = []
-    if path.suffix in _TABLES:
+    if path.suffix.lower() in _TABLES:
         studies, warnings = _read_tables(path, root / settings.index.labels, notes)
     else:
         names: dict[str, str] = {}

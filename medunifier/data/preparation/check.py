@@ -1,5 +1,6 @@
 """Check a data set before anything runs: files that exist or are missing, images that would be rejected."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -31,7 +32,7 @@ def check_dataset(name: str, settings: Dataset, seed: int, label_sentences: str 
     layout = find_layout(settings.layout)
     root = Path(settings.root)
     source = _FROM_SIMULATE if root.is_relative_to(_SIMULATED) else f"Get the data set: {layout.SOURCE}"
-    yield f"{name}: layout {settings.layout}, root {root.resolve()}"
+    yield f"{name}: layout {settings.layout}, root {os.path.realpath(root)}"
     yield from _index_files(name, settings, root, source)
     raw = layout.read_images(settings)
     RAW_IMAGES.check(raw.rows, f"read_images of {settings.layout}")

@@ -42,11 +42,11 @@ def write(root, rows, suffix=".csv"):
     if suffix == ".csv":
         write_csv(root / "studies.csv", rows)
     else:
-        pl.DataFrame(rows).write_parquet(root / "studies.parquet")
+        pl.DataFrame(rows).write_parquet(root / f"studies{suffix}")
     return f"studies{suffix}"
 
 
-@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+@pytest.mark.parametrize("suffix", [".csv", ".parquet", ".Parquet"])
 def test_columns_become_rows(tmp_path, suffix):
     rows = [row(), row(file="b.dcm", view="LATERAL", sex="X", age="058Y", effusion="-1")]
     rows[1]["Pneumonia?"] = "False"

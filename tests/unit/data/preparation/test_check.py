@@ -51,6 +51,12 @@ def test_absent_images_are_told_with_what_lies_there_and_what_to_unpack(iu):
         check(iu.settings("NLMCXR_reports.tgz"))
 
 
+def test_a_root_that_is_a_loop_of_links_is_no_folder(iu, tmp_path):
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(InputError, match=r"datasets\.fake\.root: no such folder"):
+        check(iu.settings("NLMCXR_reports.tgz").replace(root=str(tmp_path / "loop")))
+
+
 def test_images_in_another_folder_are_not_said_to_be_packed(iu):
     for file in (iu.root / "NLMCXR_png").iterdir():
         file.rename(file.with_name("x" + file.name))
