@@ -3,6 +3,7 @@
 index.images: the file. Images are JPEG, PNG or DICOM files below the root. Rows of one study share its report.
 """
 
+import re
 from pathlib import Path
 
 import polars as pl
@@ -19,6 +20,13 @@ from medunifier.storage.tables import LABEL_PREFIX
 
 SOURCE = "your own images and their table; docs/data.md says what the table holds"
 _BOOLEANS = {"true": "1", "false": "0"}
+# Headings of a report in one column, in any case at the start of a line; within a line, in capitals, or with one after
+# the end of a sentence, since exports often join a report's lines.
+_HEADING = re.compile(
+    r"(?P<before>^[ \t]*|[ \t]+)(?P<name>findings?|impression|conclusion|comparison|indication|(?:clinical )?history|"
+    r"clinical information|technique|procedure|exam(?:ination)?|reason for exam(?:ination)?|recommendations?)[ \t]*:",
+    re.IGNORECASE | re.MULTILINE,
+)
 
 
 def read_images(settings: Dataset) -> Raw:
@@ -77,7 +85,10 @@ def read_reports(settings: Dataset, images: pl.DataFrame) -> Raw:
         for row in frame.iter_rows(named=True)
     ]
     names = dict.fromkeys(("study_id", "findings", "impression", "body"), pl.String)
-    return Raw(one_report_each(pl.DataFrame(rows, names, orient="row")), notes)
+    found = one_report_each(pl.DataFrame(rows, names, orient="row"))
+    if table.report:
+        notes["reports_without_headings"] = found["body"].count()
+    return Raw(found, notes)
 
 
 def _table(settings: Dataset) -> tuple[TableLayout, Path]:
@@ -105,7 +116,18 @@ def _sections(
     if findings or impression or not report:
         return findings, impression, None
     # The parser is of MIMIC-CXR, whose lines begin with a space.
-    found = parse_report("".join(f"\n {line.strip()}" for line in report.splitlines()) + "\n")
+    lines = _HEADING.sub(_own_line, report).splitlines()
+    found = parse_report("".join(f"\n {line.strip()}" for line in lines) + "\n")
     if found.findings or found.impression:
         return found.findings, found.impression, None
     return None, None, clean_text(report)
+
+
+def _own_line(heading: re.Match[str]) -> str:
+    """Return a heading in capitals on a line of its own; unchanged where it is a word of a sentence."""
+    name, start = heading["name"], heading.start()
+    first = start == 0 or heading.string[start - 1] in "\r\n"
+    after_sentence = name[0].isupper() and heading.string[start - 1] in ".;!?"
+    if first or name.isupper() or after_sentence:
+        return f"\n{name.upper()}: "
+    return heading[0]

@@ -92,8 +92,8 @@ class TableLayout(Section):
     findings: Text | None = knob("Column with the section findings.", default=None)
     impression: Text | None = knob("Column with the section impression.", default=None)
     report: Text | None = knob(
-        "Column with the whole report, read where findings and impression are blank; headers in capitals at the start of "
-        "a line (FINDINGS:) divide it.",
+        "Column with the whole report, read where findings and impression are blank; headings such as FINDINGS: or "
+        "Impression: divide it.",
         default=None,
     )
     labels: Labels = knob("Label: its column, which holds 1, 0, -1 (uncertain) or nothing.", default={})

@@ -84,14 +84,24 @@ def test_numbers_and_truth_values_of_parquet(tmp_path):
         ("EXAM: Chest\n\nFINDINGS: Clear.\nIMPRESSION: Normal.\n", ("Clear.", "Normal.", None)),
         ("Both lungs\nare clear.\n\nNo effusion.", (None, None, "Both lungs are clear. No effusion.")),
         ("", (None, None, None)),
+        ("FINDINGS: Clear. IMPRESSION: Normal.", ("Clear.", "Normal.", None)),
+        (
+            "Indication: Cough. Findings: Lungs: clear. Impression: Normal.",
+            ("Lungs: clear.", "Normal.", None),
+        ),
+        ("findings:\nClear\nCONCLUSION:Normal.", ("Clear", "Normal.", None)),
+        ("FINDINGS: Clear IMPRESSION :Normal.", ("Clear", "Normal.", None)),
+        ("No change in comparison: stable.", (None, None, "No change in comparison: stable.")),
+        ("Impression:\r\n1. Normal.\r\n2. No effusion.", (None, "1. Normal. 2. No effusion.", None)),
     ],
 )
 def test_one_column_of_text_is_split_into_its_sections(tmp_path, text, expected):
     name = write(tmp_path, [row(findings=text)])
     columns = {"image": "file", "patient": "mrn", "report": "findings"}
     raw = table.read_images(own(tmp_path, name, columns))
-    reports = table.read_reports(own(tmp_path, name, columns), raw.rows).rows
-    assert reports.select("findings", "impression", "body").row(0) == expected
+    reports = table.read_reports(own(tmp_path, name, columns), raw.rows)
+    assert reports.rows.select("findings", "impression", "body").row(0) == expected
+    assert reports.notes["reports_without_headings"] == (expected[2] is not None)
 
 
 def test_images_without_suffix_in_a_folder_of_their_own_are_decoded(tmp_path, monkeypatch):
