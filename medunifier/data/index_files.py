@@ -16,6 +16,7 @@ from medunifier.storage.tables import LABEL_PREFIX
 
 # Alone in a field, in any case, these stand for a missing value: what pandas, R and Excel write for one.
 MISSING_WORDS = frozenset({"nan", "none", "n/a", "na", "null", "<na>", "#n/a"})
+_CUT_OFF = r"^\d(?:[.,]\d+)?[eE]\+\d+$|^\d[.,]\d+[eE]\d+$"  # 2.16840111336696E+37, of many patients
 _PACKED = (".gz", ".zip")
 _TABLES = (".csv", ".gz", ".parquet", ".txt", ".zip")
 
@@ -43,7 +44,7 @@ def read_index(
 
     Raises:
         InputError: The file is missing, broken or empty, a row has another number of fields than the header, a column
-            is missing or not UTF-8, or a value in `filled` is blank.
+            is missing or not UTF-8, a value in `filled` is blank, or an id has lost digits.
     """
     require_file(path)
     if path.suffix.lower() == ".parquet":
@@ -69,6 +70,10 @@ def read_index(
                 f"{path}: column '{column}' is blank in {blank} rows{_first(path, column, _is_missing)}; every row "
                 "needs a value. Fetch the file again, or fix these rows"
             )
+    ids = list(ids)
+    for column in ids:
+        expected = "all digits of an id; a table program cut these off: save the column as text"
+        check_values(frame, column, ~pl.col(column).str.contains(_CUT_OFF), expected, path)
     return frame.with_columns(whole_id(column) for column in ids)
 
 

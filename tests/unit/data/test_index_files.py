@@ -176,6 +176,17 @@ def test_an_id_without_what_a_table_program_added(written, meant):
     assert pl.DataFrame({"id": [written]}).select(whole_id("id")).item() == meant
 
 
+@pytest.mark.parametrize(
+    ("text", "refused"), [("2.16E+37", True), ("1E+05", True), ("1.5e16", True), ("12e5", False)]
+)
+def test_an_id_whose_digits_a_table_program_cut_off_is_refused(read, text, refused):
+    if refused:
+        with pytest.raises(InputError, match=r"a is '.*', first in line 3; 1 rows .*save the column as text"):
+            read(f"a,b\n1,2\n{text},3\n", ids=["a"])
+    else:
+        assert read(f"a,b\n{text},3\n", ids=["a"]) == [(text, "3")]
+
+
 def test_ids_that_may_be_one_are_told():
     ids = pl.Series(["3", "p3", "P3", "003", "4", "COVID-1", "covid-1", "patient5", "5", None, "p"])
     assert alike_ids(ids) == [["003", "3", "P3", "p3"], ["5", "patient5"], ["COVID-1", "covid-1"]]
