@@ -71,7 +71,9 @@ def settings_of(params: Params, dataset: str) -> Dataset:
 def check(params: Params, dataset: str) -> None:
     """Print what `prepare` would find under the data set's root; InputError where it would stop."""
     settings = settings_of(params, dataset)
-    for line in check_dataset(dataset, settings, params.seed, params.label_sentences):
+    chosen = params.evaluate.finetune.get(dataset, ()), params.zero_shot.multi_label.get(dataset, ())
+    labels = dict.fromkeys(name for each in chosen for name in getattr(each, "labels", each))
+    for line in check_dataset(dataset, settings, params.seed, params.label_sentences, labels):
         print(line, flush=True)
 
 

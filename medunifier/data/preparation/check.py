@@ -1,7 +1,7 @@
 """Check a data set before anything runs: files that exist or are missing, images that would be rejected."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 import polars as pl
@@ -15,16 +15,19 @@ from medunifier.data.preparation.rules import select_images
 from medunifier.data.preparation.splits import SPLITS
 from medunifier.runtime.errors import InputError
 from medunifier.runtime.params import NO_FILE, Dataset
+from medunifier.storage.tables import LABEL_PREFIX
 
 _SIMULATED = Path("data/simulated")  # the output of the stage simulate
 _FROM_SIMULATE = "The stage simulate generates the phantoms: run `dvc repro simulate`"
 _TRIED = 12  # images to decode, evenly spaced: enough to detect a wrong format or a broken download
 
 
-def check_dataset(name: str, settings: Dataset, seed: int, label_sentences: str = NO_FILE) -> Iterator[str]:
+def check_dataset(
+    name: str, settings: Dataset, seed: int, label_sentences: str = NO_FILE, labels: Collection[str] = ()
+) -> Iterator[str]:
     """Yield lines that report what `prepare` would find under the data set's root, by the rules of `prepare`.
 
-    Writes nothing.
+    Writes nothing. `labels` are those that later stages classify, which would stop for want of images.
 
     Raises:
         InputError: `prepare` would stop; the message names all that is missing.
@@ -59,8 +62,25 @@ def check_dataset(name: str, settings: Dataset, seed: int, label_sentences: str 
     if "benchmark" in tables:
         classes = dict(tables["benchmark"].group_by("benchmark_class", maintain_order=True).len().iter_rows())
         yield f"  benchmark {_counts(classes)}; without it, {_counts(_split_sizes(selection))}"
+    problems += _label_problems(tables, labels)
     yield from (f"  problem  {problem}" for problem in problems)
     yield "  nothing was written" if problems else "  no problem found; nothing was written"
+
+
+def _label_problems(tables: Mapping[str, pl.DataFrame], labels: Collection[str]) -> list[str]:
+    """Return what is wrong with labels that are to be classified: unknown, or without a positive image in a split."""
+    columns = [name for name in tables["train"].columns if name.startswith(LABEL_PREFIX)]
+    known = ", ".join(name.removeprefix(LABEL_PREFIX) for name in columns) or "no label"
+    problems = []
+    for label in labels:
+        if (column := LABEL_PREFIX + label) not in columns:
+            problems.append(f"`evaluate` or `zero_shot` names a label {label}; the data set has {known}")
+        elif empty := [split for split in SPLITS if not (tables[split][column] == 1).any()]:
+            problems.append(
+                f"label {label} has no positive image in {', '.join(empty)}: its classification would stop there; "
+                "take it out of `evaluate` and `zero_shot`"
+            )
+    return problems
 
 
 def _index_files(name: str, settings: Dataset, root: Path, source: str) -> Iterator[str]:

@@ -79,6 +79,17 @@ def test_nothing_stands_in_the_way_only_if_most_images_are_there(iu):
     )
 
 
+def test_labels_that_could_not_be_classified_stand_in_the_way(iu):
+    """Told here, not after hours of pre-training: no image has a pneumothorax, and `label_` is no part of a name."""
+    settings = iu.settings("NLMCXR_reports.tgz")
+    text = "\n".join(
+        check_dataset("fake", settings, 0, labels=("no_finding", "pneumothorax", "label_no_finding"))
+    )
+    assert "label pneumothorax has no positive image in train, validate, test" in text
+    assert "names a label label_no_finding; the data set has no_finding, atelectasis," in text
+    assert "label no_finding has" not in text and "no problem found" not in text
+
+
 def test_images_that_cannot_be_decoded_stand_in_the_way(iu):
     for file in (iu.root / "NLMCXR_png").iterdir():
         file.write_bytes(b"not an image")
