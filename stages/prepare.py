@@ -15,7 +15,7 @@ from medunifier.data.preparation.prepared_tables import (
 from medunifier.data.preparation.rejects import Selection
 from medunifier.data.preparation.rules import select_images
 from medunifier.runtime.errors import InputError
-from medunifier.runtime.params import Dataset, Params
+from medunifier.runtime.params import Dataset, MultiLabel, Params
 from medunifier.stage import run_stage
 from medunifier.tracking import LocalRun
 
@@ -71,8 +71,9 @@ def settings_of(params: Params, dataset: str) -> Dataset:
 def check(params: Params, dataset: str) -> None:
     """Print what `prepare` would find under the data set's root; InputError where it would stop."""
     settings = settings_of(params, dataset)
-    chosen = params.evaluate.finetune.get(dataset, ()), params.zero_shot.multi_label.get(dataset, ())
-    labels = dict.fromkeys(name for each in chosen for name in getattr(each, "labels", each))
+    labels: list[str] = []
+    for chosen in (params.evaluate.finetune.get(dataset), params.zero_shot.multi_label.get(dataset)):
+        labels += chosen.labels if isinstance(chosen, MultiLabel) else chosen or ()
     for line in check_dataset(dataset, settings, params.seed, params.label_sentences, labels):
         print(line, flush=True)
 

@@ -164,12 +164,23 @@ def _labels(path: Path) -> tuple[pl.DataFrame, list[str]]:
 
 
 def _checksums(path: Path) -> pl.DataFrame:
-    """Return `image_path` and `sha256` of SHA256SUMS.txt; no rows if the file is another index file."""
+    """Return `image_path` and `sha256` of SHA256SUMS.txt; no rows if the file is another index file.
+
+    Raises:
+        InputError: There is no such file, or it lists checksums of other files only.
+    """
     if not path.is_file():
         raise InputError(f"{path}: no such file; `index.checksums` may name another index file instead")
     lines = pl.Series("line", path.read_text(encoding="utf-8-sig", errors="replace").splitlines(), pl.String)
     found = lines.str.extract_groups(r"^(?<sha256>[0-9a-f]{64})\s+\*?(?:\./)?(?<image_path>files/.*\.jpg)$")
-    return one_row_each(found.struct.unnest().drop_nulls(), "image_path", path)
+    sums = found.struct.unnest().drop_nulls()
+    listed = lines.filter(lines.str.contains(r"^[0-9a-fA-F]{64}\s"))
+    if sums.is_empty() and len(listed):
+        raise InputError(
+            f"{path}: none of its {len(listed)} checksums is of an image, first {listed[0]!r}; expected lines such as "
+            "SHA256 files/p10/p10000032/s50414267/DICOM.jpg"
+        )
+    return one_row_each(sums, "image_path", path)
 
 
 def _find_reports(root: Path, paths: list[str], links: str) -> tuple[list[Any], Callable]:

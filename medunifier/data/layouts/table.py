@@ -84,8 +84,8 @@ def read_reports(settings: Dataset, images: pl.DataFrame) -> Raw:
         (row[study], *_sections(*(row[name] if name else None for name in columns)))
         for row in frame.iter_rows(named=True)
     ]
-    names = dict.fromkeys(("study_id", "findings", "impression", "body"), pl.String)
-    found = one_report_each(pl.DataFrame(rows, names, orient="row"))
+    names = ("study_id", "findings", "impression", "body")
+    found = one_report_each(pl.DataFrame(rows, dict.fromkeys(names, pl.String), orient="row"))
     if table.report:
         notes["reports_without_headings"] = found["body"].count()
     return Raw(found, notes)

@@ -72,7 +72,7 @@ def _label_problems(tables: Mapping[str, pl.DataFrame], labels: Collection[str])
     columns = [name for name in tables["train"].columns if name.startswith(LABEL_PREFIX)]
     known = ", ".join(name.removeprefix(LABEL_PREFIX) for name in columns) or "no label"
     problems = []
-    for label in labels:
+    for label in dict.fromkeys(labels):
         if (column := LABEL_PREFIX + label) not in columns:
             problems.append(f"`evaluate` or `zero_shot` names a label {label}; the data set has {known}")
         elif empty := [split for split in SPLITS if not (tables[split][column] == 1).any()]:

@@ -128,6 +128,11 @@ def test_checksums_may_be_written_by_sha256sum_or_be_another_file(fake):
     assert mimic_cxr.read_images(fake.settings()).rows["sha256"].to_list() == [digest, None, None]
     (fake.root / "SHA256SUMS.txt").write_text("dicom_id\n1\n")
     assert mimic_cxr.read_images(fake.settings()).rows["sha256"].null_count() == 3
+    (fake.root / "SHA256SUMS.txt").write_text(f"{'0' * 64} jpg/p10/a.jpg\n")
+    with pytest.raises(
+        InputError, match=r"SHA256SUMS\.txt: none of its 1 checksums is of an image, first '000"
+    ):
+        mimic_cxr.read_images(fake.settings())
     (fake.root / "SHA256SUMS.txt").unlink()
     with pytest.raises(InputError, match=r"index\.checksums"):
         mimic_cxr.read_images(fake.settings())
