@@ -88,6 +88,7 @@ def test_nothing_of_a_private_data_set_reaches_mlflow_logs_or_metrics(project, c
         assert found["artifacts"] and found["logs"], "what the scan looks for is there if nobody hides it"
 
 
+@pytest.mark.slow
 def test_the_page_shows_no_text_id_or_image_of_a_private_data_set(tmp_path, monkeypatch):
     folder = write_results(tmp_path / "project")
     monkeypatch.chdir(folder)

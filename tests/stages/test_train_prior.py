@@ -88,6 +88,7 @@ def test_learns_and_measures_against_the_unigram(params):
     assert float(curve[-1]["bits_per_code"]) == pytest.approx(metrics["bits_per_code"], rel=1e-4)
 
 
+@pytest.mark.slow
 def test_priors_generate_codes_once_both_levels_are_trained(params):
     trained = load_trained(VARIANT)
     with pytest.raises(InputError, match="run train_prior@full-top first"):
@@ -165,6 +166,7 @@ def test_codes_of_other_images_are_refused(params):
         run_stage(params, "top")
 
 
+@pytest.mark.slow
 def test_with_weight_normalisation_it_leaves_the_same_kind_of_prior(params):
     """Other training, the same network: the same keys in its file, and metrics of what is saved."""
     run_stage(params, "top")

@@ -155,6 +155,7 @@ def test_the_real_model_generates_and_every_metric_is_there(params, shared_java)
     assert run_write_reports(params.replace(seed=3)) == metrics
 
 
+@pytest.mark.slow
 def test_batches_do_not_change_the_reports(params):
     trained = load_trained(VARIANT, DATASET)
     ids = trained.images.image_ids[:7]

@@ -89,6 +89,7 @@ def imported_modules() -> set[str]:
     return names
 
 
+@pytest.mark.slow
 def test_what_the_code_imports_is_declared() -> None:
     """Against the packages that are installed: each imported module belongs to a direct dependency."""
     declared = {canonicalize_name(requirement.name) for requirement in (*DIRECT, *CLINICAL)} | {

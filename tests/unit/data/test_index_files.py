@@ -247,6 +247,7 @@ def test_a_missing_file_is_told_with_what_lies_there(tmp_path):
 cells = st.text(st.characters(codec="utf-8", exclude_characters="\x00"), max_size=12)
 
 
+@pytest.mark.slow
 @given(st.lists(st.tuples(cells, cells, cells), min_size=1, max_size=20))
 def test_any_table_is_read_as_the_csv_module_reads_it(tmp_path_factory, rows):
     path = tmp_path_factory.mktemp("table") / "x.csv"

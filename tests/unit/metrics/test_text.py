@@ -212,6 +212,7 @@ def test_best_constant_of_real_reports_equals_trying_every_one(findings):
     assert found == pytest.approx(highest, rel=1e-12)
 
 
+@pytest.mark.slow
 def test_best_constant_of_real_reports_is_strong(findings):
     """One fixed text scores about 45 BLEU-1 and 16 BLEU-4 on real findings; the best is no weaker."""
     constant = best_constant(findings[:2000])

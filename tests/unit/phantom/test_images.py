@@ -118,6 +118,7 @@ def test_a_lateral_image_shows_effusion_at_the_base_and_differs_from_a_frontal_o
     assert np.abs(normal - frontal()).mean() > 20
 
 
+@pytest.mark.slow
 def test_studies_hold_what_the_benchmark_needs():
     studies = [draw_findings(np.random.default_rng([1, number])) for number in range(2000)]
     single = [study[0].name for study in studies if len(study) == 1]

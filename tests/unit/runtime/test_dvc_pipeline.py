@@ -64,6 +64,7 @@ def test_dvc_metrics_show_prints_one_row_a_variant(dvc_folder):
     ]
 
 
+@pytest.mark.slow
 def test_names_run_no_command(dvc_folder, tmp_path, monkeypatch):
     """Every command of dvc.yaml, run by a shell with `python` replaced, hands a hostile name on as it is."""
     from dvc.repo import Repo

@@ -51,6 +51,7 @@ def test_weights_that_do_not_fit_are_refused(tmp_path):
         timm_folder("nothing", tmp_path / "few.pth", tmp_path / "folder")
 
 
+@pytest.mark.slow
 def test_the_command_reports_a_pickle_that_runs_code_and_does_not_run_it(tmp_path):
     class Evil:
         def __reduce__(self):
