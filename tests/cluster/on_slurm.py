@@ -16,7 +16,7 @@ from tests.support.toy_pipeline import PARAMS, Toy
 from tests.workflow.test_together import TWENTY
 
 SNAKEMAKE = "snakemake --profile slurm --slurm-init-seconds-before-status-checks 1"
-PATIENCE = 600  # seconds for a single event on a busy machine
+PATIENCE = 1800  # seconds for a single event on a busy machine
 
 # What the toy's train@full does: it notes each start, then waits until the test says go. SIGTERM and SIGUSR1 make
 # it save and end, as training does; a later start finds what was saved.
