@@ -11,6 +11,8 @@ from medunifier.tracking import LocalRun
 from stages.summarize import summarize
 from tests.support.report_results import interval, write_results, write_splits
 
+pytestmark = pytest.mark.slow  # each test makes a whole page, in one or two seconds
+
 VOID = {"meta", "link", "img", "br"}
 
 

@@ -16,6 +16,8 @@ from workflow import overlays, parameters
 from workflow.overlays import load_preset
 from workflow.parameter_text import flow
 
+pytestmark = pytest.mark.slow  # most tests write every preset again, in two seconds
+
 PRESETS = sorted((REPO / "workflow/presets").glob("*.yaml"))
 SCHEMA = json.loads((REPO / "workflow/schemas/params.schema.json").read_text(encoding="utf-8"))
 
