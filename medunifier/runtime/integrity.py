@@ -12,7 +12,7 @@ import json
 import os
 import random
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,18 +73,47 @@ def verify_inputs(pipeline: Pipeline, stage: str) -> None:
     inputs = pipeline.stages[stage].inputs
     for maker in sorted(pipeline.makers(stage)):
         for output in pipeline.stages[maker].outputs:
-            if output in pipeline.locked and any(overlap(output, path) for path in inputs):
-                for damage in damages(Path(output), pipeline.locked[output], sample=stage):
+            if output not in pipeline.locked:
+                continue
+            for path, expected, listing in _parts(output, pipeline.locked[output], inputs):
+                for damage in damages(Path(path), expected, sample=stage, listing=listing):
                     raise InputError(str(damage))
 
 
-def damages(output: Path, expected: str, *, sample: str | None) -> Iterator[Damage]:
+def _parts(
+    output: str, expected: str, inputs: Sequence[str]
+) -> list[tuple[str, str, Mapping[str, str] | None]]:
+    """Return path, hash and, if known, the files' MD5s of what `inputs` read of an output.
+
+    That is the whole of it, or where all lie inside it, these parts: a data set's index, say, of all simulated files.
+    """
+    touching = [path for path in inputs if overlap(output, path)]
+    listing = _listing(expected)
+    if listing is None or any(not path.startswith(output + "/") for path in touching):
+        return [(output, expected, listing)] if touching else []
+    parts = []
+    for path in touching:
+        name = path.removeprefix(output + "/")
+        inside = {
+            file.removeprefix(name + "/"): md5 for file, md5 in listing.items() if file.startswith(name + "/")
+        }
+        if name in listing:
+            parts.append((path, listing[name], None))
+        elif inside:
+            parts.append((path, _hash_of_listing(inside), inside))
+    return parts
+
+
+def damages(
+    output: Path, expected: str, *, sample: str | None, listing: Mapping[str, str] | None = None
+) -> Iterator[Damage]:
     """Yield what is damaged of one output; an output that is not there is none.
 
     Args:
         output: file or folder.
         expected: its hash in dvc.lock; that of a folder ends in `.dir`.
         sample: chooses the blocks of known files that are read again; None: everything is read whole.
+        listing: MD5 of each file of a folder; None: as in DVC's cache, if it is there.
     """
     if not output.exists():
         return
@@ -101,7 +130,10 @@ def damages(output: Path, expected: str, *, sample: str | None) -> Iterator[Dama
     seen = {name: seen[name] for name in files}
     found = _hash_of(output, {name: file.md5 for name, file in seen.items()})
     if found != expected:
-        yield from _blame(output, expected, found, files, seen)
+        should = listing or _listing(expected)
+        yield from (
+            [Damage(output, expected, found)] if should is None else _blame(output, should, files, seen)
+        )
         return
     if fresh or known.keys() != seen.keys():
         _write_record(record, expected, seen)
@@ -119,10 +151,23 @@ def _files(output: Path) -> dict[str, Path]:
 
 def _hash_of(output: Path, digests: Mapping[str, str]) -> str:
     """Return DVC's hash of a file or folder: that of a folder is the MD5 of the JSON list of its files."""
-    if output.is_file():
-        return digests[""]
+    return digests[""] if output.is_file() else _hash_of_listing(digests)
+
+
+def _hash_of_listing(digests: Mapping[str, str]) -> str:
     listed = [{"md5": digests[name], "relpath": name} for name in sorted(digests)]
     return hashlib.md5(json.dumps(listed, sort_keys=True).encode()).hexdigest() + ".dir"
+
+
+def _listing(expected: str) -> dict[str, str] | None:
+    """Return the MD5 of each file of a folder from DVC's cache; None if the list is not there or damaged itself."""
+    path = CACHE / expected[:2] / expected[2:]
+    if not expected.endswith(".dir") or not path.is_file():
+        return None
+    content = path.read_bytes()
+    if hashlib.md5(content).hexdigest() + ".dir" != expected:
+        return None
+    return {entry["relpath"]: entry["md5"] for entry in json.loads(content)}
 
 
 def _read_whole(path: Path) -> Seen:
@@ -158,22 +203,13 @@ def _sampled(
 
 
 def _blame(
-    output: Path, expected: str, found: str, files: Mapping[str, Path], seen: Mapping[str, Seen]
+    output: Path, should: Mapping[str, str], files: Mapping[str, Path], seen: Mapping[str, Seen]
 ) -> Iterator[Damage]:
-    """Yield the files of a folder that differ, by the list of them in DVC's cache; without it, the folder."""
-    listing = CACHE / expected[:2] / expected[2:]
-    if output.is_dir() and listing.is_file():
-        try:
-            should = {entry["relpath"]: entry["md5"] for entry in json.loads(listing.read_bytes())}
-        except (ValueError, KeyError, TypeError):  # the list itself is damaged
-            should = {}
-        wrong = [name for name in sorted(should.keys() | seen.keys()) if _md5(seen, name) != should.get(name)]
-        if should and wrong:
-            for name in wrong:
-                path = files.get(name, output / name)
-                yield Damage(path, should.get(name, "none (no such file)"), _md5(seen, name) or "no file")
-            return
-    yield Damage(output, expected, found)
+    """Yield the files of a folder that are not as they should be."""
+    for name in sorted(should.keys() | seen.keys()):
+        if _md5(seen, name) != should.get(name):
+            path = files.get(name, output / name)
+            yield Damage(path, should.get(name, "none (no such file)"), _md5(seen, name) or "no file")
 
 
 def _md5(seen: Mapping[str, Seen], name: str) -> str | None:

@@ -24,6 +24,7 @@ DVC_YAML = """\
 stages:
   make: {cmd: python make.py, deps: [make.py], outs: [folder, file.bin]}
   use: {cmd: python make.py, deps: [folder/deep, file.bin], outs: [used]}
+  all: {cmd: python make.py, deps: [folder, file.bin], outs: [all]}
 """
 
 
@@ -75,7 +76,24 @@ def test_one_flipped_bit_is_named(project, name):
     with pytest.raises(
         InputError, match=rf"{name}: damaged: dvc.lock expects the MD5 \w{{32}}, found \w{{32}}"
     ):
+        verify_inputs(Pipeline(), "all")
+
+
+@pytest.mark.parametrize("name", ["folder/deep/two.bin", "file.bin"])
+def test_damage_of_a_part_that_a_stage_reads_is_named(project, name):
+    flip(project / name, 3)
+    with pytest.raises(InputError, match=f"^{name}: damaged"):
         verify_inputs(Pipeline(), "use")
+
+
+def test_what_a_stage_does_not_read_is_not_checked(project, monkeypatch):
+    """`use` reads one folder of `folder`; damage beside it is for other stages to find."""
+    reads = []
+    whole = integrity._read_whole
+    monkeypatch.setattr(integrity, "_read_whole", lambda path: reads.append(path.name) or whole(path))
+    flip(project / "folder/one.bin", 3)
+    verify_inputs(Pipeline(), "use")
+    assert sorted(reads) == ["file.bin", "two.bin"]
 
 
 def test_missing_and_additional_files_are_named(project):
