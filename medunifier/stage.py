@@ -48,19 +48,19 @@ def run_stage(
     values, only_check = read_arguments(command_line(stem, function, arguments, check), arguments)
     name = stem + ("@" + "-".join(values.values()) if values else "")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    if (
-        signal.getsignal(signal.SIGINT) != signal.SIG_IGN
-    ):  # Ctrl-C ends a stage as SIGTERM does, without a traceback
+    # Ctrl-C ends a stage as SIGTERM does, without a traceback
+    if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
         signal.signal(signal.SIGINT, lambda *_: sys.exit(128 + signal.SIGINT))
     try:
         params = load_params()
         if only_check and check is not None:
             check(params, **values)
             return
-        with Run.open(name) as run:
+        pipeline = Pipeline()
+        with Run.open(name, pipeline) as run:
             # DVC has just brought the inputs up to date. A stage run by hand may well read others than dvc.lock has.
             if os.environ.get("DVC_STAGE") == name and int(os.environ.get("RANK", "0")) == 0:
-                verify_inputs(Pipeline(), name)
+                verify_inputs(pipeline, name)
             function(params, run, **values)
             run.finish()
     except InputError as error:
@@ -110,7 +110,7 @@ def command_line(
 
 
 def read_arguments(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> tuple[dict[str, str], bool]:
-    """Return the stage's arguments by name, and whether `--check` was given; exit with a usage error if one lacks."""
+    """Return the stage's arguments by name, and whether `--check` was given; exit with a usage error if one is missing."""
     given = vars(parser.parse_args())
     values = {name: given[name] or given[f"_{name}"] for name in arguments}
     for name, value in values.items():

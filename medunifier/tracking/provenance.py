@@ -27,7 +27,10 @@ def tags(stage: str, signature: str) -> dict[str, str]:
 
 
 def slurm_job_id() -> str:
-    """Return the number of the Slurm job around this process, ARRAY_TASK in an array; `none` outside a job, also in a shell of `salloc`."""
+    """Return the number of the Slurm job around this process, ARRAY_TASK in an array; `none` outside a job.
+
+    A shell of `salloc` on the login node is outside.
+    """
     if not is_on_slurm_node():
         return "none"
     if array := os.environ.get("SLURM_ARRAY_JOB_ID"):

@@ -155,13 +155,17 @@ class Run(LocalRun):
         self.keeper = None if background.is_under_snakemake() else background.Keeper()
 
     @classmethod
-    def open(cls, name: str) -> Run | SilentRun:
+    def open(cls, name: str, pipeline: Pipeline | None = None) -> Run | SilentRun:
         """Begin the run of stage `name`, or continue it if this very execution was killed before.
+
+        Args:
+            name: The stage.
+            pipeline: Of the present folder; None: it is read.
 
         Raises:
             InputError: If dvc.yaml has no such stage.
         """
-        pipeline = Pipeline()
+        pipeline = pipeline or Pipeline()
         if name not in pipeline.stages:
             known = ", ".join(pipeline.stages)
             raise InputError(f"dvc.yaml has no stage `{name}` with this params.yaml; it has {known}")
