@@ -47,11 +47,15 @@ def _whole(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() and abs(value) < 2**53 else value
 
 
-def no_repeats(values: tuple) -> tuple:
-    """Refuse a list in which a value stands twice."""
+def _no_repeats(values: tuple) -> tuple:
     if len(set(values)) < len(values):
         raise PydanticCustomError("repeats", "repeats")
     return values
+
+
+def of_pattern(pattern: str, allowed: str) -> Any:
+    """Return the limits of a name: a regular expression, and in words what it allows."""
+    return Field(pattern=pattern, max_length=64, json_schema_extra={"allowed": allowed})
 
 
 Int = Annotated[int, BeforeValidator(_whole)]
@@ -63,30 +67,21 @@ Precision = Literal["fp32", "bf16", "fp16"]
 # Names become parts of file names, stage names and shell commands. DVC looks parameters up by dotted names, so that
 # the names of data sets and variants, which are keys, hold no dot.
 Name = Annotated[
-    str,
-    Field(
-        pattern="^[A-Za-z][A-Za-z0-9_-]*$",
-        max_length=64,
-        json_schema_extra={"allowed": "letters, digits, `_` and `-`, the first a letter"},
-    ),
+    str, of_pattern("^[A-Za-z][A-Za-z0-9_-]*$", "letters, digits, `_` and `-`, the first a letter")
 ]
 DottedName = Annotated[
-    str,
-    Field(
-        pattern="^[A-Za-z][A-Za-z0-9_.-]*$",
-        max_length=64,
-        json_schema_extra={"allowed": "letters, digits, `.`, `_` and `-`, the first a letter"},
-    ),
+    str, of_pattern("^[A-Za-z][A-Za-z0-9_.-]*$", "letters, digits, `.`, `_` and `-`, the first a letter")
 ]
 
-_LIST = (Strict(False), AfterValidator(no_repeats), Field(json_schema_extra={"uniqueItems": True}))
-Texts = Annotated[tuple[Text, ...], *_LIST]  # lists without repeats
-Names = Annotated[tuple[DottedName, ...], *_LIST]
-Shards = Annotated[tuple[Annotated[Int, Field(ge=0, lt=100_000)], ...], *_LIST]
-Levels = Annotated[tuple[Annotated[Int, Field(ge=1, le=256)], ...], *_LIST]  # strides
-Percents = Annotated[tuple[Annotated[Int, Field(ge=1, le=100)], ...], *_LIST]
-CutOffs = Annotated[tuple[Annotated[Int, Field(ge=1, le=MAX_COUNT)], ...], *_LIST]
-Seeds = Annotated[tuple[Seed, ...], *_LIST, Field(min_length=1)]
+# Lists without repeats
+LIST = (Strict(False), AfterValidator(_no_repeats), Field(json_schema_extra={"uniqueItems": True}))
+Texts = Annotated[tuple[Text, ...], *LIST]
+Names = Annotated[tuple[DottedName, ...], *LIST]
+Shards = Annotated[tuple[Annotated[Int, Field(ge=0, lt=100_000)], ...], *LIST]
+Levels = Annotated[tuple[Annotated[Int, Field(ge=1, le=256)], ...], *LIST]  # strides
+Percents = Annotated[tuple[Annotated[Int, Field(ge=1, le=100)], ...], *LIST]
+CutOffs = Annotated[tuple[Annotated[Int, Field(ge=1, le=MAX_COUNT)], ...], *LIST]
+Seeds = Annotated[tuple[Seed, ...], *LIST, Field(min_length=1)]
 Fractions = Annotated[tuple[Fraction, ...], Strict(False)]  # lists of a fixed length, set at the field
 Temperatures = Annotated[tuple[Annotated[float, Field(gt=0, le=100)], ...], Strict(False)]
 Widths = Annotated[tuple[Annotated[Int, Field(ge=1, le=MAX_WIDTH)], ...], Strict(False)]

@@ -17,6 +17,7 @@ from medunifier.runtime.sections.base import (
     Text,
     Texts,
     knob,
+    of_pattern,
 )
 
 
@@ -61,12 +62,7 @@ class Index(Section):
 
 
 LabelName = Annotated[
-    str,
-    Field(
-        pattern="^[a-z][a-z0-9_]*$",
-        max_length=64,
-        json_schema_extra={"allowed": "small letters, digits and `_`, the first a letter"},
-    ),
+    str, of_pattern("^[a-z][a-z0-9_]*$", "small letters, digits and `_`, the first a letter")
 ]
 Labels = Mapping[LabelName, Text]
 Pattern = Annotated[str, Field(min_length=1, max_length=256)]

@@ -3,10 +3,11 @@
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Discriminator, Field, Strict, Tag
+from pydantic import Discriminator, Field, Tag
 
 from medunifier.runtime.schema import A_LIST, A_SECTION
 from medunifier.runtime.sections.base import (
+    LIST,
     MAX_COUNT,
     NO_FILE,
     CutOffs,
@@ -19,7 +20,6 @@ from medunifier.runtime.sections.base import (
     Text,
     Texts,
     knob,
-    no_repeats,
 )
 
 # Scorers of the package radeval that metrics/clinical_scorers.py offers.
@@ -36,12 +36,7 @@ ClinicalName = Literal[
     "temporal",
     "green",
 ]
-ClinicalNames = Annotated[
-    tuple[ClinicalName, ...],
-    Strict(False),
-    AfterValidator(no_repeats),
-    Field(json_schema_extra={"uniqueItems": True}),
-]
+ClinicalNames = Annotated[tuple[ClinicalName, ...], *LIST]
 BOOTSTRAP = "Bootstrap resamples for the confidence intervals (95 %)."
 
 
