@@ -111,7 +111,7 @@ def ask_dvc() -> dict[str, Stage]:
     try:
         repo = Repo(_wait_for_lock=True)
         with repo.lock:
-            lockfile.mend(repo)
+            lockfile.repair(repo)
             stages = named_stages(repo)
             lockfile.canonicalise(list(stages))
             if missing := missing_inputs(repo):

@@ -79,7 +79,7 @@ def _joined(head: str, entries: dict[str, str]) -> str:
     return head + "".join(f"  {name}:\n{entry}" for name, entry in entries.items())
 
 
-def mend(repo) -> None:
+def repair(repo) -> None:
     """Put the last whole copy in place of a dvc.lock that was cut short.
 
     DVC rewrites the file in place, and may be killed at that moment. What the copy lacks, or what a cut between two

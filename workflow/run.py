@@ -45,7 +45,7 @@ def run_stage(name: str) -> str:
 
     stage_lock = STATE / "locks" / name
     with locks.exclusive(stage_lock, waiting=f"{name} still runs from an earlier start; waiting for it"):
-        told = False
+        announced = False
         while True:
             try:
                 return _bring_up_to_date(Repo(_wait_for_lock=True), name)
@@ -53,10 +53,10 @@ def run_stage(name: str) -> str:
                 busy = next((cause for cause in _causes(error) if isinstance(cause, LockError)), None)
                 if busy is None or "is busy" not in str(busy):
                     raise
-                if not told:
+                if not announced:
                     first, *_ = str(busy).splitlines()
                     print(f"[{name}] waiting for another DVC: {first}", flush=True)
-                told = True
+                announced = True
                 time.sleep(BUSY_PAUSE)
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 OBJECT = re.compile(r"[0-9a-f]{32}(\.dir)?")
 SHOW_EVERY = 10 * 2**30  # bytes between two lines of progress
-MEND = "then run the pipeline again: it restores or computes only what is missing"
+RERUN = "then run the pipeline again: it restores or computes only what is missing"
 
 
 def discard_damaged(repo: Repo, stage: str) -> bool:
@@ -33,8 +33,8 @@ def discard_damaged(repo: Repo, stage: str) -> bool:
     pipeline = Pipeline()
     found = False
     for output in pipeline.stages[stage].outputs:
-        for damage in list(damages(Path(output), pipeline.locked[output], sample=None)):
-            found = True
+        damaged = list(damages(Path(output), pipeline.locked[output], sample=None))
+        for damage in damaged:
             print(
                 f"[{stage}] {damage.path}: damaged in DVC's cache (MD5 {damage.found} instead of {damage.expected}); "
                 f"removed, to be computed again",
@@ -42,7 +42,8 @@ def discard_damaged(repo: Repo, stage: str) -> bool:
             )
             if OBJECT.fullmatch(damage.expected):
                 Path(repo.cache.local.oid_to_path(damage.expected)).unlink(missing_ok=True)
-        if found:
+        if damaged:
+            found = True
             _remove(Path(output))
     return found
 
@@ -55,7 +56,7 @@ def damaged_outputs() -> Iterator[tuple[str, str]]:
             if output in pipeline.locked:
                 for damage in damages(Path(output), pipeline.locked[output], sample=None):
                     what = f"{damage.path}: MD5 {damage.found}, dvc.lock expects {damage.expected}"
-                    yield what, f"rm -r {shlex.quote(str(damage.path))}; {MEND}"
+                    yield what, f"rm -r {shlex.quote(str(damage.path))}; {RERUN}"
 
 
 def damaged_objects() -> Iterator[tuple[str, str]]:
@@ -80,7 +81,7 @@ def damaged_objects() -> Iterator[tuple[str, str]]:
             with path.open("rb") as file:
                 found = hashlib.file_digest(file, "md5").hexdigest()
             if found != expected:
-                yield f"{path}: its MD5 is {found}", f"rm -f {shlex.quote(str(path))}; {MEND}"
+                yield f"{path}: its MD5 is {found}", f"rm -f {shlex.quote(str(path))}; {RERUN}"
 
 
 def _remove(path: Path) -> None:

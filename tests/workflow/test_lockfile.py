@@ -120,7 +120,7 @@ def test_a_file_cut_short_is_put_back(length: int, repo: Repo, capsys: pytest.Ca
     lockfile.LOCKFILE.write_text(whole)
     lockfile.canonicalise(NAMES)
     lockfile.LOCKFILE.write_text(whole[:length])
-    lockfile.mend(repo)
+    lockfile.repair(repo)
     assert lockfile.LOCKFILE.read_text() == whole
     assert "cut short" in capsys.readouterr().err
 
@@ -131,7 +131,7 @@ def test_dvc_can_read_the_file_wherever_it_was_cut(repo: Repo) -> None:
     lockfile.canonicalise(NAMES)
     for length in range(0, 700, 13):
         lockfile.LOCKFILE.write_text(whole[:length])
-        lockfile.mend(repo)
+        lockfile.repair(repo)
         assert set(Lockfile(repo, "dvc.lock").load()["stages"]) <= set(NAMES)
 
 
@@ -139,5 +139,5 @@ def test_a_whole_file_is_not_touched(repo: Repo) -> None:
     lockfile.LOCKFILE.write_text(lock(NAMES))
     lockfile.canonicalise(NAMES)
     lockfile.LOCKFILE.write_text(lock(NAMES[:2]))  # an older one, by `git checkout`
-    lockfile.mend(repo)
+    lockfile.repair(repo)
     assert lockfile.LOCKFILE.read_text() == lock(NAMES[:2])
