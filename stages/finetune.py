@@ -17,7 +17,7 @@ from medunifier.metrics.classification_scores import (
 )
 from medunifier.results.item_scores import classifier_rows, label_rows, write_items
 from medunifier.results.plots import write_classifier_plots
-from medunifier.results.predictions import classifier_table, label_table
+from medunifier.results.predictions import classifier_table
 from medunifier.runtime.params import MultiLabel, Params
 from medunifier.stage import run_stage
 from medunifier.storage.tables import write_table
@@ -31,16 +31,19 @@ def finetune(params: Params, run: LocalRun, variant: str, dataset: str, percent:
     """Fine-tune the image encoder of VARIANT, and a linear probe, on PERCENT % of DATASET's training split.
 
     The classes are those of `evaluate.finetune`: one label makes a binary task (AUROC), several make a task of
-    classes that exclude each other (accuracy), or, as a section, labels that do not (mean AUROC). Early stopping and thresholds use the validation split, all metrics
-    the test split; the prefix `probe_` marks the linear probe's. Metrics are in percent and means over
-    `finetune.seeds`, each of which draws its own training part; `_seed_sd` is the spread between them. `best_step`
-    is the mean step whose weights were kept; where it is 0, fine-tuning improved nothing over its start.
+    classes that exclude each other (accuracy), or, as a section, labels that do not (mean AUROC). Early stopping and
+    thresholds use the validation split, all metrics the test split; the prefix `probe_` marks the linear probe's.
+    Metrics are in percent and means over `finetune.seeds`, each of which draws its own training part; `_seed_sd` is
+    the spread between them. `best_step` is the mean step whose weights were kept; where it is 0, fine-tuning improved
+    nothing over its start.
     """
     p, chosen = params.finetune, params.evaluate.finetune[dataset]
     labels = chosen.labels if isinstance(chosen, MultiLabel) else chosen
     model = load_model(params, variant, dataset)
     items = {split: read_task(dataset, split, chosen, model.images, run) for split in SPLITS}
     run.metrics({f"n_{split}": len(part) for split, part in items.items()})
+    is_binary = len(labels) == 1 and not items["test"].many_labels
+    names = (f"no_{labels[0]}", labels[0]) if is_binary else labels
 
     encoder = model.image_encoder().to(model.device).eval()
     held_out = {name: encode(encoder, model, items[name].ids) for name in ("validate", "test")}
@@ -58,7 +61,7 @@ def finetune(params: Params, run: LocalRun, variant: str, dataset: str, percent:
         probed.append(probe_scores)
         best_steps.append(best_step)
         test, found = items["test"], {"p": scores["test"], "probe_p": probe_scores["test"]}
-        tables.append(predictions(test, labels, seed, found))
+        tables.append(classifier_table(test.ids, test.patients, test.target, names, seed, found))
     run.metrics({"n_train_used": used, "best_step": float(np.mean(best_steps))})
 
     folder = Path("results/finetune") / f"{variant}-{dataset}-{percent}"
@@ -89,14 +92,6 @@ def score(items: dict[str, Task], found: list[BySplit], labels: tuple[str, ...])
     if len(labels) == 1:
         return score_binary(test, items["test"].target, validate, items["validate"].target)
     return score_exclusive(test, items["test"].target, labels)
-
-
-def predictions(test: Task, labels: tuple[str, ...], seed: int, found: dict[str, np.ndarray]) -> pl.DataFrame:
-    """Return the rows of one seed: each test image with its class or labels and the probabilities."""
-    if test.many_labels:
-        return label_table(test.ids, test.patients, test.target, labels, seed, found)
-    classes = (f"no_{labels[0]}", labels[0]) if len(labels) == 1 else labels
-    return classifier_table(test.ids, test.patients, test.target, classes, seed, found)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from medunifier.evaluation.zero_shot_labels import draw_prompts, label_scores
 from medunifier.metrics.bootstrap import BootstrapOptions
 from medunifier.metrics.classification_scores import score_exclusive, score_labels
 from medunifier.results.item_scores import accuracy_rows, label_rows, write_items
-from medunifier.results.predictions import label_table, zero_shot_table
+from medunifier.results.predictions import classifier_table, zero_shot_table
 from medunifier.runtime.files import write_json
 from medunifier.runtime.params import Params
 from medunifier.stage import run_stage
@@ -39,10 +39,9 @@ def zero_shot(params: Params, run: LocalRun, variant: str, dataset: str) -> None
     model = load_model(params, variant, dataset)
     if p.itm and not model.can_match:
         run.log(f"no re-scoring: {variant} has no trained matching head")
+    folder = Path("results/zero_shot") / f"{variant}-{dataset}"
     if dataset in p.multi_label:
-        score_each_label(
-            params, run, model, file, Path("results/zero_shot") / f"{variant}-{dataset}", dataset
-        )
+        score_each_label(params, run, model, file, folder, dataset)
         return
     items, classes = read_class_items(dataset, file, model.images, run)
     ids, patients = items["image_id"].to_list(), items["patient_id"].to_list()
@@ -56,13 +55,8 @@ def zero_shot(params: Params, run: LocalRun, variant: str, dataset: str) -> None
     )
     found = shares.by_prefix()
 
-    folder = Path("results/zero_shot") / f"{variant}-{dataset}"
-    record_prompts(
-        folder,
-        file,
-        {str(seed): dict(zip(names, drawn, strict=True)) for seed, drawn in prompts.items()},
-        run,
-    )
+    of_seeds = {str(seed): dict(zip(names, drawn, strict=True)) for seed, drawn in prompts.items()}
+    record_prompts(folder, file, of_seeds, run)
     write_table(zero_shot_table(items, names, p.seeds, found), folder / "predictions.parquet", None)
 
     options = BootstrapOptions(p.bootstrap, params.seed, patients)
@@ -94,7 +88,7 @@ def score_each_label(
     )
     record_prompts(folder, file, {str(seed): drawn for seed, drawn in prompts.items()}, run)
     tables = [
-        label_table(
+        classifier_table(
             test.ids, test.patients, test.target, labels, seed, {f"{k}p": v for k, v in found.items()}
         )
         for seed, found in zip(p.seeds, of_test, strict=True)

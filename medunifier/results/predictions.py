@@ -23,58 +23,33 @@ def classifier_table(
     ids: Sequence[str],
     patients: Sequence[str],
     target: np.ndarray,
-    classes: Sequence[str],
+    names: Sequence[str],
     seed: int,
     probabilities: Mapping[str, np.ndarray],
 ) -> pl.DataFrame:
-    """Build the rows of one seed: each image with its class and the probabilities of classifiers.
+    """Build the rows of one seed: each image with its class or its labels, and the probabilities of classifiers.
 
     Args:
         ids: n images.
         patients: Their patients.
-        target: Their class numbers, int64 [n].
-        classes: Names of the C classes.
-        seed: Seed of the training part.
-        probabilities: [n, C] by the prefix of their columns, `p` or `probe_p`.
-    """
-    columns: dict[str, object] = {
-        "image_id": list(ids),
-        "patient_id": list(patients),
-        "seed": [seed] * len(ids),
-        "class": [classes[number] for number in target],
-    }
-    for prefix, scores in probabilities.items():
-        columns |= {f"{prefix}_{name}": scores[:, i].astype(np.float64) for i, name in enumerate(classes)}
-    return pl.DataFrame(columns)
-
-
-def label_table(
-    ids: Sequence[str],
-    patients: Sequence[str],
-    target: np.ndarray,
-    labels: Sequence[str],
-    seed: int,
-    probabilities: Mapping[str, np.ndarray],
-) -> pl.DataFrame:
-    """Build the rows of one seed for labels that do not exclude each other.
-
-    Args:
-        ids: n images.
-        patients: Their patients.
-        target: 1, 0, or -1 where the label is ignored (null in the table), int64 [n, L].
-        labels: Names of the L labels.
+        target: Class numbers, int64 [n]; or, of labels that do not exclude each other, 1, 0, or -1 where the label is
+            ignored (null in the table), int64 [n, L].
+        names: Names of the C classes or L labels.
         seed: Seed of the training part or of the prompts.
-        probabilities: [n, L] by the prefix of their columns, such as `p`.
+        probabilities: [n, C] or [n, L] by the prefix of their columns, such as `p`.
     """
     columns: dict[str, object] = {
         "image_id": list(ids),
         "patient_id": list(patients),
         "seed": [seed] * len(ids),
     }
-    for i, name in enumerate(labels):
-        columns[f"label_{name}"] = pl.Series(target[:, i], dtype=pl.Int8).replace(-1, None)
+    if target.ndim == 2:
+        for i, name in enumerate(names):
+            columns[f"label_{name}"] = pl.Series(target[:, i], dtype=pl.Int8).replace(-1, None)
+    else:
+        columns["class"] = [names[number] for number in target]
     for prefix, scores in probabilities.items():
-        columns |= {f"{prefix}_{name}": scores[:, i].astype(np.float64) for i, name in enumerate(labels)}
+        columns |= {f"{prefix}_{name}": scores[:, i].astype(np.float64) for i, name in enumerate(names)}
     return pl.DataFrame(columns)
 
 
