@@ -61,7 +61,7 @@ def text_metrics(
         protocols: Cleaning of texts, by name.
         scorer: METEOR's running Java program.
         options: How to resample, with the patients of `test` as clusters.
-        run: Is told why CIDEr is left out.
+        run: Receives the reason where CIDEr is left out.
 
     Returns:
         The metrics, and the generated reports' scores by the field's protocol.
@@ -87,7 +87,7 @@ def text_metrics(
         cleaned = [cleaned[int(row)] for row in rows]
         for system, reports in systems.items():
             _, chosen = protocols[FIELD]([], [reports[int(row)] for row in rows])
-            of_studies = TextScores.of(cleaned, chosen, scorer)
+            of_studies = scores[system, FIELD].take(rows, cleaned, chosen)
             metrics |= _flat(of_studies, f"{system}study_", options.take(rows))
         _log_no_cider(cleaned, "study_", run)
     return metrics, scores["", FIELD]
@@ -145,7 +145,7 @@ def clinical_metrics(
         references: N reference reports.
         systems: Their reports.
         options: How to resample.
-        run: Is told which scorer failed, and why; its metrics are left out.
+        run: Receives a warning for each scorer that failed; its metrics are left out.
         private: Whether no message of a scorer may be logged, since it could hold report text.
 
     Returns:

@@ -34,10 +34,10 @@ class Scorer:
     """A scorer of radeval.
 
     Attributes:
-        keys: Names of our metrics, each with radeval's key; the metric is the mean over reports. Empty: F1CheXbert,
-            whose metrics are functions of sums (`CORPUS`).
+        labels: Title of each of our metrics.
         needs: What must lie where on a machine without network.
-        labels: Title of each metric.
+        keys: radeval's key of each metric, which is the mean over reports. Empty: F1CheXbert, whose metrics are
+            functions of sums (`CORPUS`).
         lower_is_better: Whether a better report has a lower score.
         percent: Whether scores in [0, 1] are reported times 100.
     """

@@ -21,12 +21,10 @@ from medunifier.metrics.text import (
 )
 
 SHARES = ("distinct_share", "commonest_share")  # metrics, in percent
-FEW_DISTINCT = (
-    0.1  # generated reports have collapsed if there are fewer distinct ones, as a part of the references'
-)
-MOSTLY = (
-    0.5  # or if one makes up more than this part of them, and more than twice what one does of the references
-)
+# Generated reports have collapsed if there are fewer distinct ones than this part of the references', or if one makes
+# up more than MOSTLY of them, and more than twice what one does of the references.
+FEW_DISTINCT = 0.1
+MOSTLY = 0.5
 
 
 @dataclass(frozen=True)
@@ -62,6 +60,19 @@ class TextScores:
             rouge_l(references, predictions),
             None if why_no_cider(references) else cider(references, predictions),
         )
+
+    def take(
+        self, rows: np.ndarray, references: Sequence[Sequence[str]], predictions: Sequence[str]
+    ) -> "TextScores":
+        """Return the scores of some of the items. CIDEr is computed again: its word weights come from all references.
+
+        Args:
+            rows: The items, int64 [n].
+            references: Cleaned references of these items.
+            predictions: Cleaned prediction of these items.
+        """
+        consensus = None if why_no_cider(references) else cider(references, predictions)
+        return TextScores(self.bleu[rows], self.meteor[rows], self.rouge_l[rows], consensus)
 
     def intervals(self, options: BootstrapOptions) -> dict[str, Interval]:
         """Compute BLEU-1 to 4, METEOR and ROUGE-L in [0, 1], and CIDEr in [0, 10] where it means something, by name."""

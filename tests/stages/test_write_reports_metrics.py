@@ -6,7 +6,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from medunifier.metrics.text import bleu, bleu_statistics, cider, r2gen_protocol, report_protocol
+from medunifier.metrics.meteor import meteor
+from medunifier.metrics.text import bleu, bleu_statistics, cider, r2gen_protocol, report_protocol, rouge_l
 from medunifier.report.differences import compare
 from medunifier.results.item_scores import read_items
 from stages import write_reports as stage
@@ -84,7 +85,7 @@ def test_a_scorer_that_fails_leaves_the_other_metrics(clinical, monkeypatch, sha
 
 
 @pytest.mark.slow
-def test_each_study_counts_once_with_its_first_frontal_image(params, monkeypatch, shared_java):
+def test_each_study_counts_once_with_its_first_frontal_image(params, monkeypatch, java, shared_java):
     """Three images of study a, of which the second is frontal, two of b without a frontal one, three studies of one."""
     path = f"data/prepared/{DATASET}/test.parquet"
     table = pl.read_parquet(path).with_columns(
@@ -104,6 +105,9 @@ def test_each_study_counts_once_with_its_first_frontal_image(params, monkeypatch
             100 * bleu(bleu_statistics(*cleaned).sum(0))[3]
         )
         assert metrics[f"{system}study_cider"] == pytest.approx(100 * cider(*cleaned).mean())
+        assert metrics[f"{system}study_rouge_l"] == pytest.approx(100 * rouge_l(*cleaned).mean())
+        sums = java.statistics(*cleaned).sum(0)
+        assert metrics[f"{system}study_meteor"] == pytest.approx(100 * meteor(sums))
     assert metrics["study_bleu_4"] != pytest.approx(metrics["bleu_4"])
 
 

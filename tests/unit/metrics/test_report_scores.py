@@ -18,7 +18,7 @@ REFERENCES = [
 
 class NoJava:
     def statistics(self, references, predictions):
-        return np.ones((len(predictions), 23))
+        return np.array([[float(len(text))] * 23 for text in predictions])
 
 
 def scores_of(predictions: list[str]) -> TextScores:
@@ -33,6 +33,17 @@ def test_gain_is_the_difference_of_corpus_bleu_and_paired():
     assert gain.value == pytest.approx(expected) and gain.n == 3
     itself = copies.bleu_4_gain(copies, OPTIONS)
     assert (itself.value, itself.low, itself.high) == (0, 0, 0)
+
+
+def test_some_items_score_as_if_there_were_no_others():
+    predictions, rows = [texts[0].replace("the", "a") for texts in REFERENCES], np.array([0, 2])
+    references, chosen = ([texts[row] for row in rows] for texts in (REFERENCES, predictions))
+    alone = TextScores.of(references, chosen, NoJava())
+    found = scores_of(predictions).take(rows, references, chosen)
+    for name, values in vars(alone).items():
+        assert np.array_equal(getattr(found, name), values), name
+    assert not np.allclose(found.cider, scores_of(predictions).cider[rows]), "words weigh by all references"
+    assert scores_of(predictions).take(rows[:1], references[:1], chosen[:1]).cider is None
 
 
 def test_intervals_are_those_of_the_corpus():
