@@ -120,7 +120,9 @@ def test_losses_and_probabilities_by_hand():
 
 @pytest.mark.usefixtures("any_precision")
 @pytest.mark.parametrize("outputs", [1, 3])
-def test_after_fine_tuning_in_bf16_scores_are_those_of_the_same_weights_loaded_again(model, outputs, tmp_path):
+def test_after_fine_tuning_in_bf16_scores_are_those_of_the_same_weights_loaded_again(
+    model, outputs, tmp_path
+):
     """Validation during the training, too: float32, as the linear probe beside it."""
     torch.manual_seed(0)
     images, target = torch.randn(12, 5, 8), torch.arange(12) % max(outputs, 2)
