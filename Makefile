@@ -8,6 +8,7 @@
 #   make ui            MLflow's pages on http://127.0.0.1:5000 (another port: make ui PORT=5001); prints where the runs are
 #   make setup         only the set-up
 #   make clinical      the set-up, and the clinical scorers of generated reports (radeval), as requirements-clinical.txt pins them
+#   make audit         known vulnerabilities in what both requirements files pin, and the licences of what is installed
 #   make lock          requirements.txt and requirements-clinical.txt again from pyproject.toml
 
 PYTHON ?= python3
@@ -18,7 +19,7 @@ PROSE := README.md CHANGELOG.md CONTRIBUTING.md SECURITY.md docs .github
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export NO_MKDOCS_2_WARNING := 1  # of mkdocs-material: MkDocs 2 is another program; pyproject.toml pins MkDocs 1
 
-.PHONY: demo test test-fast lint docs cluster-test ui setup clinical lock
+.PHONY: demo test test-fast lint docs cluster-test ui setup clinical audit lock
 
 demo: export HF_HUB_OFFLINE := 1
 demo: export TRANSFORMERS_OFFLINE := 1
@@ -69,6 +70,15 @@ $(READY): requirements.txt pyproject.toml
 
 clinical: setup
 	uv pip install --compile-bytecode --python .venv/bin/python --require-hashes -r requirements-clinical.txt
+
+# Not in requirements.txt: they look at packages, and nothing here runs with them. --strict: a package that the database
+# could not be asked about is an error; without it the audit would report that nothing is known.
+audit: setup
+	uvx 'pip-licenses>=5,<6' --python .venv/bin/python --order license
+	uvx 'pip-audit>=2.9,<3' --strict --disable-pip --require-hashes --progress-spinner off \
+		-r requirements.txt -r requirements-clinical.txt || { echo "make audit: not passed. Either the table above lists known \
+	vulnerabilities, or the database (https://pypi.org) was not reached for the package named above: then nothing was \
+	audited; try again with network access." >&2; exit 1; }
 
 LOCK := UV_CUSTOM_COMPILE_COMMAND='make lock' uv pip compile --quiet --universal --python-version 3.11 \
 	--generate-hashes --no-emit-index-url --no-annotate

@@ -115,6 +115,15 @@ def test_public_continuous_integration_runs_the_oldest_and_the_newest_python() -
     assert all(re.fullmatch(r"[\w/-]+@v\d+", step["uses"]) for step in steps if "uses" in step)
 
 
+def test_public_continuous_integration_runs_targets_that_exist() -> None:
+    targets = re.search(r"^\.PHONY: (.*)", (REPO / "Makefile").read_text(), re.MULTILINE)[1].split()
+    for path in (REPO / ".github/workflows").glob("*.yml"):
+        jobs = YAML(typ="safe").load(path)["jobs"].values()
+        run = [step["run"] for job in jobs for step in job["steps"] if "run" in step]
+        made = [target for command in run for target in re.findall(r"\bmake ([\w-]+)$", command)]
+        assert made and set(made) <= set(targets), path.name
+
+
 def test_hooks_before_a_commit_run_what_lint_runs() -> None:
     hooks = YAML(typ="safe").load(REPO / ".pre-commit-config.yaml")["repos"][0]["hooks"]
     lint = re.search(r"^lint:.*\n((?:\t.*\n)+)", (REPO / "Makefile").read_text(), re.MULTILINE)[1]
