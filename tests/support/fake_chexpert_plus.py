@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.support.entries import entry
+from tests.support.fake_chexpert import LABELS as CHEXPERT_LABELS
 from tests.support.fake_files import put
 from tests.support.phantom_images import png
 
@@ -41,22 +42,7 @@ COLUMNS = [
     "deceased",
     "split",
 ]
-FINDINGS = [
-    "Enlarged Cardiomediastinum",
-    "Cardiomegaly",
-    "Lung Opacity",
-    "Lung Lesion",
-    "Edema",
-    "Consolidation",
-    "Pneumonia",
-    "Atelectasis",
-    "Pneumothorax",
-    "Pleural Effusion",
-    "Pleural Other",
-    "Fracture",
-    "Support Devices",
-    "No Finding",
-]
+FINDINGS = [*CHEXPERT_LABELS[1:], CHEXPERT_LABELS[0]]  # CheXbert lists "No Finding" last
 
 
 @dataclass

@@ -1,7 +1,8 @@
-"""Shared by the fake copies of data sets: settings, bytes of real images and of DICOM files."""
+"""Shared by the fake copies of data sets: settings, what a layout reads, bytes of real images and of DICOM files."""
 
 import io
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pydicom
@@ -10,6 +11,7 @@ from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.encaps import encapsulate
 from pydicom.uid import ExplicitVRLittleEndian, JPEGBaseline8Bit, SecondaryCaptureImageStorage
 
+from medunifier.data.layouts import RAW_IMAGES, RAW_REPORTS, Raw
 from medunifier.runtime.params import Dataset, Index
 
 
@@ -34,6 +36,15 @@ def settings(layout: str, root: Path, images: str, *, labels_file=None, split_fi
         "benchmark": None,
     }
     return Dataset(**{**values, **changes})
+
+
+def read_both(layout: ModuleType, given: Dataset) -> tuple[Raw, Raw]:
+    """What a layout reads of a data set: its images and their reports, both checked for their columns."""
+    raw = layout.read_images(given)
+    RAW_IMAGES.check(raw.rows, "test")
+    texts = layout.read_reports(given, raw.rows)
+    RAW_REPORTS.check(texts.rows, "test")
+    return raw, texts
 
 
 def pixels(seed: str, size: int = 32) -> np.ndarray:

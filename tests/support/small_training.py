@@ -57,19 +57,32 @@ def loss(model, batch, generator):
     return value, {"mse": value.detach()}
 
 
-def fit(folder, *, chosen=None, loss=loss, load=data, run=None, blocks=None):
+def fit(
+    folder,
+    *,
+    chosen=None,
+    net=None,
+    loss=loss,
+    load=data,
+    validate=lambda model: {"norm": 1.0},
+    run=None,
+    groups=None,
+    blocks=None,
+):
+    """Trains `net`, by default a new one, from the seed 0; returns it and the history."""
     AcceleratorState._reset_state()  # a process trains at one precision; a test at several
     torch.manual_seed(0)
-    net, run = Net(), run or Silent()
+    net = net or Net()
     history = Trainer(
         net,
         chosen or recipe(),
         items=10,
         load=load,
         loss=loss,
-        validate=lambda model: {"norm": 1.0},
-        tracker=run,
+        validate=validate,
+        tracker=run or Silent(),
         checkpoints=Checkpoints(folder),
+        groups=groups,
         blocks=blocks,
     ).run()
     return net, history
@@ -77,8 +90,7 @@ def fit(folder, *, chosen=None, loss=loss, load=data, run=None, blocks=None):
 
 def watched(folder, values, *, stop_after=None, **changes):
     """Trains with early stopping with `values` as validation losses by step; returns net, weights by step, history."""
-    torch.manual_seed(0)
-    net, seen = Net(), {}
+    seen = {}
 
     def validate(model):
         step = len(seen)
@@ -91,14 +103,5 @@ def watched(folder, values, *, stop_after=None, **changes):
                 os.kill(os.getpid(), signal.SIGTERM)
 
     chosen = recipe(validate_every=1, checkpoint_every=100, patience=2, **changes)
-    history = Trainer(
-        net,
-        chosen,
-        items=10,
-        load=data,
-        loss=loss,
-        validate=validate,
-        tracker=Stopper(),
-        checkpoints=Checkpoints(folder),
-    ).run()
+    net, history = fit(folder, chosen=chosen, validate=validate, run=Stopper())
     return net, seen, history

@@ -220,23 +220,14 @@ def test_early_stopping_ends_with_the_best_weights(tmp_path):
 
 @pytest.mark.parametrize(("keep", "kept"), [("last", 4), ("best", 2)])
 def test_a_training_to_the_end_keeps_its_last_or_its_best_weights(tmp_path, keep, kept):
-    torch.manual_seed(0)
-    net, seen, values = Net(), [], iter([5.0, 4.0, 3.0, 3.5, 3.0])
+    seen, values = [], iter([5.0, 4.0, 3.0, 3.5, 3.0])
 
     def validate(model):
         seen.append({k: v.clone() for k, v in model.state_dict().items()})
         return {"loss": next(values)}
 
-    history = Trainer(
-        net,
-        recipe(steps=4, validate_every=1, keep=keep),
-        items=10,
-        load=data,
-        loss=loss,
-        validate=validate,
-        tracker=Silent(),
-        checkpoints=Checkpoints(tmp_path),
-    ).run()
+    chosen = recipe(steps=4, validate_every=1, keep=keep)
+    net, history = fit(tmp_path, chosen=chosen, validate=validate)
     assert [row["step"] for row in history.rows if row["split"] == "validate"] == [0, 1, 2, 3, 4]
     assert history.lowest("validate", "loss")["step"] == 2
     for name, value in net.state_dict().items():
@@ -244,25 +235,14 @@ def test_a_training_to_the_end_keeps_its_last_or_its_best_weights(tmp_path, keep
 
 
 def test_groups_have_learning_rates_of_their_own(tmp_path):
-    torch.manual_seed(0)
-    net, run = Net(), Silent()
+    net = Net()
     before = {k: v.clone() for k, v in net.named_parameters()}
     first, last = net.layers[0], net.layers[3]
     groups = [
         {"params": list(first.parameters()), "rate_scale": 0.0},
         {"params": list(last.parameters()), "rate_scale": 1.0},
     ]
-    Trainer(
-        net,
-        recipe(),
-        items=10,
-        load=data,
-        loss=loss,
-        validate=lambda model: {"loss": 0.0},
-        tracker=run,
-        checkpoints=Checkpoints(tmp_path),
-        groups=groups,
-    ).run()
+    fit(tmp_path, net=net, groups=groups)
     for name, parameter in net.named_parameters():
         assert torch.equal(parameter, before[name]) == name.startswith("layers.0"), name
 

@@ -2,10 +2,10 @@ import shutil
 
 import pytest
 
-from medunifier.data.layouts import RAW_IMAGES, RAW_REPORTS, chexpert_plus
+from medunifier.data.layouts import chexpert_plus
 from medunifier.runtime.errors import InputError
 from tests.support.fake_chexpert_plus import LABELS, TABLE, FakeChexpertPlus
-from tests.support.fake_files import put
+from tests.support.fake_files import put, read_both
 
 
 @pytest.fixture
@@ -21,12 +21,8 @@ def fake(tmp_path):
 
 def read(fake, **changes):
     fake.write()
-    settings = fake.settings(**changes)
-    raw = chexpert_plus.read_images(settings)
-    RAW_IMAGES.check(raw.rows, "test")
-    texts = chexpert_plus.read_reports(settings, raw.rows).rows
-    RAW_REPORTS.check(texts, "test")
-    return raw, texts
+    raw, texts = read_both(chexpert_plus, fake.settings(**changes))
+    return raw, texts.rows
 
 
 def test_ids_views_and_the_validation_patients_as_test_split(fake):

@@ -4,9 +4,9 @@ import tarfile
 import polars as pl
 import pytest
 
-from medunifier.data.layouts import RAW_IMAGES, RAW_REPORTS, iu_xray
+from medunifier.data.layouts import iu_xray
 from medunifier.runtime.errors import InputError
-from tests.support.fake_files import put, settings
+from tests.support.fake_files import put, read_both, settings
 from tests.support.fake_iu_xray import FakeIuXray
 from tests.support.fake_mimic import write_csv
 from tests.support.paths import SHARED
@@ -26,11 +26,8 @@ def fake(tmp_path):
 
 
 def read(given):
-    raw = iu_xray.read_images(given)
-    RAW_IMAGES.check(raw.rows, "test")
-    texts = iu_xray.read_reports(given, raw.rows).rows
-    RAW_REPORTS.check(texts, "test")
-    return raw, texts
+    raw, texts = read_both(iu_xray, given)
+    return raw, texts.rows
 
 
 def test_xml_and_tables_give_the_same_rows(fake):

@@ -2,20 +2,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medunifier.data.layouts import RAW_IMAGES, RAW_REPORTS, padchest, padchest_gr
+from medunifier.data.layouts import padchest, padchest_gr
 from medunifier.runtime.errors import InputError
-from tests.support.fake_files import put
+from tests.support.fake_files import put, read_both
 from tests.support.fake_padchest import TABLE, FakePadchest, FakePadchestGr, sentence
 
 
 def read(fake, layout):
     fake.write()
-    settings = fake.settings()
-    raw = layout.read_images(settings)
-    RAW_IMAGES.check(raw.rows, "test")
-    texts = layout.read_reports(settings, raw.rows)
-    RAW_REPORTS.check(texts.rows, "test")
-    return raw, texts
+    return read_both(layout, fake.settings())
 
 
 @pytest.fixture

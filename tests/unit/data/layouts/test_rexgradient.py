@@ -2,11 +2,11 @@ import json
 
 import pytest
 
-from medunifier.data.layouts import RAW_IMAGES, RAW_REPORTS, rexgradient
+from medunifier.data.layouts import rexgradient
 from medunifier.data.preparation.rejects import Selection
 from medunifier.data.preparation.rules import keep_wanted_images
 from medunifier.runtime.errors import InputError
-from tests.support.fake_files import put
+from tests.support.fake_files import put, read_both
 from tests.support.fake_rexgradient import FILE, FakeRexgradient
 
 
@@ -22,12 +22,8 @@ def fake(tmp_path):
 
 def read(fake, **changes):
     fake.write()
-    settings = fake.settings(**changes)
-    raw = rexgradient.read_images(settings)
-    RAW_IMAGES.check(raw.rows, "test")
-    texts = rexgradient.read_reports(settings, raw.rows).rows
-    RAW_REPORTS.check(texts, "test")
-    return raw, texts
+    raw, texts = read_both(rexgradient, fake.settings(**changes))
+    return raw, texts.rows
 
 
 def test_every_image_of_a_study_has_its_view_and_the_split_of_its_file(fake):
