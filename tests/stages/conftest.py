@@ -2,6 +2,7 @@ import pytest
 
 from medunifier.metrics.meteor import Meteor
 from stages import write_reports as stage
+from tests.support.report_results import write_results
 
 
 @pytest.fixture(scope="session")
@@ -21,3 +22,10 @@ def shared_java(java, monkeypatch):
             pass
 
     monkeypatch.setattr(stage, "Meteor", Borrowed)
+
+
+@pytest.fixture
+def results(tmp_path, monkeypatch):
+    """The working directory: a project with results of every stage before `summarize`."""
+    monkeypatch.chdir(write_results(tmp_path / "project"))
+    return tmp_path / "project"

@@ -9,44 +9,8 @@ from medunifier.report.our_cells import objectives_of
 from medunifier.report.paper_section import paper_section
 from medunifier.report.paper_tables import TITLES, paper_tables, published, write_tables
 from medunifier.runtime.params import Variant, load_params
+from tests.support.paper_cells import PHANTOMS, metrics_of, ours
 from tests.support.paths import REPO
-
-PHANTOMS = {"phantom", "phantom-chexpert", "phantom-rsna", "phantom-siim", "phantom-covidx"}
-
-
-@pytest.fixture(scope="module")
-def params():
-    return load_params(REPO / "workflow/presets/demo.yaml")
-
-
-def metrics_of(stage):
-    """Metrics in which a figure tells its stage: the sum of the letters of its name."""
-    base = sum(map(ord, stage)) % 97
-    names = ["auroc", "accuracy", "probe_auroc", "probe_accuracy"]
-    names += [
-        f"{d}_{kind}_at_{k}" for d in ("i2t", "t2i") for kind in ("map", "map_release") for k in (1, 5, 10)
-    ]
-    names += [
-        f"{s}{p}bleu_{n}"
-        for s in ("", "nearest_", "constant_")
-        for p in ("", "release_")
-        for n in range(1, 5)
-    ]
-    return {
-        key: value
-        for name in names
-        for key, value in {
-            name: base,
-            f"{name}_ci_low": base - 1,
-            f"{name}_ci_high": base + 1,
-            f"{name}_n": 7,
-            f"{name}_chance": 20,
-        }.items()
-    }
-
-
-def ours(cells):
-    return [cell for cell in cells if cell.source == "ours"]
 
 
 def test_every_published_cell_is_there_as_printed(params):
@@ -167,62 +131,6 @@ def test_what_is_missing_is_empty_and_says_why(params):
     assert set(missing) == {"itc", "itc+itm", "itc+itm+itg", "itc+itm+tig"}
 
 
-def without_benchmark(params, name):
-    dataset = params.datasets[name].replace(benchmark=None)
-    return params.replace(datasets={**params.datasets, name: dataset})
-
-
-def test_the_test_split_is_not_filed_as_the_papers_benchmark(params):
-    tables = paper_tables(without_benchmark(params, "phantom"), metrics_of, PHANTOMS, "benchmark")
-    for name in ("2", "3", "6", "A1"):
-        filed = [c for c in ours(tables[name]) if c.dataset == "mimic_5x200" and "fine" not in c.metric]
-        assert filed and all(c.value is None for c in filed), name
-    assert "no data set of layout mimic_cxr is judged by a benchmark" in {c.note for c in ours(tables["2"])}
-    two = [c for c in ours(tables["2"]) if c.dataset == "phantom"]
-    assert {c.metric for c in two} == {c.metric for c in tables["2"]}
-    assert all(c.note == "test split" for c in two)
-    assert {c.value for c in two} == {metrics_of("retrieve@full-phantom")["i2t_map_at_1"]}
-
-
-def test_zero_shot_of_a_test_split_is_not_filed_as_the_papers(params):
-    tables = paper_tables(params, metrics_of, PHANTOMS, "test")
-    assert all(c.value is None for c in ours(tables["A1"]) if c.metric == "zero_shot_accuracy")
-    three = {c.dataset: c for c in ours(tables["3"]) if c.value is not None}
-    assert set(three) == {"phantom", "phantom-chexpert", "phantom-rsna"}
-    assert three["phantom"].note == f"test split, classes of {params.zero_shot.prompts}"
-    assert {c.dataset for c in ours(tables["2"]) if c.value is not None} == {"mimic_5x200"}
-
-
-def test_a_data_set_with_the_papers_name_is_no_exception(params):
-    named = params.replace(
-        datasets={"rsna": params.datasets["phantom-rsna"]},
-        evaluate=params.evaluate.replace(finetune={}, zero_shot=("rsna",), retrieve=()),
-    )
-    three = [c for c in ours(paper_tables(named, metrics_of, PHANTOMS, "test")["3"]) if c.value is not None]
-    assert [(c.dataset, c.data) for c in three] == [("rsna, ours", "rsna")]
-
-
-def test_evaluations_that_the_paper_lacks_follow_under_their_own_names(params):
-    own = params.datasets["phantom"].replace(layout="iu_xray")
-    evaluate = params.evaluate.replace(
-        finetune={"own": ("edema",), "phantom-rsna": ("edema", "pneumonia")},
-        finetune_percents=(50, 100),
-        zero_shot=("own",),
-        retrieve=("own",),
-    )
-    changed = params.replace(datasets={**params.datasets, "own": own}, evaluate=evaluate)
-    tables = paper_tables(changed, metrics_of, PHANTOMS, "benchmark")
-    found = {
-        name: {(c.dataset, c.metric, c.setting) for c in ours(tables[name]) if c.value is not None}
-        for name in ("1", "2", "3")
-    }
-    assert found["1"] >= {("own", "auroc", "50%"), ("own", "auroc", "100%"), ("rsna", "accuracy", "50%")}
-    assert found["2"] == {("own", f"{d}_map@{k}", "") for d in ("itr", "tir") for k in (1, 5, 10)}
-    assert found["3"] == {("own", "accuracy", "")}
-    (three,) = [c for c in ours(tables["3"]) if c.dataset == "own"]
-    assert (three.value, three.data) == (metrics_of("zero_shot@full-own")["accuracy"], "own")
-
-
 def test_the_ablation_preset_fills_tables_6_and_a1():
     ablation = load_params(REPO / "workflow/presets/ablation.yaml")
     tables = paper_tables(ablation, metrics_of, PHANTOMS, "benchmark")
@@ -246,55 +154,6 @@ def test_table_6_gives_both_definitions_as_table_2_does(params):
     assert {f"itc+itm+itg+tig: full, AP@K {d}" for d in ("textbook", "release")} <= set(labels)
 
 
-@pytest.mark.parametrize(
-    ("steps", "start", "note"),
-    [
-        ((0, 0), "probe", "early stopping kept step 0: the linear probe"),
-        ((0, 0), "zero", "early stopping kept step 0: a head of zeros"),
-        ((8, 0), "probe", "early stopping kept step 0: the linear probe (1 of 2 seeds)"),
-        ((8, 16), "probe", ""),
-    ],
-)
-def test_what_fine_tuning_left_as_it_was_says_so(params, steps, start, note):
-    changed = params.replace(finetune=params.finetune.replace(seeds=(0, 1), head_start=start))
-    best = {f"best_step_seed_{seed}": step for seed, step in enumerate(steps)}
-    tables = paper_tables(changed, lambda stage: metrics_of(stage) | best, PHANTOMS, "benchmark")
-    # COVIDx's cells have a note on their lists besides
-    one = [c for c in ours(tables["1"]) if c.value is not None and c.dataset != "covidx"]
-    assert {c.note for c in one if c.method == "full, fine-tuned"} == {note}
-    assert {c.note for c in one if c.method == "full, linear probe"} == {""}
-    a1 = [c for c in ours(tables["A1"]) if c.value is not None and c.dataset != "covidx"]
-    assert {c.note for c in a1 if c.metric.startswith("finetune")} == {note}
-    assert {c.note for c in a1 if c.metric == "zero_shot_accuracy"} == {""}
-
-
-def test_cells_of_covidx_say_which_lists_they_are_of(params):
-    tables = paper_tables(params, metrics_of, PHANTOMS, "benchmark")
-    cells = [
-        c for name in ("1", "A1") for c in ours(tables[name]) if c.dataset == "covidx" and c.value is not None
-    ]
-    assert cells and {c.note for c in cells} == {"lists train_COVIDx9A.txt, test_COVIDx9A.txt"}
-
-
-def test_a_benchmark_of_other_classes_or_another_rule_says_so(params):
-    """The phantom's CheXpert 5x200 has consolidation, as GLoRIA's list; the paper has pneumonia (appendix 3)."""
-    said = "classes: consolidation instead of the paper's pneumonia"
-    three = {c.dataset: c.note for c in ours(paper_tables(params, metrics_of, PHANTOMS, "benchmark")["3"])}
-    assert three == {"mimic_5x200": "", "chexpert_5x200": said, "rsna": ""}
-    own = params.datasets["phantom"]
-    strict = own.replace(benchmark=own.benchmark.replace(rule="strict", classes=own.benchmark.classes[:4]))
-    changed = params.replace(datasets={**params.datasets, "phantom": strict})
-    tables = paper_tables(changed, metrics_of, PHANTOMS, "benchmark")
-    said = "classes: atelectasis, cardiomegaly, pneumonia, edema alone; chosen by rule strict, in the paper five_only"
-    for name in ("2", "3", "6", "A1"):
-        found = [
-            c
-            for c in ours(tables[name])
-            if c.dataset == "mimic_5x200" and c.value is not None and not c.metric.startswith("finetune")
-        ]
-        assert found and {c.note for c in found} == {said}, name
-
-
 def test_the_preset_paper_measures_what_the_papers_columns_measure():
     """No cell of a benchmark or of a reconstruction has a note; COVIDx's name their lists."""
     paper = load_params(REPO / "workflow/presets/paper.yaml")
@@ -303,16 +162,6 @@ def test_the_preset_paper_measures_what_the_papers_columns_measure():
     for name in ("2", "3", "5"):
         measured = [c for c in ours(tables[name]) if c.value is not None]
         assert measured and {c.note for c in measured} == {""}, name
-
-
-def test_reconstructions_of_test_images_say_so(params):
-    measured = {"fd_vit_reconstruction": 1.0, "fd_vit_validation": 1.0}
-    tables = paper_tables(params, lambda stage: metrics_of(stage) | measured, PHANTOMS, "benchmark")
-    notes = {c.setting: c.note for c in ours(tables["5"]) if c.value is not None}
-    assert notes == {
-        "reconstruction": "of held-out test images; the paper reconstructs training images",
-        "validation": "",
-    }
 
 
 def test_variants_of_equal_weights_have_a_row_each(params):

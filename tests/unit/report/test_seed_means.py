@@ -8,8 +8,8 @@ import pytest
 from medunifier.report.paper_section import paper_section
 from medunifier.report.paper_tables import paper_tables, write_tables
 from medunifier.report.seed_means import mean_metrics, seed_groups
-from medunifier.runtime.params import Variant, load_params
-from tests.unit.report.test_paper_tables import PHANTOMS, REPO, metrics_of, ours
+from medunifier.runtime.params import Variant
+from tests.support.paper_cells import PHANTOMS, metrics_of, ours
 
 MEAN = "full (mean of 3 seeds)"
 FULL = ("full", "full_1", "full_2")
@@ -17,11 +17,6 @@ FULL = ("full", "full_1", "full_2")
 
 def variants(**seeds):
     return {name: Variant(itc=1.0, itm=1.0, itg=1.0, tig=1.0, seed=seed) for name, seed in seeds.items()}
-
-
-@pytest.fixture
-def params():
-    return load_params(REPO / "workflow/presets/demo.yaml")
 
 
 @pytest.fixture
