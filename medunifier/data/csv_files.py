@@ -1,6 +1,6 @@
-"""Read CSV files as text: rows of another number of fields are told, whatever columns are asked for.
+"""Read CSV files as text: rows of another number of fields are reported, whatever columns are asked for.
 
-Files may be plain, gzipped or the one CSV file of a zip archive, told by content; lines may end in LF, CRLF or CR;
+Files may be plain, gzipped or the one CSV file of a zip archive, recognised by content; lines may end in LF, CRLF or CR;
 a byte-order mark and blank lines are skipped; bytes that are not UTF-8 matter only in the columns asked for.
 """
 

@@ -1,5 +1,6 @@
 """Damage is found whatever the file, when it is first read and, by samples, later; healthy files are read once."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -130,7 +131,7 @@ def test_samples_of_different_stages_find_damage_of_a_known_file(project):
 
 
 @pytest.mark.parametrize(
-    "content", ["", "[]", '{"hash": 1}', '{"hash": "HASH", "files": {"": 1, "deep.txt": []}}']
+    "content", ["", "[]", '{"hash": 1}', '{"hash": "HASH", "crc32": {"": 1, "deep.txt": []}}']
 )
 def test_a_damaged_record_costs_a_reading_and_nothing_else(project, tmp_path, content):
     assert found("folder") == []
@@ -141,6 +142,15 @@ def test_a_damaged_record_costs_a_reading_and_nothing_else(project, tmp_path, co
     for record in (tmp_path / "state/verified").iterdir():
         record.unlink()
     assert found("folder") == ["folder/one.bin"]
+
+
+def test_a_record_with_digests_of_another_kind_is_no_damage(project, tmp_path):
+    assert found("folder") == []
+    for record in (tmp_path / "state/verified").iterdir():
+        content = json.loads(record.read_text())
+        files = {name: [*file[:-1], ["0" * 16] * len(file[-1])] for name, file in content["crc32"].items()}
+        record.write_text(json.dumps({"hash": content["hash"], "files": files}))
+    assert found("folder") == []
 
 
 def test_outputs_of_other_presets_do_not_count(project):
