@@ -26,6 +26,9 @@ LIBRARY_DEFAULTS = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # what deterministic algorithms need on a GPU
+    # Threads sleep between two operations. By default they spin for a millisecond, longer than most of our operations
+    # take: a second core is busy with nothing, and where others need it, each operation waits for its turn.
+    "OMP_WAIT_POLICY": "PASSIVE",
 }
 
 

@@ -2,10 +2,13 @@ import json
 import os
 import signal
 import sqlite3
+import subprocess
+import sys
 
 import pytest
 
 from medunifier import stage as entry
+from tests.support.paths import REPO
 from tests.support.stored_runs import run_of, runs, send
 from tests.support.tracking_project import python, set_parameter, start, write_stage
 
@@ -57,6 +60,22 @@ def test_threads_are_those_asked_for_or_one_a_core(monkeypatch):
     assert threads(SLURM_CPUS_PER_TASK="1", SLURM_JOB_ID="7") == ("6", "6", "6"), "a shell of salloc"
     assert threads(OMP_NUM_THREADS="1") == ("1", "1", "6")
     assert threads(OMP_NUM_THREADS="1", MKL_NUM_THREADS="2") == ("1", "2", "6")
+
+
+@pytest.mark.slow
+def test_openmp_threads_of_a_stage_sleep_while_they_wait():
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "GOMP_"))
+    }
+    told = subprocess.run(
+        [sys.executable, "-c", "import stages; import torch; torch.rand(9).sum()"],
+        env=environment | {"OMP_DISPLAY_ENV": "VERBOSE"},  # GNU's OpenMP prints its settings as it starts
+        cwd=REPO,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stderr
+    assert "GOMP_SPINCOUNT = '0'" in told, told  # 300000 by default
 
 
 def test_help_is_the_docstring(project):
