@@ -4,6 +4,7 @@
 #   make test-fast     the tests that take under 3 minutes: no slow ones, none that start snakemake, dvc or mlflow
 #   make lint          ruff, pyright, snakefmt, snakemake --lint, what is written by command, docs, spelling
 #   make docs          the documentation as a website, in site/
+#   make soak          200 faults in copies of a small pipeline, each with what came of it (FAULTS=200 SEED=0; root: all kinds)
 #   make cluster-test  the pipeline on a real Slurm of four nodes on this machine (root, Debian)
 #   make ui            MLflow's pages on http://127.0.0.1:5000 (another port: make ui PORT=5001); prints where the runs are
 #   make setup         only the set-up
@@ -13,13 +14,15 @@
 
 PYTHON ?= python3
 PORT ?= 5000
+FAULTS ?= 200
+SEED ?= 0
 READY := .venv/requirements.installed
 PROSE := README.md CHANGELOG.md CONTRIBUTING.md SECURITY.md docs .github
 
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export NO_MKDOCS_2_WARNING := 1  # of mkdocs-material: MkDocs 2 is another program; pyproject.toml pins MkDocs 1
 
-.PHONY: demo test test-fast lint docs cluster-test ui setup clinical audit lock
+.PHONY: demo test test-fast soak lint docs cluster-test ui setup clinical audit lock
 
 demo: export HF_HUB_OFFLINE := 1
 demo: export TRANSFORMERS_OFFLINE := 1
@@ -32,6 +35,9 @@ test: setup
 
 test-fast: setup
 	pytest -n auto -m "not slow and not workflow and not gpu"
+
+soak: setup
+	python -m tests.faults --faults $(FAULTS) --seed $(SEED)
 
 cluster-test: setup
 	pytest -x -n 0 --durations=0 tests/cluster/on_slurm.py

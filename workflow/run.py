@@ -70,6 +70,7 @@ def _bring_up_to_date(repo: Repo, name: str) -> str:
     locks.end_orphans(name, Path(repo.root_dir))
     with lock_repo(repo):  # DVC lets go of it while the stage's command runs
         (stage,) = repo.stage.collect(name)
+        _clear_run_cache(repo)
         locks.clear_dvc_locks([part.fs_path for part in stage.deps], [part.fs_path for part in stage.outs])
         logging.getLogger("dvc").setLevel(logging.INFO)  # has its own handler
         absent = any(not out.exists for out in stage.outs)
@@ -85,6 +86,13 @@ def _bring_up_to_date(repo: Repo, name: str) -> str:
     if done:
         return "restored" if restored else "ran"
     return "restored" if absent else "unchanged"
+
+
+def _clear_run_cache(repo: Repo) -> None:
+    """Remove empty folders from DVC's run cache: a kill or a full disk leaves one, and DVC fails at it ever after."""
+    for folder in Path(repo.stage_cache.cache_dir).glob("*/*"):
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

@@ -7,27 +7,13 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-
-from ruamel.yaml import YAML
+from typing import Any
 
 from tests.support.paths import REPO
+from tests.support.small_pipeline import SMALL, shrink_parameters
 
-TINY = {
-    "datasets": {"phantom": {"benchmark": {"per_class": 1}}},
-    "simulate": {"patients": 60, "image_size": 224, "vit": {"width": 32, "layers": 1, "heads": 2}}
-    | {"copies": {"chexpert": 0, "rsna": 0, "siim_acr": 0, "covidx": 0}},
-    "features": {"shards": [0, 1]},
-    "model": {"width": 32, "layers": 1, "heads": 2, "queries": 32, "projection": 16}
-    | {"codebook_size": 32, "code_width": 8, "decoder_channels": [8, 8, 8, 8], "max_text_tokens": 48},
-    "pretrain": {"steps": 40, "batch_size": 4, "validate_every": 20, "checkpoint_every": 10},
-    "prior": {"bootstrap": 20, "top": {"steps": 4}, "bottom": {"steps": 4}},
-    "zero_shot": {"bootstrap": 20},
-    "generate": {"unconditional": 4, "reports": 4, "samples": 2, "shown": 2},
-    "retrieve": {"bootstrap": 20},
-    "write_reports": {"max_reports": 8, "bootstrap": 20},
-    "score_images": {"max_images": 8},
-}
 SITE = """\
 default: {cpus: 1, mem_mb: 2000, partition: gpu}
 decode_images: {nodes: 2}
@@ -58,7 +44,7 @@ class Project:
         self.edit(
             "medunifier/storage/image_shards.py", r"PART_ROWS = \d+", "PART_ROWS = 20"
         )  # several parts to share out
-        self.set(TINY)
+        self.set(SMALL)
         (self.folder / "workflow/site.yaml").write_text(SITE)
         self.shell("git init -q && git add -A . && git -c user.name=a -c user.email=a@b commit -qm first")
         return self
@@ -70,16 +56,9 @@ class Project:
         assert times == 1, f"{path}: {pattern} {times} times"
         file.write_text(text)
 
-    def set(self, values: dict) -> None:
+    def set(self, values: Mapping[str, Any]) -> None:
         """Change parameters; nested keys that are not named stay."""
-        yaml, path = YAML(), self.folder / "params.yaml"
-        params = yaml.load(path.read_text())
-        for name in [name for name in params["datasets"] if name != "phantom"]:
-            del params["datasets"][name]
-        params["evaluate"] |= {"finetune": {}, "zero_shot": ["phantom"]}
-        merge(params, values)
-        with path.open("w") as file:
-            yaml.dump(params, file)
+        shrink_parameters(self.folder / "params.yaml", values)
 
     def shell(self, command: str, code: int = 0) -> str:
         """What a command prints; it must end with `code`."""
@@ -149,11 +128,3 @@ class Started:
         """Kill -9 of the command and of what it started on this machine, jobs apart."""
         os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
-
-
-def merge(target: dict, values: dict) -> None:
-    for key, value in values.items():
-        if isinstance(value, dict):
-            merge(target[key], value)
-        else:
-            target[key] = value

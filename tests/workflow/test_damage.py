@@ -1,25 +1,14 @@
 """A flipped bit in DVC's cache or in an output is noticed: the bad piece is computed again, results are as before."""
 
-import os
 from pathlib import Path
 
 import pytest
 
+from tests.support.damage import flip
 from tests.support.toy_pipeline import Toy
 from workflow import verify
 
 OUTPUT = Path("models/full/file.txt")
-
-
-def flip(path: Path) -> None:
-    """Flip a bit of the first byte; size, times and mode stay."""
-    stat = path.stat()
-    path.chmod(0o644)
-    content = bytearray(path.read_bytes())
-    content[0] ^= 1
-    path.write_bytes(content)
-    path.chmod(stat.st_mode)
-    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
 
 
 def object_of(toy: Toy, content: bytes) -> Path:

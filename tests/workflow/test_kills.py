@@ -137,3 +137,11 @@ def test_second_snakemake_leaves_the_first_alone(waiting) -> None:
     toy.write("go.txt", "")
     started.wait()
     assert toy.planned() == []
+
+
+def test_killed_while_dvc_records_a_run(done: Toy) -> None:
+    """DVC makes a folder in its run cache, then a file in it. It fails whenever it finds the folder empty."""
+    for entry in (done.folder / ".dvc/cache/runs").glob("*/*/*"):
+        entry.unlink()
+    (done.folder / "dvc.lock").unlink()
+    assert finish(done).count("train@full") == 1
