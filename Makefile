@@ -37,7 +37,7 @@ test-fast: setup
 	pytest -n auto -m "not slow and not workflow and not gpu"
 
 soak: setup
-	python -m tests.faults --faults $(FAULTS) --seed $(SEED)
+	python -m tests.faults --faults $(FAULTS) --seed $(SEED) --save
 
 cluster-test: setup
 	pytest -x -n 0 --durations=0 tests/cluster/on_slurm.py

@@ -47,12 +47,10 @@ def main() -> int:
         for fault in planned:
             if fault.number in wanted:
                 print(tally.add(fault, *soak.run(fault)), flush=True)
+                if chosen.save:  # now: a soak takes long, and may be stopped
+                    about = {"cores": os.cpu_count(), "undisturbed_s": round(soak.seconds), **tally.record()}
+                    records.save("faults", command, about, ("snakemake", "dvc", "mlflow", "torch"))
         print(tally.summary(), flush=True)
-        if chosen.save:
-            about = {"cores": os.cpu_count(), "undisturbed_s": round(soak.seconds), **tally.record()}
-            print(
-                f"written: {records.save('faults', command, about, ('snakemake', 'dvc', 'mlflow', 'torch'))}"
-            )
     return 0 if tally.is_good else 1
 
 
