@@ -100,7 +100,7 @@ def _signal(sandbox: Sandbox, cell: Cell, chance: random.Random, haste: float) -
         for process in found:
             send(process, number)
     end(running)
-    return Injury(command, hit, f"{cell.kind} to {role} in {stage}", during=True)
+    return Injury(command, hit, f"{cell.kind} to {role} in {stage}", during=True, shown=running.text)
 
 
 def _with_disk(sandbox: Sandbox, when: str, chance: random.Random, haste: float, trouble) -> Injury:
@@ -108,13 +108,14 @@ def _with_disk(sandbox: Sandbox, when: str, chance: random.Random, haste: float,
     command = commands(stage, chance)["snakemake"]
     if "before the start" in when:
         with trouble:
-            end(sandbox.start(command))
+            running = sandbox.start(command)
+            end(running)
     else:
         running = sandbox.start(command)
         _await_moment(sandbox, running, "runner", stage, chance, haste)
         with trouble:
             end(running)
-    return Injury(command, {stage}, f"{when}, in {stage}", during=True)
+    return Injury(command, {stage}, f"{when}, in {stage}", during=True, shown=running.text)
 
 
 @contextlib.contextmanager
@@ -155,6 +156,7 @@ def _two_starts(sandbox: Sandbox, which: str, chance: random.Random) -> Injury:
     other = sandbox.start(second)
     codes = [end(one), end(other)]
     injury = Injury(first, {stage}, f"{which} at {stage}: exit codes {codes}", during=True)
+    injury.shown = one.text + other.text
     if all(codes):
         injury.what += "; each stopped the other"
     return injury
@@ -168,7 +170,8 @@ def _server(sandbox: Sandbox, how: str, chance: random.Random, haste: float) -> 
         port = free.getsockname()[1]
     sandbox.toy.environment["MLFLOW_TRACKING_URI"] = f"http://127.0.0.1:{port}"
     if how == "is away at the start":
-        end(sandbox.start(command))
+        running = sandbox.start(command)
+        end(running)
     else:
         server = serve(sandbox, port)
         running = sandbox.start(command)
@@ -180,7 +183,7 @@ def _server(sandbox: Sandbox, how: str, chance: random.Random, haste: float) -> 
         end(running)
     if how != "goes away and comes back":
         serve(sandbox, port)
-    return Injury(command, {stage}, f"server {how}, in {stage}", during=True)
+    return Injury(command, {stage}, f"server {how}, in {stage}", during=True, shown=running.text)
 
 
 def serve(sandbox: Sandbox, port: int) -> subprocess.Popen:

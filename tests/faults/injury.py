@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from dataclasses import dataclass, field
 
 from tests.faults.sandbox import Command, Sandbox
@@ -27,12 +28,15 @@ class Injury:
         command: that the user gives again.
         hit: stages that were at work or whose outputs were damaged: these may run again.
         what: what was done, in words.
+        during: whether a command ran meanwhile.
+        shown: what this command printed.
     """
 
     command: str = SNAKEMAKE
     hit: set[str] = field(default_factory=set)
     what: str = ""
-    during: bool = False  # while a command ran
+    during: bool = False
+    shown: str = ""
 
 
 def end(running: Command) -> int:
@@ -45,6 +49,12 @@ def end(running: Command) -> int:
     if code is None:
         raise Stuck(f"`{running.words}` has not ended after {LIMIT} s")
     return code
+
+
+def tracebacks(text: str) -> list[str]:
+    """Return a remark for each kind of Python traceback in a text: users are to be shown messages instead."""
+    found = re.findall(r"^Traceback .*\n(?:[ \t].*\n)*(.*)", text, re.MULTILINE)
+    return [f"a traceback was shown: {error[:300]}" for error in sorted(set(found))]
 
 
 def commands(stage: str, chance: random.Random) -> dict[str, str]:

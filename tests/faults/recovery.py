@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from medunifier.runtime.dvc_pipeline import overlap
-from tests.faults.injury import Injury, Stuck, end
+from tests.faults.injury import Injury, Stuck, end, tracebacks
 from tests.faults.sandbox import RECORDS, Sandbox, remove
 
 DOCTOR = "python -m workflow.doctor --verify"
@@ -80,7 +80,7 @@ def recover(sandbox: Sandbox, injury: Injury, expected: dict[str, str], finished
         expected: hashes of the undisturbed run.
         finished: executions of stages that were finished before the fault or in spite of it.
     """
-    outcome = Outcome("survived")
+    outcome = Outcome("survived", remarks=tracebacks(injury.shown))
     try:
         if not _finish(sandbox, injury.command, outcome):
             outcome.verdict = "stuck"
@@ -109,8 +109,7 @@ def _finish(sandbox: Sandbox, command: str, outcome: Outcome) -> bool:
     for _ in range(MOST_ADVICE):
         running = sandbox.start(command)
         code = end(running)
-        if "Traceback" in running.text:
-            outcome.remarks.append("a traceback was shown")
+        outcome.remarks += tracebacks(running.text)
         if code == 0:
             return True
         if not _follow(sandbox, running.text, outcome):
