@@ -12,6 +12,7 @@ from medunifier.report.overlaps import overlap_metrics, overlap_section
 from medunifier.report.page import render_page
 from medunifier.report.paper_section import paper_section
 from medunifier.report.paper_tables import write_tables
+from medunifier.report.views import read_views, within_views, write_views
 from medunifier.results.item_scores import read_items
 from medunifier.runtime.files import atomic_path
 from medunifier.runtime.params import Params
@@ -39,6 +40,7 @@ def summarize(params: Params, run: Run) -> None:
     write_headline(params, HEADLINE)
     compared = differences(params, read_items)
     write_differences(compared, TABLES / "differences.csv")
+    write_views(within_views(params, read_items, read_views), TABLES / "views.csv")
     found = find_overlaps(params.datasets, Path("data/prepared"), Path("data/images"))
     content = page_content(params) | {
         "paper": paper_section(tables),

@@ -68,10 +68,11 @@ def write_reports(params: Params, run: LocalRun, variant: str, dataset: str) -> 
         patients = test["patient_id"].to_list()
         options = BootstrapOptions(p.bootstrap, params.seed, patients)
         metrics, scores = text_metrics(test, systems, protocols_of(p, training), scorer, options, run)
-    run.metrics(metrics | finding_metrics(test, systems, options))
+    of_findings, finding_items = finding_metrics(test, systems, options)
+    run.metrics(metrics | of_findings)
     clinical, items = clinical_metrics(scorers, references, systems, options, run, private=private)
     run.metrics(clinical)
-    write_items(run.name, report_rows(scores, ids, patients) + clinical_rows(items, ids, patients))
+    write_items(run.name, report_rows(scores, ids, patients) + clinical_rows(finding_items + items, ids, patients))
 
 
 def write_results(

@@ -7,7 +7,7 @@ import polars as pl
 
 from medunifier.evaluation.items import seeded_rows
 from medunifier.evaluation.trained_model import EvaluatedModel, TrainedModel
-from medunifier.metrics.mentions import NAMES
+from medunifier.metrics.mentions import NAMES, NARROWER
 from medunifier.metrics.retrieval import rank_texts
 from medunifier.metrics.text import best_constant
 from medunifier.runtime.params import WriteReports
@@ -66,7 +66,7 @@ def finding_labels(table: pl.DataFrame) -> tuple[tuple[str, ...], np.ndarray]:
 
     1 present, 0 absent or blank, NaN uncertain. Labels whose words in a report are not known are left out.
     """
-    findings = tuple(name for name in NAMES if LABEL_PREFIX + name in table.columns)
+    findings = tuple(name for name in (*NAMES, *NARROWER) if LABEL_PREFIX + name in table.columns)
     if not findings:
         return findings, np.empty((len(table), 0))
     labels = table.select(LABEL_PREFIX + name for name in findings).fill_null(0).to_numpy().astype(float)

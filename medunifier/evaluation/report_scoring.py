@@ -10,7 +10,7 @@ from medunifier.evaluation.report_generation import finding_labels
 from medunifier.metrics.bootstrap import BootstrapOptions
 from medunifier.metrics.clinical_scorers import ItemScores, scale_of, score_reports
 from medunifier.metrics.meteor import Meteor
-from medunifier.metrics.report_scores import TextScores, Variety, finding_intervals
+from medunifier.metrics.report_scores import TextScores, Variety, finding_scores
 from medunifier.metrics.text import PROTOCOLS, Protocol, r2gen_protocol, why_no_cider
 from medunifier.runtime.params import WriteReports
 from medunifier.storage.tables import FRONTAL
@@ -118,15 +118,23 @@ def variety_metrics(references: Sequence[str], systems: Systems, run: LocalRun) 
     return metrics
 
 
-def finding_metrics(test: pl.DataFrame, systems: Systems, options: BootstrapOptions) -> Metrics:
-    """Compute F1 of the findings that each system mentions, times 100; nothing where the data set has no labels."""
-    metrics: Metrics = {}
+def finding_metrics(
+    test: pl.DataFrame, systems: Systems, options: BootstrapOptions
+) -> tuple[Metrics, list[ItemScores]]:
+    """Compute F1 of the findings that each system mentions, times 100; nothing where the data set has no labels.
+
+    Returns:
+        The metrics, and the generated reports' scores one by one.
+    """
     findings, labels = finding_labels(test)
-    if findings:
-        for system, reports in systems.items():
-            for name, interval in finding_intervals(reports, findings, labels, options).items():
-                metrics |= interval.flat(system + name, scale=100)
-    return metrics
+    if not findings:
+        return {}, []
+    found = {system: finding_scores(reports, findings, labels) for system, reports in systems.items()}
+    metrics: Metrics = {}
+    for system, scores in found.items():
+        for each in scores:
+            metrics |= each.interval(options).flat(system + each.metric, scale=100)
+    return metrics, list(found[""])
 
 
 def clinical_metrics(

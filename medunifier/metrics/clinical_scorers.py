@@ -18,7 +18,7 @@ from typing import Any, Literal
 import numpy as np
 
 from medunifier.metrics.bootstrap import BootstrapOptions, Interval, bootstrap
-from medunifier.metrics.clinical import finding_counts, label_f1
+from medunifier.metrics.clinical import finding_counts, finding_f1, label_f1
 from medunifier.runtime.errors import InputError
 from medunifier.runtime.sections.evaluation import ClinicalName
 
@@ -119,6 +119,8 @@ SCORERS: dict[ClinicalName, Scorer] = {
 
 # Metrics of a whole corpus, from sums [..., S] of the reports' counts (`finding_counts`), in [0, 1].
 CORPUS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "findings_f1_micro": lambda sums: finding_f1(sums)[..., 0],
+    "findings_f1_macro": lambda sums: finding_f1(sums)[..., 1],
     "chexbert_f1_micro": lambda sums: label_f1(sums)[..., 0],
     "chexbert_f1_macro": lambda sums: label_f1(sums)[..., 1],
     "chexbert_f1_micro_5": lambda sums: label_f1(sums)[..., 0],

@@ -1,7 +1,7 @@
 """Findings that a text mentions, and their side, by a rule that works for any data set.
 
 The rule. A text is cut into sentences, and a sentence into clauses (at commas, "and", "or", "with", "but").
-A finding is mentioned where one of its names stands (`NAMES`) and no word of negation stands before it in the
+A finding is mentioned where one of its names stands (`NAMES`, `NARROWER`) and no word of negation stands before it in the
 sentence; "but", "however" and "there is" end a negation. Its side is that of the clause: left, right, or both
 ("bilateral", "both", "left and right", "right greater than left"). A finding that is mentioned on the left in one
 clause and on the right in another is on both sides. A side that the clause does not name stays unknown. Uncertain
@@ -26,6 +26,19 @@ NAMES = {
     "pleural_other": r"pleural (?:thickening|scarring|plaques?)",
     "pneumonia": r"pneumonias?",
     "pneumothorax": r"pneumothora(?:x|ces)",
+}
+# The same for labels of other data sets (NIH ChestX-ray14, Kermany's), which overlap with those above: a nodule is a
+# lung lesion.
+NARROWER = {
+    "bacterial_pneumonia": r"bacterial pneumonias?",
+    "emphysema": r"emphysema",
+    "fibrosis": r"fibros[ie]s|fibrotic",
+    "hernia": r"hernias?",
+    "infiltration": r"infiltrat(?:es?|ions?)",
+    "mass": r"mass(?:es)?",
+    "nodule": r"nodules?",
+    "pleural_thickening": r"pleural thickening",
+    "viral_pneumonia": r"viral pneumonias?",
 }
 _SIDES = r"(left|right)(?:[- ]sided)?"
 _BOTH = re.compile(
@@ -80,5 +93,5 @@ def _negated(before: str) -> bool:
 
 @cache
 def _pattern(finding: str) -> re.Pattern:
-    words = NAMES.get(finding) or re.escape(finding.replace("_", " "))
+    words = (NAMES | NARROWER).get(finding) or re.escape(finding.replace("_", " "))
     return re.compile(rf"\b(?:{words})\b")

@@ -8,6 +8,7 @@ import numpy as np
 
 from medunifier.metrics.bootstrap import BootstrapOptions, Interval, bootstrap, bootstrap_means
 from medunifier.metrics.clinical import finding_counts, finding_f1
+from medunifier.metrics.clinical_scorers import ItemScores
 from medunifier.metrics.mentions import findings_mentioned
 from medunifier.metrics.meteor import Meteor, meteor
 from medunifier.metrics.text import (
@@ -101,24 +102,23 @@ class TextScores:
         return difference
 
 
-def finding_intervals(
-    reports: Sequence[str], findings: tuple[str, ...], labels: np.ndarray, options: BootstrapOptions
-) -> dict[str, Interval]:
-    """Compute F1, in [0, 1], of the findings that reports mention against the labels of their images.
+def finding_scores(
+    reports: Sequence[str], findings: tuple[str, ...], labels: np.ndarray
+) -> tuple[ItemScores, ItemScores]:
+    """Score the findings that reports mention against the labels of their images, by F1.
 
     Args:
         reports: N texts.
         findings: Names of F findings (see `findings_mentioned`).
         labels: [N, F], 1 present, 0 absent, NaN unknown.
-        options: How to resample reports.
 
     Returns:
-        `findings_f1_micro` and `findings_f1_macro`.
+        `findings_f1_micro` and `findings_f1_macro`, in [0, 1].
     """
     mentioned = [findings_mentioned(text, findings) for text in reports]
-    matrix = np.array([[name in found for name in findings] for found in mentioned])
-    intervals = bootstrap(finding_counts(matrix, labels), finding_f1, options)
-    return dict(zip(("findings_f1_micro", "findings_f1_macro"), intervals, strict=True))
+    counts = finding_counts(np.array([[name in found for name in findings] for found in mentioned]), labels)
+    micro, macro = finding_f1(counts).T
+    return ItemScores("findings_f1_micro", micro, counts), ItemScores("findings_f1_macro", macro, counts)
 
 
 @dataclass(frozen=True)

@@ -153,15 +153,26 @@ def _mean_over_labels(rows: pl.DataFrame, seed: int) -> Interval:
 
 
 def _difference(rows: pl.DataFrame, counts: np.ndarray) -> np.ndarray:
-    values, reference = rows["value"].to_numpy(), rows["value_reference"].to_numpy()
+    return score_items(rows, counts) - score_items(rows, counts, of="_reference")
+
+
+def score_items(rows: pl.DataFrame, counts: np.ndarray, *, of: str = "") -> np.ndarray:
+    """Compute one metric of a model from its item scores under one seed.
+
+    Args:
+        rows: item scores (`medunifier.results.item_scores.ITEMS`), n.
+        counts: how often each item was drawn, [..., n].
+        of: what follows the names of the columns of scores.
+
+    Returns:
+        float64 [...], not yet in percent.
+    """
+    values = rows[f"value{of}"].to_numpy()
     if rows["positive"].null_count() == 0:
-        positive = rows["positive"].to_numpy().astype(bool)
-        return auroc(values, positive, counts) - auroc(reference, positive, counts)
+        return auroc(values, rows["positive"].to_numpy().astype(bool), counts)
     if rows["statistics"].null_count() == 0:
-        score = OF_SUMS[rows["metric"][0]]
-        ours, theirs = (np.array(rows[f"statistics{of}"].to_list()) for of in ("", "_reference"))
-        return score(counts @ ours) - score(counts @ theirs)
-    return counts @ (values - reference) / counts.sum(-1)
+        return OF_SUMS[rows["metric"][0]](counts @ np.array(rows[f"statistics{of}"].to_list()))
+    return counts @ values / counts.sum(-1)
 
 
 def write_differences(found: Sequence[Difference], path: Path) -> None:

@@ -21,7 +21,7 @@ ITEMS = Schema(
         "patient_id": pl.String,
         "value": pl.Float64,  # the item's own score; for AUROC the probability
         "positive": pl.Boolean,  # for AUROC: whether the item is positive; null otherwise
-        # BLEU, METEOR, F1CheXbert: counts from whose sums the metric is computed; null where it is the mean of `value`, or AUROC
+        # BLEU, METEOR, F1 of findings: counts from whose sums the metric is computed; null where it is the mean of `value`, or AUROC
         "statistics": pl.List(pl.Float64),
     },
     frozenset({"metric", "seed", "item_id", "patient_id", "value"}),
@@ -151,7 +151,7 @@ def report_rows(scores: TextScores, ids: Sequence[str], patients: Sequence[str])
 def clinical_rows(
     scores: Sequence[ItemScores], ids: Sequence[str], patients: Sequence[str]
 ) -> list[pl.DataFrame]:
-    """Build the rows of generated reports by clinical scorers."""
+    """Build the rows of generated reports: F1 of the mentioned findings, and clinical scorers."""
     return [item_rows(each.metric, ids, patients, each.values, statistics=each.counts) for each in scores]
 
 

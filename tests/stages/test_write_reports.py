@@ -72,6 +72,8 @@ def test_items_give_the_metrics_and_their_clustered_intervals(params, monkeypatc
         "meteor",
         "rouge_l",
         "cider",
+        "findings_f1_micro",
+        "findings_f1_macro",
     ]
     options = BootstrapOptions(params.write_reports.bootstrap, params.seed)
     for (metric,), rows in items.group_by("metric", maintain_order=True):

@@ -126,7 +126,7 @@ def write_small_data(folder: Path, name: str) -> None:
 def write_splits(folder: Path, name: str, splits: dict[str, list[str]]) -> None:
     for split, ids in splits.items():
         path = folder / f"data/prepared/{name}/{split}.parquet"
-        pl.DataFrame({"image_id": ids}).write_parquet(path)
+        pl.DataFrame({"image_id": ids, "view": [None] * len(ids)}).write_parquet(path)
 
 
 def write_metrics(folder: Path, rng: np.random.Generator) -> None:

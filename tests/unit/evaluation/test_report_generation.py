@@ -31,3 +31,9 @@ def test_labels_of_known_findings():
     assert findings == ("edema", "pneumonia")
     assert np.array_equal(labels, [[1, 0], [0, 1], [np.nan, 0]], equal_nan=True)
     assert finding_labels(table.select("label_gallstones"))[0] == ()
+
+
+def test_labels_of_nih_and_kermany_are_known():
+    labels = ("infiltration", "mass", "nodule", "hernia", "bacterial_pneumonia", "viral_pneumonia")
+    table = pl.DataFrame({f"label_{name}": [1, 0] for name in labels})
+    assert set(finding_labels(table)[0]) == set(labels)

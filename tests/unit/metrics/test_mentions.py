@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from medunifier.metrics.mentions import findings_mentioned
+from medunifier.metrics.mentions import NARROWER, findings_mentioned
 from medunifier.phantom.anatomy import draw_anatomy
 from medunifier.phantom.findings import FINDINGS, draw_findings
 from medunifier.phantom.reports import Facts, findings_section, impression_section
@@ -38,6 +38,23 @@ from medunifier.phantom.reports import Facts, findings_section, impression_secti
 )
 def test_hand_written_sentences(text, mentioned):
     assert findings_mentioned(text, FINDINGS) == mentioned
+
+
+@pytest.mark.parametrize(
+    ("text", "mentioned"),
+    [
+        ("There is an infiltration. There is a nodule.", {"infiltration", "nodule"}),
+        (
+            "There is a mass. There is pleural thickening. There is a hiatal hernia.",
+            {"mass", "pleural_thickening", "hernia"},
+        ),
+        ("There are fibrotic changes, emphysema and infiltrates.", {"fibrosis", "emphysema", "infiltration"}),
+        ("There is viral pneumonia.", {"viral_pneumonia"}),
+        ("There is bacterial pneumonia and no nodule.", {"bacterial_pneumonia"}),
+    ],
+)
+def test_findings_that_only_some_data_sets_label(text, mentioned):
+    assert set(findings_mentioned(text, tuple(NARROWER))) == mentioned
 
 
 def test_a_label_without_known_words_goes_by_its_name():

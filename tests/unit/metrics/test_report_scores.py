@@ -5,7 +5,7 @@ import pytest
 from sklearn.metrics import f1_score
 
 from medunifier.metrics.bootstrap import BootstrapOptions
-from medunifier.metrics.report_scores import TextScores, Variety, finding_intervals
+from medunifier.metrics.report_scores import TextScores, Variety, finding_scores
 from medunifier.metrics.text import bleu, bleu_statistics
 
 OPTIONS = BootstrapOptions(100, 0)
@@ -60,10 +60,11 @@ def test_f1_of_mentioned_findings_is_scikit_learns():
     findings = ("edema", "pleural_effusion", "pneumonia")
     mentioned = np.array([[1, 0, 0], [0, 1, 0], [1, 0, 1], [0, 0, 0]])
     labels = np.array([[1, 0, 0], [1, 1, 0], [1, 0, 0], [0, 0, 1]])
-    found = finding_intervals(reports, findings, labels.astype(float), OPTIONS)
+    found = {each.metric: each for each in finding_scores(reports, findings, labels.astype(float))}
     for name in ("micro", "macro"):
         expected = f1_score(labels, mentioned, average=name, zero_division=0)
-        assert found[f"findings_f1_{name}"].value == pytest.approx(expected)
+        assert found[f"findings_f1_{name}"].interval(OPTIONS).value == pytest.approx(expected)
+    assert found["findings_f1_micro"].values.tolist() == pytest.approx([1, 2 / 3, 2 / 3, 0])
 
 
 def test_cider_is_left_out_where_it_means_nothing():
