@@ -1,9 +1,10 @@
 """Results on real radiographs beside what the frozen encoder alone gives: `python -m benchmarks.real_data FOLDER... [--save]`.
 
-Each FOLDER is the project folder of a finished run of one preset; runs differ in `seed`. With `--save` the values are
-written to benchmarks/results/PRESET-DATE.json, from which the tables of docs/results/ are written
-(`--tables RECORD` prints them), and the images beside it, PRESET-DATE.png: real test images, their reconstructions, images generated from their
-reports, and images generated without text; the first eight of the first run, as `score_images` chose them.
+Each FOLDER is the project folder of a finished run of one preset; runs differ in `seed`, or in the `seed` of variants that
+have the weights of `full`. With `--save` the values are written to benchmarks/results/PRESET-DATE.json, from which the
+tables of docs/results/ are made (`--tables RECORD` prints them), and images to docs/results/PRESET.png: real test images,
+their reconstructions, images generated from their reports, and images generated without text; the first eight of the
+first run, as `score_images` chose them.
 """
 
 import argparse
@@ -21,17 +22,17 @@ from benchmarks.real_baselines import (
     SPLITS,
     Values,
     area,
-    generated_images,
     mean_features,
     nearest_training,
     opening_facts,
     probe_scores,
 )
+from benchmarks.real_generated import generated_images
 from benchmarks.real_tables import tables_of
 from medunifier.evaluation.label_tasks import Task, class_numbers, label_values
 from medunifier.evaluation.report_generation import finding_labels
 from medunifier.evaluation.retrieval import item_classes
-from medunifier.metrics.bootstrap import BootstrapOptions, bootstrap, bootstrap_means
+from medunifier.metrics.bootstrap import BootstrapOptions, Interval, bootstrap, bootstrap_means
 from medunifier.metrics.report_scores import finding_scores
 from medunifier.metrics.text import PROTOCOLS, bleu, bleu_statistics
 from medunifier.results.item_scores import read_items
@@ -40,13 +41,19 @@ from medunifier.runtime.json_files import read_json_object
 from medunifier.runtime.params import MultiLabel, Params, load_params
 from medunifier.storage.tables import PREPARED, read_table
 
-VARIANT = "full"
+PAGES = Path(__file__).resolve().parents[1] / "docs/results"
 SHOWN = 4  # sample reports in a record
 SIDE = 112  # pixels of an image in the grid
 
 
-def of_run(folder: Path) -> dict:
-    """Return all values of a finished run, and what it is."""
+def trainings(folder: Path) -> list[str]:
+    """Return the variants of a run that have the weights of `full`, itself first: they differ in the seed alone."""
+    variants = load_params(folder / "params.yaml").variants
+    return [name for name, variant in variants.items() if variant.weights == variants["full"].weights]
+
+
+def of_run(folder: Path, variant: str) -> dict:
+    """Return all values of a variant of a finished run, and what it is."""
     with contextlib.chdir(folder):
         params = load_params()
         dataset = params.pretrain.dataset
@@ -54,27 +61,29 @@ def of_run(folder: Path) -> dict:
         sizes = {s: [len(t), t["patient_id"].n_unique()] for s, t in tables.items()}
         vectors = {s: mean_features(dataset, t["image_id"].to_list()) for s, t in tables.items()}
         near = nearest_training(vectors["train"], vectors["test"])
-        values = stage_metrics(params) | nearest_class(params, tables, near)
-        values |= reports_of(params, tables, near) | probes(params, tables, vectors)
+        values = stage_metrics(params, variant) | nearest_class(params, variant, tables, near)
+        values |= reports_of(params, variant, tables, near) | probes(params, tables, vectors)
+        if variant in params.trained.tig:
+            values |= generated_images(params, variant, tables)
         return {
             "preset": params.preset,
-            "seed": params.seed,
+            "seed": params.training_seed(variant),
             "images and patients": sizes,
-            "values": values | generated_images(params, VARIANT, tables),
-            "views": views_of(),
-            "samples": samples(dataset),
+            "values": values,
+            "views": views_of(variant),
+            "samples": samples(variant, dataset),
         }
 
 
-def stage_metrics(params: Params) -> Values:
+def stage_metrics(params: Params, variant: str) -> Values:
     """Return the metrics of the run's evaluations as `STAGE METRIC`, with what is beside them."""
     dataset, found = params.pretrain.dataset, {}
-    stages = {"retrieve": f"retrieve@{VARIANT}-{dataset}", "zero_shot": f"zero_shot@{VARIANT}-{dataset}"}
+    stages = {"retrieve": f"retrieve@{variant}-{dataset}", "zero_shot": f"zero_shot@{variant}-{dataset}"}
     stages |= {
-        f"finetune {p} %": f"finetune@{VARIANT}-{dataset}-{p}" for p in params.evaluate.finetune_percents
+        f"finetune {p} %": f"finetune@{variant}-{dataset}-{p}" for p in params.evaluate.finetune_percents
     }
-    stages |= {"reports": f"write_reports@{VARIANT}-{dataset}", "images": f"score_images@{VARIANT}"}
-    stages |= {"pretrain": f"pretrain@{VARIANT}", "codes": f"encode_codes@{VARIANT}"}
+    stages |= {"reports": f"write_reports@{variant}-{dataset}", "images": f"score_images@{variant}"}
+    stages |= {"pretrain": f"pretrain@{variant}", "codes": f"encode_codes@{variant}"}
     for name, stage in stages.items():
         path = Path("results/metrics") / f"{stage}.json"
         if not path.is_file():  # not every preset has every evaluation
@@ -87,13 +96,13 @@ def stage_metrics(params: Params) -> Values:
     return found
 
 
-def nearest_class(params: Params, tables: dict[str, pl.DataFrame], near: np.ndarray) -> Values:
+def nearest_class(params: Params, variant: str, tables: dict[str, pl.DataFrame], near: np.ndarray) -> Values:
     """Return how often the nearest training image is of the test image's class, as mAP@1 counts it, and the difference."""
     both = pl.concat([tables["train"], tables["test"]], how="diagonal_relaxed")
     classes = np.array(item_classes(both), object)
     train, test = classes[: len(tables["train"])], classes[len(tables["train"]) :]
     hits = (train[near] == test).astype(float)
-    items = read_items(f"retrieve@{VARIANT}-{params.pretrain.dataset}").filter(metric="i2t_map_at_1")
+    items = read_items(f"retrieve@{variant}-{params.pretrain.dataset}").filter(metric="i2t_map_at_1")
     ranked = (
         tables["test"]
         .select("image_id")
@@ -105,11 +114,11 @@ def nearest_class(params: Params, tables: dict[str, pl.DataFrame], near: np.ndar
     return {n: in_percent(i) for n, i in zip(names, bootstrap_means(pairs, options), strict=True)}
 
 
-def reports_of(params: Params, tables: dict[str, pl.DataFrame], near: np.ndarray) -> Values:
+def reports_of(params: Params, variant: str, tables: dict[str, pl.DataFrame], near: np.ndarray) -> Values:
     """Return what generated reports and the baselines say: finding F1 and BLEU-4, view, sex and age, and differences."""
     dataset = params.pretrain.dataset
     test, train = tables["test"].with_row_index("row"), tables["train"]
-    found = read_table(Path("results/reports") / f"{VARIANT}-{dataset}/predictions.parquet", REPORTS)
+    found = read_table(Path("results/reports") / f"{variant}-{dataset}/predictions.parquet", REPORTS)
     found = found.join(
         test.select("image_id", "row", "view"), on="image_id", how="left", maintain_order="left"
     )
@@ -190,25 +199,25 @@ def probes(params: Params, tables: dict[str, pl.DataFrame], vectors: dict[str, n
     return values
 
 
-def in_percent(interval) -> list[float | int]:
+def in_percent(interval: Interval) -> list[float | int]:
     """Return an interval as value, ends and n, in percent."""
     return [100 * interval.value, 100 * interval.low, 100 * interval.high, interval.n]
 
 
-def views_of() -> list[dict]:
-    """Return the metrics within each view, as `summarize` wrote them."""
-    return pl.read_csv("results/tables/views.csv").to_dicts()
+def views_of(variant: str) -> list[dict]:
+    """Return the metrics of a variant within each view, as `summarize` wrote them."""
+    return pl.read_csv("results/tables/views.csv").filter(pl.col("model") == variant).to_dicts()
 
 
-def samples(dataset: str) -> list[dict[str, str]]:
+def samples(variant: str, dataset: str) -> list[dict[str, str]]:
     """Return the first reports of the table of generated ones: the order of the test split, so no choice."""
-    table = read_table(Path("results/reports") / f"{VARIANT}-{dataset}/predictions.parquet", REPORTS)
+    table = read_table(Path("results/reports") / f"{variant}-{dataset}/predictions.parquet", REPORTS)
     return table.head(SHOWN).select("image_id", "reference", "prediction", "nearest").to_dicts()
 
 
 def write_grid(folder: Path, path: Path) -> None:
     """Write the first eight columns of a run's figure 3, images of `SIDE` x `SIDE`."""
-    with Image.open(folder / f"results/images/{VARIANT}/figure_3.png") as figure:
+    with Image.open(folder / "results/images/full/figure_3.png") as figure:
         columns, lines = figure.width // 224, figure.height // 224
         figure.convert("L").resize((columns * SIDE, lines * SIDE), Image.Resampling.LANCZOS).save(
             path, optimize=True
@@ -223,7 +232,9 @@ def main() -> None:
         "folders", type=Path, nargs="*", help="project folders of finished runs of one preset"
     )
     parser.add_argument(
-        "--save", action="store_true", help="write benchmarks/results/PRESET-DATE.json and .png"
+        "--save",
+        action="store_true",
+        help="write benchmarks/results/PRESET-DATE.json and docs/results/PRESET.png",
     )
     parser.add_argument("--tables", type=Path, metavar="RECORD", help="print the tables of a record")
     arguments = parser.parse_args()
@@ -231,12 +242,12 @@ def main() -> None:
         print(tables_of(json.loads(arguments.tables.read_text(encoding="utf-8"))))
     if not arguments.folders:
         return
-    runs = [of_run(folder) for folder in arguments.folders]
+    runs = [of_run(folder, variant) for folder in arguments.folders for variant in trainings(folder)]
     (preset,) = {run["preset"] for run in runs}
     print(tables_of({"runs": runs}))
     if arguments.save:
-        path = records.save(preset, "python -m benchmarks.real_data FOLDER... --save", {"runs": runs})
-        write_grid(arguments.folders[0], path.with_suffix(".png"))
+        records.save(preset, "python -m benchmarks.real_data FOLDER... --save", {"runs": runs})
+        write_grid(arguments.folders[0], PAGES / f"{preset}.png")
 
 
 if __name__ == "__main__":

@@ -32,11 +32,13 @@ LEARNED: Sequence[Row] = (
 )  # fmt: skip
 GENERATED: Sequence[Row] = (
     ("reconstructed images, PSNR, dB", "images psnr_reconstruction", (("mean training image", "images psnr_mean_image"),)),
-    ("Fréchet distance to test images, from reports", "fd reports", (("without text", "fd unconditional"), ("training images", "fd real"))),
-    ("prompt fidelity, %", "images prompt_fidelity", (("chance level", "images prompt_fidelity_chance"), ("without text", "images prompt_fidelity_unconditional"))),
-    ("its finding classifier on real images, AUROC, %", "images judge_auroc", (("chance level", "chance"),)),
-    *((f"{fact} as prompted, AUROC, %", fact, (("on real images", f"{fact} real"), ("chance level", "chance")))
-      for fact in ("view AP", "sex male", "pneumonia", "infiltration", "no finding", "bacterial pneumonia", "viral pneumonia")),
+    ("Fréchet distance to test images: from reports", "fd reports",
+     (("without text", "fd unconditional"), ("reconstructed", "fd reconstructed"), ("training images", "fd real"))),
+    ("prompt fidelity, %", "images prompt_fidelity",
+     (("chance level", "images prompt_fidelity_chance"), ("without text", "images prompt_fidelity_unconditional"))),
+    *((f"{fact} as prompted, AUROC, %", f"{fact} reports",
+       (("on real images", f"{fact} real"), ("on reconstructed ones", f"{fact} reconstructed"), ("chance level", "chance")))
+      for fact in ("view AP", "sex male", "pneumonia", "bacterial pneumonia", "viral pneumonia")),
     ("nearer to a training image than 95 % of validation images, %", "images nearest_reports_suspicious", (("new images", "five"),)),
 )  # fmt: skip
 VIEWS = {
@@ -70,10 +72,10 @@ def value_table(runs: Sequence[Run], rows: Sequence[Row]) -> str:
     ]
     for label, key, beside in rows:
         values = [run["values"].get(key) for run in runs]
-        if not all(value and known(value[0]) for value in values):
+        if values[0] is None or not known(values[0][0]):
             continue
         n = f" (n = {int(values[0][3])})" if known(values[0][3]) else ""
-        mean = [of_seeds([value[0] for value in values])] if spread else []
+        mean = [of_seeds([value[0] for value in values]) if all(values) else ""] if spread else []
         own = runs[0]["values"] | CONSTANTS
         references = "; ".join(f"{cell(own[name])} {words}" for words, name in beside if name in own)
         lines.append([label + n, cell(values[0]), *mean, references])

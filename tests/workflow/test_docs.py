@@ -119,7 +119,7 @@ def test_links_between_pages_lead_somewhere(page):
 
 def test_every_page_is_in_the_navigation_and_the_overview():
     config = text_of(REPO / "mkdocs.yml")
-    listed = set(re.findall(r": ([\w/]+\.md)$", config, re.MULTILINE))
+    listed = set(re.findall(r": ([\w/-]+\.md)$", config, re.MULTILINE))
     pages = {str(page.relative_to(REPO / "docs")) for page in (REPO / "docs").rglob("*.md")}
     assert listed == pages
     overview = text_of(REPO / "docs/index.md")
