@@ -72,7 +72,9 @@ def write_reports(params: Params, run: LocalRun, variant: str, dataset: str) -> 
     run.metrics(metrics | of_findings)
     clinical, items = clinical_metrics(scorers, references, systems, options, run, private=private)
     run.metrics(clinical)
-    write_items(run.name, report_rows(scores, ids, patients) + clinical_rows(finding_items + items, ids, patients))
+    write_items(
+        run.name, report_rows(scores, ids, patients) + clinical_rows(finding_items + items, ids, patients)
+    )
 
 
 def write_results(
