@@ -14,6 +14,7 @@ from medunifier.runtime import integrity
 from medunifier.runtime.dvc_pipeline import Pipeline
 from medunifier.runtime.errors import InputError
 from medunifier.runtime.integrity import damages, verify_inputs
+from tests.support.damage import flip
 
 MAKE = """\
 from pathlib import Path
@@ -53,16 +54,6 @@ def project(made, tmp_path, monkeypatch):
 def found(output: str, sample: str | None = "use") -> list[str]:
     expected = Pipeline().locked[output]
     return [str(damage.path) for damage in damages(Path(output), expected, sample=sample)]
-
-
-def flip(path: Path, place: int) -> None:
-    """Flip one bit and keep size and times, as a bad disk does."""
-    stat = path.stat()
-    path.chmod(0o644)
-    content = bytearray(path.read_bytes())
-    content[place] ^= 1
-    path.write_bytes(content)
-    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
 
 
 def test_hashes_are_dvc_s(project):
@@ -151,6 +142,18 @@ def test_a_record_with_digests_of_another_kind_is_no_damage(project, tmp_path):
         files = {name: [*file[:-1], ["0" * 16] * len(file[-1])] for name, file in content["crc32"].items()}
         record.write_text(json.dumps({"hash": content["hash"], "files": files}))
     assert found("folder") == []
+
+
+@pytest.mark.parametrize("part", [3, 5], ids=["md5", "crc32"])
+def test_a_wrong_digest_in_a_record_is_no_damage_of_the_file(project, tmp_path, part):
+    assert found("folder") == []
+    (record,) = (tmp_path / "state/verified").iterdir()
+    content = json.loads(record.read_text())
+    for file in content["crc32"].values():
+        file[part] = "0" * 32 if part == 3 else ["0" * 8] * len(file[part])
+    record.write_text(json.dumps(content))
+    assert found("folder") == []
+    assert json.loads(record.read_text()) != content, "it was written again"
 
 
 def test_outputs_of_other_presets_do_not_count(project):
