@@ -33,8 +33,8 @@ class Batch:
     end: int = 0  # position in the journal after the last entry
 
     def add(self, entry: Mapping[str, Any], end: int, stage: str) -> None:
-        """Add one entry of the journal."""
-        time, step = entry["time"], entry.get("step", 0)
+        """Add one entry of the journal; of one that is damaged only that it has been read."""
+        time, step = entry.get("time", self.time), entry.get("step", 0)
         self.points += [Point(key, value, time, step) for key, value in entry.get("curve", {}).items()]
         final = entry.get("metrics", {})
         self.points += [Point(key, value, time) for key, value in (final | entry.get("costs", {})).items()]
@@ -160,6 +160,8 @@ class Delivery:
         sent = False
         batch = Batch()
         for entry, end in self.journal.entries(self.offset):
+            if not entry:
+                print(f"{self.journal.path}: an entry is damaged and left out", flush=True)
             batch.add(entry, end, about.get("stage", ""))
             if len(batch.points) >= MOST_METRICS:
                 self._send_batch(store, parents, batch)

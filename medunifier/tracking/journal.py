@@ -4,10 +4,12 @@ Training never waits for the store, and nothing is lost when the store, the stag
 A journal is a folder `.state/tracking/journals/STAGE/ID/`:
 `about.json` (whose it is), `journal.jsonl` (one entry a line), `artifacts/` (copies of files to upload),
 `progress.json` (written by the uploader: what the store has). Its writer holds a lock on `journal.jsonl`.
+All of them hold a CRC-32 of themselves: what a disk has damaged is left out, and hinders nobody.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -15,6 +17,7 @@ import shutil
 import threading
 import time
 import uuid
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -35,9 +38,18 @@ class Journal:
     """
 
     def __init__(self, folder: Path) -> None:
+        """Read whose journal it is.
+
+        Raises:
+            FileNotFoundError: It has been removed.
+            ValueError: `about.json` is damaged.
+        """
         self.folder = folder
         self.path = folder / "journal.jsonl"
-        self.about: dict[str, Any] = json.loads((folder / "about.json").read_text(encoding="utf-8"))
+        about = unsealed((folder / "about.json").read_bytes())
+        if about is None:
+            raise ValueError(f"{folder}/about.json: damaged")
+        self.about: dict[str, Any] = about
         self.writing = threading.Lock()
         self.file: Any = None
         self.known: set[tuple[str, int]] = set()  # (metric, step) already in the journal
@@ -51,10 +63,23 @@ class Journal:
         file = (folder / "journal.jsonl").open("x+b", buffering=0)
         try_lock(file)  # before about.json exists nobody else knows the journal
         with atomic_path(folder / "about.json") as temporary:
-            temporary.write_text(json.dumps(about, sort_keys=True) + "\n", encoding="utf-8")
+            temporary.write_bytes(sealed(about))
         journal = cls(folder)
         journal.file = file
         return journal
+
+    @classmethod
+    def open(cls, folder: Path) -> Journal | None:
+        """Return the journal in a folder; None if it has been removed, or is damaged and therefore set aside."""
+        try:
+            return cls(folder)
+        except FileNotFoundError:
+            return None
+        except ValueError as error:
+            with contextlib.suppress(FileNotFoundError):  # another process has done so
+                (folder / "about.json").rename(folder / "about.json.broken")
+            print(f"{error}; set aside: MLflow will not show this execution, its results are not affected")
+            return None
 
     @classmethod
     def all(cls, stage: str | None = None) -> list[Journal]:
@@ -65,13 +90,8 @@ class Journal:
                 found.append((path.stat().st_mtime, path))
             except FileNotFoundError:  # the uploader has sent all of it, meanwhile
                 continue
-        journals = []
-        for _, path in sorted(found):
-            try:
-                journals.append(cls(path.parent))
-            except FileNotFoundError:
-                continue
-        return journals
+        journals = [cls.open(path.parent) for _, path in sorted(found)]
+        return [journal for journal in journals if journal is not None]
 
     def claim(self) -> bool:
         """Take the journal for writing; False if a living process has it, or if it has been removed."""
@@ -113,7 +133,7 @@ class Journal:
 
     def append(self, **entry: Any) -> None:
         """Add one entry; it survives the process at once."""
-        line = json.dumps(entry | {"time": now()}).encode() + b"\n"
+        line = sealed(entry | {"time": now()})
         with self.writing:
             start = self.file.tell()
             if self.file.write(line) != len(line):  # a full disk takes a part
@@ -135,14 +155,14 @@ class Journal:
         self.append(artifact=str(place), folder=folder)
 
     def entries(self, start: int) -> Iterator[tuple[dict[str, Any], int]]:
-        """Yield each whole entry from byte `start` on, with the position after it."""
+        """Yield each whole entry from byte `start` on, with the position after it; one that is damaged is empty."""
         with self.path.open("rb") as file:
             file.seek(start)
             for line in file:
                 if not line.endswith(b"\n"):
                     return
                 start += len(line)
-                yield json.loads(line), start
+                yield unsealed(line) or {}, start
 
     @property
     def size(self) -> int:
@@ -170,14 +190,17 @@ class Journal:
 
     @property
     def progress(self) -> dict[str, Any]:
-        """What the store has: `offset` (bytes of the journal), `run_id` and `status` of the run."""
+        """What the store has: `offset` (bytes of the journal), `run_id` and `status` of the run.
+
+        Nothing if that is damaged: all is sent again, and counts once.
+        """
         path = self.folder / "progress.json"
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        return unsealed(path.read_bytes()) or {} if path.exists() else {}
 
     def save_progress(self, progress: Mapping[str, Any]) -> None:
         """Write what the store has."""
         with atomic_path(self.folder / "progress.json") as temporary:
-            temporary.write_text(json.dumps(progress), encoding="utf-8")
+            temporary.write_bytes(sealed(progress))
 
     @property
     def waits(self) -> bool:
@@ -194,3 +217,23 @@ class Journal:
         """Delete the journal; everything must have been sent."""
         (self.folder / "about.json").unlink(missing_ok=True)  # from here on it is not found any more
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def sealed(content: Mapping[str, Any]) -> bytes:
+    """Return a line of JSON that holds its own CRC-32."""
+    return json.dumps({**content, "crc32": _crc(content)}, sort_keys=True).encode() + b"\n"
+
+
+def unsealed(line: bytes) -> dict[str, Any] | None:
+    """Return the content of a sealed line; None if it is damaged. A line without a CRC-32 is of an earlier version."""
+    try:
+        content = json.loads(line)
+    except ValueError:
+        return None
+    if not isinstance(content, dict) or content.pop("crc32", None) not in (None, _crc(content)):
+        return None
+    return content
+
+
+def _crc(content: Mapping[str, Any]) -> int:
+    return zlib.crc32(json.dumps(content, sort_keys=True).encode())

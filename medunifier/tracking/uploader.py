@@ -95,8 +95,11 @@ class Uploader:
         """Find journals that have appeared; a new one is a reason to try its store at once."""
         for path in sorted((state_folder() / "journals").glob("*/*/about.json"), key=modified):
             if path.parent not in self.deliveries:
+                journal = Journal.open(path.parent)
+                if journal is None:
+                    continue
                 try:
-                    delivery = Delivery(Journal(path.parent))
+                    delivery = Delivery(journal)
                 except FileNotFoundError:
                     continue
                 self.deliveries[path.parent] = delivery

@@ -199,7 +199,8 @@ def serve(sandbox: Sandbox, port: int) -> subprocess.Popen:
             sandbox.folder.parent / "served",
         ],
         cwd=sandbox.folder,
-        env=sandbox.toy.environment,
+        # without its job runners for language agents, eight processes more
+        env=sandbox.toy.environment | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
