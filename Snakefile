@@ -7,9 +7,9 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 from snakemake.utils import min_version
 
-from medunifier.runtime.errors import InputError
+from medunifier.runtime.errors import user_message
 from medunifier.runtime.yaml import read_mapping
-from workflow import changes, hooks, resources
+from workflow import changes, cluster_jobs, hooks, resources
 
 min_version("9.17")  # of which on a priority may be a function
 
@@ -20,8 +20,10 @@ try:
     PRIORITIES = changes.priorities(STAGES)
     # of all families: one may have no stage with these parameters
     NEEDS = resources.load_resources(read_mapping("dvc.yaml")["stages"])
-except InputError as error:
-    raise WorkflowError(error) from None
+except Exception as error:
+    if message := user_message(error):
+        raise WorkflowError(message) from None
+    raise
 
 if not workflow.is_main_process:
     # A job on a node: a cluster's early warning before the end (--signal=USR1) is for the stage alone.
@@ -78,13 +80,16 @@ for family, has_items in changes.families(STAGES).items():
 onstart:
     if workflow.is_main_process:
         try:
-            hooks.before_run()
-        except InputError as error:
-            raise WorkflowError(error) from None
+            hooks.before_run(workflow)
+        except Exception as error:
+            if message := user_message(error):
+                raise WorkflowError(message) from None
+            raise
 
 
 onsuccess:
     if workflow.is_main_process:
+        cluster_jobs.forget()
         hooks.after_run(STAGES)
 
 

@@ -15,7 +15,7 @@ from typing import NoReturn
 
 from medunifier.runtime.cpu import available_cores
 from medunifier.runtime.dvc_pipeline import Pipeline
-from medunifier.runtime.errors import InputError, disk_full_message
+from medunifier.runtime.errors import refuse
 from medunifier.runtime.integrity import verify_inputs
 from medunifier.runtime.params import load_params
 from medunifier.runtime.processes import is_on_slurm_node
@@ -39,7 +39,7 @@ def run_stage(
 
     The run is called `NAME` or `NAME@a-b`, as in dvc.yaml. Leaves `results/metrics/STAGE.json` and
     `results/runs/STAGE.json`. Exits with code 1 and one message on an InputError (bad parameters or data) and on a
-    full disk; anything else is a bug and keeps its traceback. Under DVC it first checks the inputs against dvc.lock.
+    disk that is full or cannot be written; anything else is a bug and keeps its traceback. Under DVC it first checks the inputs against dvc.lock.
 
     Args:
         function: The stage, defined in `stages/NAME.py`.
@@ -66,13 +66,8 @@ def run_stage(
                 verify_inputs(pipeline, name)
             function(params, run, **values)
             run.finish()
-    except InputError as error:
-        sys.exit(refuse(name, str(error)))
     except Exception as error:
-        full = disk_full_message(error)
-        if full is None:
-            raise
-        sys.exit(refuse(name, full))
+        sys.exit(refuse(name, error))
     # Several processes end together, as torch arranges it.
     if function.__module__ == "__main__" and "RANK" not in os.environ:
         leave()
@@ -134,9 +129,3 @@ def set_library_defaults() -> None:
     os.environ.setdefault("MKL_NUM_THREADS", os.environ["OMP_NUM_THREADS"])
     for variable, value in LIBRARY_DEFAULTS.items():
         os.environ.setdefault(variable, value)
-
-
-def refuse(name: str, message: str) -> int:
-    """Print one message for the user; return the exit code."""
-    print(f"{name}: {message}", file=sys.stderr, flush=True)
-    return 1

@@ -5,9 +5,9 @@ import shutil
 import sys
 from pathlib import Path
 
-from medunifier.runtime.errors import InputError
+from medunifier.runtime.errors import refuse
 from medunifier.runtime.params import Generate, Params
-from medunifier.stage import refuse, run_stage, set_library_defaults
+from medunifier.stage import run_stage, set_library_defaults
 from medunifier.synthesis.command_line import run_by_hand
 from medunifier.synthesis.generator import load_generator
 from medunifier.synthesis.image_requests import generate_set, request_sets, write_set
@@ -67,7 +67,7 @@ if __name__ == "__main__":
         set_library_defaults()
         try:
             run_by_hand(sys.argv[1:], inspect.getdoc(generate_images) or "")
-        except InputError as error:
-            sys.exit(refuse("generate_images", str(error)))
+        except Exception as error:
+            sys.exit(refuse("generate_images", error))
     else:
         run_stage(generate_images, arguments=("variant",))

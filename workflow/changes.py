@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from medunifier.runtime.errors import InputError, disk_full_message
+from medunifier.runtime.errors import InputError
 from medunifier.runtime.files import write_text
 from medunifier.runtime.params import load_params
 from workflow import lockfile, locks
@@ -54,23 +54,18 @@ def make_plan() -> dict[str, Stage]:
     While another snakemake runs here, its plan is returned and nothing is touched.
 
     Raises:
-        InputError: params.yaml breaks a rule, DVC cannot read dvc.yaml, an input is missing, or the disk is full.
+        InputError: params.yaml breaks a rule, DVC cannot read dvc.yaml, or an input is missing.
+        OSError: The disk is full or cannot be written.
     """
     load_params()
-    try:
-        with locks.exclusive(STATE / "sync.lock"):
-            if not locks.is_free(STATE / "run.lock"):
-                return read_plan()
-            stages = ask_dvc()
-            write_text(
-                PLAN_FILE, json.dumps([asdict(stage) for stage in stages.values()], indent=1), shared=True
-            )
-            _renew_stamps(stages)
-            locks.clear_snakemake_locks()
-    except OSError as error:
-        if full := disk_full_message(error):
-            raise InputError(full) from error
-        raise
+    with locks.exclusive(STATE / "sync.lock"):
+        if not locks.is_free(STATE / "run.lock"):
+            return read_plan()
+        stages = ask_dvc()
+        plan = json.dumps([asdict(stage) for stage in stages.values()], indent=1)
+        write_text(PLAN_FILE, plan, shared=True)
+        _renew_stamps(stages)
+        locks.clear_snakemake_locks()
     return stages
 
 

@@ -3,14 +3,14 @@
 Reads results/metrics/*.json for the present parameters. What has not been measured is said, not hidden.
 """
 
-import json
 import math
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from medunifier.runtime.errors import InputError
+from medunifier.runtime.errors import refuse
+from medunifier.runtime.json_files import read_numbers
 from medunifier.runtime.params import Params, load_params
 
 LOSSES = {"itc": "contrastive", "itm": "matching", "itg": "report generation", "tig": "image generation"}
@@ -123,10 +123,7 @@ def _get(metrics: Mapping[str, float], name: str) -> float:
 def _read(path: Path) -> Mapping[str, float]:
     if not path.exists():
         return {}
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path}: not valid JSON ({error}); run the pipeline again") from error
+    return read_numbers(path, "run the pipeline again")
 
 
 def main() -> None:
@@ -134,8 +131,8 @@ def main() -> None:
     try:
         params = load_params()
         found = headline(params)
-    except InputError as error:
-        sys.exit(str(error))
+    except Exception as error:
+        sys.exit(refuse("headline", error))
     for variant, lines in found.items():
         seed = params.training_seed(variant)
         print(f"\n{params.preset}, variant {variant}, seed {seed}: held-out {params.pretrain.dataset}")

@@ -2,12 +2,12 @@
 
 import sys
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
-from medunifier.runtime.errors import InputError
+from medunifier.runtime.errors import InputError, user_message
 from medunifier.runtime.params import load_params
 from medunifier.tracking import adopt, begin_run
-from workflow import locks, remote
+from workflow import cluster_jobs, locks, remote
 from workflow.changes import STAMPS, STATE, Stage
 
 SIMULATED = Path("data/simulated")  # the output of the stage simulate
@@ -41,8 +41,11 @@ def warn_of_absent_images(stages: dict[str, Stage]) -> None:
             )
 
 
-def before_run() -> None:
+def before_run(workflow: Any) -> None:
     """Claim the folder for this run, start the uploader, check the MLflow store, and ask DVC's remote.
+
+    Args:
+        workflow: Snakemake's, whose jobs on a cluster are ended and named if it is interrupted.
 
     Raises:
         InputError: If another snakemake runs here, or if the store cannot be used.
@@ -56,6 +59,7 @@ def before_run() -> None:
     _held.append(lock)
     begin_run()
     remote.fetch_run_cache()
+    cluster_jobs.report_at_exit(workflow)
 
 
 def after_run(stages: dict[str, Stage]) -> None:
@@ -66,9 +70,12 @@ def after_run(stages: dict[str, Stage]) -> None:
     """
     try:
         adopt([name for name in stages if (STAMPS / name).exists()])
-    except InputError as error:
+    except Exception as error:
+        message = user_message(error)
+        if message is None:
+            raise
         print(
-            f"MLflow: {error}\nMLflow does not yet show everything of this run; when it works again: "
+            f"MLflow: {message}\nMLflow does not yet show everything of this run; when it works again: "
             "python -m medunifier.tracking upload",
             file=sys.stderr,
         )

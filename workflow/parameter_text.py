@@ -9,7 +9,7 @@ from typing import Any
 from medunifier.runtime import rules
 from medunifier.runtime.errors import InputError
 from medunifier.runtime.schema import allowed, json_schema, part_at
-from medunifier.runtime.sections.base import Section
+from medunifier.runtime.sections.base import ONE_LINE, Section
 from medunifier.runtime.sections.whole import Params
 from medunifier.runtime.yaml import parse_yaml
 from workflow.overlays import Preset, entry_type, section_type
@@ -211,6 +211,8 @@ def _in_words(part: Mapping[str, Any]) -> dict[str, Any]:
     short = {key: value for key, value in part.items() if key != "pattern" or "allowed" not in part}
     if short.get("minLength") == 1:
         del short["minLength"]
+    if short.get("allowed") == ONE_LINE:
+        del short["allowed"]
     return short | ({"items": _in_words(part["items"])} if isinstance(part.get("items"), Mapping) else {})
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from medunifier.runtime.errors import InputError
+from medunifier.runtime.errors import InputError, refuse
 from medunifier.runtime.files import write_text
 from medunifier.runtime.rules import broken_rules
 from medunifier.runtime.schema import json_schema, violations
@@ -66,9 +66,7 @@ def check_values(preset: Preset) -> None:
 
 def outdated(found: dict[Path, str]) -> list[Path]:
     """Return the files that differ from what would be written, and presets that have no source."""
-    wrong = [
-        path for path, text in found.items() if not path.exists() or path.read_text(encoding="utf-8") != text
-    ]
+    wrong = [path for path, text in found.items() if not path.exists() or path.read_bytes() != text.encode()]
     return wrong + [path for path in sorted(PRESETS.glob("*.yaml")) if path not in found]
 
 
@@ -101,13 +99,12 @@ def main() -> int:
     arguments = parser.parse_args()
     try:
         found = texts()
-    except InputError as error:
-        print(f"parameters: {error}", file=sys.stderr)
-        return 1
-    if arguments.write:
-        print("\n".join(write(found) or ["nothing to write"]))
-        return 0
-    wrong = outdated(found)
+        if arguments.write:
+            print("\n".join(write(found) or ["nothing to write"]))
+            return 0
+        wrong = outdated(found)
+    except Exception as error:
+        return refuse("parameters", error)
     for path in wrong:
         print(f"{path}: out of date: python -m workflow.parameters --write", file=sys.stderr)
     return 1 if wrong else 0

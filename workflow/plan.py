@@ -7,7 +7,6 @@ repository could measure it, and assumed, as stated, where not. docs/scale.md ex
 """
 
 import argparse
-import json
 import math
 import sys
 from collections.abc import Mapping, Sequence
@@ -15,7 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from medunifier.runtime.errors import InputError
+from medunifier.runtime.errors import InputError, refuse
+from medunifier.runtime.json_files import read_json_object
 from medunifier.runtime.yaml import read_mapping
 
 RESULTS = Path("benchmarks/results")
@@ -155,7 +155,7 @@ def measured_speeds(path: Path | None) -> tuple[dict[str, Any], Path]:
         raise InputError(
             f"{found[-1] if found else RESULTS / 'stages-*.json'}: not there; python -m benchmarks.stages --save"
         )
-    return json.loads(found[-1].read_text(encoding="utf-8")), found[-1]
+    return read_json_object(found[-1], "python -m benchmarks.stages --save"), found[-1]
 
 
 def report(arguments: argparse.Namespace) -> str:
@@ -267,9 +267,8 @@ def main() -> int:
         if arguments.images < 1 or arguments.gpus < 0:
             raise InputError("--images must be at least 1 and --gpus not negative")
         print(report(arguments))
-    except InputError as error:
-        print(f"plan: {error}", file=sys.stderr)
-        return 1
+    except Exception as error:
+        return refuse("plan", error)
     return 0
 
 

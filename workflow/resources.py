@@ -1,5 +1,6 @@
 """workflow/resources.yaml and a site's own workflow/site.yaml as the keywords of Snakemake's rules."""
 
+import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -46,11 +47,17 @@ def load_resources(
     family's entry in `path`, the site's `default` and the `default` of `path`.
 
     Raises:
-        InputError: A family that dvc.yaml does not have, an unknown key or a value of the wrong type.
+        InputError: No file, a family that dvc.yaml does not have, an unknown key, a value of the wrong type, or a
+            `default` that is not whole.
     """
     families = list(families)
     common = _read(path, ["default", *families], NEEDS)
-    site = _read(site_path, ["default", GPU_STAGES, *families], NEEDS | dict.fromkeys(SITE, str))
+    if missing := NEEDS.keys() - OPTIONAL.keys() - common.get("default", {}).keys():
+        raise InputError(
+            f"{path}: default: {', '.join(sorted(missing))} missing; what a stage needs that sets nothing"
+        )
+    names = ["default", GPU_STAGES, *families]
+    site = _read(site_path, names, NEEDS | dict.fromkeys(SITE, str)) if os.path.lexists(site_path) else {}
     needs = {}
     for family in families:
         own = site.get(family, {})
@@ -99,15 +106,17 @@ def describe(needs: Needs) -> str:
 
 
 def _read(path: Path, families: list[str], kinds: Mapping[str, type]) -> dict[str, Needs]:
-    """Return the content of one of the two files, checked; nothing if the file does not exist."""
-    if not path.exists():
-        return {}
-    entries = read_yaml(path) or {}
+    """Return the content of one of the two files, checked."""
+    entries = read_yaml(path, missing="restore it: git checkout workflow/resources.yaml") or {}
     if not isinstance(entries, dict):
         raise InputError(f"{path}: expected a mapping of stage families at the top")
     for family, values in entries.items():
         if family not in families:
             raise InputError(f"{path}: {family} is no stage of dvc.yaml; allowed: {', '.join(families)}")
+        if not isinstance(values, dict | None):
+            raise InputError(
+                f"{path}: {family}: {values!r} is refused; allowed: {', '.join(kinds)}, each with a value"
+            )
         for key, value in (values or {}).items():
             kind = kinds.get(key)
             if kind is None or type(value) is not kind or (kind is int and value < 0):

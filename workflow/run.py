@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from medunifier.runtime.errors import disk_full_message
+from medunifier.runtime.errors import user_message
 from medunifier.runtime.files import write_text
 from workflow import lockfile, locks, remote
 from workflow.changes import STATE, read_plan
@@ -125,24 +125,25 @@ def main() -> int:
     parser.add_argument("stage", help="a stage of dvc.yaml, such as `dvc stage list` prints them")
     arguments = parser.parse_args()
 
-    terminal = os.dup(2)
-    if arguments.log:
-        _print_to(arguments.log)
-        threading.Thread(target=_relay, args=(arguments.log, arguments.stage, terminal), daemon=True).start()
-    _set_environment(arguments.cpus)
-    _handle_signals()
+    terminal, log = os.dup(2), None
     try:
+        if arguments.log:
+            _print_to(arguments.log)
+            log = arguments.log
+            threading.Thread(target=_relay, args=(log, arguments.stage, terminal), daemon=True).start()
+        _set_environment(arguments.cpus)
+        _handle_signals()
         outcome = run_stage(arguments.stage)
+        write_text(STATE / "outcomes" / arguments.stage, outcome + "\n", shared=True)
     except Exception as error:
         story = _explain(error)
         with contextlib.suppress(OSError):  # the disk of the log is full
             print(story, file=sys.stderr, flush=True)
-        if arguments.log:
-            text = arguments.log.read_text(encoding="utf-8", errors="replace")
+        if log:
+            text = log.read_text(encoding="utf-8", errors="replace")
             tail = text.splitlines()[-LOG_TAIL:] + ([] if story in text else [story])
-            os.write(terminal, "\n".join([*tail, f"(all of it: {arguments.log})", ""]).encode())
+            os.write(terminal, "\n".join([*tail, f"(all of it: {log})", ""]).encode())
         return 1
-    write_text(STATE / "outcomes" / arguments.stage, outcome + "\n", shared=True)
     return 0
 
 
@@ -196,8 +197,8 @@ def _explain(error: Exception) -> str:
     """DVC's own errors with their causes, one line each, and anything else with its traceback."""
     from dvc.exceptions import DvcException
 
-    if full := disk_full_message(error):
-        return full
+    if message := user_message(error):
+        return message
     if not isinstance(error, DvcException):
         return "".join(traceback.format_exception(error)).rstrip()
     lines, cause = [], error

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from medunifier.runtime.errors import InputError
+from medunifier.runtime.errors import refuse
 from workflow.changes import Stage, ask_dvc
 from workflow.predict import Forecast
 
@@ -161,9 +161,8 @@ def main() -> int:
     arguments = parser.parse_args()
     try:
         print(table(lines(not arguments.no_remote)))
-    except InputError as error:
-        print(f"status: {error}", file=sys.stderr)
-        return 1
+    except Exception as error:
+        return refuse("status", error)
     return 0
 
 

@@ -34,7 +34,7 @@ _ADDRESS = re.compile(r"<_io\.BytesIO object at 0x[0-9a-f]+>")  # in Pillow's me
 # Errors that Pillow, pydicom and its decoders raise on broken content.
 _BROKEN = (
     ArithmeticError, AttributeError, EOFError, LookupError, NotImplementedError, OSError, RuntimeError, SyntaxError,
-    TypeError, ValueError, struct.error, zlib.error, Image.DecompressionBombError,
+    TypeError, ValueError, struct.error, zlib.error,
 )  # fmt: skip
 
 
@@ -85,6 +85,8 @@ def decode_file(
         try:
             image, notes = _read(content, size, bits, max_megapixels)
             pixels = square(image, size, aspect)
+        except Image.DecompressionBombError as error:  # Pillow's own limit, above `max_megapixels`
+            raise TooLargeImage(f"more than {max_megapixels} megapixels: {error}") from error
         except _BROKEN as error:
             if "missing dependencies" in str(error):
                 raise InputError(f"{path}: {error}") from error

@@ -13,6 +13,7 @@ from transformers.models.auto.tokenization_auto import tokenizer_class_from_name
 from transformers.utils.hub import cached_file
 
 from medunifier.runtime.errors import InputError
+from medunifier.runtime.files import require_no_pipes
 from medunifier.runtime.json_files import read_json_object
 from medunifier.runtime.pretrained import load_pretrained
 
@@ -84,7 +85,7 @@ def load_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:
     """
     try:
         tokenizer = _load(name)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(
             f"no tokenizer at {str(name)!r}: {' '.join(str(error).split())[:300]}. Give a folder with tokenizer.json or "
             "vocab.txt, or a hub name."
@@ -101,6 +102,8 @@ def load_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:
 
 def _load(name: str | Path) -> PreTrainedTokenizerBase:
     """Load a tokenizer by its own class, or as the BERT tokenizer of its vocabulary where that class is not known."""
+    if Path(name).is_dir():
+        require_no_pipes(name)
     settings = read_json_object(path) if (path := _file(name, "tokenizer_config.json")) else {}
     kind = str(settings.get("tokenizer_class") or "")
     known = tokenizer_class_from_name(kind) is not None if kind else _file(name, "tokenizer.json") is not None

@@ -53,7 +53,7 @@ def read_prompts(path: str | Path) -> PromptFile:
         InputError: Names the class and key that are wrong, and what is expected.
     """
     path = Path(path)
-    content = read_yaml(path, missing="not found; zero_shot.prompts in params.yaml names the file")
+    content = read_yaml(path, missing="zero_shot.prompts in params.yaml names the file")
     if not isinstance(content, dict) or not isinstance(content.get("classes"), dict):
         raise InputError(
             f"{path}: expected the keys `items` and `classes`, as in workflow/zero_shot_prompts.yaml"

@@ -21,6 +21,7 @@ from torch import nn
 
 from medunifier.evaluation.classifier import ImageEncoder
 from medunifier.runtime.errors import InputError
+from medunifier.runtime.files import require_no_pipes
 from medunifier.runtime.json_files import read_json_object
 from medunifier.runtime.pretrained import load_pretrained
 from medunifier.storage.weights import check_finite, read_weights
@@ -98,6 +99,7 @@ def _load(folder: Path) -> Encoder:
             "or BLIP-2, of an open_clip model, or of any encoder that `vision` takes (docs/encoders.md)"
         )
     config = read_json_object(folder / "config.json")
+    require_no_pipes(folder)
     kind = config.get("model_type")
     if kind in ("clip", "siglip"):
         return _two_towers(folder, kind)

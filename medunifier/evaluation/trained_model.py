@@ -111,6 +111,24 @@ class TrainedModel(EvaluatedModel):
 
         return load_tokenizer(self.folder)
 
+    def check_prompt(self, text: str, where: str) -> None:
+        """Check that the model can read a prompt; `where` is its place, for the message.
+
+        Raises:
+            InputError: If it is no text, is empty, or nothing of it is known to the tokenizer.
+        """
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:  # a terminal's bytes that are no UTF-8
+            raise InputError(f"{where}: the prompt is no text in UTF-8 ({error}); write it again") from error
+        known = set(self.tokenizer.encode(text, add_special_tokens=False)) - {self.tokenizer.unk_token_id}
+        if not known and text.strip() and self.tokenizer.tokenize(text):
+            raise InputError(
+                f"{where}: no known word in the prompt {text!r}; write it in the words of the training reports"
+            )
+        if not known:  # invisible characters give no token
+            raise InputError(f"{where}: the prompt is empty; describe what the image should show")
+
     def read_images(self, ids: Sequence[str]) -> torch.Tensor:
         """Return the features of images, on the CPU, float32 [n, T, vision width]."""
         return torch.from_numpy(self.images.read(self.images.rows(ids))).float()

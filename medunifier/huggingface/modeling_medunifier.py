@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoModel, PreTrainedModel
 from transformers import initialization as init
@@ -17,6 +18,7 @@ from medunifier.model.network import MedUnifierNetwork
 from medunifier.model.qformer import QFormer
 from medunifier.pretraining.objective import Losses, WholeBatch, pretraining_losses
 from medunifier.runtime.errors import InputError
+from medunifier.runtime.files import require_no_pipes
 from medunifier.storage.weights import check_finite
 from medunifier.vision.frozen_encoder import load_recorded_vision
 
@@ -44,15 +46,19 @@ class MedUnifierModel(MedUnifierNetwork, PreTrainedModel):
         """Load a trained model as transformers does, and refuse weights that are not finite.
 
         Raises:
-            InputError: a weight is NaN or infinite, or config.json is broken or has sizes of no network.
+            InputError: of a folder that is not whole, or whose config.json has sizes of no network; a weight is NaN or
+                infinite.
         """
         folder = Path(pretrained_model_name_or_path)
-        if (folder / "config.json").is_file():
-            try:
-                check_sizes(read_sizes(folder))
-            except OSError as error:
-                raise InputError(f"{folder}: {error}") from error
-        found = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        if folder.is_dir():
+            check_sizes(read_sizes(folder))
+            require_no_pipes(folder)
+        try:
+            found = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        except (OSError, RuntimeError, ValueError, SafetensorError) as error:
+            if not folder.is_dir():
+                raise
+            raise InputError(f"{folder}: not a whole model ({' '.join(str(error).split())})") from error
         model = found[0] if isinstance(found, tuple) else found  # with `output_loading_info`
         check_finite(model.state_dict(), str(pretrained_model_name_or_path))
         return found

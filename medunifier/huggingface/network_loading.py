@@ -4,7 +4,6 @@ transformers takes seconds to import, longer than many an evaluation. `MedUnifie
 weights as a transformers model.
 """
 
-import json
 from dataclasses import fields
 from pathlib import Path
 
@@ -13,6 +12,8 @@ from safetensors.torch import load_file
 
 from medunifier.model.config import MODEL_TYPE, Sizes
 from medunifier.model.network import MedUnifierNetwork
+from medunifier.runtime.errors import InputError
+from medunifier.runtime.json_files import read_json_object
 from medunifier.storage.weights import check_finite
 
 
@@ -20,8 +21,8 @@ def load_network(folder: str | Path) -> MedUnifierNetwork:
     """Load the trained network of a folder that `MedUnifierModel.save_pretrained` wrote, in evaluation mode.
 
     Raises:
-        OSError: a file is missing, or its weights are not those of this network.
-        InputError: config.json has sizes of no network, or a weight is not finite.
+        OSError: the file of weights is missing, or its weights are not those of this network.
+        InputError: config.json is missing, broken or has sizes of no network, or a weight is not finite.
         safetensors.SafetensorError: the file of weights is broken.
     """
     with torch.random.fork_rng(devices=[]):  # the initial weights are random, and replaced at once
@@ -42,13 +43,10 @@ def read_sizes(folder: str | Path) -> Sizes:
     """Read the network's sizes from a folder's config.json, as `MedUnifierConfig.save_pretrained` writes it.
 
     Raises:
-        OSError: the file is missing, or is no MedUnifier configuration.
+        InputError: the file is missing, or is no MedUnifier configuration.
     """
     path = Path(folder) / "config.json"
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise OSError(f"{path.name} is no JSON: {error}") from error
-    if not isinstance(values, dict) or values.get("model_type") != MODEL_TYPE:
-        raise OSError(f"{path.name} is not of a {MODEL_TYPE} model")
+    values = read_json_object(path)
+    if values.get("model_type") != MODEL_TYPE:
+        raise InputError(f"{path}: not of a {MODEL_TYPE} model")
     return Sizes(**{field.name: values[field.name] for field in fields(Sizes) if field.name in values})

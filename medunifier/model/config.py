@@ -1,5 +1,6 @@
 """Sizes and choices of MedUnifier's network."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +23,9 @@ CHOICES = {
     "decoder_kind": ("tapered", "deconvolutional", "residual"),
     "decoder_norm": ("group", "batch"),
 }
+BELOW = {"dropout": 1.0, "temperature": 1000.0, "label_smoothing": 1.0} | dict.fromkeys(
+    ("codebook_weight", "commitment", "initializer_range"), 1e6
+)
 MODEL_TYPE = "medunifier"  # `model_type` in config.json of transformers
 
 
@@ -119,9 +123,41 @@ def check_sizes(sizes: Sizes) -> None:
         raise InputError(
             f"config.json of the model: width is {sizes.width}; expected a multiple of the {sizes.heads} heads"
         )
-    for name, above in (("dropout", 1.0), ("temperature", 1000.0), ("label_smoothing", 1.0)):
-        value = getattr(sizes, name)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < above:
+    for name, above in BELOW.items():
+        if not _is_number(value := getattr(sizes, name)) or value >= above:
             raise InputError(
                 f"config.json of the model: {name} is {value!r}; expected a number of 0 to below {above:g}"
             )
+    for name in ("pad_token_id", "cls_token_id", "sep_token_id", "decode_token_id"):
+        if type(value := getattr(sizes, name)) is not int or not 0 <= value < LARGEST["vocab_size"]:
+            raise InputError(f"config.json of the model: {name} is {value!r}; expected the number of a token")
+    for name, valid, expected in (
+        ("decoder_shortcut", lambda value: isinstance(value, bool), "true or false"),
+        (
+            "temperature_range",
+            lambda value: value is None or _is_range(value),
+            "null, or a lower and an upper limit",
+        ),
+        ("vision_grid", lambda value: value is None or _is_grid(value), "null, or rows and columns"),
+        ("vision", lambda value: isinstance(value, dict | None), "null, or a mapping"),
+    ):
+        if not valid(value := getattr(sizes, name)):
+            raise InputError(f"config.json of the model: {name} is {value!r}; expected {expected}")
+
+
+def _is_number(value: Any) -> bool:
+    """Whether a value is a finite number of at least 0."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf
+
+
+def _is_range(value: Any) -> bool:
+    pair = isinstance(value, list | tuple) and len(value) == 2 and all(map(_is_number, value))
+    return pair and 0 < value[0] < value[1]
+
+
+def _is_grid(value: Any) -> bool:
+    return (
+        isinstance(value, list | tuple)
+        and len(value) == 2
+        and all(type(n) is int and 0 < n < 65_536 for n in value)
+    )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TextIO
@@ -12,6 +11,8 @@ from medunifier.data.preparation.rejects import Reason
 from medunifier.report import sections
 from medunifier.report.images import grid_pairs, jpeg_uri, mark_shared
 from medunifier.runtime.errors import InputError
+from medunifier.runtime.files import regular_file
+from medunifier.runtime.json_files import read_json_object, read_numbers
 from medunifier.runtime.params import Params
 from medunifier.storage.image_shards import TargetImages
 from medunifier.storage.tables import read_table
@@ -102,18 +103,21 @@ def read_pairs(variant: str, size: int) -> list[tuple[str, str, str]]:
 
 
 def read_metrics(stage: str) -> Mapping[str, float]:
-    """Return the flat metrics of a stage."""
-    return read_json(Path("results/metrics") / f"{stage}.json", stage)
+    """Return the flat metrics of a stage.
+
+    Raises:
+        InputError: the file is missing or broken, or a metric is no finite number.
+    """
+    return read_numbers(Path("results/metrics") / f"{stage}.json", _made_by(stage))
 
 
 def read_json(path: Path, stage: str) -> dict[str, Any]:
     """Return the content of a JSON file that `stage` has left.
 
     Raises:
-        InputError: the file is missing.
+        InputError: the file is missing or broken.
     """
-    with open_result(path, stage) as file:
-        return json.load(file)
+    return read_json_object(path, _made_by(stage))
 
 
 def open_result(path: Path, stage: str) -> TextIO:
@@ -122,7 +126,8 @@ def open_result(path: Path, stage: str) -> TextIO:
     Raises:
         InputError: the file is missing.
     """
-    try:
-        return path.open(encoding="utf-8", newline="")
-    except FileNotFoundError:
-        raise InputError(f"{path}: missing; it is made by the stage {stage}: dvc repro {stage}") from None
+    return regular_file(path, _made_by(stage)).open(encoding="utf-8", newline="")
+
+
+def _made_by(stage: str) -> str:
+    return f"it is made by the stage {stage}: dvc repro {stage}"

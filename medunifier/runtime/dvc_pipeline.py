@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import os
 import re
 import shlex
 import time
@@ -49,7 +50,7 @@ class Pipeline:
         self.folder = Path(folder)
         self.parameters = read_mapping(self.folder / "params.yaml")
         self.stages: dict[str, Stage] = {}
-        for family, entry in read_mapping(self.folder / "dvc.yaml")["stages"].items():
+        for family, entry in self._families().items():
             for suffix, scope, body in instances(entry, self.parameters):
                 name = family + ("@" + suffix if suffix else "")
                 body = fill(body, self.parameters | scope, name)
@@ -64,6 +65,21 @@ class Pipeline:
                         path for kind in ("outs", "metrics", "plots") for path in paths(body.get(kind))
                     ),
                 )
+
+    def _families(self) -> dict[str, Any]:
+        """Return the entries of dvc.yaml; InputError unless each has the form that is read here."""
+        path = self.folder / "dvc.yaml"
+        stages = read_mapping(path).get("stages")
+        if not isinstance(stages, dict):
+            raise InputError(f"{path}: expected `stages` at the top; restore it: git checkout dvc.yaml")
+        for name, entry in stages.items():
+            body = entry.get("do") if isinstance(entry, dict) and "foreach" in entry else entry
+            if not isinstance(body, dict) or not isinstance(body.get("cmd"), str):
+                raise InputError(f"{path}: {name}: expected a mapping with a text `cmd`")
+            for key in ("deps", "params", "outs", "metrics", "plots"):
+                if not isinstance(body.get(key, []), list):
+                    raise InputError(f"{path}: {name}.{key}: expected a list")
+        return stages
 
     def upstream(self, name: str) -> list[str]:
         """Return the names of the stages on whose outputs stage `name` depends, directly or not, in dvc.yaml's order."""
@@ -107,7 +123,7 @@ class Pipeline:
     def locked(self) -> dict[str, str]:
         """Hash of every output recorded in dvc.lock, by path; empty if nothing is recorded yet."""
         path = self.folder / "dvc.lock"
-        if not path.exists():
+        if not os.path.lexists(path):
             return {}
         # Another stage's DVC may be writing the file at this moment: DVC does not replace it atomically.
         for _ in range(20):

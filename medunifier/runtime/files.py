@@ -1,12 +1,48 @@
-"""The one atomic writer: files that are whole or absent."""
+"""The one atomic writer: files that are whole or absent; and the check that there is a file to read."""
 
 import csv
 import json
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from medunifier.runtime.errors import InputError
+
+
+def regular_file(path: str | Path, advice: str) -> Path:
+    """Return the path of a file that is to be read; a pipe, of which reading would wait for a writer, is none.
+
+    Args:
+        path: where it has to be; links are followed.
+        advice: what to do if it is not there, for the message.
+
+    Raises:
+        InputError: there is none, or it cannot be looked up.
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except (OSError, ValueError) as error:  # a NUL in the name is a ValueError
+        gone = isinstance(error, FileNotFoundError)
+        raise InputError(f"{path}: {'not found' if gone else error}; {advice}") from None
+    if stat.S_ISDIR(mode):
+        raise InputError(f"{path}: a folder where a file is needed; {advice}")
+    if not stat.S_ISREG(mode):
+        raise InputError(f"{path}: a pipe or a device where a file is needed; {advice}")
+    return Path(path)
+
+
+def require_no_pipes(folder: str | Path) -> None:
+    """Check that a folder holds no pipe and no device, on which a library that reads its files would wait for ever.
+
+    Raises:
+        InputError: it does.
+    """
+    for path in Path(folder).iterdir():
+        if path.exists() and not path.is_dir():
+            regular_file(path, "remove it")
 
 
 @contextmanager

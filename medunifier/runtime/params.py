@@ -92,7 +92,7 @@ def load_params(path: str | Path = "params.yaml") -> Params:
         InputError: The file is missing, is no YAML, or breaks a limit or a rule between parameters. The message
             lists every violation with its path, its value and what is allowed.
     """
-    raw = read_yaml(path, missing=f"not found; copy a preset: cp workflow/presets/demo.yaml {path}")
+    raw = read_yaml(path, missing=f"copy a preset: cp workflow/presets/demo.yaml {path}")
     try:
         params = Params.model_validate(raw)
         problems = list(broken_rules(params))  # which rely on the right types

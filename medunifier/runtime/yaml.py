@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from medunifier.runtime.errors import InputError
+from medunifier.runtime.files import regular_file
 
 MAX_BYTES = 16 * 2**20  # dvc.lock of several hundred stages has about 2 MiB
 MAX_NODES = 100_000  # of a file with aliases, each alias counted as what it stands for
@@ -14,31 +15,29 @@ class _Refused(Exception):
     """Valid YAML that would take too much time or memory to read."""
 
 
-def read_yaml(path: str | Path, *, missing: str = "not found; run from the repository root") -> Any:
+def read_yaml(path: str | Path, *, missing: str = "run from the repository root") -> Any:
     """Return the content of a YAML 1.2 file in plain Python types.
 
     YAML 1.2 as in DVC: `1e-3` is a number and `no` a text.
 
     Args:
         path: File in UTF-8.
-        missing: What the error says of a file that is not there.
+        missing: What to do if it is not there.
 
     Raises:
-        InputError: The file is missing, not valid YAML in UTF-8, or beyond the limits above.
+        InputError: The file is missing or cannot be read, is not valid YAML in UTF-8, or beyond the limits above.
     """
     path = Path(path)
     try:
-        if path.stat().st_size > MAX_BYTES:
+        if regular_file(path, missing).stat().st_size > MAX_BYTES:
             raise InputError(
                 f"{path}: larger than {MAX_BYTES // 2**20} MiB, which no file of this kind needs"
             )
         return parse_yaml(path.read_text(encoding="utf-8"), str(path))
-    except FileNotFoundError:
-        raise InputError(f"{path}: {missing}") from None
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not valid YAML in UTF-8: {error}") from None
-    except IsADirectoryError:
-        raise InputError(f"{path}: a folder; expected a YAML file") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
 
 
 def read_mapping(path: str | Path) -> dict[str, Any]:
@@ -89,6 +88,7 @@ def _check_limits(events: Any) -> None:
             nodes, aliases = nodes + sizes[event.anchor], aliases + 1
         elif kind == "ScalarEvent":
             nodes += 1
+            event.value.encode()  # half of a character, as "\\ud800" gives, is a UnicodeEncodeError: no file holds it
             if event.anchor:
                 sizes[event.anchor] = 1
         elif kind in ("MappingStartEvent", "SequenceStartEvent"):

@@ -9,7 +9,7 @@ import pyarrow as pa
 from PIL import Image
 
 from medunifier.runtime.errors import InputError
-from medunifier.runtime.files import atomic_path
+from medunifier.runtime.files import atomic_path, regular_file
 from medunifier.storage.mapped_rows import MappedRows
 
 PART_ROWS = 4096  # 205 MB at 224 x 224: few files for DVC, and little work to repeat after a kill
@@ -117,12 +117,13 @@ class TargetImages(ImageStore):
 
 def _mapped_batches(path: Path, stage: str) -> Iterable[tuple[list[str], np.ndarray]]:
     """Yield ids and memory-mapped pixels, uint8 [k, H, W], of each record batch of a part."""
+    regular_file(path, f"run {stage} again")
     try:
         reader = pa.ipc.open_file(pa.memory_map(str(path)))
-    except pa.ArrowInvalid as error:
+        height, width = (int((reader.schema.metadata or {})[key]) for key in (b"height", b"width"))
+        for number in range(reader.num_record_batches):
+            batch = reader.get_batch(number)
+            pixels = np.frombuffer(batch.column("pixels").buffers()[1], np.uint8, len(batch) * height * width)
+            yield batch.column("image_id").to_pylist(), pixels.reshape(len(batch), height, width)
+    except (pa.ArrowException, OSError, ValueError, LookupError, TypeError) as error:
         raise InputError(f"{path}: not a whole Arrow file ({error}); run {stage} again") from error
-    height, width = (int(reader.schema.metadata[key]) for key in (b"height", b"width"))
-    for number in range(reader.num_record_batches):
-        batch = reader.get_batch(number)
-        pixels = np.frombuffer(batch.column("pixels").buffers()[1], np.uint8, len(batch) * height * width)
-        yield batch.column("image_id").to_pylist(), pixels.reshape(len(batch), height, width)

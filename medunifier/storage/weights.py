@@ -9,6 +9,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from medunifier.runtime.errors import InputError
+from medunifier.runtime.files import regular_file
 
 _BROKEN = (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError, SafetensorError)
 
@@ -21,7 +22,7 @@ def read_weights(path: str | Path) -> dict[str, torch.Tensor]:
     Raises:
         InputError: the file is missing or broken, holds other objects than tensors, or a weight is not finite.
     """
-    path = Path(path)
+    path = regular_file(path, "give a file of weights")
     try:
         if path.suffix == ".safetensors":
             found = load_file(path)

@@ -8,6 +8,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryFile
 
 from medunifier.evaluation.items import batches
 from medunifier.runtime.errors import InputError
@@ -18,6 +19,7 @@ from medunifier.synthesis.sampler import SamplingSettings
 from medunifier.synthesis.verification import verify_pngs
 
 SEED_LIMIT = 2**63  # seeds are below it: a column of 64-bit integers holds them
+MAX_SAMPLES = 10_000  # images of one call
 
 
 def run_by_hand(arguments: Sequence[str], description: str) -> None:
@@ -37,8 +39,6 @@ def run_by_hand(arguments: Sequence[str], description: str) -> None:
         return
     if options.out is None:
         parser.error("--out is needed beside --prompt")
-    if options.samples < 1:
-        parser.error("--samples must be at least 1")
     generate_from_prompt(options, load_params())
 
 
@@ -60,7 +60,11 @@ def _parser(description: str) -> argparse.ArgumentParser:
     )
     parser.add_argument("--out", type=Path, metavar="DIR", help="path of the folder for the PNGs")
     parser.add_argument(
-        "--samples", type=int, default=4, metavar="N", help="number of images, at least 1 (default: 4)"
+        "--samples",
+        type=_samples,
+        default=4,
+        metavar="N",
+        help=f"number of images, from 1 to {MAX_SAMPLES} (default: 4)",
     )
     parser.add_argument(
         "--seed",
@@ -83,15 +87,25 @@ def _parser(description: str) -> argparse.ArgumentParser:
     return parser
 
 
+def _samples(text: str) -> int:
+    """Read the value of `--samples`; argparse shows the error beside the option's name."""
+    if not text.isdecimal() or not 1 <= int(text[:20]) <= MAX_SAMPLES:
+        raise argparse.ArgumentTypeError(
+            f"{text[:40]!r} is no whole number from 1 to {MAX_SAMPLES}; for more images call again with another "
+            "--seed, or set `generate.samples` in params.yaml and run the stage"
+        )
+    return int(text)
+
+
 def generate_from_prompt(options: argparse.Namespace, params: Params) -> None:
     """Generate `options.samples` images of `options.prompt` in `options.out` and print their paths."""
     prompt = options.prompt.strip()
     if not prompt:
         raise InputError("--prompt: the prompt is empty; describe what the image should show")
-    variant = options.variant or next(iter(params.trained.tig), None)
+    variant = next(iter(params.trained.tig), None) if options.variant is None else options.variant
     if variant not in params.trained.tig:
         raise InputError(
-            f"--variant: {variant} has no image generator; trained.tig in params.yaml names: "
+            f"--variant: {variant!r} has no image generator; trained.tig in params.yaml names: "
             f"{', '.join(params.trained.tig) or 'none'}"
         )
     settings = _settings(options, params)
@@ -99,9 +113,11 @@ def generate_from_prompt(options: argparse.Namespace, params: Params) -> None:
     if not 0 <= first <= SEED_LIMIT - options.samples:
         raise InputError(f"--seed: {first} is not between 0 and {SEED_LIMIT - options.samples}")
     generator = load_generator(variant)
-    generator.check_length(options.prompt, "--prompt")
+    generator.check_prompt(options.prompt, "--prompt")
     try:
         options.out.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=options.out) as file:  # refused now rather than after an hour of generation
+            file.write(b"0")
     except OSError as error:
         raise InputError(f"--out: {options.out} is no folder to write to ({error.strerror})") from error
     name = "-".join(re.findall(r"\w+", prompt.lower()))[:60] or "prompt"
@@ -120,8 +136,7 @@ def _settings(options: argparse.Namespace, params: Params) -> SamplingSettings:
     for name in ("temperature", "guidance"):
         value = getattr(options, name)
         if value is not None:
+            if not 0 <= value < math.inf:
+                raise InputError(f"--{name}: {value} is no number of at least 0")
             settings = replace(settings, **{name: value})
-        value = getattr(settings, name)
-        if not 0 <= value < math.inf:
-            raise InputError(f"--{name}: {value} is no number of at least 0")
     return settings

@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 
 from medunifier.evaluation.loading import load_trained
 from medunifier.evaluation.trained_model import TrainedModel
 from medunifier.runtime.errors import InputError
+from medunifier.runtime.json_files import read_json_object
 from medunifier.runtime.pretrained import load_pretrained
 from medunifier.storage.weights import check_finite
 from medunifier.synthesis.pixelsnail import Prior
@@ -95,15 +95,14 @@ class Generator:
             bottom.cpu().numpy().astype(np.uint16),
         )
 
-    def check_length(self, text: str, where: str) -> None:
-        """Check that a prompt is not empty and not longer than the model reads.
+    def check_prompt(self, text: str, where: str) -> None:
+        """Check that the model knows a word of a prompt, and that the prompt is not longer than the model reads.
 
         Raises:
-            InputError: if it is; the message begins with `where`, the place of the prompt.
+            InputError: if not; the message begins with `where`, the place of the prompt.
         """
+        self.trained.check_prompt(text, where)
         tokens = len(self.trained.tokenizer.encode(text, add_special_tokens=False))
-        if not tokens:  # invisible characters give no token
-            raise InputError(f"{where}: the prompt is empty; describe what the image should show")
         limit = self.trained.model.config.max_text_tokens - 2  # [CLS] and [SEP] are added
         if tokens > limit:
             raise InputError(
@@ -157,10 +156,14 @@ def load_priors(variant: str, trained: TrainedModel) -> tuple[Prior, Prior]:
         folder, stage = prior_folder(variant, level), f"train_prior@{variant}-{level}"
         if not (folder / "config.json").is_file():
             raise InputError(f"{folder}: no trained prior; run {stage} first")
+        read_json_object(folder / "config.json", f"run {stage} again")
         try:
             prior = _load_complete(folder)
-        except (OSError, SafetensorError) as error:
-            raise InputError(f"{folder}: not a whole model ({error}); run {stage} again") from error
+        except InputError:
+            raise
+        except Exception as error:  # transformers answers a broken folder with errors of every class
+            reason = " ".join(str(error).split())[:300]
+            raise InputError(f"{folder}: not a whole model ({reason}); run {stage} again") from error
         c, expected = prior.config, trained.model.config
         if c.codebook_size != expected.codebook_size or c.text_width not in (0, expected.width):
             raise InputError(f"{folder}: trained for another model than models/{variant}; run {stage} again")
@@ -178,8 +181,9 @@ def _load_complete(folder: Path) -> Prior:
     """
     loaded: Any = load_pretrained(Prior, folder, output_loading_info=True)
     prior, info = loaded
-    if missing := sorted(info["missing_keys"]):
-        raise OSError(f"{len(missing)} weights are missing, {missing[0]} first: other code has written it")
+    for kind, names in (("missing", info["missing_keys"]), ("not known", info["unexpected_keys"])):
+        if names:
+            raise OSError(f"{len(names)} weights are {kind}, {min(names)} first: other code has written it")
     check_finite(prior.state_dict(), folder)
     return prior
 

@@ -71,7 +71,7 @@ def _requests_from_prompts(params: Params, generator: Generator) -> dict[str, li
     settings, seed = params.generate, params.seed
     file = read_prompts(settings.prompts)
     for text in file.texts():
-        generator.check_length(text, f"{settings.prompts}: {text[:60]!r}")
+        generator.check_prompt(text, f"{settings.prompts}: {text[:60]!r}")
     samples = np.array(_seeds(seed, 2, len(file.prompts) * settings.samples)).reshape(len(file.prompts), -1)
     strip_seeds = _seeds(seed, 3, len(file.strips))
     return {

@@ -1,12 +1,15 @@
 """Prompt files: prompts to generate images from, and strips of prompts in which one word changes."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from medunifier.runtime.errors import InputError
+from medunifier.runtime.files import regular_file
 from medunifier.runtime.yaml import parse_yaml
 
 HOW = "give a YAML file like workflow/prompts.yaml, or a .txt file with one prompt a line"
+CONTROL = re.compile(r"[\x00-\x1f\x7f]")  # control characters, line ends among them
 BLANK = "{}"  # stands for the changing word
 
 
@@ -45,6 +48,7 @@ def read_prompts(path: str | Path) -> Prompts:
             repeated prompt, a strip without exactly one blank or with fewer than two words.
     """
     path = Path(path)
+    regular_file(path, HOW)
     try:
         # Windows editors begin UTF-8 files with a byte order mark
         text = path.read_text(encoding="utf-8-sig")
@@ -81,8 +85,8 @@ def _mapping(path: Path, text: str) -> dict:
 
 
 def _prompt(path: Path, where: str, entry: object) -> str:
-    if not isinstance(entry, str) or not entry.strip():
-        raise InputError(f"{path}: {where} is {entry!r}; expected a text that is not empty")
+    if not isinstance(entry, str) or not entry.strip() or CONTROL.search(entry.strip()):
+        raise InputError(f"{path}: {where} is {entry!r}; expected a text in one line that is not empty")
     return entry.strip()
 
 

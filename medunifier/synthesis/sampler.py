@@ -8,8 +8,10 @@ occasionally changes one.
 Shapes: B images, N positions of a level, K codes.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Self
 
 import torch
@@ -36,6 +38,24 @@ class SamplingSettings:
     top_k: int | None = None
     top_p: float | None = None
     guidance: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Check types and limits.
+
+        Raises:
+            ValueError: if a setting is no number or out of range.
+        """
+        numbers = (self.temperature, self.guidance, self.top_p or 1.0)
+        if not (
+            all(isinstance(n, Real) and not isinstance(n, bool) and math.isfinite(n) for n in numbers)
+            and self.temperature >= 0
+            and (self.top_k is None or (type(self.top_k) is int and self.top_k >= 1))
+            and (self.top_p is None or 0 < self.top_p <= 1)
+        ):
+            raise ValueError(
+                f"{self}: expected a temperature of at least 0, a number for guidance, top_k of at least 1 and top_p "
+                "above 0 and at most 1, or none of these two"
+            )
 
     @classmethod
     def from_params(cls, generate: Generate) -> Self:
@@ -85,7 +105,7 @@ class Sampler:
             Top codes (B, 64) and bottom codes (B, 256), long.
 
         Raises:
-            ValueError: if texts, seeds and settings do not fit together or a setting is out of range.
+            ValueError: if texts, seeds and settings do not fit together.
         """
         if text is not None and len(text.states) != len(seeds):
             raise ValueError(f"{len(text.states)} texts for {len(seeds)} seeds")
@@ -108,16 +128,8 @@ def choose(
 
     Returns:
         Codes (B,), long.
-
-    Raises:
-        ValueError: if a setting is out of range.
     """
     temperature, top_k, top_p = settings.temperature, settings.top_k, settings.top_p
-    if temperature < 0 or (top_k is not None and top_k < 1) or (top_p is not None and not 0 < top_p <= 1):
-        raise ValueError(
-            f"temperature {temperature}, top_k {top_k}, top_p {top_p}: expected a temperature of at least 0, "
-            "top_k of at least 1, top_p above 0 and at most 1"
-        )
     if temperature == 0:
         return logits.argmax(-1)
     logits = logits.double() / temperature

@@ -30,7 +30,7 @@ def count_different_pixels(path: str | Path, generator: Generator | None = None)
         weights = dict(json.loads(fields["weights"]))
         if fields["model"] != MODEL_NAME:
             raise ValueError(f"model {fields['model']}")
-    except (KeyError, ValueError, TypeError) as error:
+    except (KeyError, ValueError, TypeError, RecursionError) as error:
         raise InputError(
             f"{path}: its metadata are not enough to generate it again ({error}); "
             "only PNGs of generate_images do"

@@ -12,7 +12,7 @@ import sys
 from urllib.parse import urlencode
 
 from medunifier.runtime.dvc_pipeline import digest
-from medunifier.runtime.errors import InputError
+from medunifier.runtime.errors import refuse
 from medunifier.runtime.file_locks import hold_until_exit
 from medunifier.runtime.yaml import read_mapping
 from medunifier.tracking import background
@@ -82,9 +82,8 @@ def main(arguments: list[str]) -> int:
     os.environ["MEDUNIFIER_UPLOADER"] = "on"  # `off` is for stages and snakemake
     try:
         print(COMMANDS[name](*rest), flush=True)
-    except InputError as error:
-        print(f"tracking: {error}", file=sys.stderr)
-        return 1
+    except Exception as error:
+        return refuse("tracking", error)
     return 0
 
 

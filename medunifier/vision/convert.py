@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from medunifier.runtime.errors import InputError
+from medunifier.runtime.errors import InputError, refuse
 from medunifier.runtime.files import write_json
 from medunifier.storage.weights import check_finite, read_weights
 
@@ -114,9 +114,8 @@ def main() -> int:
         else:
             torchxrayvision_folder(arguments.name, arguments.folder)
             print(f"{arguments.folder}: written")
-    except InputError as error:
-        print(f"convert: {error}", file=sys.stderr)
-        return 1
+    except Exception as error:
+        return refuse("convert", error)
     return 0
 
 

@@ -16,10 +16,13 @@ import numpy as np
 import polars as pl
 
 from medunifier.runtime.errors import InputError
-from medunifier.runtime.files import atomic_path, write_json
+from medunifier.runtime.files import atomic_path, regular_file, write_json
+from medunifier.runtime.json_files import read_json_object
 from medunifier.storage.mapped_rows import MappedRows
 from medunifier.storage.tables import Schema, read_table, write_table
 
+MODES = ("cached", "online")
+AGAIN = "run extract_features again"
 _SHARD_IDS = Schema("shard", {"image_id": pl.String}, frozenset({"image_id"}))
 _SAME_IN_ALL_SHARDS = (
     "model", "revision", "skip_last_blocks", "pixels", "size", "crop", "levels", "preprocessing", "grid",
@@ -134,9 +137,11 @@ def read_manifests(folder: str | Path) -> dict[str, dict[str, Any]]:
     """
     manifests = {}
     for shard in sorted(path for path in Path(folder).glob("*") if path.is_dir()):
-        if not (shard / "manifest.json").is_file():
-            raise InputError(f"{shard}: not a whole shard (no manifest.json); run extract_features again")
-        manifests[shard.name] = json.loads((shard / "manifest.json").read_text(encoding="utf-8"))
+        manifests[shard.name] = manifest = read_json_object(shard / "manifest.json", AGAIN)
+        if manifest.get("mode") not in MODES:
+            raise InputError(
+                f"{shard}/manifest.json: mode is {manifest.get('mode')!r}, expected {MODES}; {AGAIN}"
+            )
     if not manifests:
         raise InputError(f"{folder}: no shard of features; run extract_features first")
     for key in _SAME_IN_ALL_SHARDS:
@@ -150,15 +155,13 @@ def _open_shard(shard: Path, manifest: dict[str, Any]) -> tuple[list[str], np.nd
     """Return image ids and memory-mapped features of one shard; InputError unless they agree with its manifest."""
     ids = read_table(shard / "image_ids.parquet", _SHARD_IDS)["image_id"].to_list()
     try:
-        tokens = np.load(shard / "tokens.npy", mmap_mode="r")
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"{shard}/tokens.npy: cannot be read ({error}); run extract_features again"
-        ) from error
-    expected = (manifest["images"], manifest["n_tokens"], manifest["width"])
+        tokens = np.load(regular_file(shard / "tokens.npy", AGAIN), mmap_mode="r")
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(f"{shard}/tokens.npy: cannot be read ({error}); {AGAIN}") from error
+    expected = tuple(manifest.get(name) for name in ("images", "n_tokens", "width"))
     if tokens.shape != expected or len(ids) != len(tokens) or tokens.dtype != np.float16:
         raise InputError(
             f"{shard}: tokens are {tokens.dtype} {tokens.shape} for {len(ids)} ids, but manifest.json says "
-            f"float16 {expected}; run extract_features again"
+            f"float16 {expected}; {AGAIN}"
         )
     return ids, tokens

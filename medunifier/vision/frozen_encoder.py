@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from medunifier.runtime.errors import InputError
+from medunifier.runtime.files import require_no_pipes
 from medunifier.runtime.json_files import read_json_object
 from medunifier.storage.weights import check_finite
 from medunifier.vision.feature_maps import LoadedEncoder, Network
@@ -202,6 +203,7 @@ def _open(
                 f"be one of {', '.join(f'{hub}NAME' for hub in HUBS)}"
             )
         config = read_json_object(folder / "config.json")
+        require_no_pipes(folder)
         if "torchvision" not in config and "torchxrayvision" not in config:
             library = "hf" if "model_type" in config else "timm"
             name = name if library == "hf" else f"local-dir:{name}"

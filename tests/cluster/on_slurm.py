@@ -4,6 +4,8 @@ Needs root (see tests/support/slurm.py). The tests run in the order in which the
 its two nodes, a toy is interrupted on the two others, for nearly all of either is waiting.
 """
 
+import os
+import signal
 import time
 from pathlib import Path
 
@@ -75,12 +77,17 @@ def toy(tmp_path_factory, slurm: Slurm) -> Toy:
     return toy
 
 
-@pytest.fixture
-def training(toy: Toy, slurm: Slurm):
-    """Snakemake on the cluster, with train@full waiting in a job: (the toy, snakemake, the job, its node)."""
+def change(toy: Toy) -> None:
+    """Let train@full run again, and wait for go.txt."""
     for name in ("go.txt", "node.txt", "saved.txt", "ran.txt"):
         (toy.folder / name).unlink(missing_ok=True)
     toy.edit("params.yaml", "full: {weight: ", "full: {weight: 1")  # 1, 11, 111 ...
+
+
+@pytest.fixture
+def training(toy: Toy, slurm: Slurm):
+    """Snakemake on the cluster, with train@full waiting in a job: (the toy, snakemake, the job, its node)."""
+    change(toy)
     started = toy.start(SNAKEMAKE)
     wait_for(lambda: toy.read("node.txt"), PATIENCE, "train@full does not start")
     (job,) = slurm.alive("train", "RUNNING", "spare")
@@ -141,6 +148,22 @@ def test_a_killed_snakemake_on_the_login_node(training, slurm: Slurm) -> None:
     finish(toy)
 
 
+def test_ctrl_c_on_the_login_node_ends_the_jobs_and_names_them(toy: Toy, slurm: Slurm) -> None:
+    change(toy)
+    started = Project(toy.folder).start(SNAKEMAKE)
+    wait_for(lambda: toy.read("node.txt"), PATIENCE, "train@full does not start")
+    (job,) = slurm.alive("train", "RUNNING", "spare")
+    os.killpg(started.process.pid, signal.SIGINT)  # as a terminal does
+    *_, last = started.wait(code=1).splitlines()
+    assert last.startswith(f"Jobs ended on the cluster: train@full (job {job['id']}).")
+    assert "Traceback" not in started.text
+    wait_for(lambda: not slurm.alive(partition="spare"), 60, "the job does not end")
+    assert toy.read("saved.txt") == "SIGTERM\n"
+    toy.write("go.txt", "")
+    toy.call(SNAKEMAKE)
+    finish(toy, "train@full")
+
+
 def test_the_warning_before_the_time_limit(toy: Toy, slurm: Slurm) -> None:
     """Two minutes of run time, a warning before their end: the stage saves, ends and is submitted again.
 
@@ -148,8 +171,7 @@ def test_the_warning_before_the_time_limit(toy: Toy, slurm: Slurm) -> None:
     start. An earlier warning would come before a stage on a busy machine listens, and be ignored.
     """
     toy.write("workflow/site.yaml", TOY_SITE + "train: {runtime: 2, warning: 35, retries: 3}\n")
-    (toy.folder / "go.txt").unlink(missing_ok=True)
-    toy.edit("params.yaml", "full: {weight: ", "full: {weight: 1")
+    change(toy)
     started = toy.start(SNAKEMAKE)
     wait_for(lambda: toy.read("saved.txt"), PATIENCE, "no warning")
     toy.write("go.txt", "")

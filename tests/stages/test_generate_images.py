@@ -15,7 +15,7 @@ from medunifier.runtime.params import load_params
 from medunifier.synthesis.command_line import run_by_hand
 from medunifier.synthesis.generated_sets import SETS, read_generated_set
 from medunifier.synthesis.generator import load_generator
-from medunifier.synthesis.png_metadata import read_png, write_png
+from medunifier.synthesis.png_metadata import MODEL_NAME, read_png, write_png
 from medunifier.synthesis.sampler import SamplingSettings
 from medunifier.synthesis.verification import count_different_pixels
 from medunifier.tracking import LocalRun
@@ -165,7 +165,7 @@ def test_an_edited_image_is_detected(project, tmp_path):
     with pytest.raises(InputError, match=r"small.png: .* the file was resized"):
         count_different_pixels(tmp_path / "small.png")
     write_png(tmp_path / "settings.png", pixels, fields | {"settings": '{"temperature": -1.0}'})
-    with pytest.raises(InputError, match=r"settings.png: its metadata hold settings .*temperature -1.0"):
+    with pytest.raises(InputError, match=r"settings.png: its metadata are not enough .*temperature=-1.0"):
         count_different_pixels(tmp_path / "settings.png")
     other = json.loads(fields["weights"]) | {"prior_top": "0" * 64}
     write_png(tmp_path / "other.png", pixels, fields | {"weights": json.dumps(other)})
@@ -200,7 +200,10 @@ def shipped_settings() -> SamplingSettings:
         (["--prompt", "  "], "--prompt: the prompt is empty"),
         (["--prompt", "\u200b"], "--prompt: the prompt is empty"),  # an invisible space
         (["--prompt", "edema " * 50], "--prompt: the prompt has 50 tokens, the model reads 38; shorten"),
-        (["--prompt", "edema", "--variant", "none"], "--variant: none has no image generator; .*: full"),
+        (["--prompt", "\udc80edema"], "--prompt: the prompt is no text in UTF-8"),  # a terminal's odd byte
+        (["--prompt", "漢字"], "--prompt: no known word in the prompt '漢字'"),
+        (["--prompt", "edema", "--variant", "none"], "--variant: 'none' has no image generator; .*: full"),
+        (["--prompt", "edema", "--variant", ""], "--variant: '' has no image generator; .*: full"),
         (["--prompt", "edema", "--seed", "-1"], "--seed: -1 is not between 0 and "),
         (["--prompt", "edema", "--seed", str(2**63 - 1)], "--seed: .* is not between 0 and "),
         (["--prompt", "edema", "--temperature", "-1"], "--temperature: -1.0 is no number of at least 0"),
@@ -220,6 +223,46 @@ def test_a_folder_that_cannot_be(project, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match=r"--out: .*file/new is no folder to write to \(Not a directory\)"):
         command(["--prompt", "edema", "--out", str(tmp_path / "file/new")])
+
+
+@pytest.mark.parametrize("samples", ["0", "-3", "1e9", "1000000000", "10001", "9" * 5000, "four"])
+def test_a_number_of_images_that_cannot_be(project, tmp_path, capsys, samples):
+    with pytest.raises(SystemExit):
+        command(["--prompt", "edema", "--samples", samples, "--out", str(tmp_path / "out")])
+    told = capsys.readouterr().err
+    assert "no whole number from 1 to 10000; for more images" in told and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("settings", '{"temperature": "hot"}'),
+        ("settings", '{"top_k": 1.5}'),
+        ("settings", '{"top_p": [0.5]}'),
+        ("settings", '{"guidance": NaN}'),
+        ("settings", '{"guidance": true}'),
+        ("settings", '{"colour": 1}'),
+        ("settings", "[]"),
+        ("settings", "[" * 100_000),
+        ("weights", "[" * 100_000),
+        ("weights", "5"),
+        ("seed", "1.5"),
+        ("seed", "9" * 5000),
+    ],
+)
+def test_metadata_that_cannot_be_are_refused_in_one_line(project, tmp_path, field, value):
+    fields = {
+        "variant": VARIANT,
+        "seed": "0",
+        "prompt": "",
+        "settings": "{}",
+        "weights": "{}",
+        "model": MODEL_NAME,
+    }
+    write_png(tmp_path / "edited.png", np.zeros((224, 224), np.uint8), fields | {field: value})
+    with pytest.raises(InputError, match=r"edited.png: its metadata are not enough") as refused:
+        command(["--verify", str(tmp_path / "edited.png")])
+    assert len(str(refused.value)) < 600
 
 
 @pytest.mark.parametrize(
@@ -287,6 +330,6 @@ def test_the_two_forms_of_the_command(project, monkeypatch, capsys):
     code, text = run("--prompt", "edema")
     assert code == 2 and "--out is needed" in text.err
     code, text = run("--prompt", "edema", "--out", "x", "--samples", "0")
-    assert code == 2 and "--samples must be at least 1" in text.err
+    assert code == 2 and "no whole number from 1 to 10000" in text.err
     code, text = run()
     assert code == 2 and "variant" in text.err

@@ -114,6 +114,8 @@ class Started:
                 stdout=file,
                 stderr=file,
                 start_new_session=True,
+                # as in a terminal, also where pytest runs in the background
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
             )
 
     @property

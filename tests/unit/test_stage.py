@@ -118,6 +118,22 @@ REFUSED = {
         'raise ValueError("could not save") from RuntimeError("No space left on device (os error 28)")',
         "free some space, then run the same command again",
     ),
+    "read-only disk": (
+        'raise OSError(30, "Read-only file system", "out/big.arrow")',
+        "first: out/big.arrow: cannot be written, its disk is read-only; work in a folder",
+    ),
+    "read-only disk, told by SQLite": (
+        'import sqlite3\nraise sqlite3.OperationalError("attempt to write a readonly database")',
+        "its disk is read-only",
+    ),
+    "permission": (
+        'raise PermissionError(13, "Permission denied", "out/big.arrow")',
+        "first: out/big.arrow: permission denied; change its owner or mode",
+    ),
+    "file where a folder is needed": (
+        'open("out", "w").close()\nfrom medunifier.runtime.files import write_text\nwrite_text("out/big.txt", "")',
+        "first: out: a file is where a folder is needed",
+    ),
 }
 
 

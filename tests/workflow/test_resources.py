@@ -35,6 +35,8 @@ def test_default_fills_in(tmp_path: Path) -> None:
         ("train: {gpus: -1}", "train.gpus: -1 is refused"),
         ("train: {gpus: true}", "train.gpus: True is refused"),
         ("train: {partition: gpu}", "train.partition: 'gpu' is refused"),
+        ("train: [1]", "train: [1] is refused; allowed: cpus, mem_mb"),
+        ("train: 5", "train: 5 is refused"),
     ],
 )
 def test_mistakes_are_refused(tmp_path: Path, line: str, message: str) -> None:
@@ -42,6 +44,29 @@ def test_mistakes_are_refused(tmp_path: Path, line: str, message: str) -> None:
     path.write_text(DEFAULT + line + "\n")
     with pytest.raises(InputError) as caught:
         load_resources(["train"], path, tmp_path / "none")
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "resources.yaml: not found; restore it: git checkout"),
+        ("", "resources.yaml: default: cpus, gpus, local, mem_mb, nodes, runtime missing"),
+        ("train: {cpus: 1}", "resources.yaml: default: cpus,"),
+        (
+            "default: {cpus: 1, mem_mb: 1, runtime: 5, gpus: 0, nodes: 1}",
+            "resources.yaml: default: local missing",
+        ),
+        ("[]", "resources.yaml: default: cpus,"),
+        ("[1]", "resources.yaml: expected a mapping of stage families"),
+        ("{", "resources.yaml: not valid YAML"),
+    ],
+)
+def test_a_missing_or_broken_file_is_told_by_name(tmp_path: Path, content: str | None, message: str) -> None:
+    if content is not None:
+        (tmp_path / "resources.yaml").write_text(content)
+    with pytest.raises(InputError) as caught:
+        load_resources(["train"], tmp_path / "resources.yaml", tmp_path / "none")
     assert message in str(caught.value)
 
 

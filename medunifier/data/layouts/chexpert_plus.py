@@ -103,6 +103,8 @@ def _labels(path: Path) -> pl.DataFrame:
                 f"{path}, line {number}: expected a JSON object with path_to_image and the labels, each 1, 0, -1 or null "
                 f"({error}). Fetch the file again, or set index.labels to the table for no labels"
             ) from error
+    if not rows:
+        raise InputError(f"{path}: empty; fetch it again, or set index.labels to the table for no labels")
     labels = dict.fromkeys(map(label_name, CHEXPERT_LABELS), pl.Int8)
     table = pl.DataFrame(rows, {"image_id": pl.String, **labels}, orient="row")
     return one_row_each(table, "image_id", path)

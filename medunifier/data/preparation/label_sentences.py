@@ -10,6 +10,7 @@ import polars as pl
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from medunifier.runtime.errors import InputError
+from medunifier.runtime.files import regular_file
 from medunifier.runtime.schema import violations
 from medunifier.runtime.yaml import parse_yaml
 from medunifier.storage.tables import LABEL_PREFIX
@@ -58,7 +59,7 @@ class Template(BaseModel):
             InputError: The file is missing, no YAML, or holds a wrong value; the message lists every one.
         """
         try:
-            content = Path(path).read_bytes()
+            content = regular_file(path, "`label_sentences` in params.yaml names it").read_bytes()
             values = parse_yaml(content.decode("utf-8"), str(path))
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(

@@ -59,7 +59,17 @@ def of_pattern(pattern: str, allowed: str) -> Any:
 
 
 Int = Annotated[int, BeforeValidator(_whole)]
-Text = Annotated[str, Field(min_length=1, max_length=4096)]
+# A control character in the name of a file or column is a slip; a NUL or a line break stops more than one program.
+ONE_LINE = "one line, without control characters"
+Text = Annotated[
+    str,
+    Field(
+        min_length=1,
+        max_length=4096,
+        pattern=r"^[^\x00-\x1f\x7f]*$",
+        json_schema_extra={"allowed": ONE_LINE},
+    ),
+]
 Seed = Annotated[Int, Field(ge=0, le=2**32 - 1)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Precision = Literal["fp32", "bf16", "fp16"]

@@ -132,7 +132,7 @@ class Benchmark(Section):
 class Dataset(Section):
     """A data set as it lies on disk, and what is made of it."""
 
-    layout: Text = knob(
+    layout: str = knob(
         "How the data set is laid out: a module in medunifier/data/layouts.",
         pattern="^[a-z][a-z0-9_]*$",
         allowed="small letters, digits and `_`",

@@ -13,6 +13,7 @@ from medunifier.runtime.sections.base import (
     Section,
     Seed,
     Temperatures,
+    Text,
     Widths,
     knob,
 )
@@ -106,7 +107,7 @@ class Augment(Section):
 class Pretrain(Section):
     """The recipe of pre-training."""
 
-    dataset: str = knob("Data set that trains the model.", min_length=1, max_length=64)
+    dataset: Text = knob("Data set that trains the model.", max_length=64)
     steps: Int = knob("Optimizer steps.", ge=1, le=MAX_COUNT)
     batch_size: Int = knob(
         "Images in an optimizer step over all processes, however many there are; at k times this size learning_rate "

@@ -156,6 +156,11 @@ def read_processor(name: str, revision: str | None = None) -> Mapping[str, Any] 
             continue
         settings = read_json_object(path)
         settings = settings.get("image_processor", settings)
+        if not isinstance(settings, dict) or not any(key in settings for key in NEEDED):
+            raise InputError(
+                f"{path}: does not tell how images are prepared (none of {', '.join(NEEDED)}); put the file of the "
+                "original model there"
+            )
         if all(key in settings for key in NEEDED) or (
             settings.get("do_normalize") is False and "size" in settings
         ):

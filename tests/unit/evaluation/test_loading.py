@@ -87,7 +87,7 @@ def test_the_network_of_a_folder_is_that_of_the_transformers_model(store):
 @pytest.mark.parametrize("text", ["{", "[1]", '{"model_type": "bert"}'])
 def test_a_broken_configuration_is_refused(store, text):
     (Path("models") / VARIANT / "config.json").write_text(text)
-    with pytest.raises(InputError, match=f"models/{VARIANT}: not a whole model .*config.json"):
+    with pytest.raises(InputError, match=f"models/{VARIANT}/config.json: "):
         load_trained(VARIANT, DATASET)
 
 

@@ -59,5 +59,5 @@ def test_mistakes_are_rejected_by_name(tmp_path, content, message):
 
 
 def test_a_missing_file(tmp_path):
-    with pytest.raises(InputError, match=r"nowhere.yaml: no readable file of prompts"):
+    with pytest.raises(InputError, match=r"nowhere.yaml: not found; give a YAML file like"):
         read_prompts(tmp_path / "nowhere.yaml")

@@ -160,6 +160,10 @@ def test_priors_texts_and_settings_that_do_not_fit_are_rejected():
         Sampler(top, bottom).sample(make_text(3), seeds=[0, 1])
     with pytest.raises(ValueError, match="trained without text"):
         Sampler(make_prior("top"), make_prior("bottom")).sample(make_text(1), seeds=[0])
-    for wrong in ({"temperature": -1.0}, {"top_k": 0}, {"top_p": 0.0}, {"top_p": 1.5}):
+    wrong_values = (
+        *({"temperature": -1.0}, {"temperature": "1"}, {"temperature": float("nan")}, {"guidance": None}),
+        *({"top_k": 0}, {"top_k": 2.5}, {"top_p": 0.0}, {"top_p": 1.5}, {"guidance": True}),
+    )
+    for wrong in wrong_values:
         with pytest.raises(ValueError, match="expected a temperature"):
-            choose(torch.zeros(1, 5), torch.zeros(1), SamplingSettings(**wrong))
+            SamplingSettings(**wrong)

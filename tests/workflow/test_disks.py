@@ -1,0 +1,63 @@
+"""A project on a disk that is full or read-only: one message, no traceback. Needs root, to mount a small disk."""
+
+import contextlib
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.toy_pipeline import Toy
+
+
+@pytest.fixture
+def on_disk(tmp_path: Path, done_template: Toy) -> Iterator[Toy]:
+    """The toy pipeline after a complete run, alone on a file system in memory."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "none", disk], capture_output=True)
+    if mounted.returncode:
+        pytest.skip(f"no disk can be mounted here: {mounted.stderr.decode().strip()}")
+    try:
+        yield done_template.copy_to(disk / "toy")
+    finally:
+        subprocess.run(["umount", "--lazy", disk], check=True)
+
+
+def fill(toy: Toy) -> None:
+    with (toy.folder / "ballast").open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(bytes(4096))
+
+
+def remount_read_only(toy: Toy) -> None:
+    subprocess.run(["mount", "-o", "remount,ro", toy.folder.parent], check=True)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [(fill, "the disk is full: could not write"), (remount_read_only, "its disk is read-only")],
+)
+def test_a_plan_and_a_stage_say_what_is_wrong_with_the_disk(on_disk: Toy, spoil, message: str) -> None:
+    on_disk.edit("params.yaml", "full: {weight: 1}", "full: {weight: 2}")
+    (on_disk.folder / "dvc.lock").write_text(
+        on_disk.read("dvc.lock") + "\n" * 9
+    )  # to be written in order again
+    spoil(on_disk)
+    on_disk.environment["TMPDIR"] = str(on_disk.folder.parent.parent)
+    for command in (
+        "snakemake -n",
+        "python -m workflow.status",
+        "python -m workflow.run train@full",
+        "python -m workflow.run --log .state/logs/train train@full",
+    ):
+        done = subprocess.run(
+            command.split(),
+            cwd=on_disk.folder,
+            env=on_disk.environment,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        told = done.stdout + done.stderr
+        assert done.returncode == 1 and message in told and "Traceback" not in told, f"{command}: {told}"
