@@ -35,7 +35,7 @@ def reused_stages(pipeline: Pipeline, names: Iterable[str], *, only_unchanged: b
 
     Args:
         pipeline: The stages with the parameters of the present configuration.
-        names: Stages whose results are there; one without a record of its execution is passed over.
+        names: Stages whose results are there; one without a readable record of its execution is passed over.
         only_unchanged: Pass over stages that ran in this configuration, and those whose command, parameters or
             inputs differ from those of their last execution.
     """
@@ -43,29 +43,37 @@ def reused_stages(pipeline: Pipeline, names: Iterable[str], *, only_unchanged: b
     configuration = digest(pipeline.parameters)
     for name in names:
         path = record_path(name, pipeline.stages[name].outputs)
-        if not path.exists():
+        record = _read_object(path)
+        execution = record.get("execution_id") or record.get("run_id")  # earlier versions: MLflow's id
+        if execution is None:
             continue
-        record = json.loads(path.read_text(encoding="utf-8"))
         if only_unchanged and record.get("configuration") == configuration:
             continue
         signature = pipeline.signature(name)
         if only_unchanged and record.get("signature") != signature:
             continue
-        metrics = METRICS / f"{name}.json"
         found.append(
             {
                 "stage": name,
-                "execution_id": record.get("execution_id")
-                or record["run_id"],  # earlier versions: MLflow's id
+                "execution_id": execution,
                 "tags": provenance.tags(name, signature)
                 | {key: record[key] for key in ("device", "node", "git_commit") if key in record},
                 "started": record.get("started"),
                 "ended": record.get("ended"),
-                "metrics": json.loads(metrics.read_text(encoding="utf-8")) if metrics.exists() else {},
+                "metrics": _read_object(METRICS / f"{name}.json"),
                 "parameters": pipeline.stage_parameters(name),
             }
         )
     return found
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    """Return a JSON object; an empty one if the file is not there or damaged, which `workflow.doctor` finds."""
+    try:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def request(**entry: Any) -> Journal:

@@ -142,3 +142,13 @@ def test_stages_that_dvc_restores_from_its_cache_are_shown(project):
         [("first", "true"), ("second@full", None), ("third", "true")],
         [("first", "true"), ("second@full", "true"), ("third", "true")],
     ]
+
+
+def test_a_damaged_record_is_passed_over(project):
+    """Here: of the stage before. What is damaged is for `workflow.doctor --verify` to find, not for the tracker."""
+    execute("first", {"count": 3})
+    assert send()
+    set_parameter(project, "pretrain.learning_rate", "2.0e-3")
+    (project / "results/runs/first.json").write_bytes(b'{"execution_id": "a\xff')
+    execute("second@full", {"score": 0.75})
+    assert adopt(["first", "second@full"]) == ["second@full"]
