@@ -46,7 +46,13 @@ def delete(sandbox: Sandbox, target: str, chance: random.Random) -> Injury:
     else:
         output = chance.choice(sandbox.outputs(target))
     remove(sandbox.folder / output)
-    return Injury(SNAKEMAKE, sandbox.makers(output), output)
+    hit = sandbox.makers(output)
+    return Injury(_command(hit, chance), hit, output)
+
+
+def _command(makers: set[str], chance: random.Random) -> str:
+    """Return a command that has the makers of an output looked at."""
+    return commands(*makers, chance)["snakemake"] if len(makers) == 1 else SNAKEMAKE
 
 
 def cached(sandbox: Sandbox, output: str) -> list[Path]:
@@ -61,17 +67,26 @@ def flip_bit(sandbox: Sandbox, target: str, chance: random.Random, *, keep_time:
     if keep_time:  # files that the project has seen, so that it trusts their times
         end(sandbox.start(f"{SNAKEMAKE} -n"))
         subprocess.run(["python", "-c", WARM], cwd=sandbox.folder, env=sandbox.toy.environment, check=True)
-    hit: set[str] = set()
+    what = ""
     if target in STATE_FILES:
         path = _choose_state_file(sandbox, target, chance)
         hit = _make_it_matter(sandbox, target, path)
+        command = SNAKEMAKE
     else:
         files = [file for output in sandbox.outputs(target) for file in files_below(sandbox.folder / output)]
         path = chance.choice(files)
-        hit = sandbox.makers(path.relative_to(sandbox.folder).as_posix())
+        name = path.relative_to(sandbox.folder).as_posix()
+        hit = sandbox.makers(name)
+        command = _command(hit, chance)
+        readers = sandbox.readers(name)
+        if keep_time and readers and chance.random() < 0.5:  # one that is still to read it, and to notice
+            reader = chance.choice(readers)
+            sandbox.forget(reader)
+            hit |= {reader}
+            command, what = commands(reader, chance)["snakemake"], f"; {reader} is to run"
     position, bit = chance.randrange(path.stat().st_size), chance.randrange(8)
     flip(path, position, bit, keep_time=keep_time)
-    return Injury(SNAKEMAKE, hit, f"{path.relative_to(sandbox.folder)}, bit {bit} of byte {position}")
+    return Injury(command, hit, f"{path.relative_to(sandbox.folder)}, bit {bit} of byte {position}{what}")
 
 
 def _choose_state_file(sandbox: Sandbox, target: str, chance: random.Random) -> Path:

@@ -162,6 +162,11 @@ class Sandbox:
             if any(overlap(path, output) for output in stage.outputs)
         }
 
+    def readers(self, path: str) -> list[str]:
+        """Return the stages that read a path."""
+        stages = self.pipeline.stages.items()
+        return [name for name, stage in stages if any(overlap(path, read) for read in stage.inputs)]
+
     def outputs(self, kind: str) -> list[str]:
         """Return the outputs of one kind (see `kind_of`) that are there."""
         every = [path for stage in self.pipeline.stages.values() for path in stage.outputs]

@@ -12,7 +12,7 @@ import psutil
 from tests.faults.sandbox import Sandbox
 from tests.support.checkout import make_checkout
 from tests.support.paths import REPO
-from tests.support.small_pipeline import SMALLEST, shrink_parameters
+from tests.support.small_pipeline import PROMPTS, SMALLEST, shrink_parameters
 from tests.support.toy_pipeline import Toy
 
 # One thread: results do not depend on the machine's load, and soaks beside each other do not wait for threads.
@@ -42,6 +42,7 @@ def _build_small(folder: Path) -> Toy:
     toy = make_checkout(folder)
     shutil.copy(REPO / "workflow/presets/demo.yaml", folder / "params.yaml")
     shrink_parameters(folder / "params.yaml", SMALLEST)
+    toy.write("prompts.txt", PROMPTS)
     return toy
 
 

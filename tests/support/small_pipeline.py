@@ -41,7 +41,8 @@ _PRIOR = {
     "heads": 1,
     "batch_size": 8,
 }
-# Less of it, each stage once, checkpoints every few steps, and a fine-tuning.
+# Less of it, each stage once, checkpoints every few steps, and a fine-tuning. It reads PROMPTS from prompts.txt.
+PROMPTS = "Large left pleural effusion.\nNo acute process.\n"
 SMALLEST = merge(
     copy.deepcopy(SMALL),
     {
@@ -55,6 +56,8 @@ SMALLEST = merge(
         },
         "evaluate": {"finetune": {"phantom": ["pneumothorax"]}, "finetune_percents": [100]},
         "finetune": {"steps": 4, "validate_every": 2, "batch_size": 8, "bootstrap": 20},
+        "write_reports": {"max_reports": 4, "num_beams": 2},
+        "generate": {"prompts": "prompts.txt"},
     },
 )
 
