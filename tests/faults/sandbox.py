@@ -46,6 +46,8 @@ class Command:
                     stdout=file,
                     stderr=file,
                     start_new_session=True,
+                    # as in a terminal, also where the soak runs in the background
+                    preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
                 )
         else:
             self.process: subprocess.Popen | Started = toy.start(command)
