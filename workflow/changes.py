@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import sqlite3
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING
 from medunifier.runtime.errors import InputError
 from medunifier.runtime.files import write_text
 from medunifier.runtime.params import load_params
-from workflow import lockfile, locks
+from workflow import dvc_databases, lockfile, locks
 
 if TYPE_CHECKING:  # DVC takes a second to import, which the jobs that only read the plan are spared
     from dvc.repo import Repo
@@ -127,6 +128,10 @@ def ask_dvc() -> dict[str, Stage]:
             }
     except DvcException as error:
         raise InputError(f"DVC cannot read the pipeline: {error}") from error
+    except sqlite3.DatabaseError:
+        if not dvc_databases.forget_damaged():
+            raise
+        return ask_dvc()
     return _with_reasons(found)
 
 

@@ -8,6 +8,7 @@ import json
 import os
 import re
 import socket
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -20,7 +21,7 @@ from medunifier.runtime.errors import InputError
 from medunifier.tracking import StoreError, background
 from medunifier.tracking.journal import Journal
 from medunifier.tracking.settings import UPLOAD_COMMAND, store_uri
-from workflow import verify
+from workflow import dvc_databases, verify
 
 OLD = 3600  # seconds; DVC's hard-linked locks are renewed by a living owner long before
 
@@ -197,6 +198,12 @@ def configured(key: str) -> str:
     return ",".join(value) if isinstance(value, list) else str(value or "")
 
 
+def damaged_databases() -> Iterator[Finding]:
+    """Databases of DVC that a disk has damaged: DVC fails at them."""
+    for folder in dvc_databases.damaged():
+        yield Finding(f"{folder}: damaged database of DVC", f"rm -r {folder}; DVC makes a new one")
+
+
 def inputs() -> Iterator[Finding]:
     """Files that stages read, no stage makes and are not there."""
     from dvc.exceptions import DvcException
@@ -234,6 +241,7 @@ def damage() -> Iterator[Finding]:
 
 CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (
     environment,
+    damaged_databases,
     inputs,
     moving_model,
     lock_method,
@@ -256,7 +264,7 @@ def main() -> int:
             for finding in check():
                 print(f"{finding.what}\n    fix: {finding.fix}")
                 found += 1
-        except (InputError, ImportError) as error:
+        except (InputError, ImportError, sqlite3.DatabaseError) as error:
             print(f"{check.__name__}: cannot be checked: {error}\n    fix: see above, then run this again")
             found += 1
     print(f"{found} thing(s) to fix" if found else "nothing to fix")

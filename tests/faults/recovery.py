@@ -63,7 +63,7 @@ def _remove_empty_folders(sandbox: Sandbox, _: str) -> str:
 # What messages and docs/troubleshooting.md tell to do, and its doing.
 ADVICE: tuple[tuple[re.Pattern[str], Callable[[Sandbox, str], str]], ...] = (
     (re.compile(r"restores or computes only this: rm -r (.+)"), _remove),
-    (re.compile(r"fix: rm -[rf] (.+?); then run the pipeline again"), _remove),
+    (re.compile(r"fix: rm -[rf] (.+?); (?:then run the pipeline again|DVC makes a new one)"), _remove),
     (re.compile(r"(\S+): damaged \(.*\); move the file away and run the same command again"), _move_away),
     (re.compile(r"(restore it: git checkout dvc\.lock)"), _checkout),
     (re.compile(r"(JSON structure is corrupted)"), _remove_record),
@@ -112,7 +112,10 @@ def _finish(sandbox: Sandbox, command: str, outcome: Outcome) -> bool:
         outcome.remarks += tracebacks(running.text)
         if code == 0:
             return True
-        if not _follow(sandbox, running.text, outcome):
+        text = running.text
+        if "database disk image is malformed" in text:  # then docs/troubleshooting.md names the doctor
+            text += sandbox.toy.shell(f"{DOCTOR} || true")
+        if not _follow(sandbox, text, outcome):
             outcome.remarks.append(f"`{command}` ends with {code}: {running.text[-1500:]}")
             return False
     return False

@@ -62,3 +62,16 @@ def test_verification_reads_a_remote_that_is_a_folder(here: Toy, tmp_path: Path)
     flip(next((tmp_path / "remote/files/md5").glob("*/*")))
     ((what, _),) = verify.damaged_objects()
     assert what.startswith(str(tmp_path / "remote"))
+
+
+def test_a_damaged_database_of_dvc_is_forgotten(done: Toy) -> None:
+    done.call("dvc status")  # makes the databases of this folder
+    databases = [*(done.folder / ".dvc/tmp/site-cache").glob("repo/*/**/cache.db")]
+    for path in databases:
+        flip(path, 100, 2)  # the kind of SQLite's first page
+    assert "database disk image is malformed" in done.call("dvc status", code=255), "DVC alone fails"
+    done.edit("params.yaml", "ks: [1, 5]", "ks: [1, 7]")
+    said = done.call("snakemake --cores 2")
+    assert databases and said.count("damaged database of DVC, removed") >= 1
+    assert {name.partition("@")[0] for name in done.ran()} == {"score", "summarize"}
+    assert done.planned() == [] and done.unclean() == []

@@ -3,12 +3,15 @@
 import json
 import os
 import re
+import shutil
+import sqlite3
 import subprocess
 from pathlib import Path
 
 import pytest
 
 from medunifier.tracking.store import Store
+from tests.support.damage import flip
 from tests.support.stored_runs import send
 from tests.support.tracking_project import execute
 from workflow import doctor, locks
@@ -106,6 +109,22 @@ def test_a_store_without_its_schema(here, capsys):
 def test_a_server_that_is_down(here, capsys, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     assert "http://127.0.0.1:9: the MLflow store cannot be used" in said(capsys)
+
+
+def test_a_damaged_database_of_dvc(here, capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("DVC_SITE_CACHE_DIR", str(tmp_path / "site"))
+    folder = tmp_path / "site/repo/0123/links"
+    folder.mkdir(parents=True)
+    database = sqlite3.connect(folder / "cache.db")
+    database.execute("CREATE TABLE links (path TEXT)")
+    database.commit()
+    database.close()
+    assert said(capsys) == "nothing to fix\n"
+    flip(folder / "cache.db", 100, 2)
+    text = said(capsys)
+    assert f"{folder}: damaged database of DVC" in text and f"rm -r {folder}" in text
+    shutil.rmtree(folder)
+    assert said(capsys) == "nothing to fix\n"
 
 
 def test_half_written_shards(here, capsys):
