@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 
 from medunifier.runtime.errors import InputError
 from medunifier.runtime.files import write_text
-from medunifier.runtime.params import load_params
 from workflow import dvc_databases, lockfile, locks
 
 if TYPE_CHECKING:  # DVC takes a second to import, which the jobs that only read the plan are spared
@@ -58,6 +57,9 @@ def make_plan() -> dict[str, Stage]:
         InputError: params.yaml breaks a rule, DVC cannot read dvc.yaml, or an input is missing.
         OSError: The disk is full or cannot be written.
     """
+    # Half a second of pydantic, which the jobs that only read the plan are spared.
+    from medunifier.runtime.params import load_params
+
     load_params()
     with locks.exclusive(STATE / "sync.lock"):
         if not locks.is_free(STATE / "run.lock"):
