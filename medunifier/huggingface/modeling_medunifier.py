@@ -63,6 +63,11 @@ class MedUnifierModel(MedUnifierNetwork, PreTrainedModel):
         check_finite(model.state_dict(), str(pretrained_model_name_or_path))
         return found
 
+    def _initialize_weights(self, module: nn.Module, is_custom_code: bool = False) -> None:
+        # transformers would pass over modules of custom code that have no weights but their children's, such as adapters
+        # with sinusoidal positions, for fear of initialising loaded weights again. transformers.initialization does not.
+        super()._initialize_weights(module)
+
     def _init_weights(self, module: nn.Module) -> None:
         # BERT's initialisation for the transformer and its heads; convolutions keep torch's
         std = self.config.initializer_range

@@ -23,6 +23,14 @@ def test_vision_norm_starts_as_a_standardisation():
     torch.testing.assert_close(tokens.std(0), torch.ones(10), rtol=0, atol=1e-3)
 
 
+@pytest.mark.parametrize("position", ["learnt", "sinusoidal"])
+def test_adapters_start_with_unit_gain_whatever_their_positions(position):
+    model, _ = case(adapter_position=position, code_width=64, initializer_range=1.0)
+    for adapter in (model.image_generator.top_adapter, model.image_generator.bottom_adapter):
+        for layer in (adapter.map[0], adapter.map[2]):
+            assert layer.weight.std().item() == pytest.approx(layer.in_features**-0.5, rel=0.1)
+
+
 def test_greedy_reports_equal_the_argmax_without_a_cache():
     model, batch = case()
     model.eval()
