@@ -4,17 +4,13 @@ transformers takes seconds to import, longer than many an evaluation. `MedUnifie
 weights as a transformers model.
 """
 
-from dataclasses import fields
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 
 from medunifier.model.config import MODEL_TYPE, Sizes
 from medunifier.model.network import MedUnifierNetwork
-from medunifier.runtime.errors import InputError
-from medunifier.runtime.json_files import read_json_object
-from medunifier.storage.weights import check_finite
+from medunifier.storage.saved_networks import load_all_weights, read_sizes_as
 
 
 def load_network(folder: str | Path) -> MedUnifierNetwork:
@@ -27,15 +23,7 @@ def load_network(folder: str | Path) -> MedUnifierNetwork:
     """
     with torch.random.fork_rng(devices=[]):  # the initial weights are random, and replaced at once
         network = MedUnifierNetwork(read_sizes(folder))
-    try:
-        weights = load_file(Path(folder) / "model.safetensors")
-        check_finite(weights, Path(folder) / "model.safetensors")
-        found = network.load_state_dict(weights, strict=False, assign=True)
-    except RuntimeError as error:  # shapes, a line for each weight
-        raise OSError(" ".join(str(error).split("\n\t")[:2])) from error
-    for kind, names in (("missing", found.missing_keys), ("not known", found.unexpected_keys)):
-        if names:
-            raise OSError(f"{len(names)} weights are {kind}, {min(names)} first: other code has written it")
+    load_all_weights(network, folder)
     return network.eval()
 
 
@@ -45,8 +33,4 @@ def read_sizes(folder: str | Path) -> Sizes:
     Raises:
         InputError: the file is missing, or is no MedUnifier configuration.
     """
-    path = Path(folder) / "config.json"
-    values = read_json_object(path)
-    if values.get("model_type") != MODEL_TYPE:
-        raise InputError(f"{path}: not of a {MODEL_TYPE} model")
-    return Sizes(**{field.name: values[field.name] for field in fields(Sizes) if field.name in values})
+    return read_sizes_as(Sizes, folder, MODEL_TYPE)

@@ -7,7 +7,6 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,8 +15,6 @@ from medunifier.evaluation.loading import load_trained
 from medunifier.evaluation.trained_model import TrainedModel
 from medunifier.runtime.errors import InputError
 from medunifier.runtime.json_files import read_json_object
-from medunifier.runtime.pretrained import load_pretrained
-from medunifier.storage.weights import check_finite
 from medunifier.synthesis.pixelsnail import Prior
 from medunifier.synthesis.png_metadata import MODEL_NAME
 from medunifier.synthesis.prior_config import LEVELS, prior_folder
@@ -158,34 +155,17 @@ def load_priors(variant: str, trained: TrainedModel) -> tuple[Prior, Prior]:
             raise InputError(f"{folder}: no trained prior; run {stage} first")
         read_json_object(folder / "config.json", f"run {stage} again")
         try:
-            prior = _load_complete(folder)
+            prior = Prior.from_pretrained(folder)
         except InputError:
             raise
-        except Exception as error:  # transformers answers a broken folder with errors of every class
+        except Exception as error:  # odd sizes in config.json end in errors of every class
             reason = " ".join(str(error).split())[:300]
             raise InputError(f"{folder}: not a whole model ({reason}); run {stage} again") from error
         c, expected = prior.config, trained.model.config
         if c.codebook_size != expected.codebook_size or c.text_width not in (0, expected.width):
             raise InputError(f"{folder}: trained for another model than models/{variant}; run {stage} again")
-        # transformers wraps `to` in a decorator without types
-        prior.to(trained.device)  # pyright: ignore[reportArgumentType]
-        priors.append(prior.eval())
+        priors.append(prior.to(trained.device))
     return priors[0], priors[1]
-
-
-def _load_complete(folder: Path) -> Prior:
-    """Load a prior.
-
-    Raises:
-        OSError: if the file lacks weights; transformers alone would go on with random ones.
-    """
-    loaded: Any = load_pretrained(Prior, folder, output_loading_info=True)
-    prior, info = loaded
-    for kind, names in (("missing", info["missing_keys"]), ("not known", info["unexpected_keys"])):
-        if names:
-            raise OSError(f"{len(names)} weights are {kind}, {min(names)} first: other code has written it")
-    check_finite(prior.state_dict(), folder)
-    return prior
 
 
 def _sha256(path: Path) -> str:

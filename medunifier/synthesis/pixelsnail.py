@@ -21,23 +21,22 @@ Names of attributes that hold weights are keys of the saved state_dict: renaming
 
 from collections.abc import Sequence
 from functools import reduce
+from pathlib import Path
 from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import nn
-from transformers import AutoConfig, AutoModel, PreTrainedModel
-from transformers import initialization as init
 
 from medunifier.model.text import Text
+from medunifier.storage.saved_networks import load_all_weights, read_sizes_as, save_network
 from medunifier.synthesis.pixelsnail_blocks import (
     Block,
     CausalConv,
-    GatedLayer,
     KeysValues,
     ResidualBlock,
 )
-from medunifier.synthesis.prior_config import GRIDS, PriorConfig
+from medunifier.synthesis.prior_config import GRIDS, MODEL_TYPE, PriorConfig
 
 
 class TopReader(nn.Module):
@@ -85,16 +84,16 @@ class TextReader(nn.Module):
         return self.whole(self.norm(text.states[:, 0])) * text.mask[:, :1]
 
 
-class Prior(PreTrainedModel):
-    """The distribution of one level's codes. `Prior.from_pretrained("models/priors/full-top")` loads one."""
+class Prior(nn.Module):
+    """The distribution of one level's codes. `Prior.from_pretrained("models/priors/full-top")` loads one.
 
-    config_class = PriorConfig
-    main_input_name = "codes"
-    _supports_sdpa = True
+    Raises:
+        ValueError: the kernel is even or below 3, or the heads do not divide half the channels.
+    """
 
     def __init__(self, config: PriorConfig):
-        super().__init__(config)
-        c = config
+        super().__init__()
+        self.config = c = config
         if c.kernel % 2 == 0 or c.kernel < 3:
             raise ValueError(f"kernel ({c.kernel}) must be odd and at least 3")
         if c.channels // 2 % c.heads:
@@ -107,24 +106,44 @@ class Prior(PreTrainedModel):
         self.text_reader = TextReader(c) if c.text_width else None
         self.blocks = cast(Sequence[Block], nn.ModuleList(Block(c) for _ in range(c.blocks)))
         self.leave = nn.Linear(c.channels, c.codebook_size)
-        self.post_init()
+        self.apply(self._init_weights)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> "Prior":
+        """Load a trained prior, in evaluation mode.
+
+        Raises:
+            OSError: the file of weights is missing, or its weights are not those of this network.
+            InputError: config.json is missing, broken or no prior's, or a weight is not finite.
+            safetensors.SafetensorError: the file of weights is broken.
+        """
+        with torch.random.fork_rng(devices=[]):  # the initial weights are random, and replaced at once
+            prior = cls(read_sizes_as(PriorConfig, folder, MODEL_TYPE))
+        load_all_weights(prior, folder)
+        return prior.eval()
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write config.json and model.safetensors to a folder."""
+        save_network(self, self.config, folder, MODEL_TYPE)
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the weights."""
+        return self.positions.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Number format of the weights."""
+        return self.positions.dtype
 
     def _init_weights(self, module: nn.Module) -> None:
-        # torch's default initialisation, except that every block starts near the identity
-        if isinstance(module, (ResidualBlock, GatedLayer)):
-            leave = module.leave
-            for part in (leave.above, leave.left) if isinstance(leave, CausalConv) else (leave,):
-                assert isinstance(part, nn.Conv2d | nn.Linear)
-                fan_in = part.weight[0].numel()
-                init.normal_(part.weight, std=0.1 * fan_in**-0.5)
-                if part.bias is not None:
-                    init.zeros_(part.bias)
-        elif isinstance(module, nn.Embedding):
-            init.normal_(module.weight, std=1.0)
+        # convolutions and matrices keep torch's initialisation
+        if isinstance(module, nn.Embedding):
+            nn.init.normal_(module.weight, std=1.0)
         elif isinstance(module, TextReader):
-            init.normal_(module.nothing, std=1.0)
+            nn.init.normal_(module.nothing, std=1.0)
         elif isinstance(module, Prior):
-            init.normal_(module.positions, std=0.1)
+            nn.init.normal_(module.positions, std=0.1)
 
     def background(self) -> torch.Tensor:
         """Return row and column of each position, scaled to [-1/2, 1/2): (N, 2)."""
@@ -198,7 +217,3 @@ class Prior(PreTrainedModel):
         for block, keys_values in zip(self.blocks, texts, strict=True):
             x = block(x, last, background, condition, keys_values, mask)
         return self.leave(F.elu(x.flatten(2).transpose(1, 2)))
-
-
-AutoConfig.register("medunifier_prior", PriorConfig)
-AutoModel.register(PriorConfig, Prior)

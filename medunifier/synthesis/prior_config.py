@@ -1,16 +1,22 @@
-"""Sizes of a PixelSNAIL prior, in transformers' configuration format, and the folder of a trained one."""
+"""Sizes of a PixelSNAIL prior, and the folder of a trained one."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from huggingface_hub.dataclasses import strict
-from transformers import PreTrainedConfig
 
+MODEL_TYPE = "medunifier_prior"  # `model_type` in config.json
+LARGEST = (
+    65_536  # of any size; a network of more is a damaged config.json, and building it would fill the memory
+)
+LONGEST = 1000  # of any number of blocks
 GRIDS = {"top": 8, "bottom": 16}  # height = width of each level's code map
 LEVELS = tuple(GRIDS)
 
 
-@strict
-class PriorConfig(PreTrainedConfig):
+@strict  # refuses values of other types, as a damaged config.json has them
+@dataclass(kw_only=True)
+class PriorConfig:
     """Sizes of a prior. The defaults are those of the authors' code, top level.
 
     Args:
@@ -28,8 +34,6 @@ class PriorConfig(PreTrainedConfig):
         dropout: dropout probability inside residual and gated blocks.
     """
 
-    model_type = "medunifier_prior"
-
     level: str = "top"
     codebook_size: int = 512
     channels: int = 256
@@ -42,6 +46,13 @@ class PriorConfig(PreTrainedConfig):
     top_blocks: int = 3
     text_width: int = 0
     dropout: float = 0.1
+
+    def validate_sizes(self) -> None:
+        """Refuse sizes of no network; `strict` calls this."""
+        for name, value in vars(self).items():
+            largest = LONGEST if name.endswith("blocks") else LARGEST
+            if isinstance(value, int) and not 0 <= value <= largest:
+                raise ValueError(f"{name} is {value}; expected 0 to {largest}")
 
 
 def prior_folder(variant: str, level: str) -> Path:

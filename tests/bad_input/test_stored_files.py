@@ -60,7 +60,7 @@ FILES = files()
 # Values that nothing of ours reads, or that are compared with the model's own record when both are loaded.
 NOT_READ = {
     "model": ("architectures", "dtype", "transformers_version"),
-    "priors": ("architectures", "dtype", "model_type", "transformers_version", "dropout", "top_blocks"),
+    "priors": ("dropout", "top_blocks"),
     "features": ("model", "revision", "skip_last_blocks", "checksum", "sha256"),
     "frozen encoder": (
         "architectures",

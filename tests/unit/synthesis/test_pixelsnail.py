@@ -1,5 +1,9 @@
 """The prior's network: causality of every position, and the conditions on top codes and text."""
 
+import json
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -154,6 +158,21 @@ def test_a_saved_prior_loads_unchanged(tmp_path):
     loaded, given = Prior.from_pretrained(tmp_path), inputs("bottom", 2, text=True)
     assert not loaded.training
     assert torch.equal(loaded(**given), prior(**given))
+
+
+def test_a_prior_that_transformers_saved_loads_too(tmp_path):
+    prior = make_prior("top", text=True)
+    prior.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    extra = {"architectures": ["Prior"], "dtype": "float32", "transformers_version": "5.23.0"}
+    (tmp_path / "config.json").write_text(json.dumps(config | extra))
+    assert Prior.from_pretrained(tmp_path).config == prior.config
+
+
+@pytest.mark.slow
+def test_training_a_prior_needs_no_model_of_transformers():
+    code = "import sys, stages.train_prior; sys.exit('transformers.modeling_utils' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=REPO, check=False).returncode == 0
 
 
 @pytest.mark.slow
