@@ -121,7 +121,8 @@ class TrainedModel(EvaluatedModel):
             text.encode()
         except UnicodeEncodeError as error:  # a terminal's bytes that are no UTF-8
             raise InputError(f"{where}: the prompt is no text in UTF-8 ({error}); write it again") from error
-        known = set(self.tokenizer.encode(text, add_special_tokens=False)) - {self.tokenizer.unk_token_id}
+        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False)
+        known = [token for token in ids if token != self.tokenizer.unk_token_id]
         if not known and text.strip() and self.tokenizer.tokenize(text):
             raise InputError(
                 f"{where}: no known word in the prompt {text!r}; write it in the words of the training reports"

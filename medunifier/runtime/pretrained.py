@@ -10,9 +10,7 @@ from medunifier.runtime.errors import InputError
 from medunifier.runtime.files import require_no_pipes
 from medunifier.runtime.json_files import read_json_object
 
-LARGEST = (
-    10**8
-)  # of any number in config.json; with more layers or tokens, building the model would fill the memory
+LARGEST = 10**8  # any number of config.json: with as many layers or tokens, the model would fill the memory
 
 
 def load_pretrained(kind: Any, name: str | PathLike[str], **options: Any) -> Any:
@@ -32,7 +30,7 @@ def load_pretrained(kind: Any, name: str | PathLike[str], **options: Any) -> Any
         ValueError: they can only be loaded by code of their own.
     """
     if os.path.isdir(name):
-        require_no_pipes(name)
+        require_no_pipes(Path(name))
         _check_sizes(Path(name) / "config.json")
     return kind.from_pretrained(str(name), trust_remote_code=False, **options)
 
