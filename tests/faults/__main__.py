@@ -41,6 +41,7 @@ def main() -> int:
     )
 
     with tempfile.TemporaryDirectory(prefix="soak-") as folder, Soak(subject, Path(folder)) as soak:
+        print(f"undisturbed and interrupted: {soak.seconds:.0f} s", flush=True)
         wanted = chosen.only or range(chosen.faults)
         planned = islice(faults(chosen.seed, soak.cells), max(wanted) + 1)
         tally = Tally(command)

@@ -24,6 +24,7 @@ for stage in pipeline.stages:
 
 
 def delete(sandbox: Sandbox, target: str, chance: random.Random) -> Injury:
+    """Delete an output, a file of the state or a place of the state."""
     if target in STATE_PLACES:
         # Something is left to do, or nobody would look at the state; an interrupted project has that anyway.
         injury = Injury(SNAKEMAKE, what=target)
@@ -64,6 +65,7 @@ def cached(sandbox: Sandbox, output: str) -> list[Path]:
 
 
 def flip_bit(sandbox: Sandbox, target: str, chance: random.Random, *, keep_time: bool) -> Injury:
+    """Flip a bit in an output or a file of the state."""
     if keep_time:  # files that the project has seen, so that it trusts their times
         end(sandbox.start(f"{SNAKEMAKE} -n"))
         subprocess.run(["python", "-c", WARM], cwd=sandbox.folder, env=sandbox.toy.environment, check=True)

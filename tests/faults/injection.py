@@ -61,7 +61,7 @@ def _await_moment(
         Missed: The command has ended before.
     """
     early = chance.random() < 0.25 and role in ("snakemake", "dvc", "all")
-    pause = haste * chance.random() * (4.0 if early else 0.8 * sandbox.duration(stage))
+    pause = haste * chance.random() * (4.0 if early else 0.8 * sandbox.durations[stage])
     if not early:  # else while it plans
         # `dvc repro` has no runner
         watched = "uploader" if role == "uploader" else "stage" if role == "dvc" else "runner"
@@ -78,7 +78,7 @@ def _signal(sandbox: Sandbox, cell: Cell, chance: random.Random, haste: float) -
     role = cell.target.partition(",")[0]
     if "from the beginning" in cell.target:
         stage, hit = next(iter(sandbox.pipeline.stages)), set(sandbox.pipeline.stages)
-        haste *= 0.9 * sum(map(sandbox.duration, hit)) / sandbox.duration(stage)
+        haste *= 0.9 * sum(sandbox.durations.values()) / sandbox.durations[stage]
     else:
         stage = unfinished_stage(sandbox, chance)
         hit = {stage}

@@ -34,7 +34,6 @@ class Command:
 
     def __init__(self, toy: Toy, command: str) -> None:
         self.words = command
-        self.ended = False
         if command.startswith("dvc"):
             # Not forked as snakemake is: the project tells a living DVC by its command line.
             self.output = Path(tempfile.mkdtemp(dir=toy.folder.parent)) / "output.txt"
@@ -75,7 +74,12 @@ class Command:
 
 
 class Sandbox:
-    """One project folder; inside `with`, and whatever works in it ends with the block."""
+    """One project folder, to be used in a `with`: whatever works in it ends with the block.
+
+    Attributes:
+        toy: runs commands in it, as in other tests; also where it is the project's own pipeline.
+        durations: how long each stage took in the undisturbed run, its start and DVC's work included, in seconds.
+    """
 
     def __init__(self, folder: Path, variables: dict[str, str], durations: dict[str, float]) -> None:
         self.toy = Toy(folder)
@@ -216,10 +220,6 @@ class Sandbox:
             ):
                 remove(path.parent)
 
-    def duration(self, stage: str) -> float:
-        """Return how long a stage took in the undisturbed run, its start and DVC's work included, in seconds."""
-        return self.durations[stage]
-
     def wait_until(self, running: Command, condition: Callable[[], object], seconds: float) -> bool:
         """Wait until `condition()` holds; False if the command has ended before."""
         end = time.monotonic() + seconds
@@ -241,12 +241,9 @@ def md5(path: Path) -> str:
 
 def kind_of(output: str) -> str:
     """Return the kind of an output: its path's first two parts, the name of a variant or stage left out."""
-    first, *rest = Path(output).parts
-    return (
-        "/".join([first, *rest[:1]])
-        if first != "models" or rest[:1] in (["tokenizer"], ["priors"])
-        else "models/VARIANT"
-    )
+    kind = "/".join(Path(output).parts[:2])
+    is_variant = kind.startswith("models/") and kind not in ("models/tokenizer", "models/priors")
+    return "models/VARIANT" if is_variant else kind
 
 
 def output_kinds(pipeline: Pipeline) -> list[str]:

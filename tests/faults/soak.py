@@ -48,7 +48,11 @@ class Soak:
             )
             self.may_mount = mounted.returncode == 0
         started = time.monotonic()
-        self.templates.make()
+        try:
+            self.templates.make()
+        except BaseException:
+            self.__exit__()
+            raise
         self.seconds = time.monotonic() - started
         with self.templates.copy("finished", tracking=False) as sandbox:
             self.cells = cells(output_kinds(sandbox.pipeline), self.subject.without)

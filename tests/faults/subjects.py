@@ -18,6 +18,8 @@ from tests.support.toy_pipeline import Toy
 # One thread: results do not depend on the machine's load, and soaks beside each other do not wait for threads.
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "MEDUNIFIER_STORE_SECONDS": "10"}
 COMMIT = "git -c user.name=soak -c user.email=soak@localhost commit -qm 'undisturbed run'"
+MLFLOW = ("uploader", "journal", "MLflow's database", ".state/tracking", "mlartifacts")
+CHECKS = (".state/checkpoints", ".state/verified")
 TOY_HOOK = "import time; time.sleep(0.5)\n"  # so that there is a moment to hit
 
 
@@ -26,13 +28,11 @@ class Subject:
     """A pipeline.
 
     Attributes:
-        name: of the subject.
         build: makes its folder, with nothing run.
         trained: a stage that leaves checkpoints; "": none.
         without: kinds and targets of faults that it does not have.
     """
 
-    name: str
     build: Callable[[Path], Toy]
     trained: str = ""
     without: tuple[str, ...] = ()
@@ -52,23 +52,11 @@ def _build_toy(folder: Path) -> Toy:
     return toy
 
 
-SMALL = Subject("the project's pipeline", _build_small, trained="pretrain@full")
+SMALL = Subject(_build_small, trained="pretrain@full")
 TOY = Subject(
-    "the toy pipeline",
     _build_toy,
-    without=(
-        # no MLflow, no training, and no check of what a stage reads
-        *(
-            "uploader",
-            "server",
-            "flip, time kept",
-            ".state/tracking",
-            "journal",
-            "mlflow.db",
-            "MLflow's database",
-        ),
-        *("mlartifacts", "checkpoint", ".state/checkpoints", ".state/verified", "verified", "costs"),
-    ),
+    # no MLflow, no training, and no check of what a stage reads
+    without=("server", "flip, time kept", *MLFLOW, "checkpoint", "verified", "costs", *CHECKS),
 )
 
 
