@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import json
 import os
-import sqlite3
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medunifier.runtime.errors import InputError
 from medunifier.runtime.files import write_text
-from workflow import dvc_databases, lockfile, locks
+from workflow import dvc_repair, lockfile, locks
 
 if TYPE_CHECKING:  # DVC takes a second to import, which the jobs that only read the plan are spared
     from dvc.repo import Repo
@@ -128,12 +127,14 @@ def ask_dvc() -> dict[str, Stage]:
                 )
                 for name, stage in stages.items()
             }
-    except DvcException as error:
-        raise InputError(f"DVC cannot read the pipeline: {error}") from error
-    except sqlite3.DatabaseError:
-        if not dvc_databases.forget_damaged():
-            raise
-        return ask_dvc()
+    except InputError:
+        raise
+    except Exception as error:
+        if dvc_repair.repair():
+            return ask_dvc()
+        if isinstance(error, DvcException):
+            raise InputError(f"DVC cannot read the pipeline: {error}") from error
+        raise
     return _with_reasons(found)
 
 

@@ -21,7 +21,7 @@ from medunifier.runtime.errors import InputError
 from medunifier.tracking import StoreError, background
 from medunifier.tracking.journal import Journal
 from medunifier.tracking.settings import UPLOAD_COMMAND, store_uri
-from workflow import dvc_databases, verify
+from workflow import dvc_repair, verify
 
 OLD = 3600  # seconds; DVC's hard-linked locks are renewed by a living owner long before
 
@@ -200,7 +200,7 @@ def configured(key: str) -> str:
 
 def damaged_databases() -> Iterator[Finding]:
     """Databases of DVC that a disk has damaged: DVC fails at them."""
-    for folder in dvc_databases.damaged():
+    for folder in dvc_repair.damaged_databases():
         yield Finding(f"{folder}: damaged database of DVC", f"rm -r {folder}; DVC makes a new one")
 
 

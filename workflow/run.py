@@ -12,7 +12,6 @@ import contextlib
 import logging
 import os
 import signal
-import sqlite3
 import sys
 import threading
 import time
@@ -23,7 +22,7 @@ from typing import TYPE_CHECKING
 
 from medunifier.runtime.errors import user_message
 from medunifier.runtime.files import write_text
-from workflow import dvc_databases, lockfile, locks, remote
+from workflow import dvc_repair, lockfile, locks, remote
 from workflow.changes import STATE, read_plan
 from workflow.verify import discard_damaged
 
@@ -51,11 +50,10 @@ def run_stage(name: str) -> str:
             try:
                 return _bring_up_to_date(Repo(_wait_for_lock=True), name)
             except Exception as error:
-                damaged = any(isinstance(cause, sqlite3.DatabaseError) for cause in _causes(error))
-                if damaged and dvc_databases.forget_damaged():
-                    continue
                 busy = next((cause for cause in _causes(error) if isinstance(cause, LockError)), None)
                 if busy is None or "is busy" not in str(busy):
+                    if dvc_repair.repair():
+                        continue
                     raise
                 if not announced:
                     first, *_ = str(busy).splitlines()
