@@ -42,6 +42,7 @@ from medunifier.runtime.params import MultiLabel, Params, load_params
 from medunifier.storage.tables import PREPARED, read_table
 
 PAGES = Path(__file__).resolve().parents[1] / "docs/results"
+FIGURE = Path("results/images/full/figure_3.png")
 SHOWN = 4  # sample reports in a record
 SIDE = 112  # pixels of an image in the grid
 
@@ -63,7 +64,7 @@ def of_run(folder: Path, variant: str) -> dict:
         near = nearest_training(vectors["train"], vectors["test"])
         values = stage_metrics(params, variant) | nearest_class(params, variant, tables, near)
         values |= reports_of(params, variant, tables, near) | probes(params, tables, vectors)
-        if variant in params.trained.tig:
+        if Path(f"data/generated/{variant}").is_dir():  # not every run generates images
             values |= generated_images(params, variant, tables)
         return {
             "preset": params.preset,
@@ -205,19 +206,21 @@ def in_percent(interval: Interval) -> list[float | int]:
 
 
 def views_of(variant: str) -> list[dict]:
-    """Return the metrics of a variant within each view, as `summarize` wrote them."""
-    return pl.read_csv("results/tables/views.csv").filter(pl.col("model") == variant).to_dicts()
+    """Return the metrics of a variant within each view, as `summarize` wrote them; none before it ran."""
+    path = Path("results/tables/views.csv")
+    return pl.read_csv(path).filter(pl.col("model") == variant).to_dicts() if path.is_file() else []
 
 
 def samples(variant: str, dataset: str) -> list[dict[str, str]]:
-    """Return the first reports of the table of generated ones: the order of the test split, so no choice."""
+    """Return `SHOWN` generated reports, evenly spaced through the table, whose order is that of the test split."""
     table = read_table(Path("results/reports") / f"{variant}-{dataset}/predictions.parquet", REPORTS)
-    return table.head(SHOWN).select("image_id", "reference", "prediction", "nearest").to_dicts()
+    rows = [(2 * i + 1) * len(table) // (2 * SHOWN) for i in range(SHOWN)]
+    return table[rows].select("image_id", "reference", "prediction", "nearest").to_dicts()
 
 
-def write_grid(folder: Path, path: Path) -> None:
-    """Write the first eight columns of a run's figure 3, images of `SIDE` x `SIDE`."""
-    with Image.open(folder / "results/images/full/figure_3.png") as figure:
+def write_grid(source: Path, path: Path) -> None:
+    """Write figure 3 of a run with images of `SIDE` x `SIDE`."""
+    with Image.open(source) as figure:
         columns, lines = figure.width // 224, figure.height // 224
         figure.convert("L").resize((columns * SIDE, lines * SIDE), Image.Resampling.LANCZOS).save(
             path, optimize=True
@@ -247,7 +250,8 @@ def main() -> None:
     print(tables_of({"runs": runs}))
     if arguments.save:
         records.save(preset, "python -m benchmarks.real_data FOLDER... --save", {"runs": runs})
-        write_grid(arguments.folders[0], PAGES / f"{preset}.png")
+        if (arguments.folders[0] / FIGURE).is_file():
+            write_grid(arguments.folders[0] / FIGURE, PAGES / f"{preset}.png")
 
 
 if __name__ == "__main__":

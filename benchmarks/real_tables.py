@@ -64,7 +64,7 @@ def tables_of(record: Mapping[str, Any]) -> str:
 
 
 def value_table(runs: Sequence[Run], rows: Sequence[Row]) -> str:
-    """Return a table of the rows that the runs have: value of the first run, mean over the seeds, references."""
+    """Return a table of the rows that the first run has: its value, mean over the seeds, references; nothing without one."""
     seeds = ", ".join(str(run["seed"]) for run in runs)
     spread = [f"seeds {seeds}: mean (sd)"] if len(runs) > 1 else []
     lines = [
@@ -79,7 +79,7 @@ def value_table(runs: Sequence[Run], rows: Sequence[Row]) -> str:
         own = runs[0]["values"] | CONSTANTS
         references = "; ".join(f"{cell(own[name])} {words}" for words, name in beside if name in own)
         lines.append([label + n, cell(values[0]), *mean, references])
-    return markdown(lines)
+    return markdown(lines) if len(lines) > 1 else ""
 
 
 def view_table(run: Run) -> str:
