@@ -130,7 +130,7 @@ def test_counts_that_do_not_add_up_are_refused(results, path):
 )
 def test_missing_results_are_named(results, path, stage):
     (results / path).unlink()
-    with pytest.raises(InputError, match=rf"{path}: missing; it is made by the stage {stage}"):
+    with pytest.raises(InputError, match=rf"{path}: not found; it is made by the stage {stage}: "):
         make(results)
 
 
