@@ -83,7 +83,7 @@ audit: setup
 	uvx 'pip-licenses>=5,<6' --python .venv/bin/python --order license
 	uvx 'pip-audit>=2.9,<3' --strict --disable-pip --require-hashes --progress-spinner off \
 		-r requirements.txt -r requirements-clinical.txt || { echo "make audit: not passed. Either the table above lists known \
-	vulnerabilities, or the database (https://pypi.org) was not reached for the package named above: then nothing was \
+	vulnerabilities, or the database of PyPI was not reached for the package named above: then nothing was \
 	audited; try again with network access." >&2; exit 1; }
 
 LOCK := UV_CUSTOM_COMPILE_COMMAND='make lock' uv pip compile --quiet --universal --python-version 3.11 \

@@ -94,7 +94,8 @@ def _clear_run_cache(repo: Repo) -> None:
     """Remove empty folders from DVC's run cache: a kill or a full disk leaves one, and DVC fails at it ever after."""
     for folder in Path(repo.stage_cache.cache_dir).glob("*/*"):
         if folder.is_dir() and not any(folder.iterdir()):
-            folder.rmdir()
+            with contextlib.suppress(OSError):  # another user's, in a cache that is shared
+                folder.rmdir()
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
@@ -129,13 +130,14 @@ def main() -> int:
 
     terminal, log = os.dup(2), None
     try:
-        if arguments.log:
-            _print_to(arguments.log)
-            log = arguments.log
-            threading.Thread(target=_relay, args=(log, arguments.stage, terminal), daemon=True).start()
-        _set_environment(arguments.cpus)
-        _handle_signals()
-        outcome = run_stage(arguments.stage)
+        with contextlib.ExitStack() as stack:
+            if arguments.log:
+                _print_to(arguments.log)
+                log = arguments.log
+                stack.enter_context(_relayed(log, arguments.stage, terminal))
+            _set_environment(arguments.cpus)
+            _handle_signals()
+            outcome = run_stage(arguments.stage)
         write_text(STATE / "outcomes" / arguments.stage, outcome + "\n", shared=True)
     except Exception as error:
         story = _explain(error)
@@ -158,9 +160,23 @@ def _print_to(log: Path) -> None:
     os.close(file)
 
 
-def _relay(log: Path, stage: str, terminal: int) -> None:
-    """Copy the stage's reports of progress, each text that begins with its name, from its log to `terminal`."""
+@contextlib.contextmanager
+def _relayed(log: Path, stage: str, terminal: int) -> Iterator[None]:
+    """Copy the stage's reports of progress from its log to `terminal` meanwhile, to the last one."""
+    ended = threading.Event()
+    relay = threading.Thread(target=_relay, args=(log, stage, terminal, ended), daemon=True)
+    relay.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        relay.join()
+
+
+def _relay(log: Path, stage: str, terminal: int, ended: threading.Event) -> None:
+    """Copy each text that begins with the stage's name from its log to `terminal`, until the log has `ended`."""
     start = f"[{stage}]".encode()
+    last = False
     with log.open("rb") as file:
         while True:
             line = file.readline()
@@ -168,9 +184,11 @@ def _relay(log: Path, stage: str, terminal: int) -> None:
                 place = line.rfind(start)  # a progress bar may stand before it
                 if place >= 0:
                     os.write(terminal, line[place:])
+            elif last:
+                return
             else:  # the end so far, perhaps in the middle of a line
                 file.seek(-len(line), os.SEEK_CUR)
-                time.sleep(0.5)
+                last = ended.wait(0.5)  # what came before the end is still to be read
 
 
 def _set_environment(cpus: int) -> None:

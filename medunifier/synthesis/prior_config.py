@@ -6,9 +6,8 @@ from pathlib import Path
 from huggingface_hub.dataclasses import strict
 
 MODEL_TYPE = "medunifier_prior"  # `model_type` in config.json
-LARGEST = (
-    65_536  # of any size; a network of more is a damaged config.json, and building it would fill the memory
-)
+# A larger network is a damaged config.json, and building it would fill the memory.
+LARGEST = 65_536  # of any size
 LONGEST = 1000  # of any number of blocks
 GRIDS = {"top": 8, "bottom": 16}  # height = width of each level's code map
 LEVELS = tuple(GRIDS)

@@ -11,7 +11,7 @@ import pytest
 
 from medunifier.data.image_decoding import DecodedImage, decode_file
 from tests.bad_input.faults import WHOLE_FILE, Fault, cut, flip, named, replace
-from tests.bad_input.judge import judge
+from tests.bad_input.outcome import check_outcome
 from tests.support.fake_files import dicom_file, image_file
 from tests.support.phantom_images import png_16_bits, radiograph
 
@@ -113,10 +113,10 @@ def test_a_spoiled_image(tmp_path: Path, name: str, fault: Fault) -> None:
         if exact:
             assert (found.pixels == grey_values(name)).all()
 
-    judge(lambda: decode(path), [""], is_an_image)
+    check_outcome(lambda: decode(path), [""], is_an_image)
     if path.is_file() and fault not in WHOLE_FILE:
         listed = hashlib.sha256(content).hexdigest()
-        judge(lambda: decode_file(path, SIZE, "pad", sha256=listed), [""])
+        check_outcome(lambda: decode_file(path, SIZE, "pad", sha256=listed), [""])
 
 
 @pytest.mark.parametrize("name", WHOLE)
@@ -130,4 +130,4 @@ def test_any_name_is_fine_and_the_content_decides(tmp_path: Path, name: str, suf
 def test_a_small_file_that_claims_billions_of_pixels_is_too_large(tmp_path: Path) -> None:
     path = tmp_path / "image.png"
     path.write_bytes(big_png())
-    judge(lambda: decode(path), ["more than 100 megapixels"])
+    check_outcome(lambda: decode(path), ["more than 100 megapixels"])

@@ -11,7 +11,7 @@ import pytest
 
 from tests.bad_input.data_sets import COPIES
 from tests.bad_input.faults import WHOLE_FILE, Fault, cut, flip, named, replace
-from tests.bad_input.judge import judge
+from tests.bad_input.outcome import check_outcome
 from tests.stages.test_prepare import SPLITS, run_settings
 
 pytestmark = pytest.mark.slow
@@ -140,4 +140,6 @@ def test_a_spoiled_index_file(tmp_path: Path, monkeypatch, whole, name: str, fil
                 f"{row} instead of {expected.get(image)}"
             )
 
-    judge(lambda: run_settings(settings.replace(**moved)), [Path(file).name, "datasets.fake"], as_before)
+    check_outcome(
+        lambda: run_settings(settings.replace(**moved)), [Path(file).name, "datasets.fake"], as_before
+    )

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from medunifier.runtime.params import load_params
 from medunifier.runtime.yaml import MAX_BYTES, read_yaml
 from tests.bad_input.faults import WHOLE_FILE, Fault, cut, written
-from tests.bad_input.judge import judge
+from tests.bad_input.outcome import check_outcome
 from tests.support.paths import REPO
 
 pytestmark = pytest.mark.slow
@@ -63,7 +63,7 @@ def test_a_wrong_value_is_refused_at_every_parameter(tmp_path: Path, section: st
     """All parameters of a section at once: each of them is named."""
     paths = [path for path in LEAVES if path[0] == section]
     (tmp_path / "mine.yaml").write_text(changed(dict.fromkeys(paths, WRONG[what])))
-    lines = judge(lambda: load_params(tmp_path / "mine.yaml"), ["mine.yaml"]).splitlines()
+    lines = check_outcome(lambda: load_params(tmp_path / "mine.yaml"), ["mine.yaml"]).splitlines()
     for path in paths:
         name = ".".join(path)
         assert any(line.strip().startswith(name) for line in lines), f"{name} is not named"
@@ -104,7 +104,7 @@ def test_a_file_that_holds_no_parameters(tmp_path: Path, monkeypatch, fault: Fau
     path = Path("mine.yaml")
     path.write_bytes(SHIPPED.read_bytes())
     fault(path)
-    judge(lambda: load_params(path), ["mine.yaml"])
+    check_outcome(lambda: load_params(path), ["mine.yaml"])
     assert not Path("ran").exists(), "code in it was run"
 
 
@@ -134,4 +134,4 @@ def test_any_value_anywhere_is_read_or_refused_by_name(
             place = place[key]
         assert place == value
 
-    judge(lambda: load_params(tmp_path / "mine.yaml"), ["mine.yaml"], is_kept)
+    check_outcome(lambda: load_params(tmp_path / "mine.yaml"), ["mine.yaml"], is_kept)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from medunifier.data.preparation.rejects import Reason
 from medunifier.data.preparation.sections import parse_report
 from tests.bad_input.faults import WHOLE_FILE, Fault, written
-from tests.bad_input.judge import time_limit
+from tests.bad_input.outcome import time_limit
 from tests.stages.test_prepare import SPLITS, run_settings
 from tests.support.fake_mimic import BOTH, FakeMimic
 

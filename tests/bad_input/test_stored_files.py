@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.bad_input.faults import WHOLE_FILE, Fault, cut, dangling, missing, replace, written
-from tests.bad_input.judge import judge
+from tests.bad_input.outcome import check_outcome
 from tests.bad_input.stored_project import DOORS, Door, build
 
 pytestmark = pytest.mark.slow
@@ -112,7 +112,7 @@ def _link(source: str, target: str) -> None:
 def test_a_spoiled_file(spoilt, door: Door, file: Path, fault: Fault) -> None:
     fault(spoilt(file))
     optional = (fault in (missing, dangling) and file in door.optional) or fault.__name__ in door.fine
-    judge(door.read, [str(file.parent), file.name], (lambda found: None) if optional else None)
+    check_outcome(door.read, [str(file.parent), file.name], (lambda found: None) if optional else None)
     assert not Path("ran").exists(), "code in it was run"
 
 
@@ -128,7 +128,7 @@ def test_a_wrong_value_of_each_key_of_a_configuration(spoilt, name: str, value: 
         path.write_text(json.dumps(whole | {key: VALUES[value]}))
         fine = key in NOT_READ[name] or is_of_its_kind(VALUES[value], before)
         places = [str(path.parent), path.name, "vision.model"]
-        judge(door.read, places, (lambda found: None) if fine else None)
+        check_outcome(door.read, places, (lambda found: None) if fine else None)
 
 
 def is_of_its_kind(value: Any, before: Any) -> bool:

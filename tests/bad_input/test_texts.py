@@ -12,7 +12,7 @@ from medunifier.evaluation import class_prompts
 from medunifier.runtime.dvc_pipeline import Pipeline
 from medunifier.synthesis import prompts
 from tests.bad_input.faults import WHOLE_FILE, Fault, cut, html, written
-from tests.bad_input.judge import judge
+from tests.bad_input.outcome import check_outcome
 from tests.support.paths import REPO
 from workflow.resources import load_resources
 
@@ -109,4 +109,4 @@ def test_a_small_file(tmp_path: Path, monkeypatch, name: str, fault: Fault) -> N
     assert whole
     fault(path)
     fine = (name, fault.__name__) in FINE
-    judge(lambda: door.read(path), [door.name], (lambda found: None) if fine else None)
+    check_outcome(lambda: door.read(path), [door.name], (lambda found: None) if fine else None)

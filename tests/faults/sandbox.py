@@ -19,6 +19,7 @@ import psutil
 from ruamel.yaml import YAML
 
 from medunifier.runtime.dvc_pipeline import Pipeline, overlap
+from tests.support.terminal import start_in_terminal
 from tests.support.toy_pipeline import Started, Toy
 
 RESULTS = ("data", "models", "results")
@@ -37,17 +38,7 @@ class Command:
         if command.startswith("dvc"):
             # Not forked as snakemake is: the project tells a living DVC by its command line.
             self.output = Path(tempfile.mkdtemp(dir=toy.folder.parent)) / "output.txt"
-            with self.output.open("wb") as file:
-                self.process = subprocess.Popen(
-                    command.split(),
-                    cwd=toy.folder,
-                    env=toy.environment,
-                    stdout=file,
-                    stderr=file,
-                    start_new_session=True,
-                    # as in a terminal, also where the soak runs in the background
-                    preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-                )
+            self.process = start_in_terminal(command, toy.folder, toy.environment, self.output)
         else:
             self.process: subprocess.Popen | Started = toy.start(command)
         self.pid = self.process.process.pid if isinstance(self.process, Started) else self.process.pid

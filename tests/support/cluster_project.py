@@ -13,6 +13,7 @@ from typing import Any
 
 from tests.support.paths import REPO
 from tests.support.small_pipeline import SMALL, shrink_parameters
+from tests.support.terminal import start_in_terminal
 
 SITE = """\
 default: {cpus: 1, mem_mb: 2000, partition: gpu}
@@ -106,17 +107,7 @@ class Started:
         self.output = (
             project.folder.parent / f"output-{len(list(project.folder.parent.glob('output-*')))}.txt"
         )
-        with self.output.open("wb") as file:
-            self.process = subprocess.Popen(
-                command.split(),
-                cwd=project.folder,
-                env=project.environment,
-                stdout=file,
-                stderr=file,
-                start_new_session=True,
-                # as in a terminal, also where pytest runs in the background
-                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-            )
+        self.process = start_in_terminal(command, project.folder, project.environment, self.output)
 
     @property
     def text(self) -> str:

@@ -15,6 +15,7 @@ from tests.support.paths import REPO
 EXAMPLE = REPO / "examples/own_dataset"
 # A model and a training of seconds; the rest as in the example's preset.
 TINY = {
+    "vision": {"folder": "data/simulated/vit", "levels": []},
     "simulate": {"vit": {"width": 48, "layers": 1, "heads": 3, "patch_size": 14}},
     "tokenizer": {"vocab_size": 200},
     "model": {

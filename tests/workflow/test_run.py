@@ -3,12 +3,11 @@
 import os
 import subprocess
 import sys
-import threading
 import time
 
 import pytest
 
-from workflow.run import _relay
+from workflow.run import _relayed
 
 FAILING = """\
 import errno, os, sys
@@ -34,8 +33,7 @@ def test_lines_of_progress_reach_the_terminal_whole_and_in_order(tmp_path):
     log = tmp_path / "log"
     log.touch()
     reading, writing = os.pipe()
-    threading.Thread(target=_relay, args=(log, "train@full", writing), daemon=True).start()
-    with log.open("w") as file:
+    with _relayed(log, "train@full", writing), log.open("w") as file:
         for text in (
             "noise\n[train@full] one\n[other] no\n[train@",
             "full] two\n",
@@ -48,7 +46,9 @@ def test_lines_of_progress_reach_the_terminal_whole_and_in_order(tmp_path):
         seen = b""
         while len(seen) < len(expected):
             seen += os.read(reading, 1000)
-    assert seen == expected
+        assert seen == expected
+        file.write("[train@full] the last\n")
+    assert os.read(reading, 1000) == b"[train@full] the last\n", "what is said just before the end"
 
 
 @pytest.mark.parametrize(

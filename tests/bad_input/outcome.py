@@ -1,4 +1,4 @@
-"""The one judge of all bad input: refused with a message that names the place, rejected with a reason, or harmless."""
+"""The outcomes of bad input that pass: refused with a message that names the place, rejected with a reason, or harmless."""
 
 import contextlib
 import signal
@@ -15,7 +15,7 @@ SECONDS = 20  # for one case, on a busy machine; each takes some hundredths
 LONGEST = 4000  # characters of a message
 
 
-def judge(
+def check_outcome(
     act: Callable[[], Any], places: Iterable[str], harmless: Callable[[Any], None] | None = None
 ) -> str:
     """Give bad input to a public door, and fail unless its outcome is one that a user can live with.
