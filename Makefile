@@ -4,7 +4,7 @@
 #   make test-fast     the tests that take under 3 minutes: no slow ones, none that start snakemake, dvc or mlflow
 #   make lint          ruff, pyright, snakefmt, snakemake --lint, what is written by command, docs, spelling
 #   make docs          the documentation as a website, in site/
-#   make soak          200 faults in copies of a small pipeline, each with what came of it (FAULTS=200 SEED=0; root: all kinds)
+#   make soak          200 faults in copies of a small pipeline, each with what came of it (FAULTS=200 SEED=0 JOBS=2; root: all kinds)
 #   make cluster-test  the pipeline on a real Slurm of four nodes on this machine (root, Debian)
 #   make ui            MLflow's pages on http://127.0.0.1:5000 (another port: make ui PORT=5001); prints where the runs are
 #   make setup         only the set-up
@@ -16,6 +16,7 @@ PYTHON ?= python3
 PORT ?= 5000
 FAULTS ?= 200
 SEED ?= 0
+JOBS ?= 2
 READY := .venv/requirements.installed
 PROSE := README.md CHANGELOG.md CONTRIBUTING.md SECURITY.md docs .github
 
@@ -37,7 +38,7 @@ test-fast: setup
 	pytest -n auto -m "not slow and not workflow and not gpu"
 
 soak: setup
-	python -m tests.faults --faults $(FAULTS) --seed $(SEED) --save
+	python -m tests.faults --faults $(FAULTS) --seed $(SEED) --jobs $(JOBS) --save
 
 cluster-test: setup
 	pytest -x -n 0 --durations=0 tests/cluster/on_slurm.py

@@ -9,13 +9,12 @@ import argparse
 import os
 import sys
 import tempfile
-from itertools import islice
 from pathlib import Path
 
 from benchmarks import records
-from tests.faults.catalogue import faults
-from tests.faults.soak import Soak, Tally
+from tests.faults.soak import Tally
 from tests.faults.subjects import SMALL, TOY
+from tests.faults.workers import run_faults
 
 
 def main() -> int:
@@ -27,6 +26,7 @@ def main() -> int:
     )
     parser.add_argument("--faults", type=int, default=200, help="how many")
     parser.add_argument("--seed", type=int, default=0, help="decides on all that is random")
+    parser.add_argument("--jobs", type=int, default=1, help="faults at a time, each on a core (default: 1)")
     parser.add_argument(
         "--only", type=int, action="append", help="only the fault of this number; may be repeated"
     )
@@ -40,18 +40,21 @@ def main() -> int:
         " --toy" * chosen.toy
     )
 
-    with tempfile.TemporaryDirectory(prefix="soak-") as folder, Soak(subject, Path(folder)) as soak:
-        print(f"undisturbed and interrupted: {soak.seconds:.0f} s", flush=True)
-        wanted = chosen.only or range(chosen.faults)
-        planned = islice(faults(chosen.seed, soak.cells), max(wanted) + 1)
-        tally = Tally(command)
-        for fault in planned:
-            if fault.number in wanted:
-                print(tally.add(fault, *soak.run(fault)), flush=True)
-                if chosen.save:  # now: a soak takes long, and may be stopped
-                    about = {"cores": os.cpu_count(), "undisturbed_s": round(soak.seconds), **tally.record()}
-                    records.save("faults", command, about, ("snakemake", "dvc", "mlflow", "torch"))
-        print(tally.summary(), flush=True)
+    numbers = chosen.only or range(chosen.faults)
+    tally = Tally(command)
+    with tempfile.TemporaryDirectory(prefix="soak-") as folder:
+        for done in run_faults(subject, Path(folder), chosen.seed, numbers, chosen.jobs):
+            print(tally.add(done.fault, done.outcome, done.what, done.seconds), flush=True)
+            if chosen.save:  # now: a soak takes long, and may be stopped
+                about = {
+                    "cores": os.cpu_count(),
+                    "jobs": chosen.jobs,
+                    "undisturbed_s": round(done.undisturbed_s),
+                }
+                records.save(
+                    "faults", command, about | tally.record(), ("snakemake", "dvc", "mlflow", "torch")
+                )
+    print(tally.summary(), flush=True)
     return 0 if tally.is_good else 1
 
 

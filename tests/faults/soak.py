@@ -114,7 +114,7 @@ class Tally:
         row = {"number": fault.number, "kind": fault.cell.kind, "target": fault.cell.target, "what": what}
         row |= {"verdict": outcome.verdict, "seconds": round(seconds, 1)}
         row |= {name: value for name in ("advice", "remarks") if (value := getattr(outcome, name))}
-        self.rows.append(row)
+        self.rows = sorted([*self.rows, row], key=lambda row: row["number"])
         line = f"{fault} ({what}): {outcome.verdict}, {seconds:.0f} s"
         if outcome.advice:
             line += f"; as told: {'; '.join(outcome.advice)}"
