@@ -13,7 +13,7 @@ from medunifier.evaluation.class_prompts import PromptFile, read_prompts
 from medunifier.evaluation.label_tasks import read_task
 from medunifier.evaluation.loading import load_model
 from medunifier.evaluation.trained_model import EvaluatedModel
-from medunifier.evaluation.zero_shot import class_shares
+from medunifier.evaluation.zero_shot import check_prompts, class_shares
 from medunifier.evaluation.zero_shot_labels import draw_prompts, label_scores
 from medunifier.metrics.bootstrap import BootstrapOptions
 from medunifier.metrics.classification_scores import score_exclusive, score_labels
@@ -37,6 +37,7 @@ def zero_shot(params: Params, run: LocalRun, variant: str, dataset: str) -> None
     p = params.zero_shot
     file = read_prompts(p.prompts)
     model = load_model(params, variant, dataset)
+    check_prompts(model, file, run.log)
     if p.itm and not model.can_match:
         run.log(f"no re-scoring: {variant} has no trained matching head")
     folder = Path("results/zero_shot") / f"{variant}-{dataset}"

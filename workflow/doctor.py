@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from medunifier.runtime.errors import InputError
+from medunifier.runtime.errors import InputError, user_message
 from medunifier.tracking import StoreError, background
 from medunifier.tracking.journal import Journal
 from medunifier.tracking.settings import UPLOAD_COMMAND, store_uri
@@ -264,8 +264,9 @@ def main() -> int:
             for finding in check():
                 print(f"{finding.what}\n    fix: {finding.fix}")
                 found += 1
-        except (InputError, ImportError, sqlite3.DatabaseError) as error:
-            print(f"{check.__name__}: cannot be checked: {error}\n    fix: see above, then run this again")
+        except (InputError, ImportError, OSError, sqlite3.DatabaseError) as error:
+            why = user_message(error) or str(error)
+            print(f"{check.__name__}: cannot be checked: {why}\n    fix: see above, then run this again")
             found += 1
     print(f"{found} thing(s) to fix" if found else "nothing to fix")
     return 1 if found else 0

@@ -80,6 +80,13 @@ class EvaluatedModel(ABC):
             ]
         return np.concatenate(parts)
 
+    def check_prompt(self, text: str, where: str) -> None:  # noqa: B027  # most encoders of others spell any word
+        """Check that the model can read a prompt; `where` is its place, for the message.
+
+        Raises:
+            InputError: If it cannot.
+        """
+
     def match(self, ids: Sequence[str], texts: Sequence[str]) -> np.ndarray:
         """Return the log odds that each text describes the image beside it, float32 [n].
 

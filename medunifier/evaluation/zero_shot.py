@@ -1,11 +1,13 @@
 """Zero-shot classification: similarity of images to the prompts of each class."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from medunifier.evaluation.class_prompts import PromptFile
 from medunifier.evaluation.trained_model import EvaluatedModel
+from medunifier.runtime.errors import InputError
 
 TEMPERATURE = 0.07  # turns similarities into shares; the most similar class is the same at any temperature
 
@@ -25,6 +27,24 @@ class ClassShares:
     def by_prefix(self) -> dict[str, list[np.ndarray]]:
         """Return what there is, by the prefix of its metrics: `` and `itm_`."""
         return {prefix: found for prefix, found in (("", self.similarity), ("itm_", self.matching)) if found}
+
+
+def check_prompts(model: EvaluatedModel, file: PromptFile, log: Callable[[str], None]) -> None:
+    """Log each prompt of which the model knows no word: it recognises nothing.
+
+    Raises:
+        InputError: It knows no word of any prompt.
+    """
+    problems = []
+    prompts = [(name, text) for name, one in file.classes.items() for text in one.prompts]
+    for name, text in prompts:
+        try:
+            model.check_prompt(text, f"{file.path}: classes.{name}.prompts")
+        except InputError as error:
+            log(str(error))
+            problems.append(error)
+    if len(problems) == len(prompts):
+        raise problems[0]
 
 
 def class_shares(

@@ -60,6 +60,9 @@ class Knowing:
     def embed_texts(self, texts):
         return np.eye(2, dtype=np.float32)[[int("cardiomegaly" in text) for text in texts]]
 
+    def check_prompt(self, text, where):
+        """Every word is known."""
+
     def match(self, ids, texts):
         """Wrong on purpose, so that it cannot be taken for the similarity."""
         return np.array(
@@ -84,6 +87,16 @@ def test_the_real_model_runs_and_its_matching_head_too(params):
     metrics = run_zero_shot(params, itm=True)
     assert 0 <= metrics["accuracy"] <= 100 and 0 <= metrics["itm_accuracy"] <= 100
     assert run_zero_shot(params, itm=True) == metrics
+
+
+def test_prompts_of_unknown_words_are_named_and_refused_if_all_are(params, capsys):
+    Path("own.yaml").write_text(OWN.replace('"wet lung",', '"漢字",'))
+    run_zero_shot(params)
+    assert "own.yaml: classes.wet_lung.prompts: no known word in the prompt '漢字'" in capsys.readouterr().out
+    classes = "a: {where: {label_edema: 1}, prompts: [漢]}, b: {where: {label_edema: 0}, prompts: [字]}"
+    Path("own.yaml").write_text(f"items: test\nclasses: {{{classes}}}\n")
+    with pytest.raises(InputError, match=r"own\.yaml: classes\.a\.prompts: no known word in the prompt '漢'"):
+        run_zero_shot(params)
 
 
 def test_a_variant_without_matching_is_not_re_scored(params, capsys):

@@ -192,7 +192,9 @@ class Toy:
         for path, text in texts.items():
             self.write(path, text)
         self.shell("git init -q")
-        (self.folder / ".dvc").mkdir()  # by `dvc init` a daemon would look for updates in this folder meanwhile
+        (
+            self.folder / ".dvc"
+        ).mkdir()  # by `dvc init` a daemon would look for updates in this folder meanwhile
         shutil.copy(REPO / ".dvc" / "config", self.folder / ".dvc" / "config")
         return self
 

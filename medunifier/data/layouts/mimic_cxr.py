@@ -4,15 +4,10 @@ root:    files/pNN/pSUBJECT/sSTUDY/DICOM.jpg, mimic-cxr-2.0.0-{metadata,split,ch
 reports: files/pNN/pSUBJECT/sSTUDY.txt, unpacked or still in mimic-cxr-reports.zip
 """
 
-import os
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 
-from medunifier.data.dataset_files import read_file_inside, read_small_file
 from medunifier.data.index_files import (
     check_match,
     index_columns,
@@ -21,13 +16,10 @@ from medunifier.data.index_files import (
     read_index,
     some,
 )
-from medunifier.data.layouts import CHEXPERT_LABELS, RAW_REPORTS, Raw, raw_images
-from medunifier.data.parallel import map_files, shared_map, without_collection
+from medunifier.data.layouts import CHEXPERT_LABELS, Raw, raw_images
 from medunifier.data.preparation.rejects import Reason
-from medunifier.data.preparation.sections import decode_text, has_ndication, parse_report, without_ndication
 from medunifier.data.preparation.splits import read_splits
-from medunifier.data.zip_archive import BrokenEntry, read_directory, read_entry
-from medunifier.runtime.cpu import available_cores
+from medunifier.data.report_files import read_report_files
 from medunifier.runtime.errors import InputError
 from medunifier.runtime.params import Dataset
 
@@ -35,8 +27,6 @@ SOURCE = (
     "https://physionet.org/content/mimic-cxr-jpg/2.0.0/ and https://physionet.org/content/mimic-cxr/2.0.0/ "
     "(credentialed access)"
 )
-_BLOCK = 1000  # studies that a process receives at once
-_STUDIES_A_WORKER = 20_000  # about two seconds of reading; fewer are done before another process has started
 
 
 def read_images(settings: Dataset) -> Raw:
@@ -74,57 +64,14 @@ def read_images(settings: Dataset) -> Raw:
 def read_reports(settings: Dataset, images: pl.DataFrame) -> Raw:
     """Return the sections of each study's report; a file that is missing or not text gets a rejection reason."""
     studies = images.select("patient_id", "study_id").unique(maintain_order=True)
-    workers = min(available_cores(), 1 + len(studies) // _STUDIES_A_WORKER)
-    with without_collection(), shared_map(workers, _parse_block) as mapped:
-        paths = studies.select(pl.format("{}/s{}.txt", _patient_folder(), "study_id")).to_series().to_list()
-        locations, read = _find_reports(Path(settings.reports or settings.root), paths, settings.links)
-        found = list(zip(studies["study_id"], paths, locations, strict=True))
-        starts = range(0, max(len(found), 1), _BLOCK)
-        blocks = [(read, settings.ndication, found[start : start + _BLOCK]) for start in starts]
-        parsed = mapped(blocks)
-    notes = {
-        "reports_not_utf8": sum(count for _, count, _ in parsed),
-        "reports_with_ndication": sum(count for _, _, count in parsed),
-    }
-    return Raw(pl.concat([rows for rows, _, _ in parsed]), notes)
-
-
-def _parse_block(block: tuple[Callable, str, list[tuple]]) -> tuple[pl.DataFrame, int, int]:
-    """Return the RAW_REPORTS rows of some studies, how many are not UTF-8, and how many have the heading NDICATION.
-
-    Args:
-        block: the function that reads a report from its location; what NDICATION is; the studies as `_parse` takes
-            them.
-    """
-    read, ndication, studies = block
-    with without_collection():
-        parsed = map_files(partial(_parse, read, ndication), studies)
-        columns = zip(*(row for row, _, _ in parsed), strict=True)
-        rows = pl.DataFrame(list(columns), schema=dict(RAW_REPORTS.columns), orient="col")
-        return rows, sum(not is_utf8 for _, is_utf8, _ in parsed), sum(heading for _, _, heading in parsed)
-
-
-def _parse(
-    read: Callable, ndication: str, study: tuple[str, str, Any]
-) -> tuple[tuple[str | None, ...], bool, bool]:
-    """Return the RAW_REPORTS row of a study (id, path and location of its report), and two facts.
-
-    They are whether the report is UTF-8, and whether its sections depend on what the heading NDICATION is.
-    """
-    study_id, path, location = study
-    try:
-        raw = None if location is None else read(location)
-        if raw is None:
-            return (study_id, None, None, None, Reason.MISSING_REPORT.value, path), True, False
-        text, is_utf8 = decode_text(raw)
-    except (UnicodeError, BrokenEntry) as error:
-        return (study_id, None, None, None, Reason.UNREADABLE_REPORT.value, f"{path}: {error}"), True, False
-    report, depends = parse_report(text, study_id), False
-    if has_ndication(text):
-        other = parse_report(without_ndication(text), study_id)
-        depends = other != report
-        report = report if ndication == "impression" else other
-    return (study_id, *report, None, None), is_utf8, depends
+    rows, notes = read_report_files(
+        Path(settings.reports or settings.root),
+        studies["study_id"],
+        studies.select(pl.format("{}/s{}.txt", _patient_folder(), "study_id")).to_series(),
+        ndication=settings.ndication,
+        links=settings.links,
+    )
+    return Raw(rows, notes)
 
 
 def _patient_folder() -> pl.Expr:
@@ -181,15 +128,3 @@ def _checksums(path: Path) -> pl.DataFrame:
             "SHA256 files/p10/p10000032/s50414267/DICOM.jpg"
         )
     return one_row_each(sums, "image_path", path)
-
-
-def _find_reports(root: Path, paths: list[str], links: str) -> tuple[list[Any], Callable]:
-    """Return the location of each report (None: missing), and the function that reads a location's bytes."""
-    if root.suffix == ".zip" and root.is_file():
-        inside = {name[name.find("files/") :]: offset for name, offset in read_directory(root).items()}
-        return [inside.get(path) for path in paths], partial(read_entry, str(root))
-    if not root.is_dir():
-        raise InputError(f"{root}: no folder and no zip file of reports; check `reports` in params.yaml")
-    if links == "inside":
-        return paths, partial(read_file_inside, os.path.realpath(root))
-    return [f"{root}/{path}" for path in paths], read_small_file

@@ -67,6 +67,7 @@ _TEXT_BETWEEN = {
 _NO_TEXT = {
     "58235663", "50798377", "54168089", "53071062", "56724958", "54231141", "53607029", "52035334",
 }  # fmt: skip
+_BY_HAND = frozenset((*_TEXT_UNDER, *_TEXT_BETWEEN, *_NO_TEXT))
 
 
 class Report(NamedTuple):
@@ -87,14 +88,15 @@ def parse_report(text: str, study_id: str | None = None) -> Report:
         text: the report.
         study_id: the study's number in MIMIC-CXR, which may have a hand-made rule.
     """
-    if study_id in _NO_TEXT:
-        return Report()
-    if study_id in _TEXT_BETWEEN:
-        start, end = _TEXT_BETWEEN[study_id]
-        return Report(body=clean_text(text[start:end]))
     parts = _HEADER.split(text)  # the text before the first section, then header and text of each section
-    if study_id in _TEXT_UNDER and (name := _TEXT_UNDER[study_id]) in (sections := _sections(parts)):
-        return Report(body=clean_text(sections[name]))
+    if study_id in _BY_HAND:
+        if study_id in _NO_TEXT:
+            return Report()
+        if study_id in _TEXT_BETWEEN:
+            start, end = _TEXT_BETWEEN[study_id]
+            return Report(body=clean_text(text[start:end]))
+        if (name := _TEXT_UNDER[study_id]) in (sections := _sections(parts)):
+            return Report(body=clean_text(sections[name]))
     findings, impression = _main_sections(parts)
     if findings or impression:
         return Report(findings, impression)

@@ -182,6 +182,14 @@ def test_reports_are_read_unless_they_are_no_files(root):
     }
     assert read_small_file(read["r"]) == b"text" and read_small_file(read["empty"]) == b""
     assert read_small_file(read["x" * 300]) is None and read_small_file(str(root / "a\0b")) is None
+    for size in (2**14 - 1, 2**14, 2**14 + 1, 2**16 + 5):
+        text = (b"0123456789abcdef" * 5000)[:size]
+        (root / "long.txt").write_bytes(text)
+        assert read_small_file(str(root / "long.txt")) == text
+    with open(read["fifo"], "r+b", buffering=0) as pipe:
+        pipe.write(b"what no report is")
+        with pytest.raises(UnicodeError, match="a FIFO"):
+            read_small_file(read["fifo"])
     for name, message in (("fifo", "a FIFO"), ("folder", "a folder"), ("loop", "symbolic links")):
         with pytest.raises(UnicodeError, match=message):
             read_small_file(read[name])

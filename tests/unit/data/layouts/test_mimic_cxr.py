@@ -6,6 +6,7 @@ import zipfile
 import polars as pl
 import pytest
 
+from medunifier.data import report_files
 from medunifier.data.layouts import RAW_IMAGES, RAW_REPORTS, find_layout, mimic_cxr
 from medunifier.runtime.errors import InputError
 from tests.support.fake_mimic import BOTH, HEAD, FakeMimic
@@ -205,9 +206,9 @@ def test_the_number_of_processes_changes_nothing(fake, monkeypatch, packed):
             for path, text in fake.reports.items():
                 file.writestr(str(path.relative_to(fake.folder / "mimic-cxr")), text)
     alone = reports(fake, archive)
-    monkeypatch.setattr(mimic_cxr, "_BLOCK", 4)
-    monkeypatch.setattr(mimic_cxr, "_STUDIES_A_WORKER", 1)
-    monkeypatch.setattr(mimic_cxr, "available_cores", lambda: 2)
+    monkeypatch.setattr(report_files, "_BLOCK", 4)
+    monkeypatch.setattr(report_files, "_STUDIES_A_WORKER", 1)
+    monkeypatch.setattr(report_files, "available_cores", lambda: 2)
     several = reports(fake, archive)
     assert (
         several.rows.equals(alone.rows)
