@@ -42,6 +42,23 @@ def test_a_healthy_project(here, capsys):
     assert said(capsys) == "nothing to fix\n"
 
 
+def test_a_disk_that_is_read_only(here, capsys, tmp_path, monkeypatch):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "none", disk], capture_output=True)
+    if mounted.returncode:
+        pytest.skip(f"no disk can be mounted here: {mounted.stderr.decode().strip()}")
+    try:
+        shutil.copytree(here, disk / "project", symlinks=True)
+        subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
+        monkeypatch.chdir(disk / "project")
+        text = said(capsys)
+    finally:
+        monkeypatch.undo()
+        subprocess.run(["umount", "--lazy", disk], check=True)
+    assert "lock_method: cannot be checked" in text and "its disk is read-only" in text
+
+
 def test_an_input_that_is_not_there(here, capsys):
     (here / "dvc.yaml").write_text(
         "stages: {prepare: {cmd: 'true', deps: [raw/metadata.csv, ./raw/metadata.csv], outs: [data]}}\n"
