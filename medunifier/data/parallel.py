@@ -3,7 +3,6 @@
 import gc
 import multiprocessing
 import os
-import pickle
 import resource
 import tempfile
 import threading
@@ -13,6 +12,9 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing.connection import wait
 from pathlib import Path
+from typing import Any
+
+import polars as pl
 
 from medunifier.runtime.errors import InputError
 
@@ -40,11 +42,13 @@ def parallel_map(workers: int, chunk: int = 16) -> Iterator[Callable[[Callable, 
 
 
 @contextmanager
-def shared_map(workers: int, function: Callable) -> Iterator[Callable[[Sequence], list]]:
+def shared_map(
+    workers: int, function: Callable[[Any], pl.DataFrame]
+) -> Iterator[Callable[[Sequence], list[pl.DataFrame]]]:
     """Yield a function that maps `function` over a sequence with this process and `workers - 1` others.
 
     For work of a few seconds: the other processes take some tenths of a second to start, and this one works meanwhile.
-    Their results come back as files: through a pipe, they and this process would wait for each other.
+    Their tables come back as files: through a pipe, they and this process would wait for each other.
 
     Raises:
         InputError: The system killed a worker.
@@ -58,12 +62,18 @@ def shared_map(workers: int, function: Callable) -> Iterator[Callable[[Sequence]
         yield lambda items: _share(pool, workers - 1, function, items, Path(folder))
 
 
-def _share(pool: ProcessPoolExecutor, others: int, function: Callable, items: Sequence, folder: Path) -> list:
+def _share(
+    pool: ProcessPoolExecutor,
+    others: int,
+    function: Callable[[Any], pl.DataFrame],
+    items: Sequence,
+    folder: Path,
+) -> list[pl.DataFrame]:
     """Map `function` over `items`: the `others` start at the front, this process at the back."""
     start, end = 0, len(items)
     submitted: list[Future[Path]] = []
     running: list[Future[Path]] = []
-    own: list = []
+    own: list[pl.DataFrame] = []
     while start < end:
         running = [future for future in running if not future.done()]
         for item in items[start : min(start + 2 * others - len(running), end)]:
@@ -73,12 +83,12 @@ def _share(pool: ProcessPoolExecutor, others: int, function: Callable, items: Se
         if start < end:
             end -= 1
             own.append(function(items[end]))
-    return [pickle.loads(future.result().read_bytes()) for future in submitted] + own[::-1]
+    return [pl.read_ipc(future.result()) for future in submitted] + own[::-1]
 
 
-def _to_file(function: Callable, item: object, path: Path) -> Path:
-    """Write the result of `function` to a file of this process's user."""
-    path.write_bytes(pickle.dumps(function(item)))
+def _to_file(function: Callable[[Any], pl.DataFrame], item: object, path: Path) -> Path:
+    """Write the table that `function` returns for an item."""
+    function(item).write_ipc(path)
     return path
 
 

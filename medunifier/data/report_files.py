@@ -25,7 +25,10 @@ from medunifier.data.zip_archive import BrokenEntry, read_directory, read_entry
 from medunifier.runtime.cpu import available_cores
 from medunifier.runtime.errors import InputError
 
-_COLUMNS = ("study_id", *Report._fields, "reason", "detail")
+_FACTS = ("not_utf8", "with_ndication")  # of a report: not UTF-8; its sections depend on what NDICATION is
+_SCHEMA = dict.fromkeys(("study_id", *Report._fields, "reason", "detail"), pl.String) | dict.fromkeys(
+    _FACTS, pl.Boolean
+)
 _BLOCK = 1000  # studies that a process receives at once
 _STUDIES_A_WORKER = (
     20_000  # about half a second of reading; fewer are done before another process has started
@@ -54,17 +57,16 @@ def read_report_files(
     with without_collection(), shared_map(workers, _parse_block) as mapped:
         ids, names = study_ids.to_list(), paths.to_list()
         locations, read = _find_reports(root, names, links)
-        parsed = mapped(
-            [
-                (read, ndication, *(column[start : start + _BLOCK] for column in (ids, names, locations)))
-                for start in range(0, max(len(ids), 1), _BLOCK)
-            ]
+        rows = pl.concat(
+            mapped(
+                [
+                    (read, ndication, *(column[start : start + _BLOCK] for column in (ids, names, locations)))
+                    for start in range(0, max(len(ids), 1), _BLOCK)
+                ]
+            )
         )
-    notes = {
-        "reports_not_utf8": sum(count for _, count, _ in parsed),
-        "reports_with_ndication": sum(count for _, _, count in parsed),
-    }
-    return pl.concat([rows for rows, _, _ in parsed]), notes
+    notes = {f"reports_{name}": int(rows[name].sum()) for name in _FACTS}
+    return rows.drop(_FACTS), notes
 
 
 def _find_reports(root: Path, paths: list[str], links: str) -> tuple[list[Any], Callable]:
@@ -79,8 +81,8 @@ def _find_reports(root: Path, paths: list[str], links: str) -> tuple[list[Any], 
     return [f"{root}/{path}" for path in paths], read_small_file
 
 
-def _parse_block(block: tuple[Callable, str, list[str], list[str], list]) -> tuple[pl.DataFrame, int, int]:
-    """Return the rows of some studies, how many are not UTF-8, and how many depend on what NDICATION is.
+def _parse_block(block: tuple[Callable, str, list[str], list[str], list]) -> pl.DataFrame:
+    """Return the rows of some studies, and _FACTS.
 
     Args:
         block: the function that reads a report from its location; what NDICATION is; of each study its id, the path
@@ -88,27 +90,24 @@ def _parse_block(block: tuple[Callable, str, list[str], list[str], list]) -> tup
     """
     read, ndication, ids, paths, locations = block
     rows = []
-    not_utf8 = with_ndication = 0
     with without_collection():
         contents = map_files(partial(_read, read), locations)
         for study_id, path, content in zip(ids, paths, contents, strict=True):
-            report, reason, detail = Report(), None, None
+            report, reason, detail, is_utf8, depends = Report(), None, None, True, False
             if isinstance(content, tuple):
                 text, is_utf8 = content
-                not_utf8 += not is_utf8
                 report = parse_report(text, study_id)
                 if has_ndication(text):
                     other = parse_report(without_ndication(text), study_id)
-                    with_ndication += other != report
+                    depends = other != report
                     report = report if ndication == "impression" else other
             elif content is None:
                 reason, detail = Reason.MISSING_REPORT.value, path
             else:
                 reason, detail = Reason.UNREADABLE_REPORT.value, f"{path}: {content}"
-            rows.append((study_id, *report, reason, detail))
+            rows.append((study_id, *report, reason, detail, not is_utf8, depends))
         columns = list(zip(*rows, strict=True)) or None  # None: no studies
-        table = pl.DataFrame(columns, schema=dict.fromkeys(_COLUMNS, pl.String), orient="col")
-    return table, not_utf8, with_ndication
+        return pl.DataFrame(columns, schema=_SCHEMA, orient="col")
 
 
 def _read(read: Callable, location: Any) -> tuple[str, bool] | Exception | None:

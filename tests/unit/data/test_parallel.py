@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 
+import polars as pl
 import psutil
 import pytest
 
@@ -27,14 +28,22 @@ def test_results_keep_their_order_whatever_the_number_of_workers(workers):
     assert (os.getpid() in {process for _, process in results}) == (workers == 1)
 
 
+def square_table(number):
+    square, process = square_slowly(number)
+    return pl.DataFrame(
+        {"square": [square], "process": [process], "text": [None if number % 2 else "ä" * number]}
+    )
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 3])
 def test_shared_work_keeps_its_order_and_this_process_does_its_part(workers):
-    with shared_map(workers, square_slowly) as mapped:
-        results = mapped(list(range(300)))
+    with shared_map(workers, square_table) as mapped:
+        results = pl.concat(mapped(list(range(300))))
         assert mapped([]) == []
-    assert [result for result, _ in results] == [number * number for number in range(300)]
-    processes = {process for _, process in results}
+    assert results["square"].to_list() == [number * number for number in range(300)]
+    assert results["text"].to_list() == [None if number % 2 else "ä" * number for number in range(300)]
+    processes = set(results["process"])
     assert os.getpid() in processes and (len(processes) > 1) == (workers > 1)
 
 
