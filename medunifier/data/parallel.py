@@ -83,12 +83,12 @@ def _share(
         if start < end:
             end -= 1
             own.append(function(items[end]))
-    return [pl.read_ipc(future.result()) for future in submitted] + own[::-1]
+    return [pl.read_ipc_stream(future.result()) for future in submitted] + own[::-1]
 
 
 def _to_file(function: Callable[[Any], pl.DataFrame], item: object, path: Path) -> Path:
     """Write the table that `function` returns for an item."""
-    function(item).write_ipc(path)
+    function(item).write_ipc_stream(path)
     return path
 
 
