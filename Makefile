@@ -17,6 +17,8 @@ PORT ?= 5000
 FAULTS ?= 200
 SEED ?= 0
 JOBS ?= 2
+# Tests wait for servers and other processes as long as they compute.
+export PYTEST_XDIST_AUTO_NUM_WORKERS ?= $(shell n=$$(nproc 2> /dev/null || echo 2) && echo $$((n + (n + 1) / 2)))
 READY := .venv/requirements.installed
 PROSE := README.md CHANGELOG.md CONTRIBUTING.md SECURITY.md docs .github
 

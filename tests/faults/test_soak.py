@@ -1,4 +1,4 @@
-"""A short soak: thirty faults on the toy pipeline. `make soak` does two hundred on the project's own."""
+"""A short soak: faults on the toy pipeline, and some on the project's own, on which `make soak` does two hundred."""
 
 from itertools import islice
 from pathlib import Path
@@ -10,20 +10,19 @@ from tests.faults.injury import Injury
 from tests.faults.recovery import recover
 from tests.faults.sandbox import Sandbox
 from tests.faults.soak import Soak, Tally
-from tests.faults.subjects import TOY
-
-FAULTS = 30
+from tests.faults.subjects import SMALL, TOY, Subject
 
 
 @pytest.mark.slow
 @pytest.mark.workflow
-def test_nothing_is_wrong_lost_or_stuck(tmp_path: Path) -> None:
-    tally = Tally("python -m tests.faults --toy")
-    with Soak(TOY, tmp_path) as soak:
-        for fault in islice(faults(0, soak.cells), FAULTS):
+@pytest.mark.parametrize(("subject", "number"), [(TOY, 30), (SMALL, 10)], ids=["toy", "small"])
+def test_nothing_is_wrong_lost_or_stuck(tmp_path: Path, subject: Subject, number: int) -> None:
+    tally = Tally("python -m tests.faults" + " --toy" * (subject is TOY))
+    with Soak(subject, tmp_path) as soak:
+        for fault in islice(faults(0, soak.cells), number):
             print(tally.add(fault, *soak.run(fault)))
     assert tally.is_good, tally.summary()
-    assert tally.counts["injected"] >= FAULTS / 2, tally.summary()  # others came too late, or need root
+    assert tally.counts["injected"] >= number / 2, tally.summary()  # others came too late, or need root
 
 
 @pytest.fixture(scope="module")
