@@ -24,7 +24,7 @@ from medunifier.runtime.errors import user_message
 from medunifier.runtime.files import write_text
 from workflow import dvc_repair, lockfile, locks, remote
 from workflow.changes import STATE, read_plan
-from workflow.verify import discard_damaged
+from workflow.verify import discard_damaged, refill_cache
 
 if TYPE_CHECKING:
     from dvc.repo import Repo
@@ -76,6 +76,7 @@ def _bring_up_to_date(repo: Repo, name: str) -> str:
         locks.clear_dvc_locks([part.fs_path for part in stage.deps], [part.fs_path for part in stage.outs])
         logging.getLogger("dvc").setLevel(logging.INFO)  # has its own handler
         absent = any(not out.exists for out in stage.outs)
+        refill_cache(repo, stage)
         # The main process has fetched it, for all stages.
         repo.stage_cache.pull = lambda *_: None  # pyright: ignore[reportAttributeAccessIssue]  # a method of DVC's
         done = repo.reproduce(  # pyright: ignore[reportCallIssue]  # DVC binds the function as a method

@@ -16,6 +16,7 @@ from medunifier.runtime.integrity import damages
 
 if TYPE_CHECKING:
     from dvc.repo import Repo
+    from dvc.stage import Stage
 
 OBJECT = re.compile(r"[0-9a-f]{32}(\.dir)?")
 SHOW_EVERY = 10 * 2**30  # bytes between two lines of progress
@@ -46,6 +47,15 @@ def discard_damaged(repo: Repo, stage: str) -> bool:
             found = True
             _remove(Path(output))
     return found
+
+
+def refill_cache(repo: Repo, stage: Stage) -> None:
+    """Put outputs that are as dvc.lock says into DVC's cache where it lacks them: DVC would compute them again."""
+    for output in stage.outs:
+        if output.use_cache and output.hash_info and output.exists and output.changed_cache():
+            path = Path(output.fs_path).relative_to(repo.root_dir)
+            if not list(damages(path, str(output.hash_info.value), sample=None)):
+                output.commit(relink=False)
 
 
 def damaged_outputs() -> Iterator[tuple[str, str]]:

@@ -9,6 +9,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -138,9 +139,16 @@ def read_only(places: list[Path]) -> Iterator[None]:
     mounted = []
     try:
         for place in places:
-            subprocess.run(["mount", "--bind", place, place], check=True)
-            mounted.append(place)
-            subprocess.run(["mount", "-o", "remount,bind,ro", place], check=True)
+            with (
+                tempfile.TemporaryDirectory() as elsewhere
+            ):  # a mount with files open for writing stays writable
+                subprocess.run(["mount", "--bind", place, elsewhere], check=True)
+                try:
+                    subprocess.run(["mount", "-o", "remount,bind,ro", elsewhere], check=True)
+                    subprocess.run(["mount", "--bind", elsewhere, place], check=True)
+                    mounted.append(place)
+                finally:
+                    subprocess.run(["umount", "--lazy", elsewhere], check=True)
         yield
     finally:
         for place in mounted:

@@ -37,6 +37,26 @@ def test_what_is_whole_is_restored(done: Toy) -> None:
     assert done.ran() == []
 
 
+def test_a_cache_that_is_gone_is_filled_from_the_outputs(done: Toy) -> None:
+    shutil.rmtree(done.folder / ".dvc/cache")
+    content = (done.folder / OUTPUT).read_bytes()
+    done.edit("params.yaml", "ks: [1, 5]", "ks: [1, 7]")
+    done.call("snakemake --cores 2")
+    assert {name.partition("@")[0] for name in done.ran()} == {"score", "summarize"}
+    assert object_of(done, content).read_bytes() == content
+    assert done.planned() == [] and done.unclean() == []
+
+
+def test_damaged_outputs_do_not_fill_the_cache(done: Toy) -> None:
+    shutil.rmtree(done.folder / ".dvc/cache")
+    content = (done.folder / OUTPUT).read_bytes()
+    flip(done.folder / OUTPUT)
+    done.edit("params.yaml", "ks: [1, 5]", "ks: [1, 7]")
+    done.call("snakemake --cores 2")
+    assert "train@full" in done.ran()
+    assert (done.folder / OUTPUT).read_bytes() == content == object_of(done, content).read_bytes()
+
+
 @pytest.fixture
 def here(done: Toy, monkeypatch) -> Toy:
     monkeypatch.chdir(done.folder)
