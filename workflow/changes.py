@@ -103,10 +103,9 @@ def ask_dvc() -> dict[str, Stage]:
         InputError: DVC cannot read the pipeline, or an input that no stage makes is missing.
     """
     from dvc.exceptions import DvcException
-    from dvc.repo import Repo
 
     try:
-        repo = Repo(_wait_for_lock=True)
+        repo = dvc_repair.open_repo()
         with repo.lock:
             lockfile.repair(repo)
             stages = named_stages(repo)

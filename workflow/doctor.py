@@ -207,12 +207,11 @@ def damaged_databases() -> Iterator[Finding]:
 def inputs() -> Iterator[Finding]:
     """Files that stages read, no stage makes and are not there."""
     from dvc.exceptions import DvcException
-    from dvc.repo import Repo
 
     from workflow.changes import MISSING_INPUTS, missing_inputs
 
     try:
-        missing = missing_inputs(Repo())
+        missing = missing_inputs(dvc_repair.open_repo())
     except DvcException as error:
         yield Finding(f"DVC cannot read the pipeline: {error}", "see above")
         return

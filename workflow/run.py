@@ -41,14 +41,13 @@ def run_stage(name: str) -> str:
     Raises DVC's ReproductionError if the stage's command fails.
     """
     from dvc.lock import LockError
-    from dvc.repo import Repo
 
     stage_lock = STATE / "locks" / name
     with locks.exclusive(stage_lock, waiting=f"{name} still runs from an earlier start; waiting for it"):
         announced = False
         while True:
             try:
-                return _bring_up_to_date(Repo(_wait_for_lock=True), name)
+                return _bring_up_to_date(dvc_repair.open_repo(), name)
             except Exception as error:
                 busy = next((cause for cause in _causes(error) if isinstance(cause, LockError)), None)
                 if busy is None or "is busy" not in str(busy):

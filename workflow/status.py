@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medunifier.runtime.errors import refuse
+from workflow import dvc_repair
 from workflow.changes import Stage, ask_dvc
 from workflow.predict import Forecast
 
@@ -37,11 +38,9 @@ def lines(use_remote: bool = True) -> list[Line]:
     Raises:
         InputError: DVC cannot read the pipeline.
     """
-    from dvc.repo import Repo
-
     stages = ask_dvc()
     earlier = earlier_costs()
-    with Repo(_wait_for_lock=True) as repo:
+    with dvc_repair.open_repo() as repo:
         forecast = Forecast(repo, use_remote)
         result: dict[str, Line] = {}
         for name in in_order(stages):

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from medunifier.runtime.dvc_pipeline import Pipeline
 from medunifier.runtime.integrity import damages
+from workflow.dvc_repair import open_repo
 
 if TYPE_CHECKING:
     from dvc.repo import Repo
@@ -71,9 +72,7 @@ def damaged_outputs() -> Iterator[tuple[str, str]]:
 
 def damaged_objects() -> Iterator[tuple[str, str]]:
     """Yield (what, fix) for each object of DVC's cache, and of a remote that is a folder, of another content than its name."""
-    from dvc.repo import Repo
-
-    with Repo() as repo:
+    with open_repo() as repo:
         folders = [Path(repo.cache.local.path)]
         for name in repo.config["remote"]:
             remote = repo.cloud.get_remote_odb(name)

@@ -1,13 +1,17 @@
 """A project on a disk that is full or read-only: one message, no traceback. Needs root, to mount a small disk."""
 
 import contextlib
+import sqlite3
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from medunifier.runtime.errors import user_message
+from tests.bad_input.outcome import time_limit
 from tests.support.toy_pipeline import Toy
+from workflow.dvc_repair import open_repo
 
 
 @pytest.fixture
@@ -32,6 +36,29 @@ def fill(toy: Toy) -> None:
 
 def remount_read_only(toy: Toy) -> None:
     subprocess.run(["mount", "-o", "remount,ro", toy.folder.parent], check=True)
+
+
+def remember(links) -> None:
+    for number in range(1000):
+        links[f"path {number}" * 100] = ("token", "inode")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"), [(fill, "the disk is full"), (remount_read_only, "its disk is read-only")]
+)
+def test_dvcs_databases_fail_instead_of_trying_for_ever(
+    on_disk: Toy, spoil, message: str, monkeypatch
+) -> None:
+    monkeypatch.chdir(on_disk.folder)
+    monkeypatch.setenv("DVC_SITE_CACHE_DIR", str(on_disk.folder / ".dvc/tmp/site-cache"))
+    state = open_repo().state
+    links = state.links
+    links["before"] = ("token", "inode")
+    state.close()  # they open again where they are used
+    spoil(on_disk)
+    with time_limit(), pytest.raises((OSError, sqlite3.DatabaseError)) as raised:
+        remember(links)
+    assert message in (user_message(raised.value) or "")
 
 
 @pytest.mark.parametrize(
