@@ -13,6 +13,7 @@ from tests.faults.sandbox import RECORDS, Sandbox, remove
 
 DOCTOR = "python -m workflow.doctor --verify"
 MOST_ADVICE = 4  # times in a row that an advice is followed
+MOST_SHOWN = 1500  # characters of what a command printed, in a remark
 
 
 @dataclass
@@ -25,9 +26,11 @@ class Outcome:
             (the command does not finish).
         advice: what was followed.
         remarks: what else was seen.
+        shown: what the command printed that finished.
     """
 
     verdict: str
+    shown: str = field(default="", repr=False, kw_only=True)
     advice: list[str] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
 
@@ -99,6 +102,7 @@ def recover(sandbox: Sandbox, injury: Injury, expected: dict[str, str], finished
     if again := ran_again(sandbox, injury.hit, finished):
         outcome.verdict = "lost"
         outcome.remarks.append(f"ran again: {', '.join(again)}")
+        outcome.remarks += [text[-MOST_SHOWN:] for text in (injury.shown, outcome.shown)]
     elif outcome.advice:
         outcome.verdict = "mended"
     return outcome
@@ -110,13 +114,14 @@ def _finish(sandbox: Sandbox, command: str, outcome: Outcome) -> bool:
         running = sandbox.start(command)
         code = end(running)
         outcome.remarks += tracebacks(running.text)
-        if code == 0:
-            return True
         text = running.text
+        if code == 0:
+            outcome.shown = text
+            return True
         if "database disk image is malformed" in text:  # then docs/troubleshooting.md names the doctor
             text += sandbox.toy.shell(f"{DOCTOR} || true")
         if not _follow(sandbox, text, outcome):
-            outcome.remarks.append(f"`{command}` ends with {code}: {running.text[-1500:]}")
+            outcome.remarks.append(f"`{command}` ends with {code}: {running.text[-MOST_SHOWN:]}")
             return False
     return False
 
