@@ -55,6 +55,14 @@ class TestTheHarnessNotices:
         toy.forget("train@full")
         assert verdict(toys, toy, finished) == "lost"
 
+    def test_entries_that_an_interrupted_dvc_has_not_written(self, toys: Soak, toy: Sandbox) -> None:
+        """A later run finds the stages in the run cache: they do not run again."""
+        finished = toy.finished()
+        lock = toy.toy.read("dvc.lock")
+        toy.toy.write("dvc.lock", lock[: lock.index("  score@small-b-b:")])
+        outcome = recover(toy, Injury("dvc repro train@full"), toys.templates.hashes, finished)
+        assert outcome.verdict == "survived" and toy.finished() == finished
+
     def test_a_command_that_fails(self, toys: Soak, toy: Sandbox) -> None:
         toy.forget("train@full")
         toy.toy.write("hook.py", "sys.exit('no')")
