@@ -1,7 +1,8 @@
 """DVC on a bad disk: its own files that are damaged, and its databases where nothing can be written.
 
-DVC fails at a damaged file whatever it is asked, and makes it again without it. Its databases of known hashes and links are a memory that saves time. The list of a folder's files in its cache is
-needed where the folder is to be restored; without it the stage is computed.
+DVC fails at a damaged file whatever it is asked, and makes it again where it is gone. Its databases of known hashes
+and links are a memory that saves time. The list of a folder's files in its cache is needed where the folder is to be
+restored; without it the stage is computed.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from dvc.repo import Repo
     from dvc_data.hashfile.cache import Cache
 
-# Primary codes of SQLite's errors that time does not mend.
+# Primary codes of SQLite's errors that do not pass with time.
 UNWRITABLE = (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL, sqlite3.SQLITE_CANTOPEN)
 FULL = 2**20  # bytes that are left on a disk on which databases no longer work
 

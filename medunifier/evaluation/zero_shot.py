@@ -30,7 +30,7 @@ class ClassShares:
 
 
 def check_prompts(model: EvaluatedModel, file: PromptFile, log: Callable[[str], None]) -> None:
-    """Log each prompt of which the model knows no word: it recognises nothing.
+    """Log each prompt of which the model knows no word, so that it says nothing of its class.
 
     Raises:
         InputError: It knows no word of any prompt.

@@ -18,7 +18,7 @@ from tests.faults.workers import run_faults
 
 
 def main() -> int:
-    """Return 0 if every fault was survived or mended."""
+    """Return 0 if every fault was survived or fixed."""
     parser = argparse.ArgumentParser(
         prog="python -m tests.faults",
         description=__doc__,

@@ -139,9 +139,8 @@ def read_only(places: list[Path]) -> Iterator[None]:
     mounted = []
     try:
         for place in places:
-            with (
-                tempfile.TemporaryDirectory() as elsewhere
-            ):  # a mount with files open for writing stays writable
+            # Elsewhere first: a mount in which a file is open for writing cannot be made read-only.
+            with tempfile.TemporaryDirectory() as elsewhere:
                 subprocess.run(["mount", "--bind", place, elsewhere], check=True)
                 try:
                     subprocess.run(["mount", "-o", "remount,bind,ro", elsewhere], check=True)

@@ -21,7 +21,7 @@ class Outcome:
     """How a fault ended.
 
     Attributes:
-        verdict: survived (the same command finished with equal outputs), mended (it said what to do, and equal
+        verdict: survived (the same command finished with equal outputs), fixed (it said what to do, and equal
             outputs came of that), wrong (outputs differ), lost (a finished stage that was not hit ran again), stuck
             (the command does not finish).
         advice: what was followed.
@@ -85,13 +85,14 @@ def recover(sandbox: Sandbox, injury: Injury, expected: dict[str, str], finished
     """
     outcome = Outcome("survived", remarks=tracebacks(injury.shown))
     try:
-        if not _finish(sandbox, injury.command, outcome):
-            outcome.verdict = "stuck"
-            return outcome
-        if finished.keys() - sandbox.finished().keys():
+        ended = _finish(sandbox, injury.command, outcome)
+        if ended and finished.keys() - sandbox.finished().keys():
             # DVC was interrupted as it wrote dvc.lock, and the command asks for one stage: the others come back when
             # all are asked for, from DVC's cache.
-            _finish(sandbox, SNAKEMAKE, outcome)
+            ended = _finish(sandbox, SNAKEMAKE, outcome)
+        if not ended:
+            outcome.verdict = "stuck"
+            return outcome
         if sandbox.differences(expected):  # not noticed so far, because no stage has read it
             if _follow(sandbox, sandbox.toy.shell(f"{DOCTOR} || true"), outcome):
                 _finish(sandbox, injury.command, outcome)
@@ -108,7 +109,7 @@ def recover(sandbox: Sandbox, injury: Injury, expected: dict[str, str], finished
         outcome.remarks.append(f"ran again: {', '.join(again)}")
         outcome.remarks += [text[-MOST_SHOWN:] for text in (injury.shown, outcome.shown)]
     elif outcome.advice:
-        outcome.verdict = "mended"
+        outcome.verdict = "fixed"
     return outcome
 
 

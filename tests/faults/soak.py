@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import time
 import traceback
@@ -18,9 +19,10 @@ from tests.faults.recovery import Outcome, recover
 from tests.faults.sandbox import Sandbox, output_kinds
 from tests.faults.subjects import Subject, Templates
 
-VERDICTS = ("survived", "mended", "wrong", "lost", "stuck", "broken", "missed", "skipped")
+VERDICTS = ("survived", "fixed", "wrong", "lost", "stuck", "broken", "missed", "skipped")
 BAD = ("wrong", "lost", "stuck", "broken")  # the last: this harness failed, not the project
 ATTEMPTS = 3  # to hit a moment; each comes earlier
+FOLDERS = re.compile(r"(?<![\w.:/-])/(?:[^\s/'\"]+/)+")
 SPACE = "512m"  # of the file system on which the copies lie
 
 
@@ -102,6 +104,13 @@ class Soak:
         return recover(sandbox, injury, self.templates.hashes, finished), injury.what
 
 
+def _without_folders(value: Any) -> Any:
+    """Return a value of a record without the folders of absolute paths, which are of this machine alone."""
+    if isinstance(value, list):
+        return [_without_folders(one) for one in value]
+    return FOLDERS.sub("", value) if isinstance(value, str) else value
+
+
 @dataclass
 class Tally:
     """What came of all faults."""
@@ -114,6 +123,7 @@ class Tally:
         row = {"number": fault.number, "kind": fault.cell.kind, "target": fault.cell.target, "what": what}
         row |= {"verdict": outcome.verdict, "seconds": round(seconds, 1)}
         row |= {name: value for name in ("advice", "remarks") if (value := getattr(outcome, name))}
+        row = {name: _without_folders(value) for name, value in row.items()}
         self.rows = sorted([*self.rows, row], key=lambda row: row["number"])
         line = f"{fault} ({what}): {outcome.verdict}, {seconds:.0f} s"
         if outcome.advice:

@@ -72,6 +72,17 @@ class TestTheHarnessNotices:
         assert verdict(toys, toy, toy.finished()) == "survived"
 
 
+def test_a_record_holds_no_folder_of_this_machine() -> None:
+    from tests.faults.recovery import Outcome
+
+    remark = "File \"/tmp/soak-1/arena/project/stage.py\", line 3\n/usr/bin/mount: PosixPath('/tmp/a/b') of data/x/y.npy, a/b"
+    tally = Tally("python -m tests.faults")
+    line = tally.add(Fault(0, 0, Cell("SIGKILL", "stage")), Outcome("broken", remarks=[remark]), "", 1.0)
+    assert "/tmp/soak-1" in line, "who reads it is on this machine"
+    (kept,) = tally.record()["faults"][0]["remarks"]
+    assert kept == "File \"stage.py\", line 3\nmount: PosixPath('b') of data/x/y.npy, a/b"
+
+
 def test_the_summary_tells_how_to_repeat_a_fault() -> None:
     from tests.faults.recovery import Outcome
 

@@ -10,6 +10,7 @@ import pytest
 
 from medunifier.runtime.errors import user_message
 from tests.bad_input.outcome import time_limit
+from tests.support.small_disk import make_read_only, small_disk
 from tests.support.toy_pipeline import Toy
 from workflow.dvc_repair import open_repo
 
@@ -17,15 +18,8 @@ from workflow.dvc_repair import open_repo
 @pytest.fixture
 def on_disk(tmp_path: Path, done_template: Toy) -> Iterator[Toy]:
     """The toy pipeline after a complete run, alone on a file system in memory."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "none", disk], capture_output=True)
-    if mounted.returncode:
-        pytest.skip(f"no disk can be mounted here: {mounted.stderr.decode().strip()}")
-    try:
+    with small_disk(tmp_path / "disk", 16) as disk:
         yield done_template.copy_to(disk / "toy")
-    finally:
-        subprocess.run(["umount", "--lazy", disk], check=True)
 
 
 def fill(toy: Toy) -> None:
@@ -35,7 +29,7 @@ def fill(toy: Toy) -> None:
 
 
 def remount_read_only(toy: Toy) -> None:
-    subprocess.run(["mount", "-o", "remount,ro", toy.folder.parent], check=True)
+    make_read_only(toy.folder.parent)
 
 
 def remember(links) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from medunifier.tracking.store import Store
 from tests.support.damage import flip
+from tests.support.small_disk import make_read_only, small_disk
 from tests.support.stored_runs import send
 from tests.support.tracking_project import execute
 from workflow import doctor, locks
@@ -43,19 +44,11 @@ def test_a_healthy_project(here, capsys):
 
 
 def test_a_disk_that_is_read_only(here, capsys, tmp_path, monkeypatch):
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "none", disk], capture_output=True)
-    if mounted.returncode:
-        pytest.skip(f"no disk can be mounted here: {mounted.stderr.decode().strip()}")
-    try:
+    with small_disk(tmp_path / "disk", 64) as disk:
         shutil.copytree(here, disk / "project", symlinks=True)
-        subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
+        make_read_only(disk)
         monkeypatch.chdir(disk / "project")
         text = said(capsys)
-    finally:
-        monkeypatch.undo()
-        subprocess.run(["umount", "--lazy", disk], check=True)
     assert "lock_method: cannot be checked" in text and "its disk is read-only" in text
 
 
