@@ -1,5 +1,6 @@
 # Plans and dispatches the stages of dvc.yaml: one rule for each stage family, made from dvc.yaml itself.
 # A rule's input and output are stamps (.state/stamps); what makes a stamp invalid is DVC's judgement alone.
+import logging
 import signal
 import sys
 from pathlib import Path
@@ -13,6 +14,9 @@ from workflow import changes, cluster_jobs, hooks, resources
 
 min_version("9.17")  # of which on a priority may be a function
 
+# On a full disk Snakemake's log file cannot be written: our message says so, not a traceback for each of its lines.
+logging.raiseExceptions = False
+
 try:
     STAGES = changes.make_plan() if workflow.is_main_process else changes.read_plan()
     if workflow.is_main_process:
@@ -24,6 +28,8 @@ except Exception as error:
     if message := user_message(error):
         raise WorkflowError(message) from None
     raise
+except KeyboardInterrupt:
+    raise WorkflowError("interrupted while the stages were planned; nothing has run") from None
 
 if not workflow.is_main_process:
     # A job on a node: a cluster's early warning before the end (--signal=USR1) is for the stage alone.

@@ -1,6 +1,7 @@
 """Presets as layers: workflow/presets/src/base.yaml and the overlays that say what differs.
 
-An overlay begins with comments, which head the preset, and `extends: NAME`, the layer under it. Then
+An overlay begins with comments, which head the preset, and `extends: NAME`, the layer under it, or `[NAME, NAME]`, a
+layer and one that is laid over it. Then
 * sections are merged key by key; lists, texts and numbers replace what is below;
 * a mapping whose keys users choose (`datasets`, `variants`, `evaluate.finetune`) holds exactly the names that the
   overlay lists, in its order; an entry of a name that the layer below has, too, is merged with that (`NAME: {}`: the
@@ -48,16 +49,9 @@ def load_preset(name: str) -> Preset:
     Raises:
         InputError: A layer is missing or broken, or they extend each other in a circle.
     """
-    layers: list[str] = []
     values: dict[str, Any] = {}
     notes: dict[str, str] = {}
-    chain = [name]
-    while (below := read_mapping(source(chain[-1])).get("extends")) is not None:
-        if below in chain:
-            raise InputError(f"{source(below)}: extends itself by way of {chain[-1]}")
-        chain.append(str(below))
-    for layer in reversed(chain):
-        layers.append(layer)
+    for layer in layers_of(name):
         above = read_mapping(source(layer))
         above.pop("extends", None)
         changed = set(leaves(above))
@@ -66,6 +60,21 @@ def load_preset(name: str) -> Preset:
         notes |= read_notes(source(layer))
     there = set(leaves(values))
     return Preset(name, read_header(source(name)), values, {k: v for k, v in notes.items() if k in there})
+
+
+def layers_of(name: str, above: tuple[str, ...] = ()) -> list[str]:
+    """Return a layer and all under it, the lowest first, each once; `above` are those that led here.
+
+    Raises:
+        InputError: A layer is missing or broken, or they extend each other in a circle.
+    """
+    if name in above:
+        raise InputError(f"{source(name)}: extends itself by way of {above[-1]}")
+    extends = read_mapping(source(name)).get("extends") or []
+    layers: list[str] = []
+    for below in [extends] if isinstance(extends, str) else extends:
+        layers += [layer for layer in layers_of(str(below), (*above, name)) if layer not in layers]
+    return [*layers, name]
 
 
 def source(layer: str) -> Path:

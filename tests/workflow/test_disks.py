@@ -68,6 +68,7 @@ def test_a_plan_and_a_stage_say_what_is_wrong_with_the_disk(on_disk: Toy, spoil,
     on_disk.environment["TMPDIR"] = str(on_disk.folder.parent.parent)
     for command in (
         "snakemake -n",
+        "snakemake --cores 1",
         "python -m workflow.status",
         "python -m workflow.run train@full",
         "python -m workflow.run --log .state/logs/train train@full",

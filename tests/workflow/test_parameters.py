@@ -191,6 +191,16 @@ datasets:
     assert [preset.name for preset in overlays.presets()] == ["top"]
 
 
+def test_one_layer_is_laid_over_another(tmp_path, monkeypatch):
+    over = "variants:\n  more: {itc: 0.5}\n  full: {}\nseed: 3\n"
+    middle, top = "extends: base\nimages: {aspect: pad}\nseed: 2\n", "extends: [middle, base, _over]\n"
+    write_layers(tmp_path, monkeypatch, base=BASE, middle=middle, _over=over, top=top)
+    values = load_preset("top").values
+    assert values["images"] == {"size": 224, "aspect": "pad"}, "base is laid once, under all"
+    assert values["seed"] == 3
+    assert values["variants"] == {"more": {"itc": 0.5}, "full": {"itc": 1.0, "itm": 1.0}}
+
+
 def test_layers_in_a_circle_are_refused(tmp_path, monkeypatch):
     write_layers(tmp_path, monkeypatch, a="extends: b\n", b="extends: a\n")
     with pytest.raises(InputError, match="extends itself"):
