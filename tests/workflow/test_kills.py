@@ -7,6 +7,7 @@ import psutil
 import pytest
 
 from tests.support.toy_pipeline import Toy, wait_for
+from workflow import locks
 
 COMMAND = "snakemake --cores 2"
 
@@ -122,6 +123,23 @@ def test_ctrl_c_lets_the_stage_save_and_shows_no_traceback(done: Toy, command: s
     log = done.read(".state/logs/train@full.log")
     assert "Traceback" not in log and "KeyboardInterrupt" not in log, log
     assert finish(done).count("train@full") == 1
+
+
+def test_ctrl_c_while_planning_shows_no_traceback(done: Toy) -> None:
+    lock = done.folder / ".state/sync.lock"
+    with locks.exclusive(lock):  # the plan waits for it
+        started = done.start(COMMAND)
+        planning = psutil.Process(started.process.pid)
+        wait_for(
+            lambda: any(
+                str(lock) in str(p.open_files()) for p in (planning, *planning.children(recursive=True))
+            )
+        )
+        os.killpg(started.process.pid, signal.SIGINT)
+        text = started.wait(code=1)
+    assert "interrupted while the stages were planned; nothing has run" in text
+    assert "Traceback" not in text and "KeyboardInterrupt" not in text, text
+    assert finish(done) == []
 
 
 def test_second_snakemake_leaves_the_first_alone(waiting) -> None:
