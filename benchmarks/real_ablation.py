@@ -44,8 +44,7 @@ SHOWN = (
     ("fine-tuned on 100 %, AUROC", "finetune 100%", "auroc"),
     ("fine-tuned on 1 %, accuracy", "finetune 1%", "accuracy"),
     ("fine-tuned on 100 %, accuracy", "finetune 100%", "accuracy"),
-    ("linear probe on 100 %, AUROC", "finetune 100%", "probe_auroc"),
-    ("linear probe on 100 %, accuracy", "finetune 100%", "probe_accuracy"),
+    ("findings in reports, micro F1", "write_reports", "findings_f1_micro"),
 )
 Weights = tuple[float, ...]
 
@@ -148,19 +147,19 @@ def tables_of(record: Mapping) -> str:
     shown = [
         (words, evaluation, metric)
         for words, evaluation, metric in SHOWN
-        if metric in record["sets"][0]["values"].get(evaluation, {})
+        if any(metric in each["values"].get(evaluation, {}) for each in record["sets"])
     ]
     head = [words for words, _, _ in shown]
     sets = [
         [
             in_words(each["weights"]),
-            *(spread(each["values"][evaluation][metric]) for _, evaluation, metric in shown),
+            *(spread(each["values"].get(evaluation, {}).get(metric, ())) for _, evaluation, metric in shown),
         ]
         for each in record["sets"]
     ]
     found = {(d["added"], d["evaluation"], d["metric"]): d for d in record["added"]}
     added = [
-        [words, *(difference(found[words, evaluation, metric]) for _, evaluation, metric in shown)]
+        [words, *(difference(found.get((words, evaluation, metric))) for _, evaluation, metric in shown)]
         for words, _, _ in ADDED
         if any(key[0] == words for key in found)
     ]
@@ -177,12 +176,14 @@ def in_words(weights: Sequence[float]) -> str:
 
 
 def spread(values: Sequence[float]) -> str:
-    """Return the mean over seeds and, in parentheses, their standard deviation."""
-    return f"{statistics.fmean(values):.1f} ({statistics.stdev(values):.1f})"
+    """Return the mean over seeds and, in parentheses, their standard deviation; nothing of what was not measured."""
+    return f"{statistics.fmean(values):.1f} ({statistics.stdev(values):.1f})" if values else ""
 
 
-def difference(found: Mapping) -> str:
+def difference(found: Mapping | None) -> str:
     """Return a difference with its interval and, in parentheses, its standard deviation over the seeds."""
+    if found is None:
+        return ""
     value, low, high, _ = found["difference"]
     return f"{value:+.1f} [{low:+.1f}, {high:+.1f}] ({statistics.stdev(found['of seeds']):.1f})"
 

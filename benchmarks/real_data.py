@@ -1,10 +1,10 @@
 """Results on real radiographs beside what the frozen encoder alone gives: `python -m benchmarks.real_data FOLDER... [--save]`.
 
 Each FOLDER is the project folder of a finished run of one preset; runs differ in `seed`, or in the `seed` of variants that
-have the weights of `full`. With `--save` the values are written to benchmarks/results/PRESET-DATE.json, from which the
-tables of docs/results/ are made (`--tables RECORD` prints them), and images to docs/results/PRESET.png: real test images,
-their reconstructions, images generated from their reports, and images generated without text; the first eight of the
-first run, as `score_images` chose them.
+have the weights of `full` (preset PRESET-ablation). With `--save` the values are written to
+benchmarks/results/PRESET-DATE.json, from which the tables of docs/results/ are made (`--tables RECORD` prints them), and
+images to docs/results/PRESET.png: real test images, their reconstructions, images generated from their reports, and images
+generated without text; the first eight of the first run, as `score_images` chose them.
 """
 
 import argparse
@@ -249,6 +249,7 @@ def main() -> None:
     (preset,) = {run["preset"] for run in runs}
     print(tables_of({"runs": runs}))
     if arguments.save:
+        preset = preset.removesuffix("-ablation")  # where `full` is trained as in the preset without it
         records.save(preset, "python -m benchmarks.real_data FOLDER... --save", {"runs": runs})
         if (arguments.folders[0] / FIGURE).is_file():
             write_grid(arguments.folders[0] / FIGURE, PAGES / f"{preset}.png")

@@ -86,6 +86,7 @@ def test_tables_of_a_record():
     record = {
         "sets": [
             {"weights": [1, 1, 0, 0.8], "values": {"retrieve": {"i2t_map_at_1": [40.0, 43.0, 43.0]}}},
+            {"weights": [1, 1, 1, 1], "values": {"write_reports": {"findings_f1_micro": [50.0, 51.0]}}},
         ],
         "added": [
             {
@@ -98,13 +99,14 @@ def test_tables_of_a_record():
         ],
     }
     assert tables_of(record).splitlines() == [
-        "| objectives | report for an image, mAP@1 |",
-        "|---|---|",
-        "| ITC, ITM, TIG (weight 0.8) | 42.0 (1.7) |",
+        "| objectives | report for an image, mAP@1 | findings in reports, micro F1 |",
+        "|---|---|---|",
+        "| ITC, ITM, TIG (weight 0.8) | 42.0 (1.7) |  |",
+        "| ITC, ITM, ITG, TIG |  | 50.5 (0.7) |",
         "",
-        "| added | report for an image, mAP@1 |",
-        "|---|---|",
-        "| ITM to ITC | +1.0 [-2.0, +4.0] (1.0) |",
+        "| added | report for an image, mAP@1 | findings in reports, micro F1 |",
+        "|---|---|---|",
+        "| ITM to ITC | +1.0 [-2.0, +4.0] (1.0) |  |",
     ]
     assert in_words([1.0, 1.0, 1.0, 1.0]) == "ITC, ITM, ITG, TIG"
 
