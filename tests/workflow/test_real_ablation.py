@@ -126,3 +126,12 @@ def test_the_presets_train_every_set_from_three_seeds(preset):
         if section not in ("preset", "variants", "trained", "evaluate"):
             assert getattr(several, section) == values, section
     assert several.evaluate.replace(finetune_models=one.evaluate.finetune_models) == one.evaluate
+
+
+@pytest.mark.parametrize("page", ["nih-small"])
+def test_the_tables_of_a_page_are_those_of_its_record(page):
+    text = (REPO / f"docs/results/{page}.md").read_text(encoding="utf-8")
+    record = max((REPO / "benchmarks/results").glob(f"objectives-{page}-ablation-2*.json"))
+    assert record.name in text
+    for table in tables_of(json.loads(record.read_text(encoding="utf-8"))).split("\n\n"):
+        assert table in text
