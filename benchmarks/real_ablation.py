@@ -18,12 +18,13 @@ from pathlib import Path
 import polars as pl
 
 from benchmarks import records
-from benchmarks.real_tables import markdown
+from benchmarks.real_tables import family, markdown, of_seeds
+from medunifier.pretraining.objective import OBJECTIVES
 from medunifier.report.differences import compare, evaluations
 from medunifier.results.item_scores import read_items
+from medunifier.runtime.json_files import read_json_object
 from medunifier.runtime.params import Params, load_params
 
-OBJECTIVES = ("itc", "itm", "itg", "tig")
 # What is added, to which set of objectives (weights of ITC, ITM, ITG, TIG), and what it is then.
 ADDED = (
     ("ITM to ITC", (1, 0, 0, 0), (1, 1, 0, 0)),
@@ -82,12 +83,6 @@ def trained_sets(params: Params) -> dict[Weights, dict[int, str]]:
     return sets
 
 
-def family(evaluation: str) -> str:
-    """Return the name of an evaluation without its data set: `finetune nih 10%` -> `finetune 10%`."""
-    first, _, *percent = evaluation.split()
-    return " ".join([first, *percent])
-
-
 def values_of(
     seeds: Mapping[int, str], found: Mapping[str, Mapping[str, str]]
 ) -> dict[str, dict[str, list[float]]]:
@@ -96,10 +91,7 @@ def values_of(
     for evaluation, stages in found.items():
         if not set(seeds.values()) <= set(stages):
             continue
-        files = [
-            json.loads(Path(f"results/metrics/{stages[name]}.json").read_text(encoding="utf-8"))
-            for name in seeds.values()
-        ]
+        files = [read_json_object(Path(f"results/metrics/{stages[name]}.json")) for name in seeds.values()]
         names = [name for name in files[0] if f"{name}_ci_low" in files[0]]
         values[family(evaluation)] = {
             name: [file[name] for file in files] for name in names if all(name in f for f in files)
@@ -118,7 +110,7 @@ def differences(
             pairs = [(sets[with_it][seed], sets[without][seed]) for seed in sets[without]]
             if not {name for pair in pairs for name in pair} <= set(stages):
                 continue
-            more, less = (of_seeds([stages[pair[i]] for pair in pairs]) for i in (0, 1))
+            more, less = (items_of([stages[pair[i]] for pair in pairs]) for i in (0, 1))
             own = [
                 dict(compare(read_items(stages[a]), read_items(stages[b]), stages[a], params.seed))
                 for a, b in pairs
@@ -133,7 +125,7 @@ def differences(
                 }
 
 
-def of_seeds(stages: Sequence[str]) -> pl.DataFrame:
+def items_of(stages: Sequence[str]) -> pl.DataFrame:
     """Return the item scores of trainings from several seeds as those of one model: their metrics are then means."""
     tables = [
         read_items(stage).with_columns(pl.col("seed") + 1_000_000 * number)
@@ -153,7 +145,7 @@ def tables_of(record: Mapping) -> str:
     sets = [
         [
             in_words(each["weights"]),
-            *(spread(each["values"].get(evaluation, {}).get(metric, ())) for _, evaluation, metric in shown),
+            *(value_of(each, evaluation, metric) for _, evaluation, metric in shown),
         ]
         for each in record["sets"]
     ]
@@ -175,9 +167,10 @@ def in_words(weights: Sequence[float]) -> str:
     )
 
 
-def spread(values: Sequence[float]) -> str:
-    """Return the mean over seeds and, in parentheses, their standard deviation; nothing of what was not measured."""
-    return f"{statistics.fmean(values):.1f} ({statistics.stdev(values):.1f})" if values else ""
+def value_of(one: Mapping, evaluation: str, metric: str) -> str:
+    """Return the mean of a set's metric over seeds and its standard deviation; nothing of what was not measured."""
+    values = one["values"].get(evaluation, {}).get(metric)
+    return of_seeds(values) if values else ""
 
 
 def difference(found: Mapping | None) -> str:

@@ -90,7 +90,7 @@ def view_table(run: Run) -> str:
     for label, (start, metric) in VIEWS.items():
         cells = []
         for view in views:
-            own = [v for (e, m, w), v in found.items() if same(e, start) and (m, w) == (metric, view)]
+            own = [v for (e, m, w), v in found.items() if family(e) == start and (m, w) == (metric, view)]
             cells.append(
                 cell([own[0][k] for k in ("value", "ci_low", "ci_high", "n")], n=True) if own else ""
             )
@@ -109,10 +109,10 @@ def view_table(run: Run) -> str:
     return markdown(lines) if len(lines) > 1 else ""
 
 
-def same(evaluation: str, start: str) -> bool:
-    """Return whether an evaluation (`finetune nih 10%`) is the one named without its data set (`finetune 10%`)."""
-    family, _, *percent = evaluation.split()
-    return " ".join([family, *percent]) == start
+def family(evaluation: str) -> str:
+    """Return the name of an evaluation without its data set: `finetune nih 10%` -> `finetune 10%`."""
+    first, _, *percent = evaluation.split()
+    return " ".join([first, *percent])
 
 
 def sample_lines(run: Run) -> str:
