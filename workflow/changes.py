@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from medunifier.runtime.errors import InputError
 from medunifier.runtime.files import write_text
+from medunifier.runtime.own_encoder import ADVICE, is_own
 from workflow import dvc_repair, lockfile, locks
 
 if TYPE_CHECKING:  # DVC takes a second to import, which the jobs that only read the plan are spared
@@ -115,7 +116,7 @@ def ask_dvc() -> dict[str, Stage]:
                     f"{path}: not there, but {', '.join(readers)} reads it"
                     for path, readers in missing.items()
                 ]
-                raise InputError("\n".join([*lines, MISSING_INPUTS]))
+                raise InputError("\n".join([*lines, *dict.fromkeys(map(advice_on, missing))]))
             found = {
                 name: Stage(
                     name=name,
@@ -161,6 +162,11 @@ def _with_reasons(stages: dict[str, Stage]) -> dict[str, Stage]:
         return stage.changed or after
 
     return {name: replace(stage, reason=reason(stage)) for name, stage in stages.items()}
+
+
+def advice_on(path: str) -> str:
+    """Return how a missing input comes to be there."""
+    return f"{ADVICE}." if is_own(path) else MISSING_INPUTS
 
 
 def missing_inputs(repo) -> dict[str, list[str]]:

@@ -208,7 +208,7 @@ def inputs() -> Iterator[Finding]:
     """Files that stages read, no stage makes and are not there."""
     from dvc.exceptions import DvcException
 
-    from workflow.changes import MISSING_INPUTS, missing_inputs
+    from workflow.changes import advice_on, missing_inputs
 
     try:
         missing = missing_inputs(dvc_repair.open_repo())
@@ -216,11 +216,11 @@ def inputs() -> Iterator[Finding]:
         yield Finding(f"DVC cannot read the pipeline: {error}", "see above")
         return
     for path, readers in missing.items():
-        yield Finding(f"{path}: not there, but {', '.join(readers)} reads it", MISSING_INPUTS)
+        yield Finding(f"{path}: not there, but {', '.join(readers)} reads it", advice_on(path))
 
 
 def moving_model() -> Iterator[Finding]:
-    """A frozen ViT that is named by a branch of a hub: it may change while its features stay in the cache."""
+    """A frozen encoder that is named by a branch of a hub: it may change while its features stay in the cache."""
     from medunifier.runtime.params import load_params
 
     vision = load_params().vision

@@ -1,7 +1,7 @@
 """python -m workflow.plan --images 1e7 --gpus 64: estimate what a pre-training of that size takes.
 
-Storage, read bandwidth, GPU hours and wall time per stage, for cached features (the frozen ViT runs once, its
-tokens are read again at every pass) and for online ones (it runs at every pass). Work per image follows from
+Storage, read bandwidth, GPU hours and wall time per stage, for cached features (the frozen encoder runs once, its
+features are read again at every pass) and for online ones (it runs at every pass). Work per image follows from
 the sizes in params.yaml or a preset; speed is measured (`--measured`, a file of benchmarks/results) where this
 repository could measure it, and assumed, as stated, where not. docs/scale.md explains the rules.
 """
@@ -17,12 +17,10 @@ from typing import Any
 from medunifier.runtime.errors import InputError, refuse
 from medunifier.runtime.json_files import read_json_object
 from medunifier.runtime.yaml import read_mapping
+from workflow.encoder_sizes import KNOWN, OWN_SIZE, Cnn, Vit, encoder_of
 
 RESULTS = Path("benchmarks/results")
 PRESETS = Path("workflow/presets")
-# Frozen encoders whose sizes are not in params.yaml: width, blocks, MLP width, patch in pixels.
-KNOWN_VITS = {"eva_giant_patch14": (1408, 40, 6144, 14), "vit_base_patch16": (768, 12, 3072, 16)}
-OWN_SIZE = 224  # pixels that each of them reads unless vision.size says otherwise
 BACKWARD = 3  # forward and backward pass over the forward pass alone
 TB, HOUR = 1e12, 3600.0
 
@@ -35,6 +33,9 @@ class Machine:
     cores: int  # all nodes together
     gpu_flops: float  # FLOP/s that a GPU sustains in training and inference
     core_flops: float  # FLOP/s that a core sustains in the same
+    core_cnn_flops: (
+        float  # FLOP/s that a core sustains in a frozen CNN, whose layers move more than they compute
+    )
     core_pixels: float  # source pixels that a core decodes in a second
     core_rows: float  # rows of the index that a core prepares in a second
 
@@ -42,6 +43,11 @@ class Machine:
     def flops(self) -> float:
         """FLOP/s of all that computes models."""
         return self.gpus * self.gpu_flops if self.gpus else self.cores * self.core_flops
+
+    def encoding(self, encoder: Vit | Cnn, flops: float) -> float:
+        """Return the FLOP of training that take as long as `flops` of the encoder."""
+        on_cores = not self.gpus and isinstance(encoder, Cnn)
+        return flops * self.core_flops / self.core_cnn_flops if on_cores else flops
 
 
 @dataclass(frozen=True)
@@ -68,19 +74,27 @@ class Sizes:
     """The sizes of one configuration that decide over its work."""
 
     params: Mapping[str, Any] = field(repr=False)
-    vit: tuple[int, int, int, int]  # width, blocks, MLP width, patch
+    encoder: Vit | Cnn
+
+    @property
+    def size(self) -> int:
+        """Height and width that the encoder reads."""
+        return self.params["vision"].get("size") or OWN_SIZE
 
     @property
     def tokens(self) -> int:
-        """Tokens of an image, the class token included."""
-        return ((self.params["vision"].get("size") or OWN_SIZE) // self.vit[3]) ** 2 + 1
+        """Features of an image, the one of the whole image included."""
+        return self.encoder.tokens(self.size)
 
     @property
-    def vit_flops(self) -> float:
-        """Forward pass of the frozen ViT over one image: 2 per weight and token, and the attention."""
-        width, blocks, mlp, patch = self.vit
-        weights = blocks * (4 * width**2 + 2 * width * mlp) + 3 * patch**2 * width
-        return 2 * weights * self.tokens + blocks * 4 * self.tokens**2 * width
+    def feature_bytes(self) -> int:
+        """Bytes of the features of an image, float16."""
+        return 2 * self.tokens * self.encoder.width
+
+    @property
+    def encoder_flops(self) -> float:
+        """FLOP of the frozen encoder's forward pass over one image."""
+        return self.encoder.flops(self.size)
 
 
 def load_sizes(path: Path) -> Sizes:
@@ -90,18 +104,14 @@ def load_sizes(path: Path) -> Sizes:
         InputError: the sizes of the encoder are not known.
     """
     params = read_mapping(path)
-    model = params["vision"]["model"] or params["vision"]["folder"]
-    vit = params["simulate"]["vit"]
-    if model.startswith("data/simulated"):
-        found = (vit["width"], vit["layers"], 4 * vit["width"], vit["patch_size"])
-    else:
-        found = next((sizes for name, sizes in KNOWN_VITS.items() if name in model), None)
-        if found is None:
-            raise InputError(
-                f"{path}: vision.model {model}: sizes unknown; known: {', '.join(KNOWN_VITS)}; add it to KNOWN_VITS"
-            )
-    width, blocks, mlp, patch = found
-    return Sizes(params, (width, blocks - params["vision"]["skip_last_blocks"], mlp, patch))
+    vision = params["vision"]
+    encoder = encoder_of(vision)
+    if encoder is None:
+        raise InputError(
+            f"{path}: vision.{'model' if vision['model'] else 'folder'} {vision['model'] or vision['folder']}: sizes "
+            f"unknown; known: {', '.join(KNOWN)}; add it to KNOWN in workflow/encoder_sizes.py"
+        )
+    return Sizes(params, encoder)
 
 
 def stages(
@@ -117,15 +127,16 @@ def stages(
     side = sizes.params["images"]["size"]
     raw = images * pixels * RAW_BYTES_PER_PIXEL
     decoded = images * side**2
-    features = images * sizes.tokens * sizes.vit[0] * 2
+    features = images * sizes.feature_bytes
+    encoding = machine.encoding(sizes.encoder, sizes.encoder_flops)
     training = passes * images
     forward, weights = model["model"] * 1e9, model["million_weights"] * 1e6
-    pretrain = BACKWARD * forward + (sizes.vit_flops if online else 0)
+    pretrain = BACKWARD * forward + (encoding if online else 0)
     checkpoints = weights * 4 * 3 * 2  # weights and two moments, float32, two of them
     return [
         Work("prepare", core_seconds=images / machine.core_rows, left=images * 600),
         Work("decode_images", core_seconds=images * pixels / machine.core_pixels, read=raw, left=decoded),
-        *([] if online else [Work("extract_features", images * sizes.vit_flops, decoded, features)]),
+        *([] if online else [Work("extract_features", images * encoding, decoded, features)]),
         Work(
             "pretrain",
             training * pretrain,
@@ -134,7 +145,7 @@ def stages(
         ),
         Work(
             "encode_codes",
-            images * (forward / 4 + (sizes.vit_flops if online else 0)),
+            images * (forward / 4 + (encoding if online else 0)),
             0,
             images * 640,
         ),
@@ -173,11 +184,17 @@ def report(arguments: argparse.Namespace) -> str:
         raise InputError(
             f"{source}: no FLOP of preset {name}; add it to PRESETS of benchmarks/stages.py, run that"
         )
+    cnn_speed = speeds.get("core_gflops_cnn")
+    if cnn_speed is None and not arguments.gpus and isinstance(sizes.encoder, Cnn):
+        raise InputError(
+            f"{source}: no speed of a CNN on a core; python -m benchmarks.stages --save, after make demo"
+        )
     machine = Machine(
         gpus=arguments.gpus,
         cores=arguments.cores or max(8 * arguments.gpus, speeds["cores"]),
         gpu_flops=arguments.gpu_tflops * 1e12,
         core_flops=speeds["core_gflops_training"] * 1e9,
+        core_cnn_flops=(cnn_speed or math.nan) * 1e9,
         core_pixels=speeds["core_decoded_megapixels_per_s"] * 1e6,
         core_rows=speeds["core_prepared_rows_per_s"],
     )
@@ -185,12 +202,11 @@ def report(arguments: argparse.Namespace) -> str:
     for online in (False, True):
         works = stages(sizes, model, arguments.images, arguments.passes, arguments.pixels, online, machine)
         lines += ["", "Online features" if online else "Cached features", *table(works, machine)]
-    cheaper = sizes.vit_flops * (arguments.passes - 1)
+    cheaper = sizes.encoder_flops * (arguments.passes - 1)
     if arguments.passes > 1 and math.isfinite(cheaper):
-        stored = sizes.tokens * sizes.vit[0] * 2
         lines += [
             "",
-            f"Caching spends {stored / 1e6:.3g} MB of storage an image to save {cheaper / 1e12:.3g} TFLOP an image.",
+            f"Caching spends {sizes.feature_bytes / 1e6:.3g} MB of storage an image to save {cheaper / 1e12:.3g} TFLOP an image.",
         ]
     return "\n".join(lines)
 
@@ -213,12 +229,14 @@ def assumptions(
         (
             f"  a GPU sustains {arguments.gpu_tflops:g} TFLOP/s (--gpu-tflops; an H200 trained at 180 to 205)"
             if machine.gpus
-            else f"  a core sustains {speeds['core_gflops_training']:.1f} GFLOP/s (measured)"
+            else f"  a core sustains {machine.core_flops / 1e9:.1f} GFLOP/s in training"
+            + (f", {machine.core_cnn_flops / 1e9:.1f} in the CNN" if isinstance(sizes.encoder, Cnn) else "")
+            + " (measured)"
         ),
         f"  a core decodes {speeds['core_decoded_megapixels_per_s']:.2f} Mpixel/s, prepares "
         + f"{speeds['core_prepared_rows_per_s']:.0f} rows/s (measured: {source})",
         f"  a source image has {arguments.pixels / 1e6:.3g} Mpixel (--pixels), {RAW_BYTES_PER_PIXEL} bytes each",
-        f"  ViT {sizes.vit_flops / 1e9:.4g} GFLOP an image, model {model['model']:.4g} GFLOP forward (counted), "
+        f"  encoder {sizes.encoder_flops / 1e9:.4g} GFLOP an image, model {model['model']:.4g} GFLOP forward (counted), "
         + f"{BACKWARD} times that in training; work divides evenly, storage keeps up, start-up is not counted",
     ]
 

@@ -28,7 +28,6 @@ COPIES = {  # a key of simulate.copies -> the module that generates and writes a
 README = """\
 What `python -m stages.simulate` made, from the seed and `simulate` in params.yaml alone. No patient is shown.
 
-vit/            a small untrained ViT (transformers format) that stands in for downloaded weights
 mimic-cxr-jpg/  radiographs and index files in the layout of MIMIC-CXR-JPG 2.0.0
 mimic-cxr/      their reports, in the layout of MIMIC-CXR 2.0.0
 truth.parquet   what each image of the two shows: severity (0 to 3), side and zone of each finding

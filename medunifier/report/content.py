@@ -195,7 +195,6 @@ def reading(params: Params, results: Results) -> Reading:
     return Reading(
         preset=params.preset,
         phantoms=phantom_datasets(params),
-        random_encoder=is_simulated(params.vision.source),
         training_seeds=sorted(set(map(params.training_seed, params.variants))),
         has_means=bool(seed_groups(params)),
         evaluation_seeds={

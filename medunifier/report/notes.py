@@ -36,7 +36,6 @@ class Reading:
 
     preset: str
     phantoms: Sequence[str]  # names of the synthetic data sets
-    random_encoder: bool  # the frozen encoder has random weights
     training_seeds: Sequence[int]  # of the variants' pre-training, each once
     has_means: bool  # the tables have rows for means over trainings
     evaluation_seeds: Mapping[
@@ -55,11 +54,6 @@ def notes(page: Reading) -> list[str]:
             f"{', '.join(page.phantoms)}: synthetic data. Procedural images with generated reports, made to exercise "
             "the pipeline; nothing here says anything about patients, and the values cannot be compared with "
             "published ones."
-        )
-    if page.random_encoder:
-        found.append(
-            "The frozen image encoder is a small ViT with random weights made from the seed. It stands in for "
-            "pre-trained weights, whose features would hold far more of an image."
         )
     seeds = ", ".join(map(str, page.training_seeds))
     found.append(

@@ -1,10 +1,11 @@
-"""The one atomic writer: files that are whole or absent; and the check that there is a file to read."""
+"""The one atomic writer: files and folders that are whole or absent; and the check that there is a file to read."""
 
 import csv
 import json
 import os
+import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,39 @@ def atomic_path(path: str | Path, *, shared: bool = False) -> Iterator[Path]:
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(path: str | Path, names: Collection[str]) -> Iterator[Path]:
+    """Yield a new folder beside `path` to write to; it becomes `path` when the block ends without an error.
+
+    A process that is killed or fails inside the block leaves `path` as it was; the next one clears what it left.
+
+    Args:
+        path: The folder to write. One that is there is replaced.
+        names: The files that it will hold.
+
+    Raises:
+        InputError: The folder that is there holds other files, which would be lost.
+        OSError: The disk is full or the folder cannot be written.
+    """
+    path = Path(path).resolve()  # of a link, the folder that it leads to is replaced
+    others = sorted(set(os.listdir(path)) - set(names)) if path.exists() else []
+    if others:
+        raise InputError(f"{path}: holds {others[0]}, which would be lost; give a folder of its own")
+    new, old = (path.with_name(f".{path.name}.{kind}") for kind in ("partial", "old"))
+    for left in (new, old):
+        if left.exists():
+            shutil.rmtree(left)
+    new.mkdir(parents=True)
+    try:
+        yield new
+        if path.exists():
+            os.replace(path, old)  # a folder with files in it cannot be replaced in one step
+        os.replace(new, path)
+    finally:
+        for left in (new, old):
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def write_text(path: str | Path, text: str, *, shared: bool = False) -> None:

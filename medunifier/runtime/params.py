@@ -25,7 +25,6 @@ from medunifier.runtime.sections.data import (
     TableLayout,
     Tokenizer,
     Vision,
-    Vit,
 )
 from medunifier.runtime.sections.evaluation import (
     Evaluate,
@@ -78,7 +77,6 @@ __all__ = [
     "TrainedVariants",
     "Variant",
     "Vision",
-    "Vit",
     "WriteReports",
     "ZeroShot",
     "load_params",

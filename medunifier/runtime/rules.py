@@ -113,10 +113,10 @@ def stage_names(params: Params) -> Iterator[str]:
 
 
 def heads(params: Params) -> Iterator[str]:
-    """simulate.vit.width and model.width are multiples of their heads."""
-    for path, part in {"simulate.vit.width": params.simulate.vit, "model.width": params.model}.items():
-        if part.width % part.heads:
-            yield refused(path, part.width, f"a multiple of the {part.heads} heads")
+    """model.width is a multiple of its heads."""
+    model = params.model
+    if model.width % model.heads:
+        yield refused("model.width", model.width, f"a multiple of the {model.heads} heads")
 
 
 def image_generator(params: Params) -> Iterator[str]:

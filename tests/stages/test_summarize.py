@@ -136,7 +136,7 @@ def test_missing_results_are_named(results, path, stage):
 
 def test_notes_say_what_the_data_are_and_what_is_absent(results):
     text = Reader(make(results)).text
-    assert "phantom-covidx: synthetic data" in text and "There is no FID" in text and "random weights" in text
+    assert "phantom-covidx: synthetic data" in text and "There is no FID" in text
     fid = {"fid_reconstruction": 61.25, "fid_validation": 8.5, "fid_reconstruction_n": 98}
     edit(results / "results/metrics/score_images@full.json", lambda metrics: metrics.update(fid))
     text = Reader(make(results)).text

@@ -11,7 +11,7 @@ SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "i
 
 
 def save_unit_processor(folder, size=224):
-    """Write the preprocessing of an encoder that reads pixels in [0, 1], as the demo's."""
+    """Write the preprocessing of an encoder that reads pixels in [0, 1]."""
     settings = {"do_normalize": False, "do_rescale": True, "do_resize": True, "resample": 3, "size": size}
     (Path(folder) / "preprocessor_config.json").write_text(json.dumps(settings))
 

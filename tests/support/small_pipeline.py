@@ -7,6 +7,8 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
+from tests.support.small_encoder import FOLDER, VISION, write_small_encoder
+
 
 def merge(target: dict, values: Mapping[str, Any]) -> dict:
     """Set values in nested mappings; keys that are not named stay. Returns `target`."""
@@ -20,8 +22,9 @@ def merge(target: dict, values: Mapping[str, Any]) -> dict:
 
 SMALL = {
     "datasets": {"phantom": {"benchmark": {"per_class": 1}}},
-    "simulate": {"patients": 60, "image_size": 224, "vit": {"width": 32, "layers": 1, "heads": 2}}
+    "simulate": {"patients": 60, "image_size": 224}
     | {"copies": {"chexpert": 0, "rsna": 0, "siim_acr": 0, "covidx": 0}},
+    "vision": VISION,
     "features": {"shards": [0, 1]},
     "model": {"width": 32, "layers": 1, "heads": 2, "queries": 32, "projection": 16}
     | {"codebook_size": 32, "code_width": 8, "decoder_channels": [8, 8, 8, 8], "max_text_tokens": 48},
@@ -63,7 +66,7 @@ SMALLEST = merge(
 
 
 def shrink_parameters(path: Path, values: Mapping[str, Any] = SMALL) -> None:
-    """Leave the data set `phantom` alone in params.yaml, without fine-tuning, then set `values`."""
+    """Leave the data set `phantom` alone in params.yaml, without fine-tuning, then set `values`; write SMALL's encoder."""
     yaml = YAML()
     params = yaml.load(path.read_text(encoding="utf-8"))
     for name in [name for name in params["datasets"] if name != "phantom"]:
@@ -72,3 +75,5 @@ def shrink_parameters(path: Path, values: Mapping[str, Any] = SMALL) -> None:
     merge(params, values)
     with path.open("w", encoding="utf-8") as file:
         yaml.dump(params, file)
+    if params["vision"]["folder"] == FOLDER and not (path.parent / FOLDER).exists():
+        write_small_encoder(path.parent / FOLDER)

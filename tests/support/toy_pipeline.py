@@ -147,7 +147,16 @@ def adopt(names):
         file.write("adopt " + " ".join(names) + "\\n")
 """
 
-RUNTIME = ("cpu", "errors", "dvc_pipeline", "files", "file_locks", "integrity", "yaml")  # what planning needs
+RUNTIME = (
+    "cpu",
+    "errors",
+    "dvc_pipeline",
+    "files",
+    "file_locks",
+    "integrity",
+    "own_encoder",
+    "yaml",
+)  # for planning
 
 RESOURCES = """\
 default: {cpus: 1, mem_mb: 100, runtime: 5, gpus: 0, nodes: 1, local: false}

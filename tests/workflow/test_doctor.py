@@ -10,12 +10,14 @@ from pathlib import Path
 
 import pytest
 
+from medunifier.runtime.errors import InputError
+from medunifier.runtime.own_encoder import FOLDER
 from medunifier.tracking.store import Store
 from tests.support.damage import flip
 from tests.support.small_disk import make_read_only, small_disk
 from tests.support.stored_runs import send
 from tests.support.tracking_project import execute
-from workflow import doctor, locks
+from workflow import changes, doctor, locks
 
 
 @pytest.fixture
@@ -63,10 +65,24 @@ def test_an_input_that_is_not_there(here, capsys):
     assert said(capsys) == "nothing to fix\n"
 
 
+def test_an_encoder_that_the_set_up_makes_is_not_there(here, capsys):
+    (here / "dvc.yaml").write_text(f"stages: {{extract: {{cmd: 'true', deps: [{FOLDER}], outs: [data]}}}}\n")
+    text = said(capsys)
+    assert (
+        f"{FOLDER}: not there, but extract reads it" in text and f"fix: `make setup` makes {FOLDER}" in text
+    )
+    assert "python -m medunifier.vision.convert efficientnet-lite0" in text and "--check DATASET" not in text
+    with pytest.raises(InputError, match="`make setup` makes") as caught:
+        changes.ask_dvc()
+    assert "--check DATASET" not in str(caught.value)
+    (here / FOLDER).mkdir(parents=True)
+    assert said(capsys) == "nothing to fix\n"
+
+
 def test_a_model_of_the_hub_without_a_commit(here, capsys):
     text = (here / "params.yaml").read_text()
     hub = re.sub(r"(?m)^  model: null", "  model: hf:org/vit", text)
-    hub = re.sub(r"(?m)^  folder: data/simulated/vit", "  folder: workflow/none.txt", hub)
+    hub = re.sub(r"(?m)^  folder: encoders/tf_efficientnet_lite0", "  folder: workflow/none.txt", hub)
     for revision, found in (("main", True), ("0123456789abcdef" * 2 + "01234567", False)):
         (here / "params.yaml").write_text(hub.replace("revision: null", f"revision: {revision}"))
         assert ("vision.revision: main is a branch" in said(capsys)) is found

@@ -20,7 +20,7 @@ from tests.support.encoder_folders import save_unit_processor
 from tests.support.paths import REPO
 from tests.support.trained_project import WIDTH, make_priors, make_project, report_of
 
-ENCODER = "data/simulated/vit"  # relative to the project, as in the demo
+ENCODER = "encoders/vit"  # relative to the project, as in the demo
 TEXTS = [report_of(n) for n in (0, 7, 14)]
 
 

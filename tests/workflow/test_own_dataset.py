@@ -11,12 +11,12 @@ from ruamel.yaml import YAML
 
 from tests.support.checkout import make_checkout
 from tests.support.paths import REPO
+from tests.support.small_encoder import FOLDER, VISION, write_small_encoder
 
 EXAMPLE = REPO / "examples/own_dataset"
 # A model and a training of seconds; the rest as in the example's preset.
 TINY = {
-    "vision": {"folder": "data/simulated/vit", "levels": []},
-    "simulate": {"vit": {"width": 48, "layers": 1, "heads": 3, "patch_size": 14}},
+    "vision": VISION,
     "tokenizer": {"vocab_size": 200},
     "model": {
         "width": 32, "layers": 1, "heads": 2, "projection": 16, "max_text_tokens": 24, "codebook_size": 16,
@@ -56,6 +56,7 @@ def test_the_commands_of_the_readme_lead_to_a_trained_model(tmp_path):
     for command in copies:
         checkout.shell(command)
     shrink(checkout.folder / "params.yaml")
+    write_small_encoder(checkout.folder / FOLDER)
 
     rows = pl.read_csv(tmp_path / "hospital/studies.csv")
     frontal = rows.filter(pl.col("view").is_in(["PA", "AP"]))

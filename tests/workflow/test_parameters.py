@@ -98,7 +98,7 @@ def test_the_schema_for_editors_admits_the_presets(path):
         ("pretrain.augment", {"rotation": 5}),
         ("features.shards", [0, 0]),
         ("model.queries", 30),
-        ("vision.model", "data/simulated/vit"),
+        ("vision.model", "encoders/tf_efficientnet_lite0"),
         ("variants.full.seed", 2**32),
         ("variants", {"a b": {"itc": 1.0, "itm": 1.0, "itg": 1.0, "tig": 1.0}}),
         ("encoders", ["-a"]),

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from medunifier.runtime.own_encoder import FOLDER
 from tests.support.toy_pipeline import REPO
 from workflow import plan
+from workflow.encoder_sizes import Vit, encoder_of
 
 MEASURED = json.loads(max((REPO / "benchmarks/results").glob("stages-*.json")).read_text())
 
@@ -47,19 +49,57 @@ def test_ten_million_images_by_hand(monkeypatch, capsys):
     assert online["pretrain"][1] < cached["pretrain"][1] / 10
 
 
-def test_flop_of_the_vit_as_pytorch_counts_them():
+def test_flop_of_a_vit_as_pytorch_counts_them():
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    sizes = plan.load_sizes(REPO / "workflow/presets/demo.yaml")
-    width, blocks, mlp, patch = sizes.vit
+    vit = Vit(width=192, blocks=2, mlp=768, patch=14)
+    width, blocks, mlp, patch = vit.width, vit.blocks, vit.mlp, vit.patch
     layers = [torch.nn.TransformerEncoderLayer(width, 1, mlp, batch_first=True) for _ in range(blocks)]
     with FlopCounterMode(display=False) as counter:
         x = torch.nn.Conv2d(3, width, patch, patch)(torch.zeros(1, 3, 224, 224)).flatten(2).transpose(1, 2)
         x = torch.cat([x, x[:, :1]], 1)
         for layer in layers:
             x = layer.train()(x)
-    assert sizes.vit_flops == pytest.approx(counter.get_total_flops(), rel=0.05)
+    assert vit.flops(224) == pytest.approx(counter.get_total_flops(), rel=0.05)
+    assert vit.tokens(224) == x.shape[1]
+
+
+@pytest.mark.parametrize("size", [160, 224])
+@pytest.mark.parametrize("levels", [(16, 32), (), (8,)])
+def test_flop_and_features_of_the_cnn_as_pytorch_and_timm_have_them(size, levels):
+    import timm
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    sizes = encoder_of({"model": None, "folder": FOLDER, "levels": levels, "skip_last_blocks": 0})
+    network = timm.create_model("tf_efficientnet_lite0", features_only=True).eval()
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        maps = dict(
+            zip(network.feature_info.reduction(), network(torch.zeros(1, 3, size, size)), strict=True)
+        )
+    assert sizes.flops(size) == pytest.approx(counter.get_total_flops(), rel=1e-3)
+    chosen = [maps[level] for level in levels or (32,)]
+    assert sizes.width == sum(one.shape[1] for one in chosen)
+    assert sizes.tokens(size) == 1 + max(one[0, 0].numel() for one in chosen)
+
+
+def test_the_demo_s_encoder(monkeypatch, capsys):
+    sizes = plan.load_sizes(REPO / "workflow/presets/demo.yaml")
+    assert (sizes.tokens, sizes.encoder.width, sizes.feature_bytes) == (101, 432, 101 * 432 * 2)
+    assert plan.load_sizes(REPO / "workflow/presets/lean.yaml").encoder.blocks == 39
+
+
+def test_a_cnn_on_cores_takes_the_speed_of_a_cnn(monkeypatch, capsys, tmp_path: Path):
+    speeds = {name: value for name, value in MEASURED.items() if name != "core_gflops_cnn"}
+    (tmp_path / "old.json").write_text(json.dumps(speeds))
+    (tmp_path / "new.json").write_text(json.dumps(speeds | {"core_gflops_cnn": 4.0}))
+    words = "--images 1e6 --gpus 0 --cores 1 --preset demo --measured"
+    monkeypatch.setattr(sys, "argv", ["plan", *words.split(), str(tmp_path / "old.json")])
+    assert plan.main() == 1 and "no speed of a CNN on a core; python -m benchmarks" in capsys.readouterr().err
+    cached = planned(monkeypatch, capsys, f"{words} {tmp_path / 'new.json'}")["Cached"]
+    flop = plan.load_sizes(REPO / "workflow/presets/demo.yaml").encoder_flops
+    assert cached["extract_features"][4] == pytest.approx(1e6 * flop / 4e9 / 3600, abs=0.01)
 
 
 def test_the_demo_s_measured_times(monkeypatch, capsys):

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from medunifier.runtime.own_encoder import FOLDER
 from medunifier.runtime.yaml import read_mapping
+from medunifier.vision.convert import lite0_folder
 from tests.support.paths import REPO
 
 README = (REPO / "README.md").read_text(encoding="utf-8")
@@ -69,6 +71,7 @@ def test_commands_run_in_a_fresh_clone(tmp_path, monkeypatch):
     block = README[README.index("## Run it") :].split("```")[1]
     lines = [line.split("  #")[0].strip() for line in block.splitlines()]
     clone = tracked_copy(tmp_path / "clone")
+    lite0_folder(clone / FOLDER)  # as the set-up does
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:/usr/bin:/bin")
     monkeypatch.setenv("PYTHONPATH", str(clone))
     for command in WITHOUT_DATA:

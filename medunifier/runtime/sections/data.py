@@ -7,7 +7,6 @@ from pydantic import Field
 
 from medunifier.runtime.sections.base import (
     MAX_COUNT,
-    MAX_WIDTH,
     NO_FILE,
     Fractions,
     Int,
@@ -19,15 +18,6 @@ from medunifier.runtime.sections.base import (
     knob,
     of_pattern,
 )
-
-
-class Vit(Section):
-    """The seeded, untrained ViT that stands in for downloaded weights."""
-
-    width: Int = knob("Width of the tokens.", ge=12, le=MAX_WIDTH)
-    layers: Int = knob("Transformer blocks.", ge=1, le=1000)
-    heads: Int = knob("Attention heads.", ge=1, le=1000)
-    patch_size: Literal[14] = knob("Height and width of a patch.", unit="pixels")
 
 
 class Copies(Section):
@@ -45,7 +35,6 @@ class Simulate(Section):
     patients: Int = knob("Patients in MIMIC-CXR's layout; 0: no phantom is made.", ge=0, le=MAX_COUNT)
     image_size: Int = knob("Height and width of the phantom's JPGs.", unit="pixels", ge=64, le=4096)
     copies: Copies
-    vit: Vit
 
 
 class Index(Section):

@@ -146,7 +146,7 @@ def test_a_changed_model_file_asks_for_new_features(dvc_folder, tmp_path, monkey
     monkeypatch.chdir(folder)
     shutil.copy(REPO / "workflow/presets/demo.yaml", "params.yaml")
     name = "extract_features@phantom-0"
-    stage, vit = Pipeline(folder).stages[name], Path("data/simulated/vit")
+    stage, vit = Pipeline(folder).stages[name], Path("encoders/tf_efficientnet_lite0")
     assert str(vit) in stage.inputs
     for path in (*stage.inputs, *stage.outputs):
         is_file = "." in Path(path).name

@@ -105,7 +105,7 @@ def test_a_hub_model_needs_a_revision(tmp_path: Path) -> None:
 
 def test_where_encoder_tokenizer_and_weights_come_from(tmp_path: Path) -> None:
     params = load_params(edited(tmp_path, {}))
-    assert params.vision.source == "data/simulated/vit"
+    assert params.vision.source == "encoders/tf_efficientnet_lite0"
     assert params.tokenizer.source is None and params.score_images.inception_file is None
     here = {"tokenizer.folder": "./bert", "model.text_checkpoint": True}
     params = load_params(edited(tmp_path, here | {"score_images.inception_weights": "inception.pth"}))

@@ -2,7 +2,16 @@ import pytest
 import torch
 from transformers import ViTConfig, ViTModel
 
+from medunifier.vision.convert import lite0_folder
 from tests.support.encoder_folders import save_unit_processor
+
+
+@pytest.fixture(scope="session")
+def lite0(tmp_path_factory):
+    """The folder of EfficientNet-Lite0 with its real weights, as the set-up makes it."""
+    folder = tmp_path_factory.mktemp("encoders") / "tf_efficientnet_lite0"
+    assert lite0_folder(folder) == "in their order"
+    return folder
 
 
 @pytest.fixture(scope="module")

@@ -9,9 +9,7 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from transformers import Blip2VisionConfig, Blip2VisionModel, ViTModel
 
-from medunifier.phantom.stand_in_vit import write_vit
 from medunifier.runtime.errors import InputError
-from medunifier.runtime.params import Vit
 from medunifier.vision.frozen_encoder import load_recorded_vision, load_vision
 from tests.support.encoder_folders import SMALL, save_unit_processor
 
@@ -147,7 +145,7 @@ def test_a_checkpoint_without_pooler_has_one_checksum(transformers_vit, tmp_path
 
 
 def save_vit(kind, folder, **changes):
-    """A small transformers ViT in a folder, with the preprocessing of the demo's."""
+    """A small transformers ViT in a folder, that reads pixels in [0, 1]."""
     from transformers import AutoConfig, AutoModel
 
     config = AutoConfig.for_model(kind, **(SMALL | {"num_hidden_layers": 1} | changes))
@@ -216,12 +214,3 @@ def test_a_commit_of_a_timm_model_is_one_of_its_repository_on_the_hub(monkeypatc
     )
     load_vision(model, "abc")
     assert names == [asked]
-
-
-def test_the_demo_s_stand_in_reads_pixels_as_before_to_the_last_bit(tmp_path):
-    write_vit(tmp_path, Vit(width=48, layers=2, heads=3, patch_size=14), seed=0)
-    encoder = load_vision(str(tmp_path))
-    assert encoder.preprocessing.record() == load_vision(str(tmp_path), pixels="unit").preprocessing.record()
-    own = ViTModel.from_pretrained(tmp_path, add_pooling_layer=False).eval()
-    with torch.no_grad():
-        assert torch.equal(encoder(PIXELS), own(pixel_values=PIXELS).last_hidden_state)

@@ -27,7 +27,7 @@ from tests.stages.test_pretrain import tiny
 from tests.support.encoder_folders import save_unit_processor
 from tests.support.trained_project import DATASET, make_project
 
-VIT = "data/simulated/vit"
+VIT = "encoders/vit"
 
 
 @pytest.fixture
@@ -39,6 +39,7 @@ def project(tmp_path, monkeypatch):
     sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
     ViTModel(ViTConfig(patch_size=14, **sizes), add_pooling_layer=False).save_pretrained(VIT)
     save_unit_processor(VIT)
+    params = params.replace(vision=params.vision.replace(folder=VIT, levels=(), size=None))
     train_tokenizer.train_tokenizer(params, LocalRun("train_tokenizer", "results/metrics"))
     return params
 
@@ -213,9 +214,7 @@ def test_images_of_another_size_than_the_objective_s_and_the_encoder_s(project):
     ids = [f"i{n:02}" for n in range(24)]
     stored = np.random.default_rng(0).integers(0, 256, (24, 280, 280)).astype(np.uint8)
     write_images(f"data/images/{DATASET}", ids, stored, 280)
-    params = project.replace(
-        images=project.images.replace(size=280), vision=project.vision.replace(size=140, folder=VIT)
-    )
+    params = project.replace(images=project.images.replace(size=280), vision=project.vision.replace(size=140))
     for mode in ("cached", "online"):
         extract(params, mode)
         features = open_features(DATASET)
