@@ -1,7 +1,7 @@
 """Check that finished runs learnt what is asked of them: `python -m benchmarks.learning FOLDER... [--save]`.
 
-Each FOLDER is the project folder of a finished run, such as a demo; they usually differ in `seed`. Reported and, with
-`--save`, written to benchmarks/results/learning-DATE.json are the values of `python -m workflow.headline`, each with
+Each FOLDER is the project folder of a finished run of one preset; they usually differ in `seed`. Reported and, with
+`--save`, written to benchmarks/results/learning-PRESET-DATE.json are the values of `python -m workflow.headline`, each with
 its baseline or limit, and their confidence intervals. The exit code is 1 if one is not as asked.
 """
 
@@ -16,8 +16,15 @@ from workflow.headline import headline
 
 INTERVALS = {
     "retrieve": ("i2t_map_at_1", "t2i_map_at_1"),
-    "write_reports": ("bleu_4", "constant_bleu_4", "bleu_4_gain"),
-    "score_images": ("prompt_fidelity", "prompt_fidelity_unconditional"),
+    "zero_shot": ("accuracy",),
+    "write_reports": (
+        "bleu_4",
+        "constant_bleu_4",
+        "bleu_4_gain",
+        "findings_f1_micro",
+        "nearest_findings_f1_micro",
+    ),
+    "score_images": ("psnr_reconstruction", "prompt_fidelity", "prompt_fidelity_unconditional"),
 }
 
 
@@ -64,12 +71,13 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("folders", type=Path, nargs="+", help="project folders of finished runs")
-    parser.add_argument("--save", action="store_true", help="write benchmarks/results/learning-DATE.json")
+    parser.add_argument("--save", action="store_true", help="write benchmarks/results/learning-PRESET-DATE.json")
     arguments = parser.parse_args()
     runs = [run for folder in arguments.folders for run in learnt(folder)]
     print(json.dumps(runs, indent=1))
     if arguments.save:
-        records.save("learning", "python -m benchmarks.learning FOLDER... --save", {"runs": runs})
+        (preset,) = {run["preset"] for run in runs}
+        records.save(f"learning-{preset}", "python -m benchmarks.learning FOLDER... --save", {"runs": runs})
     missed = [
         f"{run['preset']}, {run['variant']}, seed {run['seed']}: {what} is not as asked"
         for run in runs
