@@ -71,7 +71,9 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("folders", type=Path, nargs="+", help="project folders of finished runs")
-    parser.add_argument("--save", action="store_true", help="write benchmarks/results/learning-PRESET-DATE.json")
+    parser.add_argument(
+        "--save", action="store_true", help="write benchmarks/results/learning-PRESET-DATE.json"
+    )
     arguments = parser.parse_args()
     runs = [run for folder in arguments.folders for run in learnt(folder)]
     print(json.dumps(runs, indent=1))

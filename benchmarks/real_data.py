@@ -4,7 +4,8 @@ Each FOLDER is the project folder of a finished run of one preset; runs differ i
 have the weights of `full` (preset PRESET-ablation). With `--save` the values are written to
 benchmarks/results/PRESET-DATE.json, from which the tables of docs/results/ are made (`--tables RECORD` prints them), and
 images to docs/results/PRESET.png: real test images, their reconstructions, images generated from their reports, and images
-generated without text; the first eight of the first run, as `score_images` chose them.
+generated without text; the first eight of the first run, as `score_images` chose them. Where the texts are a data set's own
+(not written from labels), neither texts nor images are saved: they have licences of their own.
 """
 
 import argparse
@@ -72,7 +73,7 @@ def of_run(folder: Path, variant: str) -> dict:
             "images and patients": sizes,
             "values": values,
             "views": views_of(variant),
-            "samples": samples(variant, dataset),
+            "samples": samples(variant, dataset) if text_is_ours(params) else [],
         }
 
 
@@ -211,6 +212,11 @@ def views_of(variant: str) -> list[dict]:
     return pl.read_csv(path).filter(pl.col("model") == variant).to_dicts() if path.is_file() else []
 
 
+def text_is_ours(params: Params) -> bool:
+    """Return whether the texts are sentences written from labels; people's notes and their images have licences of their own."""
+    return params.datasets[params.pretrain.dataset].report_from == "labels"
+
+
 def samples(variant: str, dataset: str) -> list[dict[str, str]]:
     """Return `SHOWN` generated reports, evenly spaced through the table, whose order is that of the test split."""
     table = read_table(Path("results/reports") / f"{variant}-{dataset}/predictions.parquet", REPORTS)
@@ -251,7 +257,8 @@ def main() -> None:
     if arguments.save:
         preset = preset.removesuffix("-ablation")  # where `full` is trained as in the preset without it
         records.save(preset, "python -m benchmarks.real_data FOLDER... --save", {"runs": runs})
-        if (arguments.folders[0] / FIGURE).is_file():
+        ours = text_is_ours(load_params(arguments.folders[0] / "params.yaml"))
+        if ours and (arguments.folders[0] / FIGURE).is_file():
             write_grid(arguments.folders[0] / FIGURE, PAGES / f"{preset}.png")
 
 

@@ -116,7 +116,9 @@ def family(evaluation: str) -> str:
 
 
 def sample_lines(run: Run) -> str:
-    """Return the sample reports as a table."""
+    """Return the sample reports as a table; nothing without one."""
+    if not run["samples"]:
+        return ""
     rows = [[sample["image_id"], sample["reference"], sample["prediction"]] for sample in run["samples"]]
     return markdown([["image", "text from its labels", "generated"], *rows])
 

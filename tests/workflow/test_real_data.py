@@ -16,6 +16,7 @@ from tests.support.paths import REPO
 RECORDED = {  # page -> record whose tables it shows
     "nih-small.md": "nih-small",
     "kermany.md": "kermany",
+    "covid.md": "covid-chestxray",
 }
 
 
