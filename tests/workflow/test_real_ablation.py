@@ -128,7 +128,7 @@ def test_the_presets_train_every_set_from_three_seeds(preset):
     assert several.evaluate.replace(finetune_models=one.evaluate.finetune_models) == one.evaluate
 
 
-@pytest.mark.parametrize("page", ["nih-small"])
+@pytest.mark.parametrize("page", ["nih-small", "kermany"])
 def test_the_tables_of_a_page_are_those_of_its_record(page):
     text = (REPO / f"docs/results/{page}.md").read_text(encoding="utf-8")
     record = max((REPO / "benchmarks/results").glob(f"objectives-{page}-ablation-2*.json"))
