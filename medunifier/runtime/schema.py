@@ -18,6 +18,7 @@ LIMITS = {
     "minProperties": "with {} or more entries",
     "uniqueItems": "without repeats",
 }
+KEYS = 5  # of a section, named where it is missing: docs/parameters.md has all of them
 YAML_WORDS = {"array": "list", "object": "section"}
 # What pydantic writes where a check stands around a type -> the standard's keyword
 KEYWORDS = {"ge": "minimum", "gt": "exclusiveMinimum", "le": "maximum", "lt": "exclusiveMaximum"}
@@ -130,7 +131,9 @@ def allowed(schema: dict) -> str:
     if "list" in words and isinstance(schema.get("items"), dict):
         limits.append(f"each: {allowed(schema['items'])}")
     if "section" in words and "properties" in schema:
-        limits.append(f"with the keys {', '.join(schema['properties'])}")
+        keys = list(schema["properties"])
+        more = f" and {len(keys) - KEYS} more" if len(keys) > KEYS else ""
+        limits.append(f"with the keys {', '.join(keys[:KEYS])}{more}")
     if schema.get("minLength", 0) > 0:
         limits.append(f"of {schema['minLength']} or more characters")
     if schema.get("maxLength", 4096) < 4096:

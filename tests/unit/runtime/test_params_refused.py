@@ -70,7 +70,7 @@ from tests.support.params_files import edited, refusal
         ("model.heads", 3, "128", "a multiple of the 3 heads"),
         ("pretrain.warmup_start", 0.1, "0.1", "at most pretrain.learning_rate"),
         ("pretrain.final_learning_rate", 0.1, "0.1", "at most pretrain.learning_rate"),
-        ("pretrain.accumulate", 5, "5", "a divisor of batch_size (12)"),
+        ("pretrain.accumulate", 5, "5", "a divisor of batch_size (8)"),
         (
             "vision.model",
             "timm:vit_tiny_patch16_224",
