@@ -1,6 +1,9 @@
 """Image encoders of timm: ViTs with or without class and register tokens, and CNNs by their levels."""
 
+import contextlib
+import logging
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import timm
@@ -60,18 +63,20 @@ def encode_vit(network: Network, pixels: torch.Tensor) -> FeatureMaps:
 def _cnn(name: str, levels: tuple[int, ...], whole: Network) -> LoadedEncoder:
     """Load a CNN (or a hierarchical transformer) of timm as its feature maps."""
     try:
-        every: Network = timm.create_model(name, pretrained=True, features_only=True)
+        with _without_head():
+            every: Network = timm.create_model(name, pretrained=True, features_only=True)
     except (RuntimeError, AttributeError, AssertionError, TypeError) as error:
         raise InputError(
             f"vision.model: {name!r} is neither a ViT nor a model with timm's features_only: {str(error)[:200]}"
         ) from error
     wanted = chosen_levels(every.feature_info.reduction(), levels, name)
-    network: Network = timm.create_model(
-        name,
-        pretrained=True,
-        features_only=True,
-        out_indices=[every.feature_info.out_indices[i] for i in wanted],
-    )
+    with _without_head():
+        network: Network = timm.create_model(
+            name,
+            pretrained=True,
+            features_only=True,
+            out_indices=[every.feature_info.out_indices[i] for i in wanted],
+        )
 
     def encode(network: Network, pixels: torch.Tensor) -> FeatureMaps:
         maps = network(pixels)
@@ -80,6 +85,21 @@ def _cnn(name: str, levels: tuple[int, ...], whole: Network) -> LoadedEncoder:
         return FeatureMaps(None, joined(maps))
 
     return LoadedEncoder(network.eval(), encode, preprocessing(whole))
+
+
+@contextlib.contextmanager
+def _without_head() -> Iterator[None]:
+    """Keep timm from warning of the weights that its `features_only` leaves out: those of the head, as they must be."""
+    logger = logging.getLogger("timm.models._builder")
+
+    def other(record: logging.LogRecord) -> bool:
+        return not record.getMessage().startswith("Unexpected keys")
+
+    logger.addFilter(other)
+    try:
+        yield
+    finally:
+        logger.removeFilter(other)
 
 
 def preprocessing(network: Network) -> Preprocessing:

@@ -207,3 +207,8 @@ def test_a_missing_encoders_folder_says_what_makes_it(tmp_path, monkeypatch):
     assert "python -m medunifier.vision.convert efficientnet-lite0" in str(caught.value)
     with pytest.raises(InputError, match=r"has no config\.json\. Give the folder"):
         load_vision("encoders/other")
+
+
+def test_the_encoder_of_the_demo_loads_without_a_warning(lite0, caplog):
+    load_vision(str(lite0), levels=(16, 32), size=64)
+    assert not caplog.records
