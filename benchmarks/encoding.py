@@ -67,8 +67,7 @@ def main() -> None:
     else:
         encoder = load_vision(str(arguments.folder), levels=tuple(arguments.levels))
     times = measure(encoder, arguments.images, arguments.batches, arguments.repeats)
-    height, width = encoder.preprocessing.size
-    name = f"{Path(encoder.choice['model']).name}, {height} x {width}"
+    name = f"{Path(encoder.choice['model']).name}, {' x '.join(map(str, encoder.preprocessing.size))}"
     tokens, width = 1 + encoder.rows * encoder.columns, encoder.width
     about = {"tokens": tokens, "width": width, "threads": torch.get_num_threads(), "times": times}
     print(json.dumps({name: about}, indent=1))

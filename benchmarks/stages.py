@@ -82,8 +82,8 @@ def forward_gflop(preset: str) -> dict[str, float]:
     with FlopCounterMode(display=False) as counter:
         model(**batch, weights=weights, generator=torch.Generator().manual_seed(0))
     return {
-        "vit": sizes.encoder_flops
-        / 1e9,  # of the encoder, whatever its kind; the key is that of earlier records
+        # Of the encoder, whatever its kind; the key is that of earlier records.
+        "vit": sizes.encoder_flops / 1e9,
         "model": (counter.get_total_flops() / PAIRS + decoder_flop) / 1e9,
         "million_weights": (sum(x.numel() for x in model.parameters()) + decoder_weights) / 1e6,
     }

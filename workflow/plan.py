@@ -33,9 +33,7 @@ class Machine:
     cores: int  # all nodes together
     gpu_flops: float  # FLOP/s that a GPU sustains in training and inference
     core_flops: float  # FLOP/s that a core sustains in the same
-    core_cnn_flops: (
-        float  # FLOP/s that a core sustains in a frozen CNN, whose layers move more than they compute
-    )
+    core_cnn_flops: float  # the same in a frozen CNN, whose layers move more than they compute
     core_pixels: float  # source pixels that a core decodes in a second
     core_rows: float  # rows of the index that a core prepares in a second
 

@@ -7,10 +7,11 @@ import polars as pl
 import pytest
 
 from benchmarks.real_baselines import nearest_training, opening_facts
-from benchmarks.real_data import read_right
+from benchmarks.real_data import read_right, text_is_ours
 from benchmarks.real_generated import facts_of
 from benchmarks.real_tables import LEARNED, tables_of, value_table, view_table
 from medunifier.metrics.bootstrap import BootstrapOptions
+from medunifier.runtime.params import load_params
 from tests.support.paths import REPO
 
 RECORDED = {  # page -> record whose tables it shows
@@ -114,3 +115,12 @@ def test_a_table_of_views():
         "| report for an image, mAP@1, % | 41.0 [30.0, 50.0] (n = 122) | 41.0 [30.0, 50.0] (n = 99) |",
         "| findings mentioned, micro F1, %: generated reports | 50.0 [40.0, 60.0] (n = 100) |  |",
     ]
+
+
+@pytest.mark.parametrize(
+    ("preset", "ours"), [("nih-small", True), ("kermany", True), ("covid-chestxray", False)]
+)
+def test_texts_and_images_are_saved_only_where_the_texts_are_ours(preset, ours):
+    assert text_is_ours(load_params(REPO / f"workflow/presets/{preset}.yaml")) is ours
+    records = sorted((REPO / "benchmarks/results").glob(f"{preset}-2*.json"))
+    assert bool(json.loads(records[-1].read_text(encoding="utf-8"))["runs"][0]["samples"]) is ours
