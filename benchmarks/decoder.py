@@ -54,7 +54,7 @@ def decoder_of(preset: str, divide: int) -> dict[str, Any]:
 def trained(params: Params, decoder: dict[str, Any], steps: int, seed: int) -> dict[str, float]:
     """Train from scratch; return mean PSNR (dB) and SSIM over validation images, and GFLOP of decoding one."""
     params = params.replace(model=params.model.replace(**decoder))
-    tokenizer = load_tokenizer("models/tokenizer")
+    tokenizer = load_tokenizer(Path("models/tokenizer"))
     pairs, held_out = Pairs(params, tokenizer, "train"), Pairs(params, tokenizer, "validate")
     torch.manual_seed(mix(seed, 0))
     with tempfile.TemporaryDirectory() as temporary:

@@ -32,7 +32,7 @@ NORM_START_PAIRS = 64  # pairs whose features standardise the norm after the fro
 def pretrain(params: Params, run: LocalRun, variant: str) -> None:
     """Train the Q-Former and the image generator with the objectives and weights of VARIANT."""
     p, weights, seed = params.pretrain, params.variants[variant].weights, params.training_seed(variant)
-    tokenizer = load_tokenizer("models/tokenizer")
+    tokenizer = load_tokenizer(Path("models/tokenizer"))
     with_images = weights["tig"] > 0
     training = Pairs(params, tokenizer, "train", with_images)
     validation = Pairs(params, tokenizer, "validate", with_images)

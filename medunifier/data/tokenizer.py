@@ -75,7 +75,7 @@ def _as_wordpiece(piece: str) -> str:
 
 
 def load_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:
-    """Load a tokenizer by hub name or folder; [DEC] is added where it is missing.
+    """Load a tokenizer by hub name or folder; [DEC] is added where it is missing. A `Path` is a folder, never a hub name.
 
     A tokenizer of a class that transformers does not have, such as CXR-BERT's `CXRBertTokenizer`, is loaded as the
     BERT tokenizer that its files hold; code beside them is not run.
@@ -83,6 +83,8 @@ def load_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:
     Raises:
         InputError: it cannot be loaded, or lacks one of [CLS], [SEP], [PAD].
     """
+    if isinstance(name, Path) and not name.is_dir():
+        raise InputError(f"no tokenizer at {str(name)!r}: there is no such folder")
     try:
         tokenizer = _load(name)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:

@@ -15,6 +15,7 @@ LARGEST = {
 CHOICES = {
     "negatives": ("global", "local"),
     "equal_reports": ("apart", "negatives"),
+    "vision_position": ("none", "sinusoidal"),
     "codebook_start": ("data", "uniform"),
     "adapter": ("unit_length", "rectified"),
     "adapter_residual": ("plain", "batch_norm"),
@@ -39,6 +40,8 @@ class Sizes:
     Args:
         vision_width: width of the image features. vision_tokens: tokens per image, [CLS] included. vision_grid: rows
             and columns of the others; None: a square.
+        vision_position: spatial positions added to what the Q-Former reads of an image: `none`, or `sinusoidal`, those of
+            `sinusoidal_positions` on its grid. The tokens of a ViT hold their places, the feature maps of a CNN do not.
         width, layers, heads, queries, cross_attention_every, dropout: see `QFormer`.
         vocab_size: entries of the tokenizer. max_text_tokens: longest report in tokens, first token included.
         projection: width of the ITC embeddings.
@@ -58,6 +61,7 @@ class Sizes:
     vision_width: int = 1408
     vision_tokens: int = 257
     vision_grid: tuple[int, int] | list[int] | None = None
+    vision_position: str = "none"
     width: int = 768
     layers: int = 12
     heads: int = 12

@@ -51,6 +51,7 @@ class MedUnifierNetwork(nn.Module):
             max_positions=c.max_text_tokens,
             cross_attention_every=c.cross_attention_every,
             dropout=c.dropout,
+            places=_grid(c) if c.vision_position == "sinusoidal" else None,
         )
         self.text_head = TextHead(c.width, c.vocab_size)
         self.query_projection = nn.Linear(c.width, c.projection)

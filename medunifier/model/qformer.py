@@ -33,6 +33,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from medunifier.model.attention import Block, Group, KeysValues, Memory
+from medunifier.model.image_layers import sinusoidal_positions
 from medunifier.model.packing import Packing
 from medunifier.model.precision import for_products
 
@@ -56,6 +57,8 @@ class QFormer(nn.Module):
         max_positions: longest text in tokens, the first token included.
         cross_attention_every: blocks 0, k, 2k ... have cross-attention (1: paper; 2: BLIP-2 and the authors' code).
         dropout: probability, on hidden states and on attention weights.
+        places: rows and columns of the image tokens without the first, whose sinusoidal positions are added to them (as
+            Carion et al. 2020 add them to the maps of a CNN); None: nothing is added.
 
     Raises:
         ValueError: `width` is no multiple of `heads`.
@@ -73,11 +76,13 @@ class QFormer(nn.Module):
         max_positions: int,
         cross_attention_every: int = 1,
         dropout: float = 0.1,
+        places: tuple[int, int] | None = None,
     ):
         super().__init__()
         if width % heads:
             raise ValueError(f"model.width ({width}) must be a multiple of model.heads ({heads})")
         self.dropout = dropout
+        self.places = places
         self.query_tokens = nn.Parameter(torch.zeros(1, queries, width))
         self.word_embeddings = nn.Embedding(vocab_size, width)
         self.position_embeddings = nn.Embedding(max_positions, width)
@@ -93,6 +98,12 @@ class QFormer(nn.Module):
         Args:
             features: normalised image features (B, T, vision width).
         """
+        if self.places is not None:
+            channels = features.shape[2] // 4 * 4
+            positions = (
+                sinusoidal_positions(channels, *self.places, features).flatten(1).T
+            )  # (T - 1, channels)
+            features = features + F.pad(positions, (0, features.shape[2] - channels, 1, 0))
         features = for_products(features)
         return [
             block.cross_attention.key_value(features) if block.cross_attention is not None else None

@@ -42,6 +42,10 @@ class Model(Section):
         "Start of the norm after the frozen encoder: data: each channel to mean 0 and variance 1; plain: weight 1, "
         "bias 0 (authors' code)."
     )
+    vision_position: Literal["none", "sinusoidal"] = knob(
+        "Spatial positions added to what the Q-Former reads of an image: sinusoidal: for a CNN, whose feature maps hold no "
+        "places; none: for a ViT, whose tokens do."
+    )
     max_text_tokens: Int = knob("Longest report, the special token included.", unit="tokens", ge=2, le=512)
     projection: Int = knob("Width of the embeddings that ITC compares.", ge=1, le=MAX_WIDTH)
     text_checkpoint: bool = knob(

@@ -1,5 +1,7 @@
 """The tokenizer: training, loading, encoding and decoding."""
 
+from pathlib import Path
+
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
@@ -77,3 +79,9 @@ def test_long_reports_are_cut_and_keep_their_end():
 def test_a_missing_tokenizer_says_what_to_give(tmp_path):
     with pytest.raises(InputError, match="no tokenizer at"):
         load_tokenizer(tmp_path / "nothing")
+
+
+def test_a_missing_folder_is_not_sought_on_the_hub(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="no tokenizer at 'models/tokenizer': there is no such folder"):
+        load_tokenizer(Path("models/tokenizer"))  # by its form a hub name, too

@@ -288,7 +288,7 @@ def test_a_token_for_residual_and_products_gets_the_gradients_of_both(half):
 
 def test_a_folder_saved_before_a_choice_existed_loads_as_the_model_that_it_was(tmp_path):
     """Such a config.json lacks the keys of later choices; their defaults are the network of then."""
-    later = ("decoder_kind", "adapter_residual", "adapter_position")
+    later = ("decoder_kind", "adapter_residual", "adapter_position", "vision_position")
     model, batch = case()
     model.eval().save_pretrained(tmp_path)
     path = tmp_path / "config.json"
@@ -305,6 +305,7 @@ def test_a_folder_saved_before_a_choice_existed_loads_as_the_model_that_it_was(t
 def test_a_model_with_another_decoder_is_saved_and_loaded(tmp_path, decoder):
     choices = {"decoder_kind": decoder, "decoder_shortcut": False, "decoder_norm": "batch"}
     adapters = {"adapter": "rectified", "adapter_residual": "batch_norm", "adapter_position": "sinusoidal"}
+    choices["vision_position"] = "sinusoidal"
     model, batch = case(**choices, **adapters)
     inputs = batch["features"], batch["input_ids"], batch["attention_mask"]
     with torch.no_grad():

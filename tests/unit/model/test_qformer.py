@@ -1,5 +1,6 @@
 """The three masks' passes against a plain mask-based forward, and against transformers' BLIP-2 Q-Former."""
 
+import math
 from collections import Counter
 
 import pytest
@@ -67,6 +68,58 @@ def test_uni_modal_queries(seed):
     fast, _ = qformer.encode_queries(qformer.read_image(features))
     n = fast.shape[1]
     compare(qformer, features, fast, oracle.forward(qformer, features, ids, mask, "uni-modal")[:, :n])
+
+
+def positions(rows: int, columns: int, width: int) -> torch.Tensor:
+    """Sines and cosines of row and column, place by place, in as many channels as make whole fours; then zeros."""
+    found = torch.zeros(rows * columns, width)
+    half = width // 4 * 2
+    for place in range(rows * columns):
+        for channel in range(2 * half):
+            where = divmod(place, columns)[channel >= half]
+            angle = where * 10_000 ** (-2 * (channel % half // 2) / half)
+            found[place, channel] = math.cos(angle) if channel % 2 else math.sin(angle)
+    return found
+
+
+@pytest.mark.parametrize("width", [3, 8, 18])
+def test_places_are_added_to_the_image_tokens_but_not_to_the_first(width):
+    torch.manual_seed(0)
+    sizes = {
+        "width": 16,
+        "layers": 2,
+        "heads": 2,
+        "queries": 3,
+        "vision_width": width,
+        "vocab_size": 9,
+        "max_positions": 4,
+    }
+    with_places = QFormer(**sizes, places=(2, 5)).eval()
+    without = QFormer(**sizes).eval()
+    without.load_state_dict(with_places.state_dict())
+    features = torch.randn(2, 11, width)
+    placed = features + torch.cat([torch.zeros(1, width), positions(2, 5, width)])
+    for one, other in zip(with_places.read_image(features), without.read_image(placed), strict=True):
+        torch.testing.assert_close(one, other, **CLOSE)
+
+
+def test_only_with_places_does_the_order_of_the_image_tokens_matter():
+    torch.manual_seed(0)
+    sizes = {
+        "width": 16,
+        "layers": 2,
+        "heads": 2,
+        "queries": 3,
+        "vision_width": 12,
+        "vocab_size": 9,
+        "max_positions": 4,
+    }
+    features = torch.randn(1, 11, 12)
+    moved = features[:, [0, *torch.randperm(10).add(1).tolist()]]
+    for places, same in ((None, True), ((2, 5), False)):
+        qformer = QFormer(**sizes, places=places).eval()
+        one, other = (qformer.encode_queries(qformer.read_image(x))[0] for x in (features, moved))
+        assert torch.allclose(one, other, **CLOSE) == same
 
 
 @pytest.mark.parametrize("seed", range(8))
