@@ -36,6 +36,7 @@ from medunifier.model.attention import Block, Group, KeysValues, Memory
 from medunifier.model.image_layers import sinusoidal_positions
 from medunifier.model.packing import Packing
 from medunifier.model.precision import for_products
+from medunifier.runtime.errors import InputError
 
 
 class Encoded(NamedTuple):
@@ -58,7 +59,8 @@ class QFormer(nn.Module):
         cross_attention_every: blocks 0, k, 2k ... have cross-attention (1: paper; 2: BLIP-2 and the authors' code).
         dropout: probability, on hidden states and on attention weights.
         places: rows and columns of the image tokens without the first, whose sinusoidal positions are added to them (as
-            Carion et al. 2020 add them to the maps of a CNN); None: nothing is added.
+            Carion et al. 2020 add them to the maps of a CNN), in as many channels as make whole fours; None: nothing is
+            added.
 
     Raises:
         ValueError: `width` is no multiple of `heads`.
@@ -97,8 +99,17 @@ class QFormer(nn.Module):
 
         Args:
             features: normalised image features (B, T, vision width).
+
+        Raises:
+            InputError: the tokens do not fill `places`.
         """
         if self.places is not None:
+            rows, columns = self.places
+            if features.shape[1] != 1 + rows * columns:
+                raise InputError(
+                    f"image features of {features.shape[1]} tokens; the model reads 1 + {rows} x {columns} of them "
+                    "(vision_grid in its config.json): encode the images with its own encoder at its own size"
+                )
             channels = features.shape[2] // 4 * 4
             positions = (
                 sinusoidal_positions(channels, *self.places, features).flatten(1).T

@@ -58,10 +58,10 @@ def test_the_page_tells_means_over_seeds_from_one_run(results):
 def test_the_page_has_the_mean_of_trainings_with_seeds_of_their_own(results, monkeypatch):
     assert "mean of" not in Reader(make(results)).text
     params = results / "params.yaml"
-    full = "full: {itc: 1.0, itm: 1.0, itg: 1.0, tig: 1.0}"
+    full = "full: {itc: 1.0, itm: 1.0, itg: 3.0, tig: 1.0}"
     assert full in params.read_text()
     text = params.read_text().replace(
-        full, f"{full}\n  again: {{itc: 1.0, itm: 1.0, itg: 1.0, tig: 1.0, seed: 7}}"
+        full, f"{full}\n  again: {{itc: 1.0, itm: 1.0, itg: 3.0, tig: 1.0, seed: 7}}"
     )
     params.write_text(text.replace("  itc: [full]", "  itc: [full, again]"))
     for path in [*results.glob("results/metrics/*@full*.json"), *results.glob("results/curves/*@full*.csv")]:

@@ -278,9 +278,9 @@ def test_patches_that_fill_no_grid_are_refused():
         "decoder_channels": (8, 8, 4, 4),
         "vocab_size": 9,
     }
-    with pytest.raises(InputError, match="260 patch tokens are no square"):
+    with pytest.raises(InputError, match=r"vision_tokens is 261; expected 1 \+ a square number"):
         MedUnifierNetwork(Sizes(vision_tokens=261, **sizes))
-    with pytest.raises(InputError, match=r"260 patch tokens are no grid of \[20, 12\]"):
+    with pytest.raises(InputError, match=r"vision_tokens is 261; expected 1 \+ 20 x 12, as vision_grid"):
         MedUnifierNetwork(Sizes(vision_tokens=261, vision_grid=[20, 12], **sizes))
     adapter = MedUnifierNetwork(
         Sizes(vision_tokens=261, vision_grid=[20, 13], **sizes)

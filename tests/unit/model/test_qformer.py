@@ -10,6 +10,7 @@ from transformers import Blip2QFormerConfig, Blip2QFormerModel
 from medunifier.model.attention import Memory
 from medunifier.model.packing import Packing
 from medunifier.model.qformer import QFormer
+from medunifier.runtime.errors import InputError
 from tests.support import qformer_oracle as oracle
 
 CLOSE = {"rtol": 0, "atol": 1e-5}
@@ -101,6 +102,21 @@ def test_places_are_added_to_the_image_tokens_but_not_to_the_first(width):
     placed = features + torch.cat([torch.zeros(1, width), positions(2, 5, width)])
     for one, other in zip(with_places.read_image(features), without.read_image(placed), strict=True):
         torch.testing.assert_close(one, other, **CLOSE)
+
+
+@pytest.mark.parametrize("tokens", [1, 2, 10, 12])
+def test_with_places_other_numbers_of_image_tokens_are_refused(tokens):
+    sizes = {
+        "width": 8,
+        "layers": 1,
+        "heads": 1,
+        "queries": 2,
+        "vision_width": 12,
+        "vocab_size": 9,
+        "max_positions": 4,
+    }
+    with pytest.raises(InputError, match=rf"image features of {tokens} tokens; the model reads 1 \+ 2 x 5"):
+        QFormer(**sizes, places=(2, 5)).read_image(torch.randn(1, tokens, 12))
 
 
 def test_only_with_places_does_the_order_of_the_image_tokens_matter():
