@@ -53,6 +53,11 @@ def _checkout(sandbox: Sandbox, _: str) -> str:
     return "git checkout dvc.lock"
 
 
+def _put_back_lock(sandbox: Sandbox, _: str) -> str:
+    sandbox.toy.shell(f"{SNAKEMAKE} -n")
+    return "snakemake -n"
+
+
 def _remove_record(sandbox: Sandbox, _: str) -> str:
     remove(sandbox.folder / ".dvc/tmp/rwlock")
     return "rm .dvc/tmp/rwlock"
@@ -69,6 +74,7 @@ ADVICE: tuple[tuple[re.Pattern[str], Callable[[Sandbox, str], str]], ...] = (
     (re.compile(r"fix: rm -[rf] (.+?); (?:then run the pipeline again|DVC makes a new one)"), _remove),
     (re.compile(r"(\S+): damaged \(.*\); move the file away and run the same command again"), _move_away),
     (re.compile(r"(restore it: git checkout dvc\.lock)"), _checkout),
+    (re.compile(r"('\./dvc\.lock' (?:validation failed|is invalid))"), _put_back_lock),
     (re.compile(r"(JSON structure is corrupted)"), _remove_record),
     (re.compile(r"(join\(\) argument must be str)"), _remove_empty_folders),
 )

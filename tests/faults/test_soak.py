@@ -63,6 +63,15 @@ class TestTheHarnessNotices:
         outcome = recover(toy, Injury("dvc repro train@full"), toys.templates.hashes, finished)
         assert outcome.verdict == "survived" and toy.finished() == finished
 
+    def test_a_lock_file_that_dvc_cannot_read(self, toys: Soak, toy: Sandbox) -> None:
+        """Cut short within an entry, it stops DVC itself; the project puts back its last whole copy."""
+        finished = toy.finished()
+        lock = toy.toy.read("dvc.lock")
+        name = "  score@small-b-b:\n"
+        toy.toy.write("dvc.lock", lock[: lock.index(name)] + name)
+        outcome = recover(toy, Injury("dvc repro train@full"), toys.templates.hashes, finished)
+        assert outcome.verdict == "fixed" and outcome.advice == ["snakemake -n"] and toy.finished() == finished
+
     def test_a_command_that_fails(self, toys: Soak, toy: Sandbox) -> None:
         toy.forget("train@full")
         toy.toy.write("hook.py", "sys.exit('no')")

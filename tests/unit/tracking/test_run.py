@@ -42,7 +42,7 @@ def test_run_is_a_child_with_parameters_tags_and_metrics(project, monkeypatch):
     assert run.tags["slurm_job_id"] == "42" and run.tags["device"] == "cpu" and run.tags["node"]
     assert len(run.tags["stage_signature"]) == 64 and run.tags["git_commit"]
     assert data(run.run_id).params == {"pretrain.learning_rate": "0.001"} | {
-        f"variants.full.{k}": "1.0" for k in ("itc", "itm", "itg", "tig")
+        f"variants.full.{k}": "3.0" if k == "itg" else "1.0" for k in ("itc", "itm", "itg", "tig")
     }
     configuration = data(parent.run_id).params
     assert configuration["pretrain.learning_rate"] == "0.001" and len(configuration) > 80
