@@ -70,7 +70,9 @@ class TestTheHarnessNotices:
         name = "  score@small-b-b:\n"
         toy.toy.write("dvc.lock", lock[: lock.index(name)] + name)
         outcome = recover(toy, Injury("dvc repro train@full"), toys.templates.hashes, finished)
-        assert outcome.verdict == "fixed" and outcome.advice == ["snakemake -n"] and toy.finished() == finished
+        assert (
+            outcome.verdict == "fixed" and outcome.advice == ["snakemake -n"] and toy.finished() == finished
+        )
 
     def test_a_command_that_fails(self, toys: Soak, toy: Sandbox) -> None:
         toy.forget("train@full")
