@@ -235,13 +235,13 @@ def _grid(config: Sizes) -> tuple[int, int]:
     patches, grid = config.vision_tokens - 1, config.vision_grid
     rows, columns = (math.isqrt(max(patches, 0)),) * 2 if grid is None else grid
     if rows * columns != patches or patches < 1:
+        expected = (
+            "a square number, or set vision_grid"
+            if grid is None
+            else f"{rows} x {columns}, as vision_grid is {grid}"
+        )
         raise InputError(
-            f"config.json of the model: vision_tokens is {config.vision_tokens}; expected 1 + "
-            + (
-                "a square number, or set vision_grid"
-                if grid is None
-                else f"{rows} x {columns}, as vision_grid is {grid}"
-            )
+            f"config.json of the model: vision_tokens is {config.vision_tokens}; expected 1 + {expected}"
         )
     return rows, columns
 

@@ -103,23 +103,26 @@ class QFormer(nn.Module):
         Raises:
             InputError: the tokens do not fill `places`.
         """
-        if self.places is not None:
-            rows, columns = self.places
-            if features.shape[1] != 1 + rows * columns:
-                raise InputError(
-                    f"image features of {features.shape[1]} tokens; the model reads 1 + {rows} x {columns} of them "
-                    "(vision_grid in its config.json): encode the images with its own encoder at its own size"
-                )
-            channels = features.shape[2] // 4 * 4
-            positions = (
-                sinusoidal_positions(channels, *self.places, features).flatten(1).T
-            )  # (T - 1, channels)
-            features = features + F.pad(positions, (0, features.shape[2] - channels, 1, 0))
-        features = for_products(features)
+        features = for_products(self._placed(features))
         return [
             block.cross_attention.key_value(features) if block.cross_attention is not None else None
             for block in self._blocks
         ]
+
+    def _placed(self, features: torch.Tensor) -> torch.Tensor:
+        """Add the positions of `places` to image features (B, T, vision width), the first token excepted."""
+        if self.places is None:
+            return features
+        rows, columns = self.places
+        if features.shape[1] != 1 + rows * columns:
+            raise InputError(
+                f"image features of {features.shape[1]} tokens; the model reads 1 + {rows} x {columns} of them "
+                "(vision_grid in its config.json): encode the images with its own encoder at its own size"
+            )
+        width = features.shape[2]
+        channels = width // 4 * 4
+        positions = sinusoidal_positions(channels, rows, columns, features).flatten(1).T  # (T - 1, channels)
+        return features + F.pad(positions, (0, width - channels, 1, 0))
 
     def encode(
         self,

@@ -304,8 +304,8 @@ def test_a_folder_saved_before_a_choice_existed_loads_as_the_model_that_it_was(t
 @pytest.mark.parametrize("decoder", ["deconvolutional", "residual"])
 def test_a_model_with_another_decoder_is_saved_and_loaded(tmp_path, decoder):
     choices = {"decoder_kind": decoder, "decoder_shortcut": False, "decoder_norm": "batch"}
+    choices |= {"vision_position": "sinusoidal"}
     adapters = {"adapter": "rectified", "adapter_residual": "batch_norm", "adapter_position": "sinusoidal"}
-    choices["vision_position"] = "sinusoidal"
     model, batch = case(**choices, **adapters)
     inputs = batch["features"], batch["input_ids"], batch["attention_mask"]
     with torch.no_grad():

@@ -83,20 +83,16 @@ def positions(rows: int, columns: int, width: int) -> torch.Tensor:
     return found
 
 
+def small(vision_width: int, places: tuple[int, int] | None) -> QFormer:
+    sizes = {"width": 16, "layers": 2, "heads": 2, "queries": 3, "vocab_size": 9, "max_positions": 4}
+    return QFormer(**sizes, vision_width=vision_width, places=places).eval()
+
+
 @pytest.mark.parametrize("width", [3, 8, 18])
 def test_places_are_added_to_the_image_tokens_but_not_to_the_first(width):
     torch.manual_seed(0)
-    sizes = {
-        "width": 16,
-        "layers": 2,
-        "heads": 2,
-        "queries": 3,
-        "vision_width": width,
-        "vocab_size": 9,
-        "max_positions": 4,
-    }
-    with_places = QFormer(**sizes, places=(2, 5)).eval()
-    without = QFormer(**sizes).eval()
+    with_places = small(width, (2, 5))
+    without = small(width, None)
     without.load_state_dict(with_places.state_dict())
     features = torch.randn(2, 11, width)
     placed = features + torch.cat([torch.zeros(1, width), positions(2, 5, width)])
@@ -106,34 +102,16 @@ def test_places_are_added_to_the_image_tokens_but_not_to_the_first(width):
 
 @pytest.mark.parametrize("tokens", [1, 2, 10, 12])
 def test_with_places_other_numbers_of_image_tokens_are_refused(tokens):
-    sizes = {
-        "width": 8,
-        "layers": 1,
-        "heads": 1,
-        "queries": 2,
-        "vision_width": 12,
-        "vocab_size": 9,
-        "max_positions": 4,
-    }
     with pytest.raises(InputError, match=rf"image features of {tokens} tokens; the model reads 1 \+ 2 x 5"):
-        QFormer(**sizes, places=(2, 5)).read_image(torch.randn(1, tokens, 12))
+        small(12, (2, 5)).read_image(torch.randn(1, tokens, 12))
 
 
 def test_only_with_places_does_the_order_of_the_image_tokens_matter():
     torch.manual_seed(0)
-    sizes = {
-        "width": 16,
-        "layers": 2,
-        "heads": 2,
-        "queries": 3,
-        "vision_width": 12,
-        "vocab_size": 9,
-        "max_positions": 4,
-    }
     features = torch.randn(1, 11, 12)
     moved = features[:, [0, *torch.randperm(10).add(1).tolist()]]
     for places, same in ((None, True), ((2, 5), False)):
-        qformer = QFormer(**sizes, places=places).eval()
+        qformer = small(12, places)
         one, other = (qformer.encode_queries(qformer.read_image(x))[0] for x in (features, moved))
         assert torch.allclose(one, other, **CLOSE) == same
 
