@@ -158,7 +158,7 @@ def charts(curve: Curve) -> list[tuple[str, str, Markup]]:
     for column, name, detail in (
         ("loss", "Total loss", "weighted sum"),
         ("temperature", "Temperature", "of ITC"),
-        ("learning_rate", "Learning rate", "AdamW"),
+        ("learning_rate", "Learning rate", "of the optimizer"),
     ):
         found.append(chart(name, detail, svg.Line("training", points(column, "train"), "validate")))
     return found

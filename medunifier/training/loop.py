@@ -25,7 +25,7 @@ from medunifier.training.batch_order import mix, prefetch, step_rows
 from medunifier.training.checkpoints import Checkpoints
 from medunifier.training.history import BestWeights, DivergedError, History, StepValues
 from medunifier.training.interruption import Control, StopSignal
-from medunifier.training.optimizer import adamw, deterministic_algorithms
+from medunifier.training.optimizer import build_optimizer, deterministic_algorithms
 from medunifier.training.recipe import Recipe
 from medunifier.training.throughput import Throughput, flop_counter
 
@@ -74,7 +74,7 @@ class Trainer:
         join: (micro-batches on the device, seed) -> the micro-batches, with what the loss of one needs to know of the
             others. Called before each step that has several; `seed(number)` returns a micro-batch's generator and puts
             dropout in the state that it is trained with. None: micro-batches know nothing of each other.
-        groups: AdamW groups instead of `parameter_groups`; `rate_scale` multiplies the learning rate.
+        groups: the optimizer's groups instead of `parameter_groups`; `rate_scale` multiplies the learning rate.
         blocks: see `medunifier.training.batch_order.permutation`.
 
     Raises:
@@ -108,7 +108,7 @@ class Trainer:
             kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
         )
         recipe.check_batch_size(items, self.accelerator.num_processes)
-        self.optimizer: torch.optim.Optimizer = adamw(model, recipe, groups)
+        self.optimizer: torch.optim.Optimizer = build_optimizer(model, recipe, groups)
         self.rate_scales = [group.get("rate_scale", 1.0) for group in self.optimizer.param_groups]
         self.control = Control(self.accelerator)
         self.stop = StopSignal()

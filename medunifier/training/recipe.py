@@ -23,8 +23,10 @@ class Recipe:
         warmup_start: learning rate at step 0.
         final_learning_rate: learning rate at the last step; None: the schedule reaches 0 one step after the last, so
             that the last step still trains.
+        optimizer: `adamw`, or `muon` for most linear maps and convolutions (see `medunifier.training.muon`).
+        muon_rate: learning rate of what Muon moves, in those of the rest.
         betas: of AdamW.
-        weight_decay: of AdamW, on matrices alone.
+        weight_decay: on matrices alone.
         decay_all: weight decay on biases, norms and embeddings too.
         clip_norm: largest gradient norm; None: no clipping.
         validate_every: steps between validations.
@@ -45,6 +47,8 @@ class Recipe:
     warmup_fraction: float = 0.05
     warmup_start: float = 0.0
     final_learning_rate: float | None = None
+    optimizer: str = "adamw"
+    muon_rate: float = 1.0
     betas: tuple[float, float] = (0.9, 0.95)
     weight_decay: float = 0.05
     decay_all: bool = False

@@ -130,6 +130,13 @@ class Pretrain(Section):
         ge=0,
         le=10,
     )
+    optimizer: Literal["adamw", "muon"] = knob(
+        "adamw (paper); muon: linear maps and convolutions, but for the heads, by Muon (Jordan et al. 2024), all else by "
+        "AdamW."
+    )
+    muon_rate: float = knob(
+        "Learning rate of what Muon moves, as a multiple of learning_rate; unused with adamw.", gt=0, le=1000
+    )
     betas: Fractions = knob("AdamW's decay rates of the two moments.", min_length=2, max_length=2)
     weight_decay: float = knob(
         "Weight decay of matrices; biases, norms and embeddings of one dimension have none.", ge=0, le=10

@@ -1,0 +1,83 @@
+"""Muon, an optimizer for the weights of linear maps and convolutions (Jordan et al. 2024)."""
+
+from collections import defaultdict
+
+import torch
+
+MOMENTUM = 0.95
+STEPS = 5
+COEFFICIENTS = (
+    3.4445,
+    -4.7750,
+    2.0315,
+)  # Jordan et al.'s: few steps bring all singular values near 1, none to it
+UPDATE = 0.2  # root mean square of a matrix's update, in learning rates: about AdamW's (Liu et al. 2025)
+
+
+class Muon(torch.optim.AdamW):
+    """Muon for groups that are marked `orthogonal`; AdamW for all other groups.
+
+    A gradient of a matrix has a few large singular values, and AdamW's update does, too. Muon gives all directions the
+    same share: of the momentum U S V^T it takes U V^T. As Liu et al. (2025, arXiv:2502.16982) do, the update is scaled
+    to the root mean square of AdamW's, whatever the matrix's shape. The weights of a convolution are one matrix: first
+    dimension by all others.
+
+    PyTorch's own Muon computes in bfloat16, which takes a CPU without such instructions seconds a step; this one
+    computes in the number format of the weights.
+    """
+
+    # A loss scaler then leaves out the whole step after an overflow. AdamW alone would do that in its fused kernel.
+    _step_supports_amp_scaling = False
+
+    def __init__(self, *args, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        vars(self).pop("_step_supports_amp_scaling", None)  # set there for fused kernels
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:
+        """Update all weights; the gradients of orthogonal groups are used up."""
+        for group in self.param_groups:
+            if group.get("orthogonal"):
+                weights = [weight for weight in group["params"] if weight.grad is not None]
+                self._move(weights, group["lr"], group["weight_decay"])
+        super().step(closure)
+
+    def _move(self, weights: list[torch.Tensor], rate: float, decay: float) -> None:
+        same: dict[torch.Size, list[tuple[torch.Tensor, torch.Tensor]]] = defaultdict(list)
+        for weight in weights:
+            momentum = self._momentum(weight)
+            same[momentum.shape].append((weight, momentum))
+            weight.grad = None  # AdamW leaves it alone
+        for shape, pairs in same.items():
+            # equal shapes at once: on a CPU single products of such matrices are too short for several threads
+            directions = orthogonal(torch.stack([momentum for _, momentum in pairs]))
+            for (weight, _), direction in zip(pairs, directions, strict=True):
+                rows = direction if len(weight) == len(direction) else direction.T
+                weight.mul_(1 - rate * decay)
+                weight.add_(rows.reshape(weight.shape), alpha=-rate * UPDATE * max(shape) ** 0.5)
+
+    def _momentum(self, weight: torch.Tensor) -> torch.Tensor:
+        """Add the gradient to a weight's momentum; return it one step ahead (Nesterov), rows <= columns."""
+        gradient, state = weight.grad, self.state[weight]
+        assert gradient is not None
+        if not state:
+            # AdamW looks for `step` in every state when one is loaded
+            state.update(step=torch.zeros(()), momentum=torch.zeros_like(gradient))
+        state["step"] += 1
+        momentum = state["momentum"].lerp_(gradient, 1 - MOMENTUM)
+        ahead = gradient.lerp(momentum, MOMENTUM).flatten(1)
+        return ahead if ahead.shape[0] <= ahead.shape[1] else ahead.T
+
+
+def orthogonal(matrices: torch.Tensor) -> torch.Tensor:
+    """Return U V^T of matrices U S V^T (k, m, n), m <= n, with singular values of 0.7 to 1.2 in place of 1.
+
+    By Newton-Schulz steps, which are matrix products alone. Singular values below a thousandth of the Frobenius norm
+    come out smaller; a matrix of zeros stays one.
+    """
+    x = matrices / matrices.norm(dim=(1, 2), keepdim=True).clamp_min(1e-7)
+    a, b, c = COEFFICIENTS
+    for _ in range(STEPS):
+        square = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(square, square, square, beta=b, alpha=c), x, beta=a)
+    return x
