@@ -26,9 +26,11 @@ LIBRARY_DEFAULTS = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # what deterministic algorithms need on a GPU
-    # Threads sleep between two operations. By default they spin for a millisecond, longer than most of our operations
-    # take: a second core is busy with nothing, and where others need it, each operation waits for its turn.
+    # Between two operations threads spin for some tens of microseconds, then sleep. By default they spin for a
+    # millisecond, longer than most of our operations take: a second core is busy with nothing, and where others need it,
+    # each operation waits for its turn. Without any spinning, waking them takes as long as an operation.
     "OMP_WAIT_POLICY": "PASSIVE",
+    "GOMP_SPINCOUNT": "3000",
 }
 
 
