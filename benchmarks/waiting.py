@@ -40,8 +40,9 @@ def measure_here() -> tuple[float, float]:
     params = load_params("workflow/presets/demo.yaml")
     torch.manual_seed(0)
     sizes = config("demo")
-    # EfficientNet-Lite0's levels 16 and 32 of images of 160 pixels, and a WordPiece vocabulary as small as the demo's
+    # EfficientNet-Lite0's levels 16 and 32 of images of 160 pixels, and a vocabulary as small as the demo's
     sizes.vision_width, sizes.vision_tokens, sizes.vision_grid, sizes.vocab_size = 432, 101, (10, 10), 400
+    sizes.pad_token_id, sizes.cls_token_id, sizes.sep_token_id, sizes.decode_token_id = range(4)
     model = MedUnifierModel(sizes).train()
     recipe = Recipe.from_params(params.pretrain, seed=0)
     optimizer = build_optimizer(model, recipe)
