@@ -129,5 +129,8 @@ def set_library_defaults() -> None:
         os.environ.setdefault(variable, cores)
     # A limit for OpenMP is meant for MKL, too; more threads than cores wait for each other.
     os.environ.setdefault("MKL_NUM_THREADS", os.environ["OMP_NUM_THREADS"])
-    for variable, value in LIBRARY_DEFAULTS.items():
+    defaults = dict(LIBRARY_DEFAULTS)
+    if "OMP_WAIT_POLICY" in os.environ:
+        del defaults["GOMP_SPINCOUNT"]  # it would outweigh the user's policy
+    for variable, value in defaults.items():
         os.environ.setdefault(variable, value)

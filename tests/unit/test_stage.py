@@ -63,19 +63,29 @@ def test_threads_are_those_asked_for_or_one_a_core(monkeypatch):
 
 
 @pytest.mark.slow
-def test_openmp_threads_of_a_stage_sleep_while_they_wait():
+@pytest.mark.parametrize(
+    ("given", "spins"),
+    [
+        ({}, "3000"),  # some tens of microseconds; 300000 by default
+        ({"GOMP_SPINCOUNT": "17"}, "17"),
+        ({"OMP_WAIT_POLICY": "PASSIVE"}, "0"),
+    ],
+)
+def test_openmp_threads_of_a_stage_soon_sleep_unless_told_otherwise(given, spins):
     environment = {
         name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "GOMP_"))
     }
     told = subprocess.run(
         [sys.executable, "-c", "import stages; import torch; torch.rand(9).sum()"],
-        env=environment | {"OMP_DISPLAY_ENV": "VERBOSE"},  # GNU's OpenMP prints its settings as it starts
+        env=environment
+        | given
+        | {"OMP_DISPLAY_ENV": "VERBOSE"},  # GNU's OpenMP prints its settings as it starts
         cwd=REPO,
         capture_output=True,
         text=True,
         check=True,
     ).stderr
-    assert "GOMP_SPINCOUNT = '0'" in told, told  # 300000 by default
+    assert f"GOMP_SPINCOUNT = '{spins}'" in told, told
 
 
 def test_help_is_the_docstring(project):
