@@ -32,7 +32,7 @@ CASES = {
     "stages": {name: LIBRARY_DEFAULTS[name] for name in NAMES},
     "default": {},
 }
-THREADS, IMAGES, TOKENS, STEPS = 2, 8, 55, 15
+THREADS, IMAGES, TOKENS, STEPS = 2, 8, 55, 9
 
 
 def measure_here() -> tuple[float, float]:
