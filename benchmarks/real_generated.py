@@ -36,7 +36,7 @@ def generated_images(params: Params, variant: str, tables: Mapping[str, pl.DataF
     dataset, test = params.pretrain.dataset, tables["test"]
     vectors = {split: mean_features(dataset, table["image_id"].to_list()) for split, table in tables.items()}
     trained = load_trained(variant)
-    encoder = ImageEncoder(params.vision, trained)
+    encoder = ImageEncoder(params.vision, trained, params.features.batch_size)
     sets = read_generated_sets(Path("data/generated") / variant)
     made = {name: encoder.encode(StoredImages(sets[name][1])).means for name in SETS}
     coded = read_coded_images(variant, dataset, "test")

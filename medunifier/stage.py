@@ -17,6 +17,7 @@ from medunifier.runtime.cpu import available_cores
 from medunifier.runtime.dvc_pipeline import Pipeline
 from medunifier.runtime.errors import refuse
 from medunifier.runtime.integrity import verify_inputs
+from medunifier.runtime.memory import keep_freed_memory
 from medunifier.runtime.params import load_params
 from medunifier.runtime.processes import is_on_slurm_node
 from medunifier.tracking import Run
@@ -31,6 +32,8 @@ LIBRARY_DEFAULTS = {
     # each operation waits for its turn. Without any spinning, waking them takes as long as an operation.
     "OMP_WAIT_POLICY": "PASSIVE",
     "GOMP_SPINCOUNT": "3000",
+    # NumPy's and SciPy's own threads (OpenBLAS) likewise: 2^16 cycles in place of 2^26
+    "OPENBLAS_THREAD_TIMEOUT": "16",
 }
 
 
@@ -122,7 +125,10 @@ def read_arguments(parser: argparse.ArgumentParser, arguments: Sequence[str]) ->
 
 
 def set_library_defaults() -> None:
-    """Set, where the user has not: threads for the cores this process may use, and `LIBRARY_DEFAULTS`."""
+    """Set, where the user has not: threads for the cores this process may use, `LIBRARY_DEFAULTS`, and freed memory.
+
+    Freed memory is kept, see `keep_freed_memory`.
+    """
     in_job = os.environ.get("SLURM_CPUS_PER_TASK") if is_on_slurm_node() else None
     cores = in_job or str(available_cores())
     for variable in ("OMP_NUM_THREADS", "POLARS_MAX_THREADS"):
@@ -134,3 +140,4 @@ def set_library_defaults() -> None:
         del defaults["GOMP_SPINCOUNT"]  # it would outweigh the user's policy
     for variable, value in defaults.items():
         os.environ.setdefault(variable, value)
+    keep_freed_memory()

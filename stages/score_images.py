@@ -76,7 +76,7 @@ def compare_sets(
     """Measure distances between sets of images; returns the encoded generated sets."""
     generated, seed = inputs.generated, inputs.seed
     run.log("compare sets of images in the frozen encoder's features")
-    encoder = ImageEncoder(params.vision, inputs.trained)
+    encoder = ImageEncoder(params.vision, inputs.trained, params.features.batch_size)
     encoded = {name: encoder.encode(StoredImages(images)) for name, (_, images) in generated.items()}
     compared = {name: source for name, source in COMPARED.items() if source in generated}
     # A Frechet distance falls with the number of images: the compared sets are of one size.

@@ -32,17 +32,19 @@ class ImageEncoder:
     Args:
         vision: which encoder.
         trained: the model; the encoder moves to its device.
+        batch_size: images that the encoder takes at a time.
     """
 
-    def __init__(self, vision: Vision, trained: TrainedModel):
+    def __init__(self, vision: Vision, trained: TrainedModel, batch_size: int):
         self.trained = trained
+        self.batch_size = batch_size
         self.encoder = load_vision(**vision.choice).to(trained.device)
 
     def encode(self, images: Iterable[np.ndarray]) -> EncodedImages:
-        """Encode images that come in uint8 batches [k, H, W]."""
+        """Encode images that come in uint8 batches [k, H, W], of any size."""
         means, embeddings = [], []
-        for batch in images:
-            grey = torch.from_numpy(batch).to(self.trained.device).float()[:, None] / 255
+        for part in (part for batch in images for part in torch.from_numpy(batch).split(self.batch_size)):
+            grey = part.to(self.trained.device).float()[:, None] / 255
             with torch.inference_mode():
                 tokens = self.encoder(grey.expand(-1, 3, -1, -1)).float()  # (k, 1 + patches, width)
                 means.append(tokens[:, 1:].mean(1).cpu().numpy())

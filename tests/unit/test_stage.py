@@ -1,5 +1,6 @@
 import json
 import os
+import platform
 import signal
 import sqlite3
 import subprocess
@@ -86,6 +87,43 @@ def test_openmp_threads_of_a_stage_soon_sleep_unless_told_otherwise(given, spins
         check=True,
     ).stderr
     assert f"GOMP_SPINCOUNT = '{spins}'" in told, told
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries are left alone")
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ({}, True),
+        ({"MALLOC_TRIM_THRESHOLD_": "65536"}, False),
+        ({"GLIBC_TUNABLES": "glibc.malloc.trim_threshold=65536"}, False),
+    ],
+)
+def test_a_stage_keeps_freed_memory_unless_told_otherwise(given, kept):
+    """A block of 8 MB that is freed and asked for again is made of the same pages, in place of 2048 fresh ones."""
+    code = """
+import stages, resource
+faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+b"x" * 2**23
+start = faults()
+for _ in range(50):
+    b"x" * 2**23
+print(faults() - start)
+"""
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("MALLOC_") and name != "GLIBC_TUNABLES"
+    }
+    printed = subprocess.run(
+        [sys.executable, "-c", code],
+        env=environment | given,
+        cwd=REPO,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    faults = int(printed)
+    assert faults < 500 if kept else faults > 10_000, faults
 
 
 def test_help_is_the_docstring(project):
@@ -201,11 +239,13 @@ def test_library_defaults_respect_the_user(monkeypatch):
     for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "SLURM_CPUS_PER_TASK", "HF_HUB_OFFLINE"):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv("POLARS_MAX_THREADS", "3")
+    monkeypatch.setenv("OPENBLAS_THREAD_TIMEOUT", "20")
     for name, value in {"SLURM_CPUS_PER_TASK": "5", "SLURM_JOB_ID": "7", "SLURMD_NODENAME": "n1"}.items():
         monkeypatch.setenv(name, value)
     entry.set_library_defaults()
     assert os.environ["OMP_NUM_THREADS"] == "5" and os.environ["POLARS_MAX_THREADS"] == "3"
     assert "HF_HUB_OFFLINE" not in os.environ
+    assert os.environ["OPENBLAS_THREAD_TIMEOUT"] == "20"
 
 
 def test_a_short_stage_pays_little_for_tracking(project):

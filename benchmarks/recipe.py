@@ -1,0 +1,174 @@
+"""Compare recipes of pre-training by the validation split alone: `python -m benchmarks.recipe FOLDER --trial NAME=VALUE ...`.
+
+FOLDER is a project whose features are extracted (a finished `make demo`). Each `--trial` is its params.yaml with the
+changes that it lists (none: as it is), trained from each of `--seeds`, in a folder of its own beside FOLDER's results. There the
+validation split stands in place of the test split, so that no value of a test image is ever computed: stage `pretrain` gives the validation
+losses, stage `write_reports` the scores of reports for validation images. Printed for each training are the processor
+time of `pretrain` and both; `--save` writes benchmarks/results/recipe-PRESET-DATE.json.
+
+    python -m benchmarks.recipe . --trial --trial pretrain.optimizer=adamw pretrain.steps=850 --seeds 0 1 --jobs 2
+"""
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import torch
+
+from benchmarks import records
+from medunifier.runtime.errors import InputError, refuse
+from medunifier.runtime.json_files import read_json_object
+from medunifier.runtime.params import load_params
+from medunifier.runtime.yaml import parse_yaml, read_mapping
+
+LINKED = (
+    "dvc.yaml", "stages", "workflow", "medunifier", "encoders", "data/images", "data/features", "models/tokenizer"
+)  # fmt: skip
+REPORTS = ("findings_f1_micro", "nearest_findings_f1_micro", "bleu_4", "constant_bleu_4")
+
+
+def changed(params: dict, changes: Sequence[str]) -> dict:
+    """Return parameters with NAME=VALUE applied: NAME with dots between sections, VALUE as in params.yaml.
+
+    Raises:
+        InputError: A change is not of this form, or params.yaml has no such name.
+    """
+    params = json.loads(json.dumps(params))
+    for change in changes:
+        name, equals, value = change.partition("=")
+        *sections, last = name.split(".")
+        place = params
+        for section in sections:
+            place = place.get(section) if isinstance(place, dict) else None
+        if not equals or not isinstance(place, dict) or last not in place:
+            raise InputError(
+                f"--trial {change}: expected NAME=VALUE with a NAME of params.yaml, as in pretrain.steps=850"
+            )
+        place[last] = parse_yaml(value, f"--trial {change}")
+    return params
+
+
+def write_folder(source: Path, folder: Path, params: dict) -> None:
+    """Make a project like `source` with other parameters, and its validation split in place of its test split."""
+    for name in LINKED:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).symlink_to((source / name).resolve())
+    (folder / "params.yaml").write_text(json.dumps(params), encoding="utf-8")  # JSON is YAML
+    dataset = params["pretrain"]["dataset"]
+    prepared = folder / "data/prepared" / dataset
+    shutil.copytree(source / "data/prepared" / dataset, prepared)
+    shutil.copy(prepared / "validate.parquet", prepared / "test.parquet")
+
+
+def run_stage(folder: Path, *command: str) -> dict[str, float]:
+    """Run a stage on one core in a folder and return its metrics; `processor_s` is its processor time.
+
+    Raises:
+        InputError: The stage failed; with the end of what it printed.
+    """
+    own = {
+        "PYTHONPATH": str(Path(__file__).resolve().parents[1]),
+        "MEDUNIFIER_UPLOADER": "off",
+        "OMP_NUM_THREADS": "1",
+    }
+    process = subprocess.Popen(
+        [sys.executable, "-m", *command],
+        cwd=folder,
+        env=os.environ | own,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    printed = process.stdout.read()
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise InputError(f"python -m {' '.join(command)} failed:\n{printed[-2000:]}")
+    (metrics,) = folder.glob(f"results/metrics/{command[0].rpartition('.')[2]}@*.json")
+    return json.loads(metrics.read_text(encoding="utf-8")) | {"processor_s": usage.ru_utime + usage.ru_stime}
+
+
+def train(source: Path, changes: Sequence[str], seed: int) -> dict:
+    """Return what one training gives on the validation split.
+
+    Raises:
+        InputError: A change is not understood, or a stage failed.
+    """
+    params = changed(read_mapping(source / "params.yaml"), [*changes, f"seed={seed}"])
+    with tempfile.TemporaryDirectory(prefix="recipe-", dir=source / ".state") as name:
+        folder = Path(name)
+        write_folder(source, folder, params)
+        training = run_stage(folder, "stages.pretrain", "--variant", "full")
+        found = {"changes": list(changes), "seed": seed, "processor_s": round(training["processor_s"])}
+        found["validation_losses"] = {
+            name: round(training[f"val_{name}_last"], 5)
+            for name in ("itc", "itm", "itg", "tig")
+            if f"val_{name}_last" in training
+        }
+        if "itg" in found["validation_losses"]:
+            dataset = params["pretrain"]["dataset"]
+            reports = run_stage(folder, "stages.write_reports", "--variant", "full", "--dataset", dataset)
+            found["validation_reports"] = {
+                name: [round(reports[f"{name}{part}"], 2) for part in ("", "_ci_low", "_ci_high")]
+                for name in REPORTS
+                if name in reports
+            }
+    print(json.dumps(found), flush=True)
+    return found
+
+
+def about(source: Path) -> dict:
+    """Return the processor, and what the training's data set kept and left out."""
+    dataset = load_params(source / "params.yaml").pretrain.dataset
+    summary = read_json_object(source / "data/prepared" / dataset / "summary.json")
+    kept = {name: summary[name] for name in ("raw", "kept", "rejected", "patients")}
+    return {"processor": torch.backends.cpu.get_cpu_capability(), "dataset": dataset} | kept
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", type=Path, help="project folder whose features are extracted")
+    parser.add_argument(
+        "--trial",
+        action="append",
+        nargs="*",
+        metavar="NAME=VALUE",
+        required=True,
+        help="changes to params.yaml, as in pretrain.steps=850; none: as it is; given once for each trial",
+    )
+    parser.add_argument(
+        "--seeds", type=int, nargs="+", default=[0], help="seeds to train each trial from (default: 0)"
+    )
+    parser.add_argument("--jobs", type=int, default=1, help="trainings at a time, one core each (default: 1)")
+    parser.add_argument(
+        "--save", action="store_true", help="write benchmarks/results/recipe-PRESET-DATE.json"
+    )
+    arguments = parser.parse_args()
+    trainings = [(changes, seed) for changes in arguments.trial for seed in arguments.seeds]
+    finished: list[dict] = []
+    code = 0
+    with ThreadPoolExecutor(arguments.jobs) as pool:
+        try:
+            preset = load_params(arguments.folder / "params.yaml").preset
+            for found in pool.map(lambda one: train(arguments.folder, *one), trainings):
+                finished.append(found)
+        except InputError as error:
+            pool.shutdown(cancel_futures=True)
+            code = refuse("benchmarks.recipe", error)
+    if arguments.save and finished:
+        command = "python -m benchmarks.recipe FOLDER " + " ".join(sys.argv[2:])
+        print(records.save(f"recipe-{preset}", command, about(arguments.folder) | {"trainings": finished}))
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()
