@@ -2,12 +2,10 @@
 
 Each FOLDER is the project folder of a finished run of one preset; they usually differ in `seed`. Reported and, with
 `--save`, written to benchmarks/results/learning-PRESET-DATE.json are the values of `python -m workflow.headline`, each with
-its baseline or limit (null: not measured), their confidence intervals, and the processor time of `pretrain` and of all
-stages as Snakemake measured it. The exit code is 1 if a value is not as asked.
+its baseline or limit (null: not measured), and their confidence intervals. The exit code is 1 if one is not as asked.
 """
 
 import argparse
-import csv
 import json
 import math
 import sys
@@ -55,10 +53,6 @@ def learnt(folder: Path) -> list[dict]:
                     for line in lines
                 },
                 "intervals": intervals(metrics, name, params.pretrain.dataset),
-                "processor_s": {
-                    "pretrain": processor_seconds(folder, f"pretrain@{name}"),
-                    "all stages of the run": processor_seconds(folder, "*"),
-                },
             }
         )
     return found
@@ -67,15 +61,6 @@ def learnt(folder: Path) -> list[dict]:
 def measured(value: float) -> float | None:
     """Return a value, or None for one that was not measured (NaN, which JSON does not have)."""
     return None if math.isnan(value) else value
-
-
-def processor_seconds(folder: Path, stage: str) -> float | None:
-    """Return the processor time of the stages whose name matches a pattern; None: not measured."""
-    times = []
-    for path in (folder / ".state/benchmarks").glob(f"{stage}.tsv"):
-        with path.open(encoding="utf-8") as file:
-            times += [float(line["cpu_time"]) for line in csv.DictReader(file, delimiter="\t")]
-    return round(sum(times), 1) if times else None
 
 
 def intervals(metrics: Path, variant: str, dataset: str) -> dict[str, list[float]]:

@@ -27,8 +27,11 @@ def save(name: str, command: str, about: Mapping[str, Any], packages: Sequence[s
 
     Returns:
         The path of the record.
+
+    Raises:
+        ValueError: a value is no finite number, which JSON does not have.
     """
     versions = {"python": platform.python_version(), **{package: version(package) for package in packages}}
     record = {"command": command, "date": datetime.date.today().isoformat(), **versions, **about}
-    path(name).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    path(name).write_text(json.dumps(record, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     return path(name)

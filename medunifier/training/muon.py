@@ -74,7 +74,12 @@ def orthogonal(matrices: torch.Tensor) -> torch.Tensor:
     """
     x = matrices / matrices.norm(dim=(1, 2), keepdim=True).clamp_min(1e-7)
     a, b, c = COEFFICIENTS
+    # A step is x <- p x with p = a + b (x x^T) + c (x x^T)^2. All p commute, so that x x^T becomes p (x x^T) p: the steps
+    # are products of m x m matrices, and only their product is multiplied with the m x n matrix.
+    square, product = x @ x.mT, None
     for _ in range(STEPS):
-        square = x @ x.mT
-        x = torch.baddbmm(x, torch.baddbmm(square, square, square, beta=b, alpha=c), x, beta=a)
-    return x
+        step = torch.baddbmm(square, square, square, beta=b, alpha=c)
+        step.diagonal(dim1=1, dim2=2).add_(a)
+        product = step if product is None else step @ product
+        square = step @ square @ step
+    return product @ x
