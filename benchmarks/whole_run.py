@@ -1,8 +1,7 @@
 """Time of a whole run, and all its metrics: `python -m benchmarks.whole_run FOLDER [--save] -- COMMAND...`.
 
-COMMAND, such as `make demo`, is run in the project folder FOLDER. Reported are its wall time, and the processor time of all its
-processes (user and system), the processor time of each stage family as Snakemake measured it by samples (a little is
-missed), the seconds that a Python loop of 20 million additions takes before and after, and the metrics of all stages.
+COMMAND, such as `make demo`, is run in the project folder FOLDER. Reported are its wall time, the processor time of all its
+processes (user and system), processor and wall time of each stage family, and the metrics of all stages.
 `--save` writes benchmarks/results/run-PRESET-DATE.json. A run that leaves a stage out because its results are there tells less
 than its time: start from a fresh clone.
 
@@ -19,17 +18,19 @@ from pathlib import Path
 import torch
 
 from benchmarks import records
-from benchmarks.stages import core_seconds
 from medunifier.runtime.cpu import available_cores
 from medunifier.runtime.params import load_params
 
 
-def loop_seconds() -> float:
-    """Return the seconds of a Python loop of 20 million additions, by which machines and days can be compared."""
-    start, total = time.monotonic(), 0
-    for number in range(20_000_000):
-        total += number
-    return round(time.monotonic() - start, 2)
+def stage_seconds(folder: Path) -> dict[str, list[float]]:
+    """Return stage family -> processor time and wall time of all its stages, by what each recorded of itself."""
+    seconds: dict[str, list[float]] = {}
+    for path in sorted((folder / ".state/costs").glob("*.json")):
+        costs = json.loads(path.read_text(encoding="utf-8"))["costs"]
+        total = seconds.setdefault(path.stem.partition("@")[0], [0.0, 0.0])
+        total[0] += costs["cpu_seconds"]
+        total[1] += costs["wall_seconds"]
+    return {family: [round(x, 1) for x in total] for family, total in seconds.items()}
 
 
 def measure(folder: Path, command: list[str]) -> dict:
@@ -38,11 +39,9 @@ def measure(folder: Path, command: list[str]) -> dict:
     Raises:
         subprocess.CalledProcessError: It failed.
     """
-    loops = [loop_seconds()]
     before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
     subprocess.run(command, cwd=folder, check=True)
     wall, after = time.monotonic() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
-    loops.append(loop_seconds())
     params = load_params(folder / "params.yaml")
     return {
         "run": " ".join(command),
@@ -51,10 +50,9 @@ def measure(folder: Path, command: list[str]) -> dict:
         "wall_s": round(wall, 1),
         "user_s": round(after.ru_utime - before.ru_utime, 1),
         "system_s": round(after.ru_stime - before.ru_stime, 1),
-        "loop_s": loops,
         "cores": available_cores(),
         "processor": torch.backends.cpu.get_cpu_capability(),
-        "stages_processor_s": core_seconds(folder),
+        "stages_s": stage_seconds(folder),
         "metrics": {
             path.stem: json.loads(path.read_text(encoding="utf-8"))
             for path in sorted((folder / "results/metrics").glob("*.json"))
