@@ -17,7 +17,7 @@ from tests.support.paths import REPO
 PAGES = sorted((REPO / "docs/results").glob("*.md"))
 RECORD = re.compile(r"`(?:benchmarks/results/)?([\w-]+-\d{4}-\d\d-\d\d)\.json`")
 # Values have a point; numbers without one (of items, of steps) also stand in what describes a row.
-VALUE = re.compile(r"(?<![\w.])\d+\.\d+(?![\w.])")
+VALUE = re.compile(r"(?<![\w.])(?<!weight )\d+\.\d+(?![\w.])")
 SCALES = (1, 100, 1 / 1000)  # of a share, a percentage; of seconds, milliseconds
 
 
