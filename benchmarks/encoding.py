@@ -1,7 +1,8 @@
 """Processor time of encoding an image on a CPU, by batch size: `python -m benchmarks.encoding [--folder F --levels 16 32]`.
 
 The encoder of params.yaml, or the one in a folder, reads the same random images in batches of each size, in turn. What the
-system spends (mostly on fresh memory for the outputs of layers) is told apart from what the encoder computes.
+system spends (mostly on fresh memory for the outputs of layers) is told apart from what the encoder computes. Freed memory
+is kept, as in all stages; with `--give-back` glibc gives it back to the system, as it does by default.
 `--save` writes benchmarks/results/encoding-DATE.json, beside what other encoders' runs of that day left there.
 """
 
@@ -16,6 +17,7 @@ import numpy as np
 import torch
 
 from benchmarks import records
+from medunifier.runtime.memory import keep_freed_memory
 from medunifier.runtime.params import load_params
 from medunifier.vision.frozen_encoder import FrozenEncoder, load_vision
 
@@ -57,17 +59,21 @@ def main() -> None:
     )
     parser.add_argument("--folder", type=Path, help="folder of an encoder; default: that of params.yaml")
     parser.add_argument("--levels", type=int, nargs="*", default=[], help="of FOLDER, as vision.levels")
+    parser.add_argument("--give-back", action="store_true", help="do not keep freed memory")
     parser.add_argument("--images", type=int, default=64)
     parser.add_argument("--batches", type=int, nargs="*", default=[64, 8])
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--save", action="store_true", help="write benchmarks/results/encoding-DATE.json")
     arguments = parser.parse_args()
+    if not arguments.give_back:
+        keep_freed_memory()
     if arguments.folder is None:
         encoder = load_vision(**load_params().vision.choice)
     else:
         encoder = load_vision(str(arguments.folder), levels=tuple(arguments.levels))
     times = measure(encoder, arguments.images, arguments.batches, arguments.repeats)
     name = f"{Path(encoder.choice['model']).name}, {' x '.join(map(str, encoder.preprocessing.size))}"
+    name += ", memory given back" if arguments.give_back else ""
     tokens, width = 1 + encoder.rows * encoder.columns, encoder.width
     about = {"tokens": tokens, "width": width, "threads": torch.get_num_threads(), "times": times}
     print(json.dumps({name: about}, indent=1))
@@ -75,7 +81,7 @@ def main() -> None:
         path = records.path("encoding")
         earlier = json.loads(path.read_text(encoding="utf-8"))["encoders"] if path.exists() else {}
         about["load_before"] = round(os.getloadavg()[0], 1)
-        command = "python -m benchmarks.encoding [--folder F --levels 16 32] --save"
+        command = "python -m benchmarks.encoding [--folder F --levels 16 32] [--give-back] --save"
         records.save("encoding", command, {"images": arguments.images, "encoders": earlier | {name: about}})
 
 

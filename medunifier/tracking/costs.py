@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import resource
 import sys
@@ -51,7 +52,7 @@ def measure() -> dict[str, float]:
     wall = time.monotonic() - STARTED
     costs = {
         "wall_seconds": wall,
-        "cpu_seconds": own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime,
+        "cpu_seconds": cpu_seconds(),
         "peak_memory_mib": max(own.ru_maxrss, children.ru_maxrss) * kibibyte / 2**20,
         "nodes": 1,
         "gpus": float(provenance.device() != "cpu"),
@@ -67,6 +68,23 @@ def measure() -> dict[str, float]:
         costs["cores"] = max(1, len(os.sched_getaffinity(0)) // processes)
     costs["cpu_efficiency"] = costs["cpu_seconds"] / (max(wall, 1e-9) * costs["cores"])
     return costs
+
+
+def cpu_seconds() -> float:
+    """Return the processor time of this process, its children that have ended, and its workers that still live."""
+    while True:
+        workers = multiprocessing.active_children()  # a pool's processes may outlive the pool for a moment
+        usage = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+        ended = sum(part.ru_utime + part.ru_stime for part in usage)
+        if not workers:
+            return ended
+        import psutil  # most stages have no workers, and spare themselves the import
+
+        try:
+            times = [psutil.Process(worker.pid).cpu_times() for worker in workers]
+        except psutil.NoSuchProcess:
+            continue  # one has ended meanwhile: now it is among the children
+        return ended + sum(part.user + part.system for part in times)
 
 
 def tags() -> dict[str, str]:

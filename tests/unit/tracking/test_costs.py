@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from medunifier.data.parallel import parallel_map
 from medunifier.report.costs import read_costs
 from medunifier.runtime import processes
 from medunifier.tracking import Run, costs
@@ -85,3 +86,18 @@ def test_a_stage_that_reads_all_records_leaves_its_own_beside_them():
         "results/summarize_run.json"
     )
     assert str(costs.record_path("third", ["results/runs/third.json"])) == "results/runs/third.json"
+
+
+def burn(seconds: float) -> float:
+    """Compute for some seconds of processor time."""
+    while time.process_time() < seconds:
+        pass
+    return time.process_time()
+
+
+@pytest.mark.slow
+def test_processor_time_of_a_pool_s_processes_counts_as_soon_as_their_work_is_done():
+    before = costs.cpu_seconds()
+    with parallel_map(2, chunk=1) as mapped:
+        list(mapped(burn, [1.0]))  # of which the processes may still be there
+    assert costs.cpu_seconds() - before > 0.9  # the system counts in hundredths
