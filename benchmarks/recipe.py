@@ -67,8 +67,10 @@ def write_folder(source: Path, folder: Path, params: dict) -> None:
     shutil.copy(prepared / "validate.parquet", prepared / "test.parquet")
 
 
-def run_stage(folder: Path, *command: str) -> dict[str, float]:
+def run_stage(folder: Path, name: str, *command: str) -> dict[str, float]:
     """Run a stage on one core in a folder and return its metrics; `processor_s` is its processor time.
+
+    Its lines of progress go to stderr, with `name` before each.
 
     Raises:
         InputError: The stage failed; with the end of what it printed.
@@ -86,11 +88,16 @@ def run_stage(folder: Path, *command: str) -> dict[str, float]:
         stderr=subprocess.STDOUT,
         text=True,
     )
-    printed = process.stdout.read()
+    assert process.stdout is not None
+    lines = []
+    for line in process.stdout:
+        lines.append(line)
+        if line.startswith("["):
+            print(f"{name}: {line}", end="", file=sys.stderr, flush=True)
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
-        raise InputError(f"python -m {' '.join(command)} failed:\n{printed[-2000:]}")
+        raise InputError(f"python -m {' '.join(command)} failed:\n{''.join(lines)[-2000:]}")
     (metrics,) = folder.glob(f"results/metrics/{command[0].rpartition('.')[2]}@*.json")
     return json.loads(metrics.read_text(encoding="utf-8")) | {"processor_s": usage.ru_utime + usage.ru_stime}
 
@@ -105,7 +112,8 @@ def train(source: Path, changes: Sequence[str], seed: int) -> dict:
     with tempfile.TemporaryDirectory(prefix="recipe-", dir=source / ".state") as name:
         folder = Path(name)
         write_folder(source, folder, params)
-        training = run_stage(folder, "stages.pretrain", "--variant", "full")
+        who = f"{', '.join(changes) or 'as it is'}, seed {seed}"
+        training = run_stage(folder, who, "stages.pretrain", "--variant", "full")
         found = {"changes": list(changes), "seed": seed, "processor_s": round(training["processor_s"])}
         found["validation_losses"] = {
             name: round(training[f"val_{name}_last"], 5)
@@ -114,7 +122,9 @@ def train(source: Path, changes: Sequence[str], seed: int) -> dict:
         }
         if "itg" in found["validation_losses"]:
             dataset = params["pretrain"]["dataset"]
-            reports = run_stage(folder, "stages.write_reports", "--variant", "full", "--dataset", dataset)
+            reports = run_stage(
+                folder, who, "stages.write_reports", "--variant", "full", "--dataset", dataset
+            )
             found["validation_reports"] = {
                 name: [round(reports[f"{name}{part}"], 2) for part in ("", "_ci_low", "_ci_high")]
                 for name in REPORTS
