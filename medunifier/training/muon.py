@@ -73,13 +73,20 @@ def orthogonal(matrices: torch.Tensor) -> torch.Tensor:
     come out smaller; a matrix of zeros stays one.
     """
     x = matrices / matrices.norm(dim=(1, 2), keepdim=True).clamp_min(1e-7)
-    a, b, c = COEFFICIENTS
     # A step is x <- p x with p = a + b (x x^T) + c (x x^T)^2. All p commute, so that x x^T becomes p (x x^T) p: the steps
     # are products of m x m matrices, and only their product is multiplied with the m x n matrix.
-    square, product = x @ x.mT, None
-    for _ in range(STEPS):
-        step = torch.baddbmm(square, square, square, beta=b, alpha=c)
-        step.diagonal(dim1=1, dim2=2).add_(a)
-        product = step if product is None else step @ product
+    square = x @ x.mT
+    product = step = _polynomial(square)
+    for _ in range(STEPS - 1):
         square = step @ square @ step
+        step = _polynomial(square)
+        product = step @ product
     return product @ x
+
+
+def _polynomial(square: torch.Tensor) -> torch.Tensor:
+    """Return a + b S + c S^2 of matrices S (k, m, m)."""
+    a, b, c = COEFFICIENTS
+    result = torch.baddbmm(square, square, square, beta=b, alpha=c)
+    result.diagonal(dim1=1, dim2=2).add_(a)
+    return result
