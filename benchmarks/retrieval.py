@@ -6,15 +6,14 @@ benchmarks/results/retrieval-DATE.json.
 """
 
 import argparse
-import datetime
 import json
 import os
 import resource
 import time
-from pathlib import Path
 
 import numpy as np
 
+from benchmarks import records
 from medunifier.metrics.retrieval import rank_both
 
 
@@ -65,8 +64,7 @@ def main() -> None:
         if settings.queries == 32 and settings.width == 256
         else f"retrieval-{settings.queries}x{settings.width}"
     )
-    path = Path(__file__).parent / "results" / f"{name}-{datetime.date.today()}.json"
-    path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    records.save(name, "python -m benchmarks.retrieval", result, packages=("numpy",))
     print(json.dumps(result, indent=2))
 
 
