@@ -1,10 +1,10 @@
 """Compare recipes of pre-training by the validation split alone: `python -m benchmarks.recipe FOLDER --trial NAME=VALUE ...`.
 
 FOLDER is a project whose features are extracted (a finished `make demo`). Each `--trial` is its params.yaml with the
-changes that it lists (none: as it is), trained from each of `--seeds`, in a folder of its own beside FOLDER's results. There the
-validation split stands in place of the test split, so that no value of a test image is ever computed: stage `pretrain` gives the validation
-losses, stage `write_reports` the scores of reports for validation images. Printed for each training are the processor
-time of `pretrain` and both; `--save` writes benchmarks/results/recipe-PRESET-DATE.json.
+changes that it lists (none: as it is), trained from each of `--seeds`, on FOLDER's own splits, in a folder of its own below
+.state. There the validation split stands in place of the test split, so that no value of a test image is computed: stage
+`pretrain` gives the validation losses, stage `write_reports` the scores of reports for validation images. Printed for each
+training are these and the processor time of `pretrain`; `--save` writes benchmarks/results/recipe-PRESET-DATE.json.
 
     python -m benchmarks.recipe . --trial --trial pretrain.optimizer=adamw pretrain.steps=850 --seeds 0 1 --jobs 2
 """
@@ -109,6 +109,7 @@ def train(source: Path, changes: Sequence[str], seed: int) -> dict:
         InputError: A change is not understood, or a stage failed.
     """
     params = changed(read_mapping(source / "params.yaml"), [*changes, f"seed={seed}"])
+    (source / ".state").mkdir(exist_ok=True)  # where no snakemake has run
     with tempfile.TemporaryDirectory(prefix="recipe-", dir=source / ".state") as name:
         folder = Path(name)
         write_folder(source, folder, params)

@@ -16,8 +16,8 @@ def keep_freed_memory() -> None:
     """Let glibc keep freed memory for what is allocated next, up to 2 GiB, rather than give it back to the system.
 
     A layer's output is some megabytes. By default glibc gives such a block back as soon as it is freed, and the next
-    layer gets fresh pages, which the system clears one by one: with a CNN on a CPU that was a quarter to two thirds of
-    all processor time. What a user has set by MALLOC_... or GLIBC_TUNABLES stays; other C libraries are left alone.
+    layer gets fresh pages, which the system clears one by one: with a CNN on a CPU that was a quarter of all processor
+    time (docs/features.md). What a user has set by MALLOC_... or GLIBC_TUNABLES stays; other C libraries are left alone.
     """
     if "GLIBC_TUNABLES" in os.environ or any(name.startswith("MALLOC_") for name in os.environ):
         return
