@@ -169,7 +169,7 @@ def main() -> None:
     code = 0
     with ThreadPoolExecutor(arguments.jobs) as pool:
         try:
-            preset = load_params(arguments.folder / "params.yaml").preset
+            load_params(arguments.folder / "params.yaml")  # refused before anything is trained
             for found in pool.map(lambda one: train(arguments.folder, *one), trainings):
                 finished.append(found)
         except InputError as error:
@@ -177,6 +177,7 @@ def main() -> None:
             code = refuse("benchmarks.recipe", error)
     if arguments.save and finished:
         command = "python -m benchmarks.recipe FOLDER " + " ".join(sys.argv[2:])
+        preset = load_params(arguments.folder / "params.yaml").preset
         print(records.save(f"recipe-{preset}", command, about(arguments.folder) | {"trainings": finished}))
     sys.exit(code)
 
