@@ -152,9 +152,8 @@ def unit_length(x: torch.Tensor) -> torch.Tensor:
 class Enlarge(nn.ConvTranspose2d):
     """Transposed convolution to `times` the height and width, `times` even; its patches overlap by half.
 
-    From 8 times on, one matrix product computes all patches, and their quarters are added in place. The shortcut (16
-    times, to three channels) took 29 ms per step of 128 images in the libraries' way on an H100, and takes 6 ms so. At
-    4 times both take the same time.
+    From 4 times on it is computed as a convolution of 2 x 2: each square of times x times pixels is a sum over the four
+    patches that cover it. PyTorch's way takes up to four times as long on a CPU (`benchmarks/enlarging.py`).
     """
 
     def __init__(self, source: int, width: int, times: int, bias: bool = True):
@@ -164,20 +163,14 @@ class Enlarge(nn.ConvTranspose2d):
     def forward(self, x: torch.Tensor) -> torch.Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Map (B, source, h, w) to (B, width, times * h, times * w)."""
         times, (h, w) = self.stride[0], x.shape[2:]
-        if times < 8:
+        if times < 4:
             return super().forward(x)
-        patches = self.weight.flatten(1).T @ x.flatten(2)  # (B, width * 2 times * 2 times, h * w)
-        patches = patches.view(len(x), -1, 2, times, 2, times, h, w)
-        # The patch of place (i, j) covers the squares (i, j) to (i + 1, j + 1), each of times x times pixels.
-        upper, upper_right, lower, lower_right = (
-            F.pad(patches[:, :, down, :, right], (right, 1 - right, down, 1 - down))
-            for down in (0, 1)
-            for right in (0, 1)
-        )
-        squares = upper + upper_right + lower + lower_right  # (B, width, times, times, h + 1, w + 1)
-        whole = squares.permute(0, 1, 4, 2, 5, 3).flatten(4, 5).flatten(2, 3)
+        # The lower right quarter of the patch of a square's upper left neighbour lies on it, and so on.
+        quarters = self.weight.unflatten(3, (2, times)).unflatten(2, (2, times)).flip(2, 4)
+        kernel = quarters.permute(1, 3, 5, 0, 2, 4).flatten(0, 2)  # (width * times * times, source, 2, 2)
+        squares = F.pixel_shuffle(F.conv2d(x, kernel, padding=1), times)  # (B, width, times * (h + 1), ...)
         edge = times // 2
-        made = whole[:, :, edge : edge + times * h, edge : edge + times * w]
+        made = squares[:, :, edge : edge + times * h, edge : edge + times * w]
         return made if self.bias is None else made + self.bias[:, None, None]
 
 
