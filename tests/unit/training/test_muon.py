@@ -35,7 +35,7 @@ def test_a_matrix_keeps_its_directions_and_each_weighs_about_the_same(shape):
     u, s, vh = torch.linalg.svd(noise, full_matrices=False)
     matrix = u @ torch.diag(torch.logspace(-4, -2.5, len(s))) @ vh  # the largest 30 times the smallest
     inner = u.T @ orthogonal(matrix[None])[0] @ vh.T  # diagonal if the directions are the matrix's own
-    assert ((inner.diagonal() > 0.65) & (inner.diagonal() < 1.25)).all()
+    assert ((inner.diagonal() > 0.91) & (inner.diagonal() < 1.09)).all()
     torch.testing.assert_close(inner, torch.diag(inner.diagonal()), atol=1e-4, rtol=0)
 
 
@@ -44,22 +44,28 @@ def test_a_matrix_of_zeros_stays():
 
 
 @pytest.mark.parametrize("shape", [(12, 7), (7, 12)])
-def test_steps_are_pytorchs_in_another_number_format(shape):
-    """PyTorch's round to bfloat16."""
+def test_steps_are_those_of_a_singular_value_decomposition(shape):
+    """The momenta's directions, all alike, at the root mean square of AdamW's updates; and about PyTorch's own Muon."""
     generator = torch.Generator().manual_seed(0)
     start, rate, decay = torch.randn(shape, generator=generator), 0.05, 0.1
-    ours, theirs = nn.Parameter(start.clone()), nn.Parameter(start.clone())
+    ours, theirs, exact = nn.Parameter(start.clone()), nn.Parameter(start.clone()), start.clone()
     beside = nn.Parameter(torch.randn(7, 12, generator=generator))  # of the same shape, up to a transposition
     group = {"params": [beside, ours], "orthogonal": True, "weight_decay": decay}
     mine = Muon([group], lr=rate, betas=(0.9, 0.95), fused=True)
     other = torch.optim.Muon([theirs], lr=rate, weight_decay=decay, adjust_lr_fn="match_rms_adamw")
+    momentum = torch.zeros(shape)
     for _ in range(6):
-        ours.grad = torch.randn(shape, generator=generator)
-        theirs.grad, beside.grad = ours.grad.clone(), torch.randn(7, 12, generator=generator)
+        gradient = torch.randn(shape, generator=generator)
+        ours.grad, theirs.grad = gradient.clone(), gradient.clone()
+        beside.grad = torch.randn(7, 12, generator=generator)
         mine.step()
         other.step()
-    moved = (theirs - start).norm()
-    assert (ours - theirs).norm() < 0.03 * moved and moved > 0.1
+        momentum = 0.95 * momentum + 0.05 * gradient
+        u, _, vh = torch.linalg.svd(0.95 * momentum + 0.05 * gradient, full_matrices=False)
+        exact = (1 - rate * decay) * exact - rate * 0.2 * 12**0.5 * (u @ vh)
+    moved = (exact - start).norm()
+    assert (ours - exact).norm() < 0.09 * moved and moved > 0.1
+    assert (theirs - exact).norm() < 0.4 * moved  # whose singular values are 0.7 to 1.2
 
 
 def test_everything_else_moves_as_with_adamw():
