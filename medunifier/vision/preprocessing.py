@@ -62,12 +62,14 @@ class Preprocessing:
         """Prepare images.
 
         Args:
-            pixels: (B, 3, H, W) in [0, 1], three equal channels. Images that are resized count as 8-bit ones.
+            pixels: (B, 1, H, W) in [0, 1], or (B, 3, H, W). Images that are resized count as 8-bit ones.
 
         Returns:
             The encoder's input, float32 (B, channels, height, width).
         """
-        pixels = pixels[:, : self.channels].float()
+        pixels = pixels[
+            :, : self.channels
+        ].float()  # the one of a grey image is resized once for all channels
         if pixels.shape[-2:] != self.resized:
             pixels = resize_grey(pixels * 255, self.resized, self.interpolation) / 255
         top, left = ((whole - read) // 2 for whole, read in zip(self.resized, self.size, strict=True))
