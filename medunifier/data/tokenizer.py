@@ -1,21 +1,26 @@
 """Train, load and use the tokenizer of reports."""
 
+from __future__ import annotations
+
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
-from transformers import AutoTokenizer, BertTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
-from transformers.models.auto.tokenization_auto import tokenizer_class_from_name
-from transformers.utils.hub import cached_file
 
+from medunifier.data.saved_tokenizer import SavedTokenizer
 from medunifier.runtime.errors import InputError
 from medunifier.runtime.files import require_no_pipes
 from medunifier.runtime.json_files import read_json_object
 from medunifier.runtime.pretrained import load_pretrained
+
+# transformers is imported where it is needed: that takes longer than many an evaluation.
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 DECODE_TOKEN = "[DEC]"  # first token of a text to be generated, as [CLS] is of one to be encoded
 SPECIAL = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
@@ -32,6 +37,8 @@ def train_wordpiece(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
         texts: the training reports.
         vocab_size: entries, special tokens included.
     """
+    from transformers import PreTrainedTokenizerFast
+
     tokenizer = Tokenizer(models.WordPiece(unk_token=SPECIAL["unk"]))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
@@ -102,8 +109,23 @@ def load_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
+def open_tokenizer(folder: Path) -> SavedTokenizer | PreTrainedTokenizerBase:
+    """Load the tokenizer of a trained model: without transformers where `SavedTokenizer` can.
+
+    Raises:
+        InputError: as `load_tokenizer` does.
+    """
+    try:
+        return SavedTokenizer(folder)
+    except InputError:
+        return load_tokenizer(folder)
+
+
 def _load(name: str | Path) -> PreTrainedTokenizerBase:
     """Load a tokenizer by its own class, or as the BERT tokenizer of its vocabulary where that class is not known."""
+    from transformers import AutoTokenizer, BertTokenizer
+    from transformers.models.auto.tokenization_auto import tokenizer_class_from_name
+
     if Path(name).is_dir():
         require_no_pipes(name)
     settings = read_json_object(path) if (path := _file(name, "tokenizer_config.json")) else {}
@@ -120,6 +142,8 @@ def _load(name: str | Path) -> PreTrainedTokenizerBase:
 
 def _file(name: str | Path, file: str) -> str | None:
     """Return the path of a file of a folder or hub repository; None if it has none."""
+    from transformers.utils.hub import cached_file
+
     return cached_file(
         str(name),
         file,
@@ -128,20 +152,20 @@ def _file(name: str | Path, file: str) -> str | None:
     )
 
 
-def special_id(tokenizer: PreTrainedTokenizerBase, role: str) -> int:
+def special_id(tokenizer: SavedTokenizer | PreTrainedTokenizerBase, role: str) -> int:
     """Return the id of the token `pad`, `cls` or `sep`."""
     return getattr(tokenizer, f"{role}_token_id")
 
 
 def tokenize(
-    tokenizer: PreTrainedTokenizerBase, texts: list[str], max_tokens: int
+    tokenizer: SavedTokenizer | PreTrainedTokenizerBase, texts: list[str], max_tokens: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return ids and mask (B, L) of texts: [CLS] words [SEP], cut at `max_tokens`, padded to the longest."""
     ids = [encode(tokenizer, text, max_tokens) for text in texts]
     return pad(ids, special_id(tokenizer, "pad"))
 
 
-def encode(tokenizer: PreTrainedTokenizerBase, text: str, max_tokens: int) -> list[int]:
+def encode(tokenizer: SavedTokenizer | PreTrainedTokenizerBase, text: str, max_tokens: int) -> list[int]:
     """Return the ids of one text: [CLS] words [SEP]; words are cut at `max_tokens` in all."""
     words = tokenizer.encode(text, add_special_tokens=False, truncation=True, max_length=max_tokens - 2)
     return [special_id(tokenizer, "cls"), *words, special_id(tokenizer, "sep")]
@@ -169,7 +193,9 @@ class TokenLists(Sequence[list[int]]):
         return self.ids[self.ends[number] : self.ends[number + 1]].tolist()
 
 
-def encode_all(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str], max_tokens: int) -> TokenLists:
+def encode_all(
+    tokenizer: SavedTokenizer | PreTrainedTokenizerBase, texts: Iterable[str], max_tokens: int
+) -> TokenLists:
     """Return the ids of many texts, each as `encode` gives them, computed in groups."""
     first, last = special_id(tokenizer, "cls"), special_id(tokenizer, "sep")
 
@@ -201,7 +227,7 @@ def pad(rows: list[list[int]], pad_id: int, length: int | None = None) -> tuple[
     return ids, mask
 
 
-def decode(tokenizer: PreTrainedTokenizerBase, ids: torch.Tensor) -> list[str]:
+def decode(tokenizer: SavedTokenizer | PreTrainedTokenizerBase, ids: torch.Tensor) -> list[str]:
     """Return the texts of generated ids (B, L), each up to its first [SEP], without special tokens."""
     texts = []
     for row in ids.tolist():

@@ -13,6 +13,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from medunifier.data.saved_tokenizer import SavedTokenizer
+from medunifier.data.tokenizer import decode, open_tokenizer, tokenize
 from medunifier.evaluation.classifier import ImageEncoder, QueryEncoder
 from medunifier.evaluation.external_encoders import Encoder, VectorEncoder
 from medunifier.evaluation.items import BATCH, batches
@@ -111,12 +113,9 @@ class TrainedModel(EvaluatedModel):
     model: MedUnifierNetwork
 
     @cached_property
-    def tokenizer(self) -> PreTrainedTokenizerBase:
+    def tokenizer(self) -> SavedTokenizer | PreTrainedTokenizerBase:
         """Tokenizer of the model, loaded at its first use."""
-        # Imports transformers, which takes seconds that fine-tuning, which reads no text, does without.
-        from medunifier.data.tokenizer import load_tokenizer
-
-        return load_tokenizer(self.folder)
+        return open_tokenizer(self.folder)
 
     def check_prompt(self, text: str, where: str) -> None:
         """Check that the model can read a prompt; `where` is its place, for the message.
@@ -147,9 +146,6 @@ class TrainedModel(EvaluatedModel):
 
     def tokens(self, texts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
         """Tokenize texts as in training: token ids and mask, int64 [n, L], on the model's device."""
-        # Imports transformers, see `tokenizer`.
-        from medunifier.data.tokenizer import tokenize
-
         ids, mask = tokenize(self.tokenizer, list(texts), self.model.config.max_text_tokens)
         return ids.to(self.device), mask.to(self.device)
 
@@ -188,9 +184,6 @@ class TrainedModel(EvaluatedModel):
         Returns:
             One text for each image, in the order of `ids`.
         """
-        # Imports transformers, see `tokenizer`.
-        from medunifier.data.tokenizer import decode
-
         generator = torch.Generator(self.device).manual_seed(seed)
         reports = []
         with torch.inference_mode():
