@@ -1,4 +1,4 @@
-"""Compare recipes of pre-training by the validation split alone: `python -m benchmarks.recipe FOLDER --trial NAME=VALUE ...`.
+"""Compare recipes of training by the validation split alone: `python -m benchmarks.recipe FOLDER --trial NAME=VALUE ...`.
 
 FOLDER is a project whose features are extracted (a finished `make demo`). Each `--trial` is its params.yaml with the
 changes that it lists (none: as it is), trained from each of `--seeds`, on FOLDER's own splits, in a folder of its own below
@@ -7,6 +7,9 @@ changes that it lists (none: as it is), trained from each of `--seeds`, on FOLDE
 training are these and the processor time of `pretrain`; `--save` writes benchmarks/results/recipe-PRESET-DATE.json.
 
     python -m benchmarks.recipe . --trial --trial pretrain.optimizer=adamw pretrain.steps=850 --seeds 0 1 --jobs 2
+
+With `--prior LEVEL` stage `train_prior` trains that level's prior instead, on the codes that FOLDER has of its own model;
+printed are the bits per code of validation images, and `--save` writes recipe-PRESET-prior-LEVEL-DATE.json.
 """
 
 import argparse
@@ -31,6 +34,8 @@ from medunifier.runtime.yaml import parse_yaml, read_mapping
 LINKED = (
     "dvc.yaml", "stages", "workflow", "medunifier", "encoders", "data/images", "data/features", "models/tokenizer"
 )  # fmt: skip
+OF_MODEL = ("data/codes", "models/full")  # what a prior is trained on
+BITS = ("bits_per_code", "bits_per_code_without_text")
 REPORTS = ("findings_f1_micro", "nearest_findings_f1_micro", "bleu_4", "constant_bleu_4")
 
 
@@ -55,9 +60,12 @@ def changed(params: dict, changes: Sequence[str]) -> dict:
     return params
 
 
-def write_folder(source: Path, folder: Path, params: dict) -> None:
-    """Make a project like `source` with other parameters, and its validation split in place of its test split."""
-    for name in LINKED:
+def write_folder(source: Path, folder: Path, params: dict, linked: Sequence[str]) -> None:
+    """Make a project like `source` with other parameters, and its validation split in place of its test split.
+
+    What is `linked` is that of `source`.
+    """
+    for name in linked:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).symlink_to((source / name).resolve())
     (folder / "params.yaml").write_text(json.dumps(params), encoding="utf-8")  # JSON is YAML
@@ -102,8 +110,17 @@ def run_stage(folder: Path, name: str, *command: str) -> dict[str, float]:
     return json.loads(metrics.read_text(encoding="utf-8")) | {"processor_s": usage.ru_utime + usage.ru_stime}
 
 
-def train(source: Path, changes: Sequence[str], seed: int) -> dict:
-    """Return what one training gives on the validation split.
+def intervals(metrics: dict[str, float], names: Sequence[str]) -> dict[str, list[float]]:
+    """Return those of `names` that there are, each with the ends of its interval."""
+    return {
+        name: [round(metrics[f"{name}{part}"], 2) for part in ("", "_ci_low", "_ci_high")]
+        for name in names
+        if name in metrics
+    }
+
+
+def train(source: Path, changes: Sequence[str], seed: int, prior: str | None = None) -> dict:
+    """Return what one training gives on the validation split; of the prior of a level, if one is named.
 
     Raises:
         InputError: A change is not understood, or a stage failed.
@@ -112,25 +129,25 @@ def train(source: Path, changes: Sequence[str], seed: int) -> dict:
     (source / ".state").mkdir(exist_ok=True)  # where no snakemake has run
     with tempfile.TemporaryDirectory(prefix="recipe-", dir=source / ".state") as name:
         folder = Path(name)
-        write_folder(source, folder, params)
+        write_folder(source, folder, params, LINKED + (OF_MODEL if prior else ()))
         who = f"{', '.join(changes) or 'as it is'}, seed {seed}"
-        training = run_stage(folder, who, "stages.pretrain", "--variant", "full")
+        stage = ("stages.train_prior", "--level", prior) if prior else ("stages.pretrain",)
+        training = run_stage(folder, who, *stage, "--variant", "full")
         found = {"changes": list(changes), "seed": seed, "processor_s": round(training["processor_s"])}
-        found["validation_losses"] = {
-            name: round(training[f"val_{name}_last"], 5)
-            for name in ("itc", "itm", "itg", "tig")
-            if f"val_{name}_last" in training
-        }
-        if "itg" in found["validation_losses"]:
+        if prior:
+            found["validation_bits"] = intervals(training, BITS)
+        else:
+            found["validation_losses"] = {
+                name: round(training[f"val_{name}_last"], 5)
+                for name in ("itc", "itm", "itg", "tig")
+                if f"val_{name}_last" in training
+            }
+        if "itg" in found.get("validation_losses", {}):
             dataset = params["pretrain"]["dataset"]
             reports = run_stage(
                 folder, who, "stages.write_reports", "--variant", "full", "--dataset", dataset
             )
-            found["validation_reports"] = {
-                name: [round(reports[f"{name}{part}"], 2) for part in ("", "_ci_low", "_ci_high")]
-                for name in REPORTS
-                if name in reports
-            }
+            found["validation_reports"] = intervals(reports, REPORTS)
     print(json.dumps(found), flush=True)
     return found
 
@@ -159,6 +176,7 @@ def main() -> None:
     parser.add_argument(
         "--seeds", type=int, nargs="+", default=[0], help="seeds to train each trial from (default: 0)"
     )
+    parser.add_argument("--prior", choices=("top", "bottom"), help="level whose prior is trained instead")
     parser.add_argument("--jobs", type=int, default=1, help="trainings at a time, one core each (default: 1)")
     parser.add_argument(
         "--save", action="store_true", help="write benchmarks/results/recipe-PRESET-DATE.json"
@@ -167,18 +185,19 @@ def main() -> None:
     trainings = [(changes, seed) for changes in arguments.trial for seed in arguments.seeds]
     finished: list[dict] = []
     code = 0
+    source, prior = arguments.folder, arguments.prior
     with ThreadPoolExecutor(arguments.jobs) as pool:
         try:
-            load_params(arguments.folder / "params.yaml")  # refused before anything is trained
-            for found in pool.map(lambda one: train(arguments.folder, *one), trainings):
+            load_params(source / "params.yaml")  # refused before anything is trained
+            for found in pool.map(lambda one: train(source, *one, prior), trainings):
                 finished.append(found)
         except InputError as error:
             pool.shutdown(cancel_futures=True)
             code = refuse("benchmarks.recipe", error)
     if arguments.save and finished:
         command = "python -m benchmarks.recipe FOLDER " + " ".join(sys.argv[2:])
-        preset = load_params(arguments.folder / "params.yaml").preset
-        print(records.save(f"recipe-{preset}", command, about(arguments.folder) | {"trainings": finished}))
+        name = f"recipe-{load_params(source / 'params.yaml').preset}" + (f"-prior-{prior}" if prior else "")
+        print(records.save(name, command, about(source) | {"trainings": finished}))
     sys.exit(code)
 
 
