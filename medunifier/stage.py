@@ -27,11 +27,11 @@ LIBRARY_DEFAULTS = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # what deterministic algorithms need on a GPU
-    # Between two operations threads spin for some tens of microseconds, then sleep. By default they spin for a
-    # millisecond, longer than most of our operations take: a second core is busy with nothing, and where others need it,
-    # each operation waits for its turn. Without any spinning, waking them takes as long as an operation.
+    # Between two operations threads spin for some tenths of a millisecond, then sleep. By default they spin thirty times as
+    # long: a second core is busy with nothing, and where others need it, each operation waits for its turn. Spinning for
+    # less than our operations are apart, each waits until a thread has woken, which takes as long as an operation.
     "OMP_WAIT_POLICY": "PASSIVE",
-    "GOMP_SPINCOUNT": "3000",
+    "GOMP_SPINCOUNT": "10000",
     # NumPy's and SciPy's own threads (OpenBLAS) likewise: 2^16 cycles in place of 2^26
     "OPENBLAS_THREAD_TIMEOUT": "16",
 }

@@ -67,7 +67,7 @@ def test_threads_are_those_asked_for_or_one_a_core(monkeypatch):
 @pytest.mark.parametrize(
     ("given", "spins"),
     [
-        ({}, "3000"),  # some tens of microseconds; 300000 by default
+        ({}, "10000"),  # some tenths of a millisecond; 300000 by default
         ({"GOMP_SPINCOUNT": "17"}, "17"),
         ({"OMP_WAIT_POLICY": "PASSIVE"}, "0"),
     ],
