@@ -110,10 +110,10 @@ def run_stage(folder: Path, name: str, *command: str) -> dict[str, float]:
     return json.loads(metrics.read_text(encoding="utf-8")) | {"processor_s": usage.ru_utime + usage.ru_stime}
 
 
-def intervals(metrics: dict[str, float], names: Sequence[str]) -> dict[str, list[float]]:
+def intervals(metrics: dict[str, float], names: Sequence[str], digits: int) -> dict[str, list[float]]:
     """Return those of `names` that there are, each with the ends of its interval."""
     return {
-        name: [round(metrics[f"{name}{part}"], 2) for part in ("", "_ci_low", "_ci_high")]
+        name: [round(metrics[f"{name}{part}"], digits) for part in ("", "_ci_low", "_ci_high")]
         for name in names
         if name in metrics
     }
@@ -135,7 +135,7 @@ def train(source: Path, changes: Sequence[str], seed: int, prior: str | None = N
         training = run_stage(folder, who, *stage, "--variant", "full")
         found = {"changes": list(changes), "seed": seed, "processor_s": round(training["processor_s"])}
         if prior:
-            found["validation_bits"] = intervals(training, BITS)
+            found["validation_bits"] = intervals(training, BITS, 4)
         else:
             found["validation_losses"] = {
                 name: round(training[f"val_{name}_last"], 5)
@@ -147,7 +147,7 @@ def train(source: Path, changes: Sequence[str], seed: int, prior: str | None = N
             reports = run_stage(
                 folder, who, "stages.write_reports", "--variant", "full", "--dataset", dataset
             )
-            found["validation_reports"] = intervals(reports, REPORTS)
+            found["validation_reports"] = intervals(reports, REPORTS, 2)
     print(json.dumps(found), flush=True)
     return found
 

@@ -161,7 +161,10 @@ class Trainer:
             self.best, self.values.settled = BestWeights(**state["best"]), state["settled"]
             self.tracker.log(f"resumes from the checkpoint after step {self.step}")
         # the model itself, or DDP around it, which averages gradients over the processes
-        self.wrapped, self.optimizer = self.accelerator.prepare(self.model, self.optimizer)
+        # (placed on its device by request: to find out whether to, Accelerate imports distributed tensors for two seconds)
+        self.wrapped, self.optimizer = self.accelerator.prepare(
+            self.model, self.optimizer, device_placement=[True, True]
+        )
         # Accelerate has put a `forward` under autocast before the model's own. The loop has an autocast of its own;
         # validation, and whatever follows the training, run in the precision of the weights.
         vars(self.model).pop("forward", None)
@@ -246,13 +249,14 @@ class Trainer:
 
     def update_weights(self, values: dict[str, torch.Tensor]) -> None:
         """Clip the gradients and take one optimizer step; `values` of the step get the gradient norm."""
+        # PyTorch's own clipping: Accelerate's imports distributed tensors first, for two seconds
+        self.accelerator.unscale_gradients()
         if self.recipe.clip_norm is None:
             # Clipping to infinity would turn gradients into NaN where the norm is beyond float32.
-            self.accelerator.unscale_gradients()
             gradients = [p.grad for p in self.wrapped.parameters() if p.grad is not None]
             norm = nn.utils.get_total_norm(gradients)
         else:
-            norm = self.accelerator.clip_grad_norm_(self.wrapped.parameters(), self.recipe.clip_norm)
+            norm = nn.utils.clip_grad_norm_(self.wrapped.parameters(), self.recipe.clip_norm)
         self.optimizer.step()
         self.optimizer.zero_grad()
         constrain = getattr(self.model, "constrain", None)

@@ -65,16 +65,14 @@ def deterministic_algorithms(strict: bool = True) -> Iterator[None]:
         strict: an operation without a deterministic algorithm on this device raises RuntimeError. False: it warns
             and runs; attention then uses its faster, non-deterministic backward pass on a GPU.
     """
-    before = (
-        torch.are_deterministic_algorithms_enabled(),
-        torch.is_deterministic_algorithms_warn_only_enabled(),
-    )
+    before = torch.get_deterministic_debug_mode()
     memory: Any = torch.utils.deterministic  # its attribute is made at import
     fill = memory.fill_uninitialized_memory
-    torch.use_deterministic_algorithms(True, warn_only=not strict)
+    # `torch.use_deterministic_algorithms` does the same, but imports the compiler first
+    torch.set_deterministic_debug_mode("error" if strict else "warn")
     memory.fill_uninitialized_memory = False
     try:
         yield
     finally:
-        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        torch.set_deterministic_debug_mode(before)
         memory.fill_uninitialized_memory = fill

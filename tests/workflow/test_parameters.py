@@ -60,7 +60,7 @@ def test_a_file_out_of_date_is_named_and_written_again(here, monkeypatch, capsys
 
 def test_a_params_yaml_that_a_user_edited_is_left_alone(here, monkeypatch, capsys):
     edit(here / "params.yaml", "seed: 0", "seed: 7")
-    edit(here / "workflow/presets/src/demo.yaml", "steps: 700", "steps: 860")
+    edit(here / "workflow/presets/src/demo.yaml", "steps: 620", "steps: 860")
     assert call(monkeypatch, "--write") == 0
     assert "params.yaml: left as it is" in capsys.readouterr().out
     assert "seed: 7" in (here / "params.yaml").read_text(encoding="utf-8")
@@ -131,7 +131,7 @@ def test_every_parameter_is_described_in_the_presets_and_the_document():
             parts = parts[:2]
         assert f"| `{'.'.join(parts)}` |" in text, path
     for line in (
-        r"  steps: 700 +# Optimizer steps\.",
+        r"  steps: 620 +# Optimizer steps\.",
         r"  image_size: 256 +# Height and width .*, in pixels\.",
     ):
         assert re.search(f"^{line}$", preset, re.MULTILINE)

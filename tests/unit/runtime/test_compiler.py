@@ -4,6 +4,8 @@ import json
 import subprocess
 import sys
 
+from tests.support.paths import REPO
+
 TRAIN = """
 import json, sys
 from medunifier.runtime.compiler import import_compiler_late
@@ -51,3 +53,18 @@ def test_stages_put_it_off():
     code = "import sys, stages.finetune; print('sympy' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False"]
+
+
+def test_a_whole_training_does_without(tmp_path):
+    code = """
+import sys
+from pathlib import Path
+import stages
+from tests.support.small_training import fit, recipe
+fit(Path(sys.argv[1]), chosen=recipe(optimizer="muon"))
+print([name for name in ("torch._dynamo.eval_frame", "torch.distributed.tensor", "sympy") if name in sys.modules])
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, tmp_path], cwd=REPO, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split("\n")[-2] == "[]"
