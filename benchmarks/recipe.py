@@ -8,8 +8,9 @@ training are these and the processor time of `pretrain`; `--save` writes benchma
 
     python -m benchmarks.recipe . --trial --trial pretrain.optimizer=adamw pretrain.steps=850 --seeds 0 1 --jobs 2
 
-With `--prior LEVEL` stage `train_prior` trains that level's prior instead, on the codes that FOLDER has of its own model;
-printed are the bits per code of validation images, and `--save` writes recipe-PRESET-prior-LEVEL-DATE.json.
+With `--prior LEVEL` stage `train_prior` trains that level's prior instead, on the codes that FOLDER has of its own model.
+Printed are the bits per code of validation images, and how well the findings of validation reports are seen in images that
+are generated from them with FOLDER's prior of the other level. `--save` writes recipe-PRESET-prior-LEVEL-DATE.json.
 """
 
 import argparse
@@ -34,7 +35,7 @@ from medunifier.runtime.yaml import parse_yaml, read_mapping
 LINKED = (
     "dvc.yaml", "stages", "workflow", "medunifier", "encoders", "data/images", "data/features", "models/tokenizer"
 )  # fmt: skip
-OF_MODEL = ("data/codes", "models/full")  # what a prior is trained on
+OTHER_LEVEL = {"top": "bottom", "bottom": "top"}
 BITS = ("bits_per_code", "bits_per_code_without_text")
 REPORTS = ("findings_f1_micro", "nearest_findings_f1_micro", "bleu_4", "constant_bleu_4")
 
@@ -60,12 +61,13 @@ def changed(params: dict, changes: Sequence[str]) -> dict:
     return params
 
 
-def write_folder(source: Path, folder: Path, params: dict, linked: Sequence[str]) -> None:
+def write_folder(source: Path, folder: Path, params: dict, prior: str | None) -> None:
     """Make a project like `source` with other parameters, and its validation split in place of its test split.
 
-    What is `linked` is that of `source`.
+    To train the prior of a level it has the model of `source`, its codes and its prior of the other level.
     """
-    for name in linked:
+    model = ("models/full", f"models/priors/full-{OTHER_LEVEL[prior]}") if prior else ()
+    for name in LINKED + model:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).symlink_to((source / name).resolve())
     (folder / "params.yaml").write_text(json.dumps(params), encoding="utf-8")  # JSON is YAML
@@ -73,6 +75,10 @@ def write_folder(source: Path, folder: Path, params: dict, linked: Sequence[str]
     prepared = folder / "data/prepared" / dataset
     shutil.copytree(source / "data/prepared" / dataset, prepared)
     shutil.copy(prepared / "validate.parquet", prepared / "test.parquet")
+    if prior:
+        codes = folder / "data/codes/full"
+        shutil.copytree(source / "data/codes/full", codes)
+        shutil.copy(codes / "validate.parquet", codes / "test.parquet")
 
 
 def run_stage(folder: Path, name: str, *command: str) -> dict[str, float]:
@@ -129,13 +135,16 @@ def train(source: Path, changes: Sequence[str], seed: int, prior: str | None = N
     (source / ".state").mkdir(exist_ok=True)  # where no snakemake has run
     with tempfile.TemporaryDirectory(prefix="recipe-", dir=source / ".state") as name:
         folder = Path(name)
-        write_folder(source, folder, params, LINKED + (OF_MODEL if prior else ()))
+        write_folder(source, folder, params, prior)
         who = f"{', '.join(changes) or 'as it is'}, seed {seed}"
         stage = ("stages.train_prior", "--level", prior) if prior else ("stages.pretrain",)
         training = run_stage(folder, who, *stage, "--variant", "full")
         found = {"changes": list(changes), "seed": seed, "processor_s": round(training["processor_s"])}
         if prior:
             found["validation_bits"] = intervals(training, BITS, 4)
+            run_stage(folder, who, "stages.generate_images", "--variant", "full")
+            images = run_stage(folder, who, "stages.score_images", "--variant", "full")
+            found["validation_report_fidelity"] = intervals(images, ("report_fidelity_auroc",), 2)
         else:
             found["validation_losses"] = {
                 name: round(training[f"val_{name}_last"], 5)
