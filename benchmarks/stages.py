@@ -1,14 +1,13 @@
 """Speed of the stages, for `python -m workflow.plan`: `python -m benchmarks.stages [--save]`.
 
 Two kinds of values, run after a complete `make demo` in this folder:
-* core-seconds of each stage, as Snakemake measured them (.state/benchmarks), over what the stage worked on;
+* core-seconds of each stage, as it measured itself (.state/costs), over what the stage worked on;
 * FLOP of one forward pass for each preset, counted by PyTorch on the model itself (random weights).
 `--save` writes benchmarks/results/stages-DATE.json. `--count` counts alone, in a minute: all presets but the demo, whose
 FLOP and measured values are those of the newest record, since the speeds were calculated from both.
 """
 
 import argparse
-import csv
 import json
 import os
 import sys
@@ -32,11 +31,10 @@ PRESETS = ("demo", "lean", "paper", "release")
 def core_seconds(folder: Path) -> dict[str, float]:
     """Return stage family -> processor time of all its stages in the run that `folder` holds."""
     seconds: dict[str, float] = {}
-    for path in sorted((folder / ".state/benchmarks").glob("*.tsv")):
-        with path.open(encoding="utf-8") as file:
-            (line,) = csv.DictReader(file, delimiter="\t")
+    for path in sorted((folder / ".state/costs").glob("*.json")):
         family = path.stem.partition("@")[0]
-        seconds[family] = seconds.get(family, 0.0) + float(line["cpu_time"])
+        costs = json.loads(path.read_text(encoding="utf-8"))["costs"]
+        seconds[family] = seconds.get(family, 0.0) + float(costs["cpu_seconds"])
     return seconds
 
 
