@@ -52,7 +52,7 @@ class Encoder:
 
     def prepare(self, grey: torch.Tensor) -> torch.Tensor:
         """Turn grey images, uint8 (B, H, W), into the network's input (B, channels, height, width)."""
-        return self.preprocessing(grey[:, None].float() / 255)
+        return self.preprocessing((grey[:, None].float() / 255).expand(-1, 3, -1, -1))
 
 
 class VectorEncoder(ImageEncoder):

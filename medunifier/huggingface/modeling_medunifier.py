@@ -117,8 +117,8 @@ class MedUnifierModel(MedUnifierNetwork, PreTrainedModel):
         model in PROJECT/models/NAME.
 
         Args:
-            pixel_values: images (B, 3, H, W) in [0, 1], as `MedUnifierProcessor` returns them, or grey ones (B, 1, H, W).
-                The encoder resizes and normalises them itself, as in the training.
+            pixel_values: images (B, 3, H, W) in [0, 1], as `MedUnifierProcessor` returns them. The encoder resizes and
+                normalises them itself, as in the training.
 
         Returns:
             `features` (B, 1 + patches, vision width), float32, rounded to half precision as stored features are.

@@ -46,7 +46,7 @@ class ImageEncoder:
         for part in (part for batch in images for part in torch.from_numpy(batch).split(self.batch_size)):
             grey = part.to(self.trained.device).float()[:, None] / 255
             with torch.inference_mode():
-                tokens = self.encoder(grey).float()  # (k, 1 + patches, width)
+                tokens = self.encoder(grey.expand(-1, 3, -1, -1)).float()  # (k, 1 + patches, width)
                 means.append(tokens[:, 1:].mean(1).cpu().numpy())
                 embeddings.append(self.trained.model.encode_image(tokens)[1].float().cpu().numpy())
         return EncodedImages(np.concatenate(means), np.concatenate(embeddings))

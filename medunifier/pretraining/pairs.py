@@ -127,7 +127,7 @@ class Pairs:
                 if generator is not None and self.augmentation:
                     pixels = augment(pixels, generator, **self.augmentation)
                 if rows is not None:
-                    batch["features"] = model.extract_features(pixels)
+                    batch["features"] = model.extract_features(pixels.expand(-1, 3, -1, -1))
                     check_representable(batch["features"], [self.image_ids[row] for row in rows.tolist()])
             if self.with_images:
                 batch["images"] = image_targets(pixels).expand(-1, self.channels, -1, -1)

@@ -86,7 +86,7 @@ class FrozenEncoder(nn.Module):
         """Encode images; they are prepared as the model's own processor does.
 
         Args:
-            pixels: (B, 1, H, W) in [0, 1], or (B, 3, H, W), of any size.
+            pixels: (B, 3, H, W) in [0, 1], three equal channels, of any size.
 
         Returns:
             Features (B, 1 + rows * columns, width): the class token, the model's pooled output or else the mean

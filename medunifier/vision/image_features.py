@@ -94,7 +94,7 @@ def encode_images(encoder: torch.nn.Module, images: np.ndarray, image_ids: Seque
     """
     grey = torch.from_numpy(images).to(next(encoder.parameters()).device)
     with torch.inference_mode():
-        tokens = encoder(grey[:, None].float() / 255)
+        tokens = encoder((grey[:, None].float() / 255).expand(-1, 3, -1, -1))
         check_representable(tokens, image_ids)
     return tokens.half().cpu().numpy()
 

@@ -62,14 +62,13 @@ class Preprocessing:
         """Prepare images.
 
         Args:
-            pixels: (B, 1, H, W) in [0, 1], or (B, 3, H, W). Images that are resized count as 8-bit ones.
+            pixels: (B, 3, H, W) in [0, 1], three equal channels. Images that are resized count as 8-bit ones.
 
         Returns:
             The encoder's input, float32 (B, channels, height, width).
         """
-        pixels = pixels[
-            :, : self.channels
-        ].float()  # the one of a grey image is resized once for all channels
+        # Where the channels are one in memory, as those of a grey image that was expanded, it is resized once for all.
+        pixels = pixels[:, : 1 if pixels.stride(1) == 0 else self.channels].float()
         if pixels.shape[-2:] != self.resized:
             pixels = resize_grey(pixels * 255, self.resized, self.interpolation) / 255
         top, left = ((whole - read) // 2 for whole, read in zip(self.resized, self.size, strict=True))

@@ -11,6 +11,7 @@ from transformers import Blip2VisionConfig, Blip2VisionModel, ViTModel
 
 from medunifier.runtime.errors import InputError
 from medunifier.vision.frozen_encoder import load_recorded_vision, load_vision
+from medunifier.vision.preprocessing import IMAGENET, whole_images
 from tests.support.encoder_folders import SMALL, save_unit_processor
 
 PIXELS = torch.rand(2, 3, 224, 224, generator=torch.Generator().manual_seed(0))
@@ -214,3 +215,12 @@ def test_a_commit_of_a_timm_model_is_one_of_its_repository_on_the_hub(monkeypatc
     )
     load_vision(model, "abc")
     assert names == [asked]
+
+
+@pytest.mark.parametrize("size", [(160, 160), (224, 224)])
+def test_the_equal_channels_of_a_grey_image_are_prepared_once_alike(size):
+    prepare = whole_images(size, IMAGENET, "bicubic")
+    levels = torch.randint(0, 256, (2, 1, 224, 224), generator=torch.Generator().manual_seed(0))
+    grey = (levels.float() / 255).expand(-1, 3, -1, -1)
+    assert torch.equal(prepare(grey), prepare(grey.contiguous()))
+    assert prepare(grey).shape == (2, 3, *size)
