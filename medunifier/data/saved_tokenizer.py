@@ -14,6 +14,12 @@ PLAIN = (
     "TokenizersBackend",
     "PreTrainedTokenizerFast",
 )  # classes of transformers that tokenizer.json describes whole
+# Settings that change nothing beyond the tokens that they name; what others mean, is left to transformers.
+SETTINGS = (
+    "backend", "cls_token", "extra_special_tokens", "is_local", "local_files_only", "mask_token", "model_max_length",
+    "pad_token", "processor_class", "sep_token", "tokenizer_class", "unk_token",
+)  # fmt: skip
+OTHER_FILES = ("special_tokens_map.json", "added_tokens.json")  # of older versions of transformers
 ROLES = ("cls", "sep", "pad", "unk")
 TIDY = (" .", " ?", " !", " ,")  # a space that goes before punctuation
 SHORT = {" ' ": "'", " n't": "n't", " 'm": "'m", " 's": "'s", " 've": "'ve", " 're": "'re"}
@@ -44,24 +50,41 @@ class SavedTokenizer:
     def __init__(self, folder: Path) -> None:
         require_no_pipes(folder)
         settings = read_json_object(folder / "tokenizer_config.json")
-        kind = settings.get("tokenizer_class")
-        if kind not in PLAIN or "auto_map" in settings:
-            raise InputError(f"{folder}: a tokenizer of the class {kind}; expected one of {', '.join(PLAIN)}")
+        if settings.get("tokenizer_class") not in PLAIN:
+            raise InputError(
+                f"{folder}: a tokenizer of the class {settings.get('tokenizer_class')}; expected one of "
+                f"{', '.join(PLAIN)}"
+            )
+        unknown = sorted(settings.keys() - set(SETTINGS)) + [
+            name for name in OTHER_FILES if (folder / name).exists()
+        ]
+        if unknown:
+            raise InputError(
+                f"{folder}: settings of a tokenizer that are not known here: {', '.join(unknown)}"
+            )
         try:
             self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         except Exception as error:  # the library raises nothing more special
             raise InputError(f"{folder / 'tokenizer.json'}: no tokenizer ({str(error)[:200]})") from error
+        if (self._tokenizer.truncation or {}).get("direction", "right") != "right":
+            raise InputError(f"{folder}: a tokenizer that cuts texts at their start")
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         for role in ROLES:
-            token: Any = settings.get(f"{role}_token")
-            text = token.get("content") if isinstance(token, dict) else token
-            number = self._tokenizer.token_to_id(text) if isinstance(text, str) else None
-            if number is None:
-                raise InputError(
-                    f"{folder}: the tokenizer has no {role} token; a BERT-style tokenizer is needed"
-                )
-            setattr(self, f"{role}_token_id", number)
+            setattr(self, f"{role}_token_id", self._id(settings.get(f"{role}_token"), folder))
+        for token in [settings.get("mask_token"), *settings.get("extra_special_tokens", ())]:
+            if token is not None:
+                self._id(token, folder)
+
+    def _id(self, token: Any, folder: Path) -> int:
+        """Return the id of a special token."""
+        text = token.get("content") if isinstance(token, dict) else token
+        number = self._tokenizer.token_to_id(text) if isinstance(text, str) else None
+        if number is None:
+            raise InputError(
+                f"{folder}: the tokenizer lacks a special token ({text}); a BERT-style one is needed"
+            )
+        return number
 
     def __len__(self) -> int:
         """Return the number of entries, special tokens included."""

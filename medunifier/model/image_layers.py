@@ -171,7 +171,7 @@ class Enlarge(nn.ConvTranspose2d):
         squares = F.pixel_shuffle(F.conv2d(x, kernel, padding=1), times)  # (B, width, times * (h + 1), ...)
         edge = times // 2
         made = squares[:, :, edge : edge + times * h, edge : edge + times * w]
-        return made if self.bias is None else made + self.bias[:, None, None]
+        return made if self.bias is None else made + self.bias[:, None, None].to(made.dtype)
 
 
 class Up(nn.Module):

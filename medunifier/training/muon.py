@@ -76,10 +76,13 @@ def orthogonal(matrices: torch.Tensor) -> torch.Tensor:
     """Return U V^T of matrices U S V^T (k, m, n), m <= n, with singular values of 0.91 to 1.09 in place of 1.
 
     By Newton-Schulz steps, which are matrix products alone. Singular values below a 200th of a bound, which is at most
-    m^(1/4) times the largest, come out smaller; a matrix of zeros stays one.
+    m^(1/4) times the largest, come out smaller, and so do matrices without an entry above 1e-7; one of zeros stays one.
     """
+    # Divided by a power of two, without rounding, the largest entry is 1/2 to 1, so that squares are finite.
+    exponent = torch.frexp(matrices.abs().amax((1, 2), keepdim=True).clamp_min(1e-7)).exponent
+    matrices = torch.ldexp(matrices, -exponent)
     square = matrices @ matrices.mT
-    bound = square.norm(dim=(1, 2), keepdim=True).sqrt().clamp_min(1e-7)
+    bound = square.norm(dim=(1, 2), keepdim=True).sqrt().clamp_min(0.5)
     square = square / bound**2
     # A step is x <- p x with p = a + b (x x^T) + c (x x^T)^2. All p commute, so that x x^T becomes p (x x^T) p: the steps
     # are products of m x m matrices, and only their product is multiplied with the m x n matrix.

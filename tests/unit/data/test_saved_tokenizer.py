@@ -103,3 +103,34 @@ def test_it_needs_no_transformers(folder):
     )
     done = subprocess.run([sys.executable, "-c", code, folder], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["True", "False"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "file"),
+    [
+        ({"truncation_side": "left"}, None),
+        ({"split_special_tokens": True}, None),
+        ({"extra_special_tokens": ["[DEC]", "[NEW]"]}, None),
+        ({}, "added_tokens.json"),
+        ({}, "truncation"),
+    ],
+)
+def test_what_changes_ids_is_left_to_transformers(folder, tmp_path, settings, file):
+    written = json.loads((folder / "tokenizer_config.json").read_text()) | settings
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(written))
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    if file == "truncation":
+        tokenizer["truncation"] = {
+            "direction": "Left",
+            "max_length": 4,
+            "strategy": "LongestFirst",
+            "stride": 0,
+        }
+    elif file:
+        (tmp_path / file).write_text("{}")
+    (tmp_path / "tokenizer.json").write_text(json.dumps(tokenizer))
+    with pytest.raises(InputError):
+        SavedTokenizer(tmp_path)
+    opened, theirs = open_tokenizer(tmp_path), load_tokenizer(tmp_path)
+    for text in TEXTS:
+        assert encode(opened, text, 6) == encode(theirs, text, 6)

@@ -4,6 +4,8 @@ import json
 import subprocess
 import sys
 
+import pytest
+
 from tests.support.paths import REPO
 
 TRAIN = """
@@ -68,3 +70,26 @@ print([name for name in ("torch._dynamo.eval_frame", "torch.distributed.tensor",
         [sys.executable, "-c", code, tmp_path], cwd=REPO, capture_output=True, text=True, check=True
     )
     assert done.stdout.split("\n")[-2] == "[]"
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import torch._dynamo.config as config; whole = torch._dynamo.config is config\n"
+        "config.cache_size_limit = 3; whole = whole and torch._dynamo.config.cache_size_limit == 3",
+        "from torch._dynamo.eval_frame import OptimizedModule\n"
+        "whole = isinstance(torch.compile(torch.nn.Linear(2, 2)), OptimizedModule)",
+        "from torch._dynamo import exc; import torch._dynamo.exc; whole = torch._dynamo.exc is exc\n"
+        "import sys; whole = whole and sys.modules['torch._dynamo.convert_frame'].exc is exc",
+        "import importlib.util; whole = importlib.util.find_spec('torch._dynamo') is not None\n"
+        "import torch._dynamo.variables.builder; whole = whole and hasattr(torch._dynamo.variables, 'builder')",
+    ],
+)
+def test_a_part_of_the_compiler_is_there_once(code):
+    start = (
+        "from medunifier.runtime.compiler import import_compiler_late; import_compiler_late(); import torch\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", start + code + "\nprint(whole)"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split()[-1] == "True"

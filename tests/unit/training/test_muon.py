@@ -43,6 +43,15 @@ def test_a_matrix_of_zeros_stays():
     assert not orthogonal(torch.zeros(2, 3, 5)).any()
 
 
+@pytest.mark.parametrize("size", [1e-5, 1e5, 1e10, 1e20, 1e30])
+def test_the_size_of_a_gradient_does_not_matter(size):
+    matrix = torch.randn(1, 6, 9, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(orthogonal(size * matrix), orthogonal(matrix), atol=1e-4, rtol=0)
+    assert (
+        orthogonal(1e-14 * matrix).abs().max() < 1e-3
+    )  # but the noise of a gradient that is none does not move a weight
+
+
 @pytest.mark.parametrize("shape", [(12, 7), (7, 12)])
 def test_steps_are_those_of_a_singular_value_decomposition(shape):
     """The momenta's directions, all alike, at the root mean square of AdamW's updates; and about PyTorch's own Muon."""
