@@ -61,7 +61,7 @@ def changed(params: dict, changes: Sequence[str]) -> dict:
     return params
 
 
-def write_folder(source: Path, folder: Path, params: dict, prior: str | None) -> None:
+def write_folder(source: Path, folder: Path, params: dict, prior: str | None = None) -> None:
     """Make a project like `source` with other parameters, and its validation split in place of its test split.
 
     To train the prior of a level it has the model of `source`, its codes and its prior of the other level.
@@ -188,7 +188,7 @@ def main() -> None:
     parser.add_argument("--prior", choices=("top", "bottom"), help="level whose prior is trained instead")
     parser.add_argument("--jobs", type=int, default=1, help="trainings at a time, one core each (default: 1)")
     parser.add_argument(
-        "--save", action="store_true", help="write benchmarks/results/recipe-PRESET-DATE.json"
+        "--save", action="store_true", help="write benchmarks/results/recipe-PRESET[-prior-LEVEL]-DATE.json"
     )
     arguments = parser.parse_args()
     trainings = [(changes, seed) for changes in arguments.trial for seed in arguments.seeds]

@@ -45,3 +45,23 @@ def test_the_validation_split_stands_in_place_of_the_test_split(tmp_path):
         "validate",
     ]
     assert pl.read_parquet(prepared / "test.parquet")["image_id"].item() == "test", "the source is as it was"
+
+
+def test_a_prior_has_the_model_and_the_other_prior_but_no_test_codes(tmp_path):
+    source, folder = tmp_path / "source", tmp_path / "trial"
+    for place in ("data/prepared/phantom", "data/codes/full"):
+        (source / place).mkdir(parents=True)
+        for split in ("train", "validate", "test"):
+            pl.DataFrame({"image_id": [split]}).write_parquet(source / place / f"{split}.parquet")
+    for place in ("models/full", "models/priors/full-top", "models/priors/full-bottom"):
+        (source / place).mkdir(parents=True)
+    write_folder(source, folder, read_mapping(REPO / "workflow/presets/demo.yaml"), "bottom")
+    assert sorted(path.name for path in (folder / "models/priors").iterdir()) == ["full-top"]
+    assert (folder / "models/full").resolve() == source / "models/full"
+    codes = folder / "data/codes/full"
+    assert [
+        pl.read_parquet(codes / f"{split}.parquet")["image_id"].item() for split in ("train", "test")
+    ] == [
+        "train",
+        "validate",
+    ]
