@@ -9,7 +9,7 @@ training are these and the processor time of `pretrain`; `--save` writes benchma
     python -m benchmarks.recipe . --trial --trial pretrain.optimizer=adamw pretrain.steps=850 --seeds 0 1 --jobs 2
 
 With `--prior LEVEL` stage `train_prior` trains that level's prior instead, on the codes that FOLDER has of its own model.
-Printed are the bits per code of validation images, and how well the findings of validation reports are seen in images that
+Printed are the bits per code of validation images, and how well the findings of validation reports are detected in images that
 are generated from them with FOLDER's prior of the other level. `--save` writes recipe-PRESET-prior-LEVEL-DATE.json.
 """
 
@@ -117,7 +117,7 @@ def run_stage(folder: Path, name: str, *command: str) -> dict[str, float]:
 
 
 def intervals(metrics: dict[str, float], names: Sequence[str], digits: int) -> dict[str, list[float]]:
-    """Return those of `names` that there are, each with the ends of its interval."""
+    """Return those of `names` that there are, each with the ends of its confidence interval."""
     return {
         name: [round(metrics[f"{name}{part}"], digits) for part in ("", "_ci_low", "_ci_high")]
         for name in names
